@@ -1,0 +1,331 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use loadtest::batch::{Encoding, Form};
+use loadtest::load::Plan;
+use loadtest::readback::Store;
+use loadtest::s3::{Fault, FaultPlan};
+use loadtest::server::Program;
+use loadtest::trial::{self, Place, Target, Trial};
+use loadtest::{payload, units};
+
+/// Sends millpond numbered payloads, reads the store back and prints the ledger.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Load one server, then check that everything it accepted is stored. Exits with 1 if not.
+    Run(Box<RunArgs>),
+    /// Run an S3 server over a folder, faults and all.
+    S3(S3Args),
+    /// Run the floor: a server that only reads each body and checks that it is JSON.
+    Floor(FloorArgs),
+    /// Load the floor and variants of a server in turn, and print the medians side by side.
+    Compare(Box<CompareArgs>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// A server that is running, as http://127.0.0.1:8080
+    #[arg(long, group = "whom")]
+    url: Option<String>,
+    /// A server to start on free ports, and to stop at the end
+    #[arg(long, group = "whom")]
+    spawn: Option<PathBuf>,
+    /// Start the floor server instead; nothing is read back
+    #[arg(long, group = "whom")]
+    spawn_floor: bool,
+    /// Environment of the server that is started, repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// A file for the log of the server that is started [default: standard error]
+    #[arg(long)]
+    server_log: Option<PathBuf>,
+    /// Where the server's objects are: dir:PATH or s3://BUCKET/PREFIX [default with --spawn: a fresh folder]
+    #[arg(long, conflicts_with = "in_process_s3")]
+    store: Option<String>,
+    /// Run an S3 server in this process and point the started server at it
+    #[arg(long)]
+    in_process_s3: bool,
+    #[command(flatten)]
+    faults: FaultArgs,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Send SIGTERM to the server this long after the load began
+    #[arg(long, value_parser = units::duration)]
+    stop_after: Option<Duration>,
+    /// Wait this long for what was accepted to be in the store [default: 90s with --url, else 0]
+    #[arg(long, value_parser = units::duration)]
+    settle: Option<Duration>,
+    /// How long the server may take to stop before it is killed
+    #[arg(long, value_parser = units::duration, default_value = "60s")]
+    exit_limit: Duration,
+    /// Write the report here too, as JSON
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct LoadArgs {
+    /// Requests a second over all connections; 0 is as fast as they are answered
+    #[arg(long, default_value_t = 0.0)]
+    rate: f64,
+    /// Connections, each an endpoint of its own
+    #[arg(long, default_value_t = 64)]
+    connections: u32,
+    /// Threads of the generator
+    #[arg(long, default_value_t = 1)]
+    threads: u32,
+    /// How long to send [default: 10s unless --requests is given]
+    #[arg(long, value_parser = units::duration)]
+    duration: Option<Duration>,
+    /// How many requests to send
+    #[arg(long)]
+    requests: Option<u64>,
+    /// Payloads in a request
+    #[arg(long, default_value_t = 10)]
+    payloads: usize,
+    /// Bytes of a payload
+    #[arg(long, value_parser = units::size, default_value_t = payload::DEFAULT_SIZE)]
+    payload_size: usize,
+    /// How the payloads of a request are put together
+    #[arg(long, value_enum, default_value_t)]
+    form: Form,
+    /// How bodies are encoded
+    #[arg(long, value_enum, default_value_t)]
+    encoding: Encoding,
+    /// The acknowledgement to ask for, as ?ack=
+    #[arg(long)]
+    ack: Option<String>,
+    /// The path of the requests
+    #[arg(long, default_value = "/v1/payloads")]
+    path: String,
+    /// The token to send with them
+    #[arg(long, default_value = "loadtest")]
+    token: String,
+    /// How long to wait for an answer
+    #[arg(long, value_parser = units::duration, default_value = "30s")]
+    timeout: Duration,
+    /// The run's id, in hexadecimal; payloads of other runs in the store are left out of account [default: random]
+    #[arg(long, value_parser = |text: &str| u32::from_str_radix(text, 16))]
+    run: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+struct FaultArgs {
+    /// What goes wrong with PUTs, in turn: slowdown, 500, denied, no-bucket, drop-before, drop-after, hang, delay:TIME
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<Fault>,
+    /// The share of PUTs that go wrong
+    #[arg(long, default_value_t = 0.2)]
+    fault_share: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct S3Args {
+    /// The address to listen on
+    #[arg(long, default_value = "127.0.0.1:9000")]
+    pub(crate) listen: SocketAddr,
+    /// The folder to serve
+    #[arg(long, default_value = "./loadtest-s3")]
+    pub(crate) dir: PathBuf,
+    /// The bucket to make in it
+    #[arg(long, default_value = "millpond")]
+    pub(crate) bucket: String,
+    #[command(flatten)]
+    faults: FaultArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FloorArgs {
+    /// The address to listen on
+    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// The server to compare with the floor
+    #[arg(long)]
+    spawn: PathBuf,
+    /// A name and an environment for the server, as 'gzip:COMPRESSION=gzip,ACK=memory', repeated
+    #[arg(long = "variant", value_name = "NAME:NAME=VALUE,…", value_parser = variant)]
+    variants: Vec<Variant>,
+    /// How often each is run
+    #[arg(long, default_value_t = 5)]
+    pub(crate) rounds: usize,
+    /// Store into an S3 server in this process instead of a folder
+    #[arg(long)]
+    in_process_s3: bool,
+    /// A folder for the logs of the servers [default: they are thrown away]
+    #[arg(long)]
+    server_logs: Option<PathBuf>,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Write all reports here too, as JSON
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Variant {
+    name: String,
+    env: Vec<(String, String)>,
+}
+
+impl LoadArgs {
+    fn plan(&self) -> anyhow::Result<Plan> {
+        if !self.rate.is_finite() || self.rate < 0.0 {
+            bail!("--rate must be 0 or more");
+        }
+        if self.payloads == 0 || self.connections == 0 || self.threads == 0 {
+            bail!("--payloads, --connections and --threads must be 1 or more");
+        }
+        let mut path = self.path.clone();
+        if let Some(ack) = &self.ack {
+            path += if path.contains('?') { "&ack=" } else { "?ack=" };
+            path += ack;
+        }
+        let default = self.requests.is_none().then_some(Duration::from_secs(10));
+        Ok(Plan {
+            target: SocketAddr::from(([127, 0, 0, 1], 0)),
+            path,
+            rate: self.rate,
+            connections: self.connections,
+            threads: self.threads,
+            duration: self.duration.or(default),
+            requests: self.requests,
+            per_request: self.payloads,
+            payload_size: self.payload_size,
+            run: self.run.unwrap_or_else(|| fastrand::u32(..)),
+            form: self.form,
+            encoding: self.encoding,
+            token: self.token.clone(),
+            timeout: self.timeout,
+        })
+    }
+}
+
+impl FaultArgs {
+    pub(crate) fn plan(&self) -> anyhow::Result<FaultPlan> {
+        if self.faults.is_empty() { Ok(FaultPlan::none()) } else { FaultPlan::share(self.fault_share, &*self.faults) }
+    }
+}
+
+impl S3Args {
+    pub(crate) fn faults(&self) -> anyhow::Result<FaultPlan> {
+        self.faults.plan()
+    }
+}
+
+impl RunArgs {
+    pub(crate) async fn trial(&self) -> anyhow::Result<Trial> {
+        let mut plan = self.load.plan()?;
+        let started =
+            |path: PathBuf| Program { path, args: Vec::new(), env: self.env.clone(), log: self.server_log.clone() };
+        let target = match (&self.url, &self.spawn, self.spawn_floor) {
+            (Some(url), None, false) => {
+                let (address, path) = trial::resolve(url).await?;
+                plan.target = address;
+                plan.path = path.unwrap_or(plan.path);
+                Target::Running
+            }
+            (None, Some(path), false) => Target::Spawn(started(path.clone())),
+            (None, None, true) => {
+                let floor = trial::floor_program()?;
+                Target::Floor(Program { args: floor.args, ..started(floor.path) })
+            }
+            _ => bail!("give one of --url, --spawn and --spawn-floor"),
+        };
+        if matches!(target, Target::Running) && self.stop_after.is_some() {
+            bail!("--stop-after is for a server that is started here: use --spawn");
+        }
+        if !self.in_process_s3 && !self.faults.faults.is_empty() {
+            bail!("--faults is for the S3 server of this process: use --in-process-s3");
+        }
+        let place = match (&self.store, &target) {
+            _ if self.in_process_s3 => Place::InProcess(self.faults.plan()?),
+            (Some(store), _) => Place::Given(parse_store(store).await?),
+            (None, Target::Spawn(_)) => Place::Fresh,
+            (None, Target::Running | Target::Floor(_)) => Place::Nowhere,
+        };
+        let settle = if self.url.is_some() { Duration::from_secs(90) } else { Duration::ZERO };
+        Ok(Trial {
+            name: "loadtest".to_owned(),
+            plan,
+            target,
+            place,
+            stop_after: self.stop_after,
+            settle: self.settle.unwrap_or(settle),
+            exit_limit: self.exit_limit,
+        })
+    }
+}
+
+impl CompareArgs {
+    /// The trials of one round: the floor, then each variant.
+    pub(crate) fn round(&self, number: usize) -> anyhow::Result<Vec<Trial>> {
+        let unnamed = [Variant { name: "server".to_owned(), env: Vec::new() }];
+        let variants = if self.variants.is_empty() { &unnamed[..] } else { &self.variants };
+        let log = |name: &str| match &self.server_logs {
+            Some(folder) => folder.join(format!("{name}-{number}.log")),
+            None => PathBuf::from("/dev/null"),
+        };
+        let place = || if self.in_process_s3 { Place::InProcess(FaultPlan::none()) } else { Place::Fresh };
+        let floor = Program { log: Some(log("floor")), ..trial::floor_program()? };
+        let mut trials = vec![self.trial("floor", Target::Floor(floor), Place::Nowhere)?];
+        for variant in variants {
+            let program = Program {
+                path: self.spawn.clone(),
+                args: Vec::new(),
+                env: variant.env.clone(),
+                log: Some(log(&variant.name)),
+            };
+            trials.push(self.trial(&variant.name, Target::Spawn(program), place())?);
+        }
+        Ok(trials)
+    }
+
+    fn trial(&self, name: &str, target: Target, place: Place) -> anyhow::Result<Trial> {
+        Ok(Trial {
+            name: name.to_owned(),
+            plan: self.load.plan()?,
+            target,
+            place,
+            stop_after: None,
+            settle: Duration::ZERO,
+            exit_limit: Duration::from_secs(60),
+        })
+    }
+}
+
+async fn parse_store(text: &str) -> anyhow::Result<Store> {
+    if let Some(path) = text.strip_prefix("dir:") {
+        return Ok(Store::Dir(PathBuf::from(path)));
+    }
+    let rest =
+        text.strip_prefix("s3://").with_context(|| format!("{text:?} is neither dir:PATH nor s3://BUCKET/PREFIX"))?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    Ok(Store::s3_from_env(bucket, prefix).await)
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn variant(text: &str) -> Result<Variant, String> {
+    let (name, env) = text.split_once(':').unwrap_or((text, ""));
+    let env = env.split(',').filter(|pair| !pair.is_empty()).map(variable).collect::<Result<_, _>>()?;
+    Ok(Variant { name: name.to_owned(), env })
+}

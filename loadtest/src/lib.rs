@@ -1,0 +1,23 @@
+//! What millpond is measured and proved with.
+//!
+//! * [`load`] sends numbered [`payload`]s in [`batch`]es and books every answer in a [`ledger`];
+//! * [`readback`] reads the store and completes the ledger: nothing accepted may be lost, corrupt or there twice;
+//! * [`s3`] is an S3 server in this process that can be told to go wrong;
+//! * [`server`] runs a server program and takes its measures;
+//! * [`trial`] puts these together into one run, whose outcome is a [`report`];
+//! * [`floor`] is the least that a server could do with a request, to compare with;
+//! * [`units`] reads and shows times and sizes.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking"))]
+
+pub mod batch;
+pub mod floor;
+pub mod ledger;
+pub mod load;
+pub mod payload;
+pub mod readback;
+pub mod report;
+pub mod s3;
+pub mod server;
+pub mod trial;
+pub mod units;

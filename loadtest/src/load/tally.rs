@@ -1,0 +1,123 @@
+//! What a load has measured so far.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Latencies above this are recorded as this.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// The counts and latencies of some span of a load. All times are in microseconds.
+#[derive(Debug, Clone)]
+pub struct Tally {
+    /// From when an accepted request was due to its answer.
+    pub accepted: Latencies,
+    /// The same for refused ones.
+    pub refused: Latencies,
+    /// From when a request was due to when it was sent: what the generator itself, or the want of a free connection,
+    /// added.
+    pub late: Latencies,
+    /// Requests by the status of the answer.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Requests without an answer.
+    pub unanswered: u64,
+    /// Connections made.
+    pub connects: u64,
+    /// Connections that could not be made.
+    pub connect_errors: u64,
+    /// Requests that were due but that no connection was free for before the end.
+    pub unsent: u64,
+}
+
+/// A histogram of times to three digits.
+#[derive(Debug, Clone)]
+pub struct Latencies(Histogram<u64>);
+
+impl Tally {
+    /// Nothing yet.
+    pub fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            accepted: Latencies::new()?,
+            refused: Latencies::new()?,
+            late: Latencies::new()?,
+            statuses: BTreeMap::new(),
+            unanswered: 0,
+            connects: 0,
+            connect_errors: 0,
+            unsent: 0,
+        })
+    }
+
+    /// Requests that were answered.
+    pub fn answered(&self) -> u64 {
+        self.accepted.count() + self.refused.count()
+    }
+
+    pub(super) fn answer(&mut self, status: u16, latency: Duration) {
+        *self.statuses.entry(status).or_default() += 1;
+        if (200..300).contains(&status) { &mut self.accepted } else { &mut self.refused }.record(latency);
+    }
+
+    /// Adds the other's counts to these and sets the other's back to zero.
+    pub(super) fn take_from(&mut self, other: &mut Self) {
+        self.accepted.take_from(&mut other.accepted);
+        self.refused.take_from(&mut other.refused);
+        self.late.take_from(&mut other.late);
+        for (status, count) in std::mem::take(&mut other.statuses) {
+            *self.statuses.entry(status).or_default() += count;
+        }
+        self.unanswered += std::mem::take(&mut other.unanswered);
+        self.connects += std::mem::take(&mut other.connects);
+        self.connect_errors += std::mem::take(&mut other.connect_errors);
+        self.unsent += std::mem::take(&mut other.unsent);
+    }
+}
+
+impl Latencies {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self(Histogram::new_with_bounds(1, LONGEST.as_micros() as u64, 3)?))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The time that this share of them, from 0 to 1, did not exceed, in microseconds; 0 if there are none.
+    pub fn quantile(&self, share: f64) -> u64 {
+        if self.0.is_empty() { 0 } else { self.0.value_at_quantile(share) }
+    }
+
+    /// The usual quantiles.
+    pub fn summary(&self) -> Quantiles {
+        let [p50, p90, p99, p99_9, max] = [0.5, 0.9, 0.99, 0.999, 1.0].map(|share| self.quantile(share));
+        Quantiles { p50, p90, p99, p99_9, max }
+    }
+
+    pub(super) fn record(&mut self, time: Duration) {
+        self.0.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1));
+    }
+
+    fn take_from(&mut self, other: &mut Self) {
+        // Both have the same bounds, so that this cannot fail.
+        let _ = self.0.add(&other.0);
+        other.0.reset();
+    }
+}
+
+/// Times in microseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Quantiles {
+    /// The median.
+    pub p50: u64,
+    /// Of 90%.
+    pub p90: u64,
+    /// Of 99%.
+    pub p99: u64,
+    /// Of 99.9%.
+    pub p99_9: u64,
+    /// The longest.
+    pub max: u64,
+}

@@ -1,0 +1,274 @@
+//! Reads a store back: every object, every line, into the ledger.
+
+mod lines;
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::BehaviorVersion;
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::ledger::Ledger;
+use crate::payload::Payloads;
+use crate::units::show_size;
+
+use self::lines::Codec;
+
+/// Where objects lie.
+#[derive(Debug, Clone)]
+pub enum Store {
+    /// A folder with objects at any depth.
+    Dir(PathBuf),
+    /// A bucket.
+    S3 {
+        /// The way to it.
+        client: Client,
+        /// Its name.
+        bucket: String,
+        /// What the keys begin with; empty is all of them.
+        prefix: String,
+    },
+}
+
+/// Reads the objects of a store, each of them once however often it is called.
+#[derive(Debug)]
+pub struct Reader {
+    store: Store,
+    payloads: Payloads,
+    read: HashSet<String>,
+    sizes: Vec<u64>,
+    lines: u64,
+    scratch: Vec<u8>,
+}
+
+/// The objects of a store in figures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Objects {
+    /// How many there are.
+    pub count: u64,
+    /// Their lines.
+    pub lines: u64,
+    /// Their bytes as stored.
+    pub bytes: u64,
+    /// Bytes of the smallest.
+    pub min: u64,
+    /// Bytes of the median.
+    pub median: u64,
+    /// Bytes of the largest.
+    pub max: u64,
+}
+
+impl Store {
+    /// A bucket as the `AWS_*` variables say; path style when an endpoint is set.
+    pub async fn s3_from_env(bucket: &str, prefix: &str) -> Self {
+        let config = aws_config::defaults(BehaviorVersion::latest()).load().await;
+        let has_endpoint =
+            ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].iter().any(|name| std::env::var_os(name).is_some());
+        let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(has_endpoint).build();
+        let client = Client::from_conf(config);
+        Self::S3 { client, bucket: bucket.to_owned(), prefix: prefix.to_owned() }
+    }
+
+    /// The names of all objects, in order.
+    async fn list(&self) -> anyhow::Result<Vec<String>> {
+        let mut names = Vec::new();
+        match self {
+            Self::Dir(folder) => walk(folder, &mut names)?,
+            Self::S3 { client, bucket, prefix } => {
+                let mut pages = client.list_objects_v2().bucket(bucket).prefix(prefix).into_paginator().send();
+                while let Some(page) = pages.next().await {
+                    let page = page.with_context(|| format!("listing s3://{bucket}/{prefix}"))?;
+                    names.extend(page.contents().iter().filter_map(|object| object.key()).map(str::to_owned));
+                }
+                names.retain(|name| codec(Path::new(name)).is_some());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    async fn get(&self, name: &str) -> anyhow::Result<Bytes> {
+        match self {
+            Self::Dir(_) => Ok(tokio::fs::read(name).await.with_context(|| format!("reading {name}"))?.into()),
+            Self::S3 { client, bucket, .. } => {
+                let object = client.get_object().bucket(bucket).key(name).send().await;
+                let object = object.with_context(|| format!("getting s3://{bucket}/{name}"))?;
+                let body = object.body.collect().await.with_context(|| format!("reading s3://{bucket}/{name}"))?;
+                Ok(body.into_bytes())
+            }
+        }
+    }
+}
+
+impl Reader {
+    /// A reader for the payloads of one run.
+    pub fn new(store: Store, payloads: Payloads) -> Self {
+        Self { store, payloads, read: HashSet::new(), sizes: Vec::new(), lines: 0, scratch: Vec::new() }
+    }
+
+    /// Books all that has come into the store since the last call. Memory is bounded by the largest object as stored.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read. An object that makes no sense is booked as corrupt instead.
+    pub async fn read(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
+        for name in self.store.list().await? {
+            let Some(codec) = codec(Path::new(&name)) else { continue };
+            if self.read.contains(&name) {
+                continue;
+            }
+            let object = self.store.get(&name).await?;
+            self.sizes.push(object.len() as u64);
+            self.lines += lines::book(&object, codec, &self.payloads, ledger, &mut self.scratch);
+            self.read.insert(name);
+        }
+        Ok(())
+    }
+
+    /// The figures of all objects read so far.
+    pub fn objects(&mut self) -> Objects {
+        self.sizes.sort_unstable();
+        let at = |index: usize| self.sizes.get(index).copied().unwrap_or_default();
+        Objects {
+            count: self.sizes.len() as u64,
+            lines: self.lines,
+            bytes: self.sizes.iter().sum(),
+            min: at(0),
+            median: at(self.sizes.len() / 2),
+            max: at(self.sizes.len().saturating_sub(1)),
+        }
+    }
+}
+
+impl std::fmt::Display for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [bytes, min, median, max] = [self.bytes, self.min, self.median, self.max].map(show_size);
+        write!(f, "{} of {bytes} with {} lines; min {min}, median {median}, max {max}", self.count, self.lines)
+    }
+}
+
+/// The codec that an object's name stands for; `None` for what is no object, such as one being written.
+fn codec(name: &Path) -> Option<Codec> {
+    let name = name.file_name().and_then(OsStr::to_str)?;
+    if name.starts_with('.') {
+        return None;
+    }
+    [(".ndjson", Codec::None), (".ndjson.gz", Codec::Gzip), (".ndjson.zst", Codec::Zstd)]
+        .into_iter()
+        .find_map(|(ending, codec)| name.ends_with(ending).then_some(codec))
+}
+
+fn walk(folder: &Path, names: &mut Vec<String>) -> anyhow::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        // A store that nothing was written to need not exist.
+        Err(wrong) if wrong.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(wrong) => return Err(wrong).with_context(|| format!("reading the folder {}", folder.display())),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            walk(&path, names)?;
+        } else if codec(&path).is_some() {
+            names.push(path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.to_owned());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::ledger::{Outcome, Sent, Totals};
+    use crate::payload::Number;
+
+    const PAYLOADS: fn() -> Payloads = || Payloads::new(5, 290);
+
+    fn line(sequence: u64) -> Vec<u8> {
+        let mut line = br#"{"received_at":"2026-11-20T13:00:00.000Z","request_id":"r","payload":"#.to_vec();
+        PAYLOADS().write(Number { endpoint: 0, sequence }, &mut line);
+        line.extend_from_slice(b"}\n");
+        line
+    }
+
+    fn member(plain: &[u8]) -> Vec<u8> {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(plain).unwrap();
+        gzip.finish().unwrap()
+    }
+
+    fn ledger(accepted: usize) -> Ledger {
+        let mut sent = Sent::default();
+        sent.book(accepted, Outcome::Accepted);
+        Ledger::new([sent])
+    }
+
+    async fn read(folder: &TempDir, ledger: &mut Ledger) -> Objects {
+        let mut reader = Reader::new(Store::Dir(folder.path().to_owned()), PAYLOADS());
+        reader.read(ledger).await.unwrap();
+        let objects = reader.objects();
+        reader.read(ledger).await.unwrap();
+        assert_eq!(reader.objects(), objects, "an object was read twice");
+        objects
+    }
+
+    #[tokio::test]
+    async fn objects_of_many_frames_in_every_codec_are_read_whole() {
+        let folder = TempDir::new().unwrap();
+        let sub = folder.path().join("dt=2026-11-20").join("hr=13");
+        std::fs::create_dir_all(&sub).unwrap();
+        let gzip = [member(&line(0)), member(&[line(1), line(2)].concat())].concat();
+        std::fs::write(sub.join("a.ndjson.gz"), gzip).unwrap();
+        let zstd = [line(3), line(4)].map(|line| zstd::bulk::compress(&line, 1).unwrap()).concat();
+        std::fs::write(sub.join("b.ndjson.zst"), zstd).unwrap();
+        let mut bare = Vec::new();
+        PAYLOADS().write(Number { endpoint: 0, sequence: 5 }, &mut bare);
+        std::fs::write(folder.path().join("c.ndjson"), bare).unwrap();
+        std::fs::write(folder.path().join(".d.ndjson"), line(5)).unwrap();
+        std::fs::write(folder.path().join("e.ndjson.tmp"), line(5)).unwrap();
+
+        let mut ledger = ledger(6);
+        let objects = read(&folder, &mut ledger).await;
+        assert_eq!((objects.count, objects.lines), (3, 6));
+        assert!(objects.min <= objects.median && objects.median <= objects.max && objects.max < objects.bytes);
+        assert!(ledger.complete());
+        assert_eq!(ledger.totals(), Totals { sent: 6, accepted: 6, stored: 6, ..Totals::default() });
+    }
+
+    #[tokio::test]
+    async fn a_torn_object_and_a_torn_line_are_corrupt_and_what_is_good_in_them_counts() {
+        let folder = TempDir::new().unwrap();
+        let mut torn = [member(&line(0)), member(&line(1))].concat();
+        torn.truncate(torn.len() - 12);
+        std::fs::write(folder.path().join("a.ndjson.gz"), torn).unwrap();
+        let mut lines = line(2);
+        lines.extend_from_slice(b"{\"payload\":{\"run\n\n");
+        std::fs::write(folder.path().join("b.ndjson"), lines).unwrap();
+
+        let mut ledger = ledger(3);
+        read(&folder, &mut ledger).await;
+        let totals = ledger.totals();
+        // The torn member, the torn line and the empty one; what the member held up to the tear counts or not.
+        assert!(totals.corrupt >= 3, "{totals:?}");
+        assert!(totals.stored >= 2, "{totals:?}");
+        assert!(totals.failed());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_exist_holds_nothing() {
+        let folder = TempDir::new().unwrap();
+        let mut reader = Reader::new(Store::Dir(folder.path().join("none")), PAYLOADS());
+        reader.read(&mut ledger(0)).await.unwrap();
+        assert_eq!(reader.objects(), Objects::default());
+    }
+}

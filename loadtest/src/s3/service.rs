@@ -1,0 +1,136 @@
+//! One call: the fault that is due, around s3s-fs.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, IF_NONE_MATCH};
+use hyper::{Method, Request, Response, StatusCode};
+use s3s::Body;
+use s3s::service::S3Service;
+use tokio_util::task::TaskTracker;
+
+use super::fault::{Fault, Faults};
+use super::stats::Counters;
+
+/// What every connection shares.
+pub(super) struct Shared {
+    pub(super) s3: S3Service,
+    pub(super) faults: Faults,
+    pub(super) counters: Counters,
+    /// PUTs that are being written. They run to their end even if the client hangs up, as in S3: an object is there
+    /// with its metadata, or not at all.
+    pub(super) writes: TaskTracker,
+    /// Keys being written under a condition. s3s-fs looks whether the object exists before it writes, so that two conditional PUTs at
+    /// once would both succeed; S3 answers 409 to the second.
+    pub(super) writing: Mutex<HashSet<String>>,
+}
+
+impl Shared {
+    /// Answers one request; an error makes hyper close the connection without an answer.
+    pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> anyhow::Result<Response<Body>> {
+        let is_put = is_put_object(&request);
+        let _in_flight = is_put.then(|| self.counters.put());
+        let (head, body) = request.into_parts();
+        // The body is taken in before anything else: an answer to a half-read request would cost the client its
+        // connection, and every fault would look like a dropped one.
+        let body = body.collect().await.context("reading the request's body")?.to_bytes();
+        let request = Request::from_parts(head, body);
+
+        let fault = self.faults.next(is_put);
+        if let Some(fault) = fault {
+            self.counters.fault(fault.name());
+        }
+        match fault {
+            None => self.carry_out(is_put, request).await,
+            Some(Fault::SlowDown) => {
+                error(StatusCode::SERVICE_UNAVAILABLE, "SlowDown", "Please reduce your request rate.")
+            }
+            Some(Fault::InternalError) => error(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "InternalError",
+                "We encountered an internal error. Please try again.",
+            ),
+            Some(Fault::AccessDenied) => error(StatusCode::FORBIDDEN, "AccessDenied", "Access Denied"),
+            Some(Fault::NoSuchBucket) => {
+                error(StatusCode::NOT_FOUND, "NoSuchBucket", "The specified bucket does not exist")
+            }
+            Some(Fault::DropBefore) => bail!("dropped on purpose, before"),
+            Some(Fault::DropAfter) => {
+                self.carry_out(is_put, request).await?;
+                bail!("dropped on purpose, after")
+            }
+            Some(Fault::Hang) => {
+                self.faults.changed().await;
+                self.carry_out(is_put, request).await
+            }
+            Some(Fault::Delay(time)) => {
+                tokio::time::sleep(time).await;
+                self.carry_out(is_put, request).await
+            }
+        }
+    }
+
+    async fn carry_out(self: &Arc<Self>, is_put: bool, request: Request<Bytes>) -> anyhow::Result<Response<Body>> {
+        let request = request.map(Body::from);
+        if !is_put {
+            return self.s3.call(request).await.map_err(|wrong| anyhow::anyhow!("{wrong:?}"));
+        }
+        let shared = Arc::clone(self);
+        self.writes.spawn(async move { shared.put(request).await }).await.context("writing the object")?
+    }
+
+    async fn put(&self, request: Request<Body>) -> anyhow::Result<Response<Body>> {
+        let conditional = request.headers().contains_key(IF_NONE_MATCH);
+        let writing = conditional.then(|| Writing::begin(&self.writing, request.uri().path()));
+        if let Some(None) = writing {
+            return error(
+                StatusCode::CONFLICT,
+                "ConditionalRequestConflict",
+                "The conditional request cannot succeed due to a conflicting operation against this resource.",
+            );
+        }
+        let answer = self.s3.call(request).await.map_err(|wrong| anyhow::anyhow!("{wrong:?}"))?;
+        if answer.status().is_success() {
+            self.counters.stored();
+        }
+        Ok(answer)
+    }
+}
+
+/// Holds a key for one writer.
+struct Writing<'a> {
+    keys: &'a Mutex<HashSet<String>>,
+    key: String,
+}
+
+impl<'a> Writing<'a> {
+    fn begin(keys: &'a Mutex<HashSet<String>>, path: &str) -> Option<Self> {
+        let mut held = keys.lock().unwrap_or_else(PoisonError::into_inner);
+        held.insert(path.to_owned()).then(|| Self { keys, key: path.to_owned() })
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+/// A PUT to `/bucket/key` that is neither a copy nor a part of an upload.
+fn is_put_object(request: &Request<Incoming>) -> bool {
+    let has_key = request.uri().path().trim_start_matches('/').split_once('/').is_some_and(|(_, key)| !key.is_empty());
+    let is_part = request.uri().query().is_some_and(|query| query.contains("uploadId="));
+    request.method() == Method::PUT && has_key && !is_part && !request.headers().contains_key("x-amz-copy-source")
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> anyhow::Result<Response<Body>> {
+    let xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message>\
+         <RequestId>0000000000000000</RequestId><HostId>loadtest</HostId></Error>"
+    );
+    Ok(Response::builder().status(status).header(CONTENT_TYPE, "application/xml").body(Body::from(xml))?)
+}

@@ -1,0 +1,98 @@
+//! A server's log: copied on, and searched for the addresses it listens on.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::fs::File;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio::sync::{Mutex, watch};
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Addresses {
+    pub(super) public: Option<SocketAddr>,
+    pub(super) admin: Option<SocketAddr>,
+}
+
+#[derive(Clone)]
+pub(super) struct Log {
+    found: watch::Sender<Addresses>,
+    file: Option<Arc<Mutex<File>>>,
+}
+
+impl Log {
+    pub(super) async fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let file = match path {
+            Some(path) => {
+                let file = File::create(path).await.with_context(|| format!("making the log {}", path.display()))?;
+                Some(Arc::new(Mutex::new(file)))
+            }
+            None => None,
+        };
+        Ok(Self { found: watch::Sender::new(Addresses::default()), file })
+    }
+
+    pub(super) fn addresses(&self) -> watch::Receiver<Addresses> {
+        self.found.subscribe()
+    }
+
+    /// Copies lines to the end. A log that cannot be written is no reason to stop reading: the server would block.
+    pub(super) async fn copy(self, from: impl AsyncRead + Unpin) {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while matches!(from.read_until(b'\n', &mut line).await, Ok(read) if read > 0) {
+            let text = without_colours(&String::from_utf8_lossy(&line));
+            self.found.send_if_modified(|found| note(&text, found));
+            match &self.file {
+                Some(file) => {
+                    let mut file = file.lock().await;
+                    let _ = file.write_all(&line).await;
+                    let _ = file.flush().await;
+                }
+                None => {
+                    let _ = std::io::Write::write_all(&mut std::io::stderr(), &line);
+                }
+            }
+            line.clear();
+        }
+    }
+}
+
+/// Notes the address that a line tells, as `listening addr=…` or `admin listening addr=…`.
+fn note(line: &str, found: &mut Addresses) -> bool {
+    let Some((before, address)) = line.split_once("listening addr=") else { return false };
+    let end = address.find(|c: char| c.is_whitespace() || c == ',').unwrap_or(address.len());
+    let Ok(address) = address[..end].trim_matches('"').parse() else { return false };
+    let slot = if before.trim_end().ends_with("admin") { &mut found.admin } else { &mut found.public };
+    *slot = Some(address);
+    true
+}
+
+/// The text without terminal escapes (`ESC [ … letter`).
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split('\x1b');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push_str(part.split_once(|c: char| c.is_ascii_alphabetic()).map_or("", |(_, rest)| rest));
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_addresses_are_found_in_a_log_with_colours() {
+        let mut found = Addresses::default();
+        let admin =
+            "\x1b[2m2026\x1b[0m \x1b[32m INFO\x1b[0m admin listening \x1b[3maddr\x1b[0m\x1b[2m=\x1b[0m127.0.0.1:9090\n";
+        assert!(note(&without_colours(admin), &mut found));
+        assert_eq!(found.public, None);
+        assert!(note("INFO millpond: listening addr=127.0.0.1:8080 workers=2\n", &mut found));
+        assert!(!note("INFO listening soon\n", &mut found));
+        assert_eq!(found.admin, Some(SocketAddr::from(([127, 0, 0, 1], 9090))));
+        assert_eq!(found.public, Some(SocketAddr::from(([127, 0, 0, 1], 8080))));
+    }
+}

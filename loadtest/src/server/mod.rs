@@ -1,0 +1,181 @@
+//! A server program as a child of this process: started on free ports, measured, told to stop, and gone at the end.
+
+mod log;
+mod usage;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal};
+use serde::Serialize;
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+
+pub use self::usage::Usage;
+
+use self::log::{Addresses, Log};
+
+/// How long a server may take until it says where it listens.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often a stopping server is measured, since a process that is gone can no longer be.
+const SAMPLE_EVERY: Duration = Duration::from_millis(50);
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The executable.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Its environment beside this process's own; `LISTEN_ADDR` and `ADMIN_ADDR` are set to free ports unless given.
+    pub env: Vec<(String, String)>,
+    /// Where its log goes; `None` is this process's standard error.
+    pub log: Option<PathBuf>,
+}
+
+/// A running server. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    pid: Pid,
+    addresses: Addresses,
+    /// The last that could be measured.
+    usage: Usage,
+    /// The tasks that read its log.
+    log: JoinSet<()>,
+}
+
+/// How a server went.
+#[derive(Debug, Clone, Serialize)]
+pub struct Exit {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it says in words.
+    pub status: String,
+    /// From the signal, or from the beginning of the wait, to its end, in seconds.
+    pub seconds: f64,
+    /// Whether it had to be killed since it did not end in time.
+    pub killed: bool,
+    /// The last measures taken.
+    pub usage: Usage,
+}
+
+impl Server {
+    /// Starts the program and waits until it has said where it listens.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started, ends before it listens, or does not say so in 20 s.
+    pub async fn start(program: &Program) -> anyhow::Result<Self> {
+        let shown = program.path.display();
+        let mut command = Command::new(&program.path);
+        command
+            .args(&program.args)
+            .envs([("LISTEN_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0"), ("NO_COLOR", "1")])
+            .envs(program.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C at the terminal is for this process: it stops the load first, and then the server.
+            .process_group(0)
+            .kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("starting {shown}"))?;
+        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).context("the server has no process id")?;
+
+        let mut tasks = JoinSet::new();
+        let log = Log::open(program.log.as_deref()).await?;
+        let mut listening = log.addresses();
+        if let Some(out) = child.stdout.take() {
+            tasks.spawn(log.clone().copy(out));
+        }
+        if let Some(err) = child.stderr.take() {
+            tasks.spawn(log.copy(err));
+        }
+        let addresses = tokio::select! {
+            found = tokio::time::timeout(START_LIMIT, listening.wait_for(|found| found.public.is_some())) => {
+                match found.with_context(|| format!("{shown} did not say where it listens"))? {
+                    Ok(found) => *found,
+                    Err(_) => bail!("{shown} closed its log without saying where it listens"),
+                }
+            }
+            status = child.wait() => bail!("{shown} ended before it listened: {}", status?),
+        };
+        Ok(Self { child, pid, addresses, usage: Usage::default(), log: tasks })
+    }
+
+    /// The address that takes payloads.
+    pub fn addr(&self) -> anyhow::Result<SocketAddr> {
+        self.addresses.public.context("the server did not say where it listens")
+    }
+
+    /// The address of its admin listener, if it has said so by the time it listened.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.addresses.admin
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// What it has used up to now; the last known figures if it is gone.
+    pub fn usage(&mut self) -> Usage {
+        if let Some(usage) = Usage::of(self.pid()) {
+            self.usage = usage;
+        }
+        self.usage
+    }
+
+    /// Tells it to stop (SIGTERM), and returns at once.
+    ///
+    /// # Errors
+    ///
+    /// It is gone already.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        rustix::process::kill_process(self.pid, Signal::TERM).context("sending SIGTERM to the server")
+    }
+
+    /// Waits for its end, however long that takes, and measures it meanwhile. May be given up and called again.
+    ///
+    /// # Errors
+    ///
+    /// The operating system would not tell.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut sampling = tokio::time::interval(SAMPLE_EVERY);
+        loop {
+            tokio::select! {
+                status = self.child.wait() => return status.context("waiting for the server"),
+                _ = sampling.tick() => {
+                    self.usage();
+                }
+            }
+        }
+    }
+
+    /// Waits for its end, and kills it when `limit` has passed.
+    ///
+    /// # Errors
+    ///
+    /// The operating system would not tell.
+    pub async fn wait(mut self, limit: Duration) -> anyhow::Result<Exit> {
+        let start = Instant::now();
+        let in_time = tokio::time::timeout(limit, self.ended()).await;
+        let (status, killed) = match in_time {
+            Ok(status) => (status?, false),
+            Err(_) => {
+                self.child.start_kill().context("killing the server")?;
+                (self.ended().await?, true)
+            }
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        // The pipes end with the process, unless it left children behind; its log is not worth waiting for those.
+        let last_lines = async { while self.log.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(Duration::from_secs(1), last_lines).await;
+        Ok(Exit { code: status.code(), status: status.to_string(), seconds, killed, usage: self.usage })
+    }
+}

@@ -1,0 +1,66 @@
+//! What a process has used, from `/proc` (proc(5)).
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// CPU time and memory of a process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// User and system time of all its threads, in microseconds, to the clock tick (10 ms).
+    pub cpu_micros: u64,
+    /// Resident memory now, in bytes.
+    pub resident: u64,
+    /// The most that was ever resident, in bytes.
+    pub peak: u64,
+}
+
+impl Usage {
+    /// The usage of a running process; `None` if there is no such process any more.
+    pub fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        parse(&stat, &status, rustix::param::clock_ticks_per_second())
+    }
+
+    /// The CPU time.
+    pub fn cpu(&self) -> Duration {
+        Duration::from_micros(self.cpu_micros)
+    }
+}
+
+fn parse(stat: &str, status: &str, ticks_per_second: u64) -> Option<Usage> {
+    // The second field is the program's name in brackets, which may hold spaces and brackets itself; after it, user and
+    // system time are the 12th and 13th.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let ticks = ticks()? + ticks()?;
+    // A process that has ended and not been waited for has no memory, and no line about it.
+    let memory = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+    };
+    Some(Usage { cpu_micros: ticks * 1_000_000 / ticks_per_second, resident: memory("VmRSS")?, peak: memory("VmHWM")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_are_found_behind_any_name() {
+        let stat = "42 (a) (b 1) S 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 3 0 100 1 2";
+        let status = "Name:\ta\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
+        let usage = parse(stat, status, 100).unwrap();
+        assert_eq!(usage, Usage { cpu_micros: 2_000_000, resident: 1 << 20, peak: 2 << 20 });
+        assert_eq!(parse(stat, "Name:\ta\n", 100), None);
+        assert_eq!(parse("nonsense", status, 100), None);
+    }
+
+    #[test]
+    fn this_process_uses_memory() {
+        let usage = Usage::of(std::process::id()).unwrap();
+        assert!(usage.peak >= usage.resident && usage.resident > 0);
+    }
+}

@@ -1,0 +1,238 @@
+//! One run from beginning to end: a store, a server, a load, and the proof.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+
+use crate::ledger::Ledger;
+use crate::load::{self, Control, Plan, Progress};
+use crate::payload::Payloads;
+use crate::readback::{Reader, Store};
+use crate::report::{Report, ServerReport};
+use crate::s3::{FaultPlan, S3Server};
+use crate::server::{Exit, Program, Server, Usage};
+
+/// The bucket of an S3 server in this process.
+const BUCKET: &str = "millpond";
+
+/// How often a running server's store is looked at for what is still to come.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What to send to.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A server that runs already, at [`Plan::target`].
+    Running,
+    /// A program to start.
+    Spawn(Program),
+    /// The floor: this very program with `floor` as its argument. It stores nothing, so nothing is read back.
+    Floor(Program),
+}
+
+/// Where to look for what was accepted.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// Nowhere: the answers alone are counted.
+    Nowhere,
+    /// A fresh folder, which the server started gets as `STORE_DIR` and which is deleted at the end.
+    Fresh,
+    /// A store there is. A server that is started gets nothing of it but what its environment says.
+    Given(Store),
+    /// An S3 server in this process, over a fresh folder, which goes wrong as planned.
+    InProcess(FaultPlan),
+}
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// What to call it.
+    pub name: String,
+    /// What to send. Its target is filled in when a server is started.
+    pub plan: Plan,
+    /// What to send it to.
+    pub target: Target,
+    /// Where what was accepted has to be.
+    pub place: Place,
+    /// SIGTERM to the server this long after the load began, and the load goes on.
+    pub stop_after: Option<Duration>,
+    /// How long to wait after the load until all that was accepted is in the store of the running server.
+    pub settle: Duration,
+    /// How long a server may take to stop.
+    pub exit_limit: Duration,
+}
+
+impl Trial {
+    /// Carries it out, calling `progress` once a second during the load.
+    ///
+    /// # Errors
+    ///
+    /// It could not be set up, or the store could not be read. What the server does wrong is in the report.
+    pub async fn run(mut self, control: Control, progress: impl FnMut(&Progress<'_>)) -> anyhow::Result<Report> {
+        let fresh = TempDir::with_prefix("loadtest-").context("making a folder")?;
+        let s3 = match &self.place {
+            Place::InProcess(faults) => {
+                let s3 = S3Server::start(&fresh.path().join("s3"), BUCKET).await?;
+                s3.faults().set(faults.clone());
+                Some(s3)
+            }
+            Place::Nowhere | Place::Fresh | Place::Given(_) => None,
+        };
+        let mut server = match self.program(fresh.path(), s3.as_ref())? {
+            Some(program) => Some(Server::start(&program).await?),
+            None => None,
+        };
+        if let Some(server) = &server {
+            self.plan.target = server.addr()?;
+        }
+        let payloads = Payloads::new(self.plan.run, self.plan.payload_size);
+        let mut reader = self.store(fresh.path(), s3.as_ref()).map(|store| Reader::new(store, payloads));
+
+        let before = server.as_mut().map(Server::usage).unwrap_or_default();
+        let own_before = Usage::of(std::process::id()).unwrap_or_default();
+        let mut done = self.load(server.as_mut(), &control, progress).await?;
+        let after = server.as_mut().map(Server::usage).unwrap_or_default();
+        let own = cpu_between(own_before, Usage::of(std::process::id()).unwrap_or_default());
+
+        if let Some(reader) = &mut reader {
+            settle(reader, &mut done.ledger, self.settle).await?;
+        }
+        let exit = match server {
+            Some(server) => Some(self.stop(server, &control).await?),
+            None => None,
+        };
+        let stats = s3.as_ref().map(|s3| {
+            // The faults were for the server. What it left is read without them.
+            s3.faults().set(FaultPlan::none());
+            s3.stats()
+        });
+        let objects = match &mut reader {
+            Some(reader) => {
+                reader.read(&mut done.ledger).await?;
+                Some(reader.objects())
+            }
+            None => None,
+        };
+        if let Some(s3) = s3 {
+            s3.stop().await;
+        }
+        let server = exit.map(|exit| ServerReport::new(before, after, exit, &done.tally, self.plan.per_request));
+        Ok(Report::new(&self, &done, own, server, objects, stats))
+    }
+
+    fn program(&self, fresh: &Path, s3: Option<&S3Server>) -> anyhow::Result<Option<Program>> {
+        let (Target::Spawn(program) | Target::Floor(program)) = &self.target else {
+            if s3.is_some() || matches!(self.place, Place::Fresh) {
+                bail!("a server that runs already cannot be given a store: say where its store is");
+            }
+            return Ok(None);
+        };
+        let mut program = program.clone();
+        let mut env = s3.map(S3Server::env).unwrap_or_default();
+        let folder = |name: &str| fresh.join(name).to_string_lossy().into_owned();
+        if matches!(self.place, Place::Fresh) {
+            env.push(("STORE_DIR".to_owned(), folder("objects")));
+        }
+        // Never the spool of an earlier run: what lies there would be stored in this one.
+        env.push(("SPOOL_DIR".to_owned(), folder("spool")));
+        env.append(&mut program.env);
+        program.env = env;
+        Ok(Some(program))
+    }
+
+    fn store(&self, fresh: &Path, s3: Option<&S3Server>) -> Option<Store> {
+        match (&self.place, s3) {
+            (Place::Fresh, _) => Some(Store::Dir(fresh.join("objects"))),
+            (Place::Given(store), _) => Some(store.clone()),
+            (Place::InProcess(_), Some(s3)) => {
+                Some(Store::S3 { client: s3.client(), bucket: s3.bucket().to_owned(), prefix: String::new() })
+            }
+            (Place::Nowhere | Place::InProcess(_), _) => None,
+        }
+    }
+
+    async fn load(
+        &self,
+        server: Option<&mut Server>,
+        control: &Control,
+        progress: impl FnMut(&Progress<'_>),
+    ) -> anyhow::Result<load::Done> {
+        let load = load::run(self.plan.clone(), control.clone(), progress);
+        let watch = async {
+            if let Some(server) = server {
+                if let Some(time) = self.stop_after
+                    && tokio::time::timeout(time, server.ended()).await.is_err()
+                {
+                    // First the note, so that no connection it refuses from now on is tried again.
+                    control.server_leaving.cancel();
+                    server.terminate()?;
+                }
+                server.ended().await?;
+                // There is nobody left to send to, and its exit code will say whether that was to be expected.
+                control.server_leaving.cancel();
+                control.end.cancel();
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            done = Box::pin(load) => done,
+            wrong = watch => wrong,
+        }
+    }
+
+    async fn stop(&self, server: Server, control: &Control) -> anyhow::Result<Exit> {
+        if !control.server_leaving.is_cancelled() {
+            // One that is gone by now has an exit code that says more than this error would.
+            let _ = server.terminate();
+        }
+        server.wait(self.exit_limit).await
+    }
+}
+
+/// Reads the store of a running server until all is there or the time is over.
+async fn settle(reader: &mut Reader, ledger: &mut Ledger, limit: Duration) -> anyhow::Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        reader.read(ledger).await?;
+        if ledger.complete() {
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// This very program as the floor server.
+///
+/// # Errors
+///
+/// The operating system would not say where this program lies.
+pub fn floor_program() -> anyhow::Result<Program> {
+    let path: PathBuf = std::env::current_exe().context("finding this program")?;
+    Ok(Program { path, args: vec![OsString::from("floor")], env: Vec::new(), log: None })
+}
+
+/// The address and the path of a URL such as `http://127.0.0.1:8080/v1/payloads`.
+///
+/// # Errors
+///
+/// It is no such URL, or its host is unknown.
+pub async fn resolve(url: &str) -> anyhow::Result<(SocketAddr, Option<String>)> {
+    let rest = url.strip_prefix("http://").with_context(|| format!("{url} does not begin with http://"))?;
+    let (host, path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, ""),
+    };
+    let host = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+    let mut addresses = tokio::net::lookup_host(&host).await.with_context(|| format!("looking up {host}"))?;
+    let address = addresses.next().with_context(|| format!("{host} has no address"))?;
+    Ok((address, (path.len() > 1).then(|| path.to_owned())))
+}
+
+/// The usage between two looks, in microseconds of CPU.
+pub(crate) fn cpu_between(before: Usage, after: Usage) -> u64 {
+    after.cpu_micros.saturating_sub(before.cpu_micros)
+}

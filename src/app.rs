@@ -1,0 +1,204 @@
+//! The wiring, and the order in which it is taken apart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use prometheus::{IntGauge, Registry};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Admin, AdminService};
+use crate::config::Settings;
+use crate::dispatcher::Dispatcher;
+use crate::health::Health;
+use crate::http::{self, Edge, Limits, Public};
+use crate::metrics::{Balance, Metrics};
+use crate::queue::queue;
+use crate::spool::Backlog;
+use crate::store::Store;
+use crate::worker::{UploadLimit, Uploads, backoff};
+
+/// Sealed segments that may wait for a worker: with one, and every worker busy, the dispatcher stops taking jobs.
+const BACKLOG_MAX_SEGMENTS: usize = 1;
+/// Of the time that a shutdown has, senders get at most this share to finish their requests.
+const REQUESTS_SHARE: f64 = 0.4;
+/// Connections to the admin listener: a few scrapers and people.
+const ADMIN_MAX_CONNECTIONS: usize = 64;
+const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const ADMIN_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The bound listeners.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For senders.
+    pub public: TcpListener,
+    /// For operators.
+    pub admin: TcpListener,
+}
+
+/// How the server is told to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Finish what was begun, within `SHUTDOWN_GRACE`.
+    pub gently: CancellationToken,
+    /// Leave everything as it is.
+    pub at_once: CancellationToken,
+}
+
+/// Runs the server until it is told to stop.
+///
+/// # Errors
+/// When it cannot be set up, or a part of it ended that never should.
+pub async fn run(settings: Settings, listeners: Listeners, stop: Stop) -> anyhow::Result<Balance> {
+    let metrics = Arc::new(Metrics::new(Registry::new()).context("the metrics cannot be declared")?);
+    let health = Arc::new(Health::default());
+    let (jobs, receiver) = queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&metrics.ledger));
+    let backlog = Arc::new(Backlog::new(BACKLOG_MAX_SEGMENTS));
+    let store = Arc::new(Store::connect(&settings).await);
+    tracing::info!(store = store.location(), "objects go here");
+
+    let mut pipeline = Pipeline::start(&settings, receiver, &backlog, &store, &health, &metrics)?;
+    let mut aside = JoinSet::new();
+    aside.spawn(reach(Arc::clone(&store), Arc::clone(&health), Arc::clone(&metrics)));
+    let admin = Admin { health: Arc::clone(&health), metrics: Arc::clone(&metrics), depth: jobs.depth(), backlog };
+    aside.spawn(serve_admin(listeners.admin, admin));
+
+    let requests = CancellationToken::new();
+    let edge = Edge::new(settings.http.clone(), jobs, Arc::clone(&health), Arc::clone(&metrics));
+    let mut public = JoinSet::new();
+    public.spawn(serve_public(listeners.public, edge, &settings, &metrics, requests.clone()));
+
+    tokio::select! {
+        () = stop.gently.cancelled() => {}
+        ended = pipeline.ended() => return Err(ended.context("the pipeline ended by itself")),
+        _ = public.join_next() => bail!("the public listener ended by itself"),
+    }
+
+    tracing::info!(grace = ?settings.shutdown_grace, "stopping: requests in flight are finished, then the queue is drained");
+    let began = Instant::now();
+    let deadline = began + settings.shutdown_grace;
+    health.drain();
+    requests.cancel();
+    let drained = async {
+        let requests_deadline = began + settings.shutdown_grace.mul_f64(REQUESTS_SHARE);
+        if timeout_at(requests_deadline, public.join_next()).await.is_err() {
+            tracing::warn!("requests were still in flight; they were not acknowledged");
+        }
+        // With the last connection the last sender into the queue goes, and that closes it.
+        public.shutdown().await;
+        pipeline.drained().await
+    };
+    tokio::select! {
+        drained = timeout_at(deadline, drained) => match drained {
+            Ok(result) => result?,
+            Err(_) => tracing::warn!("SHUTDOWN_GRACE is over"),
+        },
+        () = stop.at_once.cancelled() => tracing::warn!("stopping at once"),
+    }
+    pipeline.abort().await;
+    Ok(metrics.ledger.balance())
+}
+
+async fn serve_admin(listener: TcpListener, admin: Admin) {
+    let limits = Limits {
+        max_connections: ADMIN_MAX_CONNECTIONS,
+        header_timeout: ADMIN_HEADER_TIMEOUT,
+        idle_timeout: ADMIN_IDLE_TIMEOUT,
+    };
+    // Until the process ends: a shutdown wants watching, too.
+    http::serve(listener, AdminService::new(admin), limits, None, CancellationToken::new()).await;
+}
+
+fn serve_public(
+    listener: TcpListener,
+    edge: Edge,
+    settings: &Settings,
+    metrics: &Metrics,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + Send + use<> {
+    let limits = Limits {
+        max_connections: settings.http.max_connections,
+        header_timeout: settings.http.header_timeout,
+        idle_timeout: settings.http.idle_timeout,
+    };
+    let open: IntGauge = metrics.connections.clone();
+    http::serve(listener, Public::new(Arc::new(edge)), limits, Some(open), stop)
+}
+
+/// Looks for the store until it has been seen once, so that `/ready` tells of a missing bucket before the first upload.
+async fn reach(store: Arc<Store>, health: Arc<Health>, metrics: Arc<Metrics>) {
+    let mut failures = 0;
+    while metrics.objects.get() == 0 {
+        match store.reach().await {
+            Ok(()) => return health.store_answered(),
+            Err(error) => health.store_failed(&error),
+        }
+        sleep(backoff::delay(failures, fastrand::f64())).await;
+        failures = failures.saturating_add(1);
+    }
+}
+
+/// The dispatcher and its workers. None of them ends before the queue is closed, and all of them do then.
+struct Pipeline {
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+impl Pipeline {
+    fn start(
+        settings: &Settings,
+        receiver: crate::queue::JobReceiver,
+        backlog: &Arc<Backlog>,
+        store: &Arc<Store>,
+        health: &Arc<Health>,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let dispatcher = Dispatcher::new(receiver, settings.objects, Arc::clone(backlog), Arc::clone(metrics))
+            .context("the codec cannot be set up")?;
+        let uploads = Arc::new(Uploads {
+            backlog: Arc::clone(backlog),
+            store: Arc::clone(store),
+            limit: UploadLimit::new(settings.max_workers),
+            health: Arc::clone(health),
+            metrics: Arc::clone(metrics),
+            prefix: settings.prefix.clone(),
+            compression: settings.objects.compression,
+        });
+        metrics.upload_limit.set(i64::try_from(settings.max_workers).unwrap_or(i64::MAX));
+        let mut tasks = JoinSet::new();
+        tasks.spawn_blocking(move || Handle::current().block_on(dispatcher.run()).context("packing failed"));
+        for _ in 0..settings.max_workers {
+            let uploads = Arc::clone(&uploads);
+            tasks.spawn(async move {
+                uploads.work().await;
+                Ok(())
+            });
+        }
+        Ok(Self { tasks })
+    }
+
+    /// Waits for a task to end, which is an error as long as the queue is open.
+    async fn ended(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Err(error)) => anyhow!(error),
+            Some(Ok(Ok(()))) | None => anyhow!("a task returned"),
+        }
+    }
+
+    /// Waits until everything in the queue is in the store.
+    async fn drained(&mut self) -> anyhow::Result<()> {
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.map_err(|error: JoinError| anyhow!(error)).and_then(|result| result)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the workers where they are. The dispatcher's thread cannot be ended; it goes with the process.
+    async fn abort(&mut self) {
+        self.tasks.abort_all();
+    }
+}

@@ -1,0 +1,340 @@
+//! Every setting: its name, default, unit and check. Settings are environment variables, and nothing else.
+//!
+//! [`Settings::from_vars`] takes the variables as a parameter (only `main` reads the environment), lets envy sort them
+//! into [`Raw`], then checks each on its own and in pairs. All that is wrong is reported together.
+
+mod parse;
+mod table;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub use table::{SETTINGS, Setting};
+
+use crate::decode::Record;
+use crate::segment::Compression;
+
+/// The process exits with this code when the settings are bad (`EX_USAGE` of BSD's sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+
+/// What the server runs with, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where objects go.
+    pub store: StoreSettings,
+    /// Put before `dt=…` in every key; no slash at either end.
+    pub prefix: String,
+    /// The public edge.
+    pub http: HttpSettings,
+    /// The queue's two capacities.
+    pub queue: QueueSettings,
+    /// How lines become objects.
+    pub objects: ObjectSettings,
+    /// Concurrent uploads.
+    pub max_workers: usize,
+    /// What an answer promises at least.
+    pub ack: Ack,
+    /// The admin listener's address; port 0 picks one.
+    pub admin_addr: SocketAddr,
+    /// From the signal to the exit.
+    pub shutdown_grace: Duration,
+    /// How the server logs.
+    pub log: LogSettings,
+}
+
+/// Where objects go.
+#[derive(Debug, Clone)]
+pub enum StoreSettings {
+    /// A directory on this machine: a first run needs no account.
+    Dir(PathBuf),
+    /// A bucket of S3 or of a server that speaks its protocol.
+    S3(S3Settings),
+}
+
+/// How to talk to S3. Region, credentials and endpoint are the SDK's own, from `AWS_*`.
+#[derive(Debug, Clone)]
+pub struct S3Settings {
+    /// The bucket's name.
+    pub bucket: String,
+    /// One attempt of one call, from the first byte sent to the last received.
+    pub timeout: Duration,
+    /// Send `If-None-Match: *` with a PUT.
+    pub if_none_match: bool,
+    /// Put the bucket into the path instead of the host name: on when an endpoint is set.
+    pub path_style: bool,
+}
+
+/// The public edge.
+#[derive(Debug, Clone)]
+pub struct HttpSettings {
+    /// The public listener's address; port 0 picks one.
+    pub listen_addr: SocketAddr,
+    /// Open connections.
+    pub max_connections: usize,
+    /// From a request's first byte to the end of its headers.
+    pub header_timeout: Duration,
+    /// From the end of the headers to the end of the body.
+    pub body_timeout: Duration,
+    /// How long a connection may stay open without a request.
+    pub idle_timeout: Duration,
+    /// A body as it is sent, in bytes.
+    pub max_body_bytes: usize,
+    /// A body decompressed, in bytes.
+    pub max_decoded_bytes: usize,
+    /// What a stored line holds.
+    pub record: Record,
+}
+
+/// The queue's two capacities; whichever is hit first is full.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueSettings {
+    /// Jobs waiting.
+    pub max_jobs: usize,
+    /// Bytes waiting.
+    pub max_bytes: usize,
+}
+
+/// When a segment is sealed and how it is compressed.
+#[derive(Debug, Clone, Copy)]
+pub struct ObjectSettings {
+    /// Sealed at this many bytes as stored.
+    pub max_bytes: usize,
+    /// Sealed at this age.
+    pub max_age: Duration,
+    /// The codec of a segment's frames.
+    pub compression: Compression,
+}
+
+/// How the server logs.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// Which spans and events, as `tracing_subscriber` reads them: `info`, or `info,millpond=debug`.
+    pub filter: tracing_subscriber::filter::Targets,
+    /// `json` instead of text.
+    pub json: bool,
+}
+
+/// What an acknowledgement means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// The job is in the queue.
+    Memory,
+}
+
+/// All that is wrong with the settings, each with its name and what was expected.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct SettingsError(Vec<String>);
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(
+            f,
+            "{count} {} wrong (millpond --help lists them):",
+            if count == 1 { "setting is" } else { "settings are" }
+        )?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
+/// The variables as envy finds them: unset, or text that nobody has looked at yet.
+#[derive(Debug, Default, Deserialize)]
+struct Raw {
+    ack: Option<String>,
+    admin_addr: Option<String>,
+    aws_endpoint_url: Option<String>,
+    aws_endpoint_url_s3: Option<String>,
+    aws_region: Option<String>,
+    body_timeout: Option<String>,
+    compression: Option<String>,
+    header_timeout: Option<String>,
+    idle_timeout: Option<String>,
+    listen_addr: Option<String>,
+    log_format: Option<String>,
+    max_body_bytes: Option<String>,
+    max_connections: Option<String>,
+    max_decoded_bytes: Option<String>,
+    max_queue: Option<String>,
+    max_queue_bytes: Option<String>,
+    max_workers: Option<String>,
+    object_max_age: Option<String>,
+    object_max_bytes: Option<String>,
+    record: Option<String>,
+    rust_log: Option<String>,
+    s3_bucket: Option<String>,
+    s3_if_none_match: Option<String>,
+    s3_prefix: Option<String>,
+    s3_timeout: Option<String>,
+    shutdown_grace: Option<String>,
+    store_dir: Option<String>,
+}
+
+impl Settings {
+    /// Reads the settings from `vars`, names and values as the environment gives them.
+    ///
+    /// An empty value counts as unset. Names that are no setting are ignored, unless one is nearly a setting's name:
+    /// that is taken for the slip that it is.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with everything that is wrong, not only the first.
+    pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, SettingsError> {
+        let mut check = Check::default();
+        let known = check.sort(vars);
+        let raw: Raw = match envy::from_iter(known) {
+            Ok(raw) => raw,
+            Err(error) => {
+                check.problems.push(error.to_string());
+                return Err(SettingsError(check.problems));
+            }
+        };
+        let settings = check.read(&raw);
+        match settings {
+            Some(settings) if check.problems.is_empty() => Ok(settings),
+            _ => Err(SettingsError(check.problems)),
+        }
+    }
+}
+
+/// Collects what is wrong while the settings are read.
+#[derive(Default)]
+struct Check {
+    problems: Vec<String>,
+}
+
+impl Check {
+    /// Keeps the variables that are settings; reports those that are nearly one.
+    fn sort(&mut self, vars: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
+        let mut known = BTreeMap::new();
+        for (name, value) in vars {
+            let Some(name) = name.to_str() else { continue };
+            if table::find(name).is_none() {
+                if let Some(near) = table::nearest(name) {
+                    self.problems.push(format!("{name}: no such setting; did you mean {near}?"));
+                }
+                continue;
+            }
+            match value.into_string() {
+                Ok(value) if value.trim().is_empty() => {}
+                Ok(value) => {
+                    known.insert(name.to_owned(), value.trim().to_owned());
+                }
+                Err(_) => self.problems.push(format!("{name}: expected text in UTF-8")),
+            }
+        }
+        known
+    }
+
+    /// The value of `name`, or its default from the table, through `parse`.
+    fn get<T>(&mut self, name: &str, value: &Option<String>, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let text = value.as_deref().or_else(|| table::find(name).and_then(|setting| setting.default))?;
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(expected) => {
+                self.problems.push(format!("{name}={text}: expected {expected}"));
+                None
+            }
+        }
+    }
+
+    /// Checks a variable of the SDK's without repeating its value, which may hold a secret.
+    fn quietly(&mut self, name: &str, value: Option<&str>, parse: impl Fn(&str) -> Result<(), String>) {
+        if let Some(Err(expected)) = value.map(parse) {
+            self.problems.push(format!("{name}: expected {expected}"));
+        }
+    }
+
+    fn contradicts(&mut self, wrong: bool, message: &str) {
+        if wrong {
+            self.problems.push(message.to_owned());
+        }
+    }
+
+    /// Reads every setting before it gives up on any, so that all problems are found in one go.
+    fn read(&mut self, raw: &Raw) -> Option<Settings> {
+        let path_style = raw.aws_endpoint_url.is_some() || raw.aws_endpoint_url_s3.is_some();
+        self.quietly("AWS_REGION", raw.aws_region.as_deref(), parse::region);
+        self.quietly("AWS_ENDPOINT_URL", raw.aws_endpoint_url.as_deref(), parse::endpoint);
+        self.quietly("AWS_ENDPOINT_URL_S3", raw.aws_endpoint_url_s3.as_deref(), parse::endpoint);
+        let s3_asked_for = raw.s3_bucket.is_some();
+        let bucket = self.get("S3_BUCKET", &raw.s3_bucket, parse::bucket);
+        let timeout = self.get("S3_TIMEOUT", &raw.s3_timeout, parse::positive_duration);
+        let if_none_match = self.get("S3_IF_NONE_MATCH", &raw.s3_if_none_match, parse::switch);
+        let dir = self.get("STORE_DIR", &raw.store_dir, parse::path);
+        let prefix = self.get("S3_PREFIX", &raw.s3_prefix, parse::prefix);
+        let admin_addr = self.get("ADMIN_ADDR", &raw.admin_addr, parse::address);
+        let http = self.http(raw, admin_addr);
+        let max_jobs = self.get("MAX_QUEUE", &raw.max_queue, |s| parse::count(s, 1..=100_000_000));
+        let max_queue_bytes = self.get("MAX_QUEUE_BYTES", &raw.max_queue_bytes, parse::positive_size);
+        let max_object_bytes = self.get("OBJECT_MAX_BYTES", &raw.object_max_bytes, parse::object_size);
+        let max_age = self.get("OBJECT_MAX_AGE", &raw.object_max_age, parse::positive_duration);
+        let compression = self.get("COMPRESSION", &raw.compression, parse::compression);
+        let max_workers = self.get("MAX_WORKERS", &raw.max_workers, |s| parse::count(s, 1..=1024));
+        let ack = self.get("ACK", &raw.ack, parse::ack);
+        let shutdown_grace = self.get("SHUTDOWN_GRACE", &raw.shutdown_grace, parse::duration);
+        let filter = self.get("RUST_LOG", &raw.rust_log, parse::log_filter);
+        let json = self.get("LOG_FORMAT", &raw.log_format, parse::log_format);
+
+        let store = match (s3_asked_for, bucket) {
+            (true, bucket) => StoreSettings::S3(S3Settings {
+                bucket: bucket?,
+                timeout: timeout?,
+                if_none_match: if_none_match?,
+                path_style,
+            }),
+            (false, _) => StoreSettings::Dir(dir?),
+        };
+        Some(Settings {
+            store,
+            prefix: prefix?,
+            http: http?,
+            queue: QueueSettings { max_jobs: max_jobs?, max_bytes: max_queue_bytes? },
+            objects: ObjectSettings { max_bytes: max_object_bytes?, max_age: max_age?, compression: compression? },
+            max_workers: max_workers?,
+            ack: ack?,
+            admin_addr: admin_addr?,
+            shutdown_grace: shutdown_grace?,
+            log: LogSettings { filter: filter?, json: json? },
+        })
+    }
+
+    fn http(&mut self, raw: &Raw, admin_addr: Option<SocketAddr>) -> Option<HttpSettings> {
+        let listen_addr = self.get("LISTEN_ADDR", &raw.listen_addr, parse::address);
+        let max_connections = self.get("MAX_CONNECTIONS", &raw.max_connections, |s| parse::count(s, 1..=1_000_000));
+        let header_timeout = self.get("HEADER_TIMEOUT", &raw.header_timeout, parse::positive_duration);
+        let body_timeout = self.get("BODY_TIMEOUT", &raw.body_timeout, parse::positive_duration);
+        let idle_timeout = self.get("IDLE_TIMEOUT", &raw.idle_timeout, parse::positive_duration);
+        let max_body_bytes = self.get("MAX_BODY_BYTES", &raw.max_body_bytes, parse::positive_size);
+        let max_decoded_bytes = self.get("MAX_DECODED_BYTES", &raw.max_decoded_bytes, parse::positive_size);
+        let record = self.get("RECORD", &raw.record, parse::record);
+        if let (Some(public), Some(admin)) = (listen_addr, admin_addr) {
+            self.contradicts(
+                parse::collide(public, admin),
+                "LISTEN_ADDR and ADMIN_ADDR are the same address: give each a port of its own",
+            );
+        }
+        if let (Some(body), Some(decoded)) = (max_body_bytes, max_decoded_bytes) {
+            self.contradicts(
+                body > decoded,
+                "MAX_BODY_BYTES is over MAX_DECODED_BYTES: a plain body is both, so raise the second or lower the first",
+            );
+        }
+        Some(HttpSettings {
+            listen_addr: listen_addr?,
+            max_connections: max_connections?,
+            header_timeout: header_timeout?,
+            body_timeout: body_timeout?,
+            idle_timeout: idle_timeout?,
+            max_body_bytes: max_body_bytes?,
+            max_decoded_bytes: max_decoded_bytes?,
+            record: record?,
+        })
+    }
+}

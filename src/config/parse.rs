@@ -1,0 +1,173 @@
+//! One value each: text in, a value or what was expected instead. Pure.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing_subscriber::filter::Targets;
+
+use super::Ack;
+use crate::decode::Record;
+use crate::segment::Compression;
+
+const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+
+/// S3 takes no more than this in one PUT.
+const PUT_MAX_BYTES: usize = 5 << 30;
+/// S3's keys end at 1,024 bytes; this leaves room for what follows the prefix.
+const PREFIX_MAX_BYTES: usize = 900;
+/// A longer wait than this is a slip of the unit.
+const MAX_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A whole number with one of `units` behind it, or with none for `bare`, in the smallest unit.
+fn scaled(text: &str, units: &[(&str, u64)], bare: u64) -> Option<u64> {
+    let (digits, factor) = units
+        .iter()
+        .find_map(|(unit, factor)| text.strip_suffix(unit).map(|digits| (digits.trim_end(), *factor)))
+        .unwrap_or((text, bare));
+    // `parse` alone would take a plus sign.
+    let plain = digits.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| digits.parse::<u64>().ok()?.checked_mul(factor)).flatten()
+}
+
+pub(super) fn positive_size(text: &str) -> Result<usize, String> {
+    scaled(text, &SIZES, 1)
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .filter(|bytes| (1..=isize::MAX as usize).contains(bytes))
+        .ok_or_else(|| "a size in bytes above 0, such as 524288, 512KiB, 8MiB or 10GiB".to_owned())
+}
+
+pub(super) fn object_size(text: &str) -> Result<usize, String> {
+    positive_size(text)
+        .ok()
+        .filter(|bytes| *bytes <= PUT_MAX_BYTES)
+        .ok_or_else(|| "a size from 1 byte to 5GiB (the most that S3 takes in one PUT), such as 8MiB".to_owned())
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    scaled(text, &TIMES, 1_000)
+        .map(Duration::from_millis)
+        .filter(|time| *time <= MAX_TIME)
+        .ok_or_else(|| "a time in seconds up to 7 days, or one such as 200ms, 60s, 5m or 1h".to_owned())
+}
+
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(Duration::ZERO) => Err("a time above 0".to_owned()),
+        other => other,
+    }
+}
+
+pub(super) fn count(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
+    scaled(text, &[], 1)
+        .and_then(|count| usize::try_from(count).ok())
+        .filter(|count| range.contains(count))
+        .ok_or_else(|| format!("a whole number from {} to {}", range.start(), range.end()))
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an IP address and a port, such as 0.0.0.0:8080 or [::1]:8080".to_owned())
+}
+
+/// Whether two listeners would ask for the same port of the same address.
+pub(super) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.contains('\0') { Err("a path without a NUL byte".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+/// The naming rules of general purpose buckets, as far as shape goes.
+pub(super) fn bucket(text: &str) -> Result<String, String> {
+    let end = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let bytes = text.as_bytes();
+    let good = (3..=63).contains(&bytes.len())
+        && end(bytes.first())
+        && end(bytes.last())
+        && bytes.iter().all(|b| inside(*b))
+        && !text.contains("..");
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err("a bucket's name: 3 to 63 lower-case letters, digits, hyphens and dots, no s3:// and no path".to_owned())
+    }
+}
+
+/// A path of plain segments; a slash at either end is taken off.
+pub(super) fn prefix(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"!-_.*'()=/".contains(&b);
+    let trimmed = text.trim_matches('/');
+    let segments = || trimmed.split('/').all(|segment| !segment.is_empty() && segment != "." && segment != "..");
+    let good = trimmed.len() <= PREFIX_MAX_BYTES && trimmed.bytes().all(plain) && (trimmed.is_empty() || segments());
+    if good {
+        Ok(trimmed.to_owned())
+    } else {
+        Err("a path such as telemetry/eu, of letters, digits and !-_.*'()= between single slashes".to_owned())
+    }
+}
+
+pub(super) fn region(text: &str) -> Result<(), String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if text.len() <= 64 && text.bytes().all(plain) {
+        Ok(())
+    } else {
+        Err("a region's name, such as eu-central-1".to_owned())
+    }
+}
+
+pub(super) fn endpoint(text: &str) -> Result<(), String> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') && text.parse::<hyper::Uri>().is_ok() => Ok(()),
+        _ => Err("a URL such as https://s3.example.net or http://127.0.0.1:9000".to_owned()),
+    }
+}
+
+pub(super) fn compression(text: &str) -> Result<Compression, String> {
+    match text {
+        "gzip" => Ok(Compression::Gzip),
+        "zstd" => Ok(Compression::Zstd),
+        "none" => Ok(Compression::None),
+        _ => Err("gzip, zstd or none".to_owned()),
+    }
+}
+
+pub(super) fn record(text: &str) -> Result<Record, String> {
+    match text {
+        "envelope" => Ok(Record::Envelope),
+        "payload" => Ok(Record::Payload),
+        _ => Err("envelope or payload".to_owned()),
+    }
+}
+
+pub(super) fn ack(text: &str) -> Result<Ack, String> {
+    match text {
+        "memory" => Ok(Ack::Memory),
+        "disk" | "stored" => Err("memory: this version has no disk spool, so it cannot promise more".to_owned()),
+        _ => Err("memory".to_owned()),
+    }
+}
+
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" | "1" => Ok(true),
+        "off" | "false" | "0" => Ok(false),
+        _ => Err("on or off".to_owned()),
+    }
+}
+
+pub(super) fn log_filter(text: &str) -> Result<Targets, String> {
+    text.parse().map_err(|_| "a level such as info, or levels by target such as info,millpond=debug".to_owned())
+}
+
+pub(super) fn log_format(text: &str) -> Result<bool, String> {
+    match text {
+        "text" => Ok(false),
+        "json" => Ok(true),
+        _ => Err("text or json".to_owned()),
+    }
+}

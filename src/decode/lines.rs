@@ -1,0 +1,116 @@
+//! The lines that a batch is stored as.
+
+use std::time::SystemTime;
+
+use memchr::memchr2;
+use time::OffsetDateTime;
+
+use super::Batch;
+
+/// What a stored line holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// The payload with what the batch and the server know about it.
+    Envelope,
+    /// The bare payload.
+    Payload,
+}
+
+/// What the server knows of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Meta<'a> {
+    /// When the request came.
+    pub received_at: SystemTime,
+    /// The request's id: visible ASCII without quotes and backslashes, so that it stands in JSON as it is.
+    pub request_id: &'a str,
+    /// What a line holds.
+    pub record: Record,
+}
+
+/// NDJSON, one line a payload, each ended by a line feed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// The lines.
+    pub bytes: Vec<u8>,
+    /// How many they are.
+    pub payloads: u32,
+}
+
+impl Lines {
+    /// Writes the lines of `batch`; or says how many bytes they would be if those are over `max_bytes`.
+    pub(super) fn write(batch: &Batch<'_>, meta: &Meta<'_>, max_bytes: usize) -> Result<Self, usize> {
+        let (head, tail): (Vec<u8>, &[u8]) = match meta.record {
+            Record::Envelope => (head(batch, meta), b"}\n"),
+            Record::Payload => (Vec::new(), b"\n"),
+        };
+        let around = (head.len() + tail.len()).saturating_mul(batch.payloads.len());
+        let length = batch.payloads.iter().fold(around, |sum, payload| sum.saturating_add(payload.len()));
+        if length > max_bytes {
+            return Err(length);
+        }
+        let payloads = u32::try_from(batch.payloads.len()).map_err(|_| length)?;
+        let mut bytes = Vec::with_capacity(length);
+        for payload in &batch.payloads {
+            bytes.extend_from_slice(&head);
+            push_on_one_line(&mut bytes, payload);
+            bytes.extend_from_slice(tail);
+        }
+        Ok(Self { bytes, payloads })
+    }
+}
+
+/// What every line of the batch begins with, up to the payload.
+fn head(batch: &Batch<'_>, meta: &Meta<'_>) -> Vec<u8> {
+    let mut head = Vec::with_capacity(128);
+    head.extend_from_slice(b"{\"received_at\":\"");
+    push_rfc3339(&mut head, meta.received_at);
+    head.extend_from_slice(b"\",\"request_id\":\"");
+    head.extend_from_slice(meta.request_id.as_bytes());
+    head.push(b'"');
+    for (name, value) in [(",\"token\":", batch.token), (",\"version\":", batch.version)] {
+        if let Some(value) = value {
+            head.extend_from_slice(name.as_bytes());
+            push_on_one_line(&mut head, value);
+        }
+    }
+    for (i, (name, value)) in batch.context.iter().enumerate() {
+        head.extend_from_slice(if i == 0 { b",\"context\":{" } else { b"," });
+        push_string(&mut head, name);
+        head.push(b':');
+        push_on_one_line(&mut head, value);
+    }
+    if !batch.context.is_empty() {
+        head.push(b'}');
+    }
+    head.extend_from_slice(b",\"payload\":");
+    head
+}
+
+/// Appends `json`, with spaces for its line breaks.
+fn push_on_one_line(bytes: &mut Vec<u8>, json: &str) {
+    let start = bytes.len();
+    bytes.extend_from_slice(json.as_bytes());
+    let mut rest = bytes.get_mut(start..).unwrap_or_default();
+    while let Some(at) = memchr2(b'\n', b'\r', rest) {
+        let (before, after) = rest.split_at_mut(at + 1);
+        if let Some(line_break) = before.last_mut() {
+            *line_break = b' ';
+        }
+        rest = after;
+    }
+}
+
+fn push_string(bytes: &mut Vec<u8>, text: &str) {
+    // `Value`'s own writer, since a write into memory has no error to report.
+    bytes.extend_from_slice(serde_json::Value::from(text).to_string().as_bytes());
+}
+
+/// `2026-11-20T13:00:00.123Z` (RFC 3339), in UTC.
+fn push_rfc3339(bytes: &mut Vec<u8>, at: SystemTime) {
+    let at = OffsetDateTime::from(at);
+    let (year, month, day) = at.to_calendar_date();
+    let (hour, minute, second, milli) = at.to_hms_milli();
+    let month = u8::from(month);
+    let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z");
+    bytes.extend_from_slice(text.as_bytes());
+}

@@ -1,0 +1,199 @@
+use std::time::{Duration, UNIX_EPOCH};
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+
+const META: Meta<'static> = Meta { received_at: UNIX_EPOCH, request_id: "r-1", record: Record::Envelope };
+const BARE: Meta<'static> = Meta { record: Record::Payload, ..META };
+
+fn bare(body: &str, form: Form) -> Result<String, DecodeError> {
+    decode(body.as_bytes(), form, &BARE, usize::MAX).map(|lines| String::from_utf8(lines.bytes).unwrap())
+}
+
+fn refusal(body: &[u8], form: Form) -> Invalid {
+    match decode(body, form, &META, usize::MAX) {
+        Err(DecodeError::Invalid(invalid)) => invalid,
+        other => panic!("expected a refusal of {:?}, got {other:?}", String::from_utf8_lossy(body)),
+    }
+}
+
+#[test]
+fn the_envelope_s_fields_stand_in_every_line() {
+    let body = r#"{"version":"1.50","data":[{"a":1},{"b":2}],"token":"t","host":"h","n":[1]}"#;
+    let meta = Meta { received_at: UNIX_EPOCH + Duration::from_millis(1_795_183_199_999), ..META };
+    let lines = decode(body.as_bytes(), Form::Json, &meta, usize::MAX).unwrap();
+    let head = concat!(
+        r#"{"received_at":"2026-11-20T13:59:59.999Z","request_id":"r-1","token":"t","version":"1.50","#,
+        r#""context":{"host":"h","n":[1]},"payload":"#
+    );
+    assert_eq!(String::from_utf8(lines.bytes).unwrap(), format!("{head}{{\"a\":1}}}}\n{head}{{\"b\":2}}}}\n"));
+    assert_eq!(lines.payloads, 2);
+}
+
+#[test]
+fn a_field_that_the_batch_did_not_give_is_left_out() {
+    let lines = decode(b"[{}]", Form::Json, &META, usize::MAX).unwrap();
+    let text = String::from_utf8(lines.bytes).unwrap();
+    assert_eq!(text, "{\"received_at\":\"1970-01-01T00:00:00.000Z\",\"request_id\":\"r-1\",\"payload\":{}}\n");
+}
+
+#[test]
+fn every_form_gives_the_same_payloads() {
+    let expected = "{\"a\": 1}\n{\"b\":[2]}\n";
+    assert_eq!(bare(r#"{"data":[{"a": 1},{"b":[2]}]}"#, Form::Json).unwrap(), expected);
+    assert_eq!(bare(r#" [ {"a": 1} , {"b":[2]} ] "#, Form::Json).unwrap(), expected);
+    assert_eq!(bare("{\"a\": 1}\r\n\n  {\"b\":[2]}", Form::Ndjson).unwrap(), expected);
+    assert_eq!(bare("\n{\"token\":\"x\",\"n\":1}\n", Form::Json).unwrap(), "{\"token\":\"x\",\"n\":1}\n");
+}
+
+#[test]
+fn a_name_with_escapes_is_the_name_that_it_spells() {
+    assert_eq!(bare(r#"{"d\u0061ta":[{"a":1}]}"#, Form::Json).unwrap(), "{\"a\":1}\n");
+}
+
+#[test]
+fn numbers_escapes_and_repeated_names_come_back_as_they_were() {
+    let payload = r#"{"n":1.50e+003,"big":1e999,"s":"\u00e9\ud83d\ude00\/\u0000","n":0}"#;
+    assert_eq!(bare(&format!("[{payload}]"), Form::Json).unwrap(), format!("{payload}\n"));
+}
+
+#[test]
+fn a_line_break_between_tokens_becomes_a_space() {
+    assert_eq!(bare("[{\r\n\"a\"\n:\t1}]", Form::Json).unwrap(), "{  \"a\" :\t1}\n");
+}
+
+#[test]
+fn a_refusal_names_the_payload_and_the_byte() {
+    type Case = (&'static [u8], Form, Option<usize>, usize, &'static str);
+    let cases: [Case; 22] = [
+        (b"", Form::Json, None, 0, "empty"),
+        (b" \n", Form::Ndjson, None, 2, "empty"),
+        (b"[]", Form::Json, None, 2, "empty"),
+        (b"{\"data\":[]}", Form::Json, None, 11, "empty"),
+        (b"{\"data\":{}}", Form::Json, None, 8, "`data` is no array"),
+        (b"{\"data\": \"x\"}", Form::Json, None, 9, "`data` is no array"),
+        (b"nonsense", Form::Json, None, 0, "expected a JSON object"),
+        (b" 7", Form::Json, None, 1, "expected a JSON object"),
+        (b"[{},7]", Form::Json, Some(1), 4, "a number"),
+        (b"[{},[{}]]", Form::Json, Some(1), 4, "an array"),
+        (b"{\"data\":[{},null]}", Form::Json, Some(1), 12, "null"),
+        (b"[{\"a\":1},{\"a\":}]", Form::Json, Some(1), 14, "not JSON"),
+        (b"[{\n\"a\":1},\n{\"a\" 1}]", Form::Json, Some(1), 16, "not JSON"),
+        (b"[{\"a\":1}", Form::Json, Some(1), 8, "not JSON: EOF"),
+        (b"[{\"a\":1}] x", Form::Json, None, 10, "trailing"),
+        (b"{}\n{}\n{\"a\":01}\n{}", Form::Ndjson, Some(2), 12, "not JSON"),
+        (b"{}\n{} {}\n", Form::Ndjson, Some(1), 6, "trailing"),
+        (b"\xef\xbb\xbf[{}]", Form::Json, None, 0, "byte order mark"),
+        (b"[{\"a\":\"\xff\"}]", Form::Json, None, 7, "not UTF-8"),
+        (b"[{\"a\":\"\0\"}]", Form::Json, Some(0), 7, "control character"),
+        (b"[{\"a\":\"x\\ud83d\"}]", Form::Json, Some(0), 8, "surrogate"),
+        (b"{\"data\":[{}],\"data\":[{}]}", Form::Json, None, 0, "twice"),
+    ];
+    for (body, form, payload, byte, reason) in cases {
+        let invalid = refusal(body, form);
+        let shown = String::from_utf8_lossy(body);
+        assert!(invalid.reason.contains(reason), "{shown:?}: {invalid}");
+        assert_eq!((invalid.payload, invalid.byte), (payload, byte), "{shown:?}: {invalid}");
+    }
+}
+
+#[test]
+fn a_half_of_a_surrogate_pair_is_refused_wherever_it_stands() {
+    for half in [r"\ud800", r"\udc00", r"\ud83dx", r"\ud83d\n", r"\ud83d\ud83d\ude00", r"\\\uDFFF"] {
+        assert!(
+            refusal(format!("[{{\"a\":\"{half}\"}}]").as_bytes(), Form::Json).reason.contains("surrogate"),
+            "{half}"
+        );
+        assert!(
+            refusal(format!("{{\"data\":[{{}}],\"version\":\"{half}\"}}").as_bytes(), Form::Json).payload.is_none()
+        );
+    }
+    assert!(bare(r#"[{"a":"\\ud800 \ud83d\ude00"}]"#, Form::Json).is_ok());
+}
+
+#[test]
+fn nesting_is_allowed_up_to_its_limit_and_no_further() {
+    let nested = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
+    assert!(bare(&nested(MAX_DEPTH), Form::Ndjson).is_ok());
+    let invalid = refusal(nested(MAX_DEPTH + 1).as_bytes(), Form::Ndjson);
+    assert!(invalid.reason.contains("nested deeper"), "{invalid}");
+    assert_eq!(invalid.byte, MAX_DEPTH * 5);
+    let brackets_in_a_string = format!("[{{\"a\":\"\\\"{}\"}}]", "[{".repeat(500));
+    assert!(bare(&brackets_in_a_string, Form::Json).is_ok());
+    let hundred_thousand = format!("[{{\"a\":{}{}}}]", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(refusal(hundred_thousand.as_bytes(), Form::Json).reason.contains("nested deeper"));
+    assert!(refusal("[".repeat(100_000).as_bytes(), Form::Json).reason.contains("not JSON"));
+}
+
+#[test]
+fn lines_over_the_callers_limit_are_not_written() {
+    let body = br#"{"version":"0123456789","data":[{},{},{}]}"#;
+    let needed = decode(body, Form::Json, &META, usize::MAX).unwrap().bytes.len();
+    assert!(decode(body, Form::Json, &META, needed).is_ok());
+    assert_eq!(decode(body, Form::Json, &META, needed - 1), Err(DecodeError::TooLarge { bytes: needed }));
+}
+
+/// JSON texts with every kind of value, written with white space where the grammar allows it.
+fn json(space: &'static str) -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        any::<bool>().prop_map(|b| b.to_string()),
+        any::<f64>().prop_filter("finite", |n| n.is_finite()).prop_map(|n| n.to_string()),
+        any::<i64>().prop_map(|n| format!("{n}e-2")),
+        any::<String>().prop_map(|s| Value::from(s).to_string()),
+    ];
+    leaf.prop_recursive(4, 24, 5, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5)
+                .prop_map(move |items| format!("[{space}{}{space}]", items.join(&format!("{space},{space}")))),
+            object(space, inner),
+        ]
+    })
+}
+
+fn object(space: &'static str, value: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+    prop::collection::vec((any::<String>(), value), 0..5).prop_map(move |members| {
+        let members: Vec<String> =
+            members.into_iter().map(|(k, v)| format!("{}{space}:{space}{v}", Value::from(k))).collect();
+        format!("{{{space}{}}}", members.join(","))
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_accepted_comes_back_byte_for_byte(payloads in prop::collection::vec(object(" ", json(" ")), 1..6)) {
+        let expected = payloads.join("\n") + "\n";
+        let data = payloads.join(",");
+        prop_assert_eq!(bare(&format!("[{data}]"), Form::Json).unwrap(), expected.as_str());
+        prop_assert_eq!(bare(&format!("{{\"x\":1,\"data\":[{data}]}}"), Form::Json).unwrap(), expected.as_str());
+        prop_assert_eq!(bare(&expected, Form::Ndjson).unwrap(), expected);
+    }
+
+    #[test]
+    fn line_breaks_between_tokens_and_nothing_else_become_spaces(payload in object("\r\n", json("\n"))) {
+        let line = bare(&format!("[{payload}]"), Form::Json).unwrap();
+        prop_assert_eq!(line, payload.replace(['\r', '\n'], " ") + "\n");
+    }
+
+    #[test]
+    fn whatever_is_accepted_is_json_and_whatever_is_json_is_accepted(
+        mut bytes in object(" ", json("\n")).prop_map(String::into_bytes),
+        at in any::<prop::sample::Index>(),
+        with in any::<u8>(),
+    ) {
+        let at = at.index(bytes.len());
+        bytes[at] = with;
+        let mut body = b"[".to_vec();
+        body.extend_from_slice(&bytes);
+        body.push(b']');
+        let accepted = decode(&body, Form::Json, &BARE, usize::MAX).is_ok();
+        // `Value` refuses what overflows an f64; the grammar does not.
+        let is_json = match serde_json::from_slice::<Vec<serde_json::Map<String, Value>>>(&body) {
+            Ok(objects) => !objects.is_empty(),
+            Err(error) => error.to_string().contains("number out of range"),
+        };
+        prop_assert_eq!(accepted, is_json, "{:?}", String::from_utf8_lossy(&body));
+    }
+}

@@ -1,0 +1,114 @@
+//! The public edge: routes, handlers, and what is said to those who are refused.
+
+mod body;
+mod connection;
+mod listener;
+mod payloads;
+mod problem;
+mod request_id;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderName, Request};
+use axum::response::Response;
+use axum::routing::{get, post};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use tokio::sync::Semaphore;
+
+pub use listener::{Limits, bind, serve};
+pub(crate) use problem::Problem;
+use request_id::RequestId;
+
+use crate::config::HttpSettings;
+use crate::health::Health;
+use crate::metrics::{Metrics, Outcome};
+use crate::queue::JobQueue;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the handlers share.
+pub struct Edge {
+    settings: HttpSettings,
+    queue: JobQueue,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    /// Large bodies are decoded off the async threads, one a core at a time: the copies that decoding makes are bounded
+    /// with it.
+    large_bodies: Arc<Semaphore>,
+}
+
+impl Edge {
+    /// The edge in front of `queue`.
+    pub fn new(mut settings: HttpSettings, queue: JobQueue, health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
+        // A body that the queue could never hold would be told forever to come back later.
+        settings.max_body_bytes = settings.max_body_bytes.min(queue.max_bytes());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { settings, queue, health, metrics, large_bodies: Arc::new(Semaphore::new(cores)) }
+    }
+}
+
+/// The routes, and around them what every request gets: an id, a duration and an outcome.
+#[derive(Clone)]
+pub struct Public {
+    routes: Router,
+    edge: Arc<Edge>,
+}
+
+impl Public {
+    /// The public routes, on one page.
+    pub fn new(edge: Arc<Edge>) -> Self {
+        let routes = Router::new()
+            .route("/", post(payloads::post))
+            .route("/v1/payloads", post(payloads::post))
+            .route("/health", get(health))
+            .fallback(|| async { Problem::NotFound })
+            .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
+            .with_state(Arc::clone(&edge));
+        Self { routes, edge }
+    }
+}
+
+/// 200 while the server takes work.
+async fn health(State(edge): State<Arc<Edge>>) -> Result<&'static str, Problem> {
+    if edge.health.is_draining() {
+        Err(Problem::Draining { retry_after: edge.queue.retry_after() })
+    } else {
+        Ok("ok\n")
+    }
+}
+
+impl Service<Request<Incoming>> for Public {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let began = Instant::now();
+        let Self { routes, edge } = self.clone();
+        Box::pin(async move {
+            let id = RequestId::of(request.headers());
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(id.clone());
+            let mut routes = routes;
+            let Ok(mut response) = tower::Service::call(&mut routes, request).await;
+            let outcome = match response.extensions_mut().remove::<Problem>() {
+                Some(problem) => {
+                    response = problem.render(&id, response);
+                    problem.outcome()
+                }
+                None => response.extensions().get::<Outcome>().copied().unwrap_or(Outcome::Other),
+            };
+            response.headers_mut().insert(X_REQUEST_ID, id.into());
+            edge.metrics.request(outcome);
+            edge.metrics.request_seconds.observe(began.elapsed().as_secs_f64());
+            Ok(response)
+        })
+    }
+}

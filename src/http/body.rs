@@ -1,0 +1,141 @@
+//! Reading a body: its type and encoding from the headers, its bytes within the limits.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use axum::http::{HeaderMap, Version};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use super::Problem;
+use crate::decode::Form;
+use crate::inflate::Encoding;
+use crate::queue::{JobQueue, Reservation};
+
+/// The form that the `Content-Type` names; without one it is JSON.
+pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Form::Json) };
+    if value == "application/json" {
+        return Ok(Form::Json);
+    }
+    let value = value.to_str().map_err(|_| Problem::UnsupportedType)?.to_ascii_lowercase();
+    let mut parts = value.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default();
+    let charset = parts.find_map(|parameter| parameter.strip_prefix("charset="));
+    if charset.is_some_and(|charset| !matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii")) {
+        return Err(Problem::UnsupportedType);
+    }
+    match essence {
+        "application/json" => Ok(Form::Json),
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(Form::Ndjson),
+        _ if essence.starts_with("application/") && essence.ends_with("+json") => Ok(Form::Json),
+        _ => Err(Problem::UnsupportedType),
+    }
+}
+
+/// The one encoding that the `Content-Encoding` names, if it names one. Of several, one could hide a bomb in another.
+pub(super) fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Problem> {
+    let mut values = headers.get_all(CONTENT_ENCODING).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return if headers.contains_key(CONTENT_ENCODING) { Err(Problem::UnsupportedEncoding) } else { Ok(None) };
+    };
+    match value.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "gzip" | "x-gzip" => Ok(Some(Encoding::Gzip)),
+        "deflate" => Ok(Some(Encoding::Deflate)),
+        "zstd" => Ok(Some(Encoding::Zstd)),
+        "identity" => Ok(None),
+        _ => Err(Problem::UnsupportedEncoding),
+    }
+}
+
+/// What the headers say of the body's length, held against the limit before a byte is read.
+pub(super) fn check_length(headers: &HeaderMap, version: Version, most: usize) -> Result<(), Problem> {
+    let Some(length) = headers.get(CONTENT_LENGTH) else {
+        let framed = version == Version::HTTP_2 || headers.contains_key(TRANSFER_ENCODING);
+        return if framed { Ok(()) } else { Err(Problem::LengthRequired) };
+    };
+    // hyper has refused what is no number already; one too long for a u64 is too long for us.
+    let length = length.to_str().ok().and_then(|length| length.parse::<u64>().ok()).unwrap_or(u64::MAX);
+    if length > most as u64 { Err(too_large(most)) } else { Ok(()) }
+}
+
+/// The whole body and the hold on the queue's bytes that it has.
+pub(super) async fn read(
+    body: Body,
+    queue: &JobQueue,
+    most: usize,
+    within: Duration,
+) -> Result<(Bytes, Reservation), Problem> {
+    timeout(within, collect(body, queue, most)).await.unwrap_or(Err(Problem::SlowBody))
+}
+
+async fn collect(mut body: Body, queue: &JobQueue, most: usize) -> Result<(Bytes, Reservation), Problem> {
+    let mut reservation = queue.reserve();
+    let mut whole = Pieces::default();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            tracing::debug!(%error, "a body broke off");
+            Problem::InvalidBody("the body broke off, or is not framed as its headers say".to_owned())
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        let length = whole.len() + data.len();
+        if length > most {
+            return Err(too_large(most));
+        }
+        if !reservation.grow_to(length) {
+            return Err(Problem::QueueFull { retry_after: queue.retry_after() });
+        }
+        whole.push(data);
+    }
+    Ok((whole.into_bytes(), reservation))
+}
+
+fn too_large(most: usize) -> Problem {
+    Problem::TooLarge(format!(
+        "the body is over {most} bytes as sent (the lesser of MAX_BODY_BYTES and MAX_QUEUE_BYTES): split the batch"
+    ))
+}
+
+/// A body as it comes: most come in one piece, which is not copied.
+#[derive(Default)]
+enum Pieces {
+    #[default]
+    Empty,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Pieces {
+    fn len(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::One(bytes) => bytes.len(),
+            Self::Many(bytes) => bytes.len(),
+        }
+    }
+
+    fn push(&mut self, data: Bytes) {
+        *self = match std::mem::take(self) {
+            Self::Empty => Self::One(data),
+            Self::One(first) => {
+                let mut many = BytesMut::from(first);
+                many.extend_from_slice(&data);
+                Self::Many(many)
+            }
+            Self::Many(mut many) => {
+                many.extend_from_slice(&data);
+                Self::Many(many)
+            }
+        };
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Empty => Bytes::new(),
+            Self::One(bytes) => bytes,
+            Self::Many(bytes) => bytes.freeze(),
+        }
+    }
+}

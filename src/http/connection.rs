@@ -1,0 +1,154 @@
+//! One connection: HTTP/1.1 or, by prior knowledge, HTTP/2, with time limits that cost nothing per request.
+//!
+//! hyper has one timeout for headers and idling alike, and closes without a word. Here the socket and the service leave
+//! marks in an [`Activity`], and the connection's task looks at it now and then: a sender that is slow with its headers is
+//! told 408, one that idles is closed gently. When hyper is done with the socket it is closed so that an answer which the
+//! sender has not read yet survives: what still comes in is read and thrown away, for a while, since a socket that is
+//! closed over unread bytes resets the connection and takes the answer with it (RFC 9112, 9.6).
+
+mod activity;
+mod lent;
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::http::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use activity::{Activity, Verdict, Watched};
+use lent::Lent;
+
+use super::Problem;
+use super::request_id::RequestId;
+
+/// How long, and for how many bytes, a closing connection is read for the sake of its last answer.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+const LINGER_MAX_BYTES: u64 = 16 << 20;
+/// A request's line and headers must fit into this, and a body is read in pieces of at most this.
+const READ_BUFFER_MAX_BYTES: usize = 64 * 1024;
+/// HTTP/2: requests at once on one connection, and the size of one's headers.
+const STREAMS_MAX: u32 = 128;
+const H2_HEADERS_MAX_BYTES: u32 = 16 * 1024;
+/// HTTP/2: a peer that does not answer a ping is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// A connection is looked at so many times within the shorter of its time limits.
+const LOOKS: u32 = 4;
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// A connection's time limits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    pub(super) header: Duration,
+    pub(super) idle: Duration,
+}
+
+/// Runs the connection to its end: the sender's, a time limit's, or after `stop` that of its requests in flight.
+pub(super) async fn run<S>(stream: TcpStream, service: S, timeouts: Timeouts, stop: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + 'static,
+    S::Future: Send + Unpin + 'static,
+{
+    let activity = Arc::new(Activity::new());
+    let (lent, returned) = Lent::lend(stream, Arc::clone(&activity));
+    let slow = talk(lent, Watched::new(service, Arc::clone(&activity)), timeouts, stop, &activity).await;
+    let Some(stream) = returned.take() else { return };
+    match slow {
+        Some(problem) => answer_and_close(stream, &problem).await,
+        None => close(stream).await,
+    }
+}
+
+/// Speaks HTTP until the connection is over; says what the sender is still to be told.
+async fn talk<S>(
+    lent: Lent,
+    service: Watched<S>,
+    timeouts: Timeouts,
+    stop: CancellationToken,
+    activity: &Activity,
+) -> Option<Problem>
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + 'static,
+    S::Future: Send + Unpin + 'static,
+{
+    let mut builder = auto::Builder::new(Streams::default());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(READ_BUFFER_MAX_BYTES);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+    builder.http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(H2_HEADERS_MAX_BYTES);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(lent), service));
+
+    let interval = (timeouts.header.min(timeouts.idle) / LOOKS).min(LOOK_INTERVAL_MAX);
+    let mut look = pin!(sleep_until(Instant::now() + interval));
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            done = connection.as_mut() => {
+                if let Err(error) = done {
+                    tracing::debug!(error = &*error, "a connection broke off");
+                }
+                return None;
+            }
+            () = stop.cancelled(), if !ending => {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = look.as_mut() => {
+                let now = Instant::now();
+                look.as_mut().reset(now + interval);
+                match activity.verdict(now, timeouts) {
+                    Verdict::Fine => {}
+                    Verdict::SlowHeaders => return Some(Problem::SlowHeaders),
+                    Verdict::Idle if ending => return None,
+                    Verdict::Idle => {
+                        ending = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Says one thing to a sender whose request was not read, and closes.
+pub(super) async fn answer_and_close(mut stream: TcpStream, problem: &Problem) {
+    let answer = problem.on_the_wire(&RequestId::new());
+    // A sender that does not read is not worth waiting for; a short answer fits the socket's buffer.
+    if timeout(LINGER_TIME, stream.write_all(&answer)).await.is_ok() {
+        close(stream).await;
+    }
+}
+
+async fn close(mut stream: TcpStream) {
+    // An error here means that the sender has closed already.
+    if stream.shutdown().await.is_ok() {
+        let mut unread = stream.take(LINGER_MAX_BYTES);
+        let _: Result<_, _> = timeout(LINGER_TIME, copy(&mut unread, &mut sink())).await;
+    }
+}
+
+/// Owns the tasks that hyper makes for HTTP/2's streams: they end with the connection.
+#[derive(Clone, Default)]
+struct Streams(Arc<Mutex<JoinSet<()>>>);
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while streams.try_join_next().is_some() {}
+        streams.spawn(stream);
+    }
+}

@@ -1,0 +1,222 @@
+//! Every refusal, its status, and what the sender is told (RFC 9457).
+
+use axum::body::Body;
+use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::request_id::RequestId;
+use crate::decode::Invalid;
+use crate::metrics::Outcome;
+use crate::queue::PushError;
+
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// Why a request was refused.
+#[derive(Debug, Clone)]
+pub(crate) enum Problem {
+    /// 400: the body is no batch.
+    InvalidBatch(Invalid),
+    /// 400: the body did not arrive, or not as its headers say.
+    InvalidBody(String),
+    /// 404.
+    NotFound,
+    /// 405.
+    MethodNotAllowed,
+    /// 408: the body came too slowly.
+    SlowBody,
+    /// 411.
+    LengthRequired,
+    /// 413: what was too large, and what the limit is.
+    TooLarge(String),
+    /// 415: the body's type.
+    UnsupportedType,
+    /// 415: the body's encoding.
+    UnsupportedEncoding,
+    /// 500: a bug.
+    Internal,
+    /// 503: the queue is full.
+    QueueFull {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 503: the server stops.
+    Draining {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 503: too many connections.
+    TooManyConnections {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 408: the headers came too slowly.
+    SlowHeaders,
+}
+
+/// The body of an answer to a refused request. Its type is `about:blank`, so its title is the status's own.
+#[derive(Serialize)]
+struct Members<'a> {
+    title: &'a str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    byte: Option<usize>,
+    request_id: &'a str,
+}
+
+impl Problem {
+    /// Why the queue did not take a job.
+    pub(super) fn refused(error: PushError, retry_after: u64) -> Self {
+        match error {
+            PushError::Full => Self::QueueFull { retry_after },
+            PushError::Closed => Self::Draining { retry_after },
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::InvalidBatch(_) | Self::InvalidBody(_) => StatusCode::BAD_REQUEST,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::SlowBody | Self::SlowHeaders => StatusCode::REQUEST_TIMEOUT,
+            Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedType | Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::QueueFull { .. } | Self::Draining { .. } | Self::TooManyConnections { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// How the refusal is counted.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::InvalidBatch(_) | Self::InvalidBody(_) => Outcome::Invalid,
+            Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::LengthRequired
+            | Self::UnsupportedType
+            | Self::UnsupportedEncoding => Outcome::NotUnderstood,
+            Self::SlowBody | Self::SlowHeaders => Outcome::Slow,
+            Self::TooLarge(_) => Outcome::TooLarge,
+            Self::Internal => Outcome::Failed,
+            Self::QueueFull { .. } => Outcome::QueueFull,
+            Self::Draining { .. } => Outcome::Draining,
+            Self::TooManyConnections { .. } => Outcome::TooManyConnections,
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::InvalidBatch(invalid) => invalid.to_string(),
+            Self::InvalidBody(detail) | Self::TooLarge(detail) => detail.clone(),
+            Self::NotFound => "there is nothing here: POST batches to /v1/payloads".to_owned(),
+            Self::MethodNotAllowed => "this path takes other methods: see the Allow header".to_owned(),
+            Self::SlowBody => "the body did not arrive in time: send it again".to_owned(),
+            Self::SlowHeaders => "the headers did not arrive in time: send the request again".to_owned(),
+            Self::LengthRequired => "send the body with a Content-Length, or chunked".to_owned(),
+            Self::UnsupportedType => {
+                "send the batch as application/json, application/x-ndjson or application/jsonl, in UTF-8".to_owned()
+            }
+            Self::UnsupportedEncoding => "send the body plain, or in one of gzip, deflate and zstd".to_owned(),
+            Self::Internal => "the server failed; the batch was not taken: send it again".to_owned(),
+            Self::QueueFull { retry_after } => {
+                format!("the queue is full; the batch was not taken: send it again after {retry_after} s")
+            }
+            Self::Draining { retry_after } => {
+                format!("the server is stopping; nothing was taken: send it again after {retry_after} s")
+            }
+            Self::TooManyConnections { retry_after } => {
+                format!("too many connections; nothing was taken: connect again after {retry_after} s")
+            }
+        }
+    }
+
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::QueueFull { retry_after }
+            | Self::Draining { retry_after }
+            | Self::TooManyConnections { retry_after } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection is of no use after this: what the sender may still send is not a request.
+    fn ends_connection(&self) -> bool {
+        matches!(self, Self::SlowBody | Self::SlowHeaders | Self::TooManyConnections { .. } | Self::Draining { .. })
+    }
+
+    fn body(&self, id: &RequestId) -> Vec<u8> {
+        let (payload, byte) = match self {
+            Self::InvalidBatch(invalid) => (invalid.payload, Some(invalid.byte)),
+            _ => (None, None),
+        };
+        let status = self.status();
+        let members = Members {
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: self.detail(),
+            payload,
+            byte,
+            request_id: id.as_str(),
+        };
+        serde_json::to_vec(&members).unwrap_or_default()
+    }
+
+    fn headers(&self, headers: &mut HeaderMap) {
+        headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if matches!(self, Self::UnsupportedEncoding) {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, zstd"));
+        }
+        if self.ends_connection() {
+            headers.insert(CONNECTION, CLOSE);
+        }
+    }
+
+    /// The whole answer. Headers that the routes have set, such as `Allow`, are kept.
+    pub(super) fn render(&self, id: &RequestId, routed: Response) -> Response {
+        let status = self.status();
+        if status.is_client_error() {
+            tracing::debug!(request_id = id.as_str(), %status, detail = self.detail(), "refused");
+        }
+        let (mut parts, _) = routed.into_parts();
+        parts.status = status;
+        parts.headers.remove(CONTENT_LENGTH);
+        self.headers(&mut parts.headers);
+        Response::from_parts(parts, Body::from(self.body(id)))
+    }
+
+    /// The answer as it goes over the wire in HTTP/1.1, for a sender whose request was never read.
+    pub(super) fn on_the_wire(&self, id: &RequestId) -> Vec<u8> {
+        let (status, body) = (self.status(), self.body(id));
+        let mut headers = HeaderMap::new();
+        self.headers(&mut headers);
+        headers.insert(CONTENT_LENGTH, body.len().into());
+        headers.insert(super::X_REQUEST_ID, id.clone().into());
+        let mut wire = format!("HTTP/1.1 {status}\r\n").into_bytes();
+        for (name, value) in &headers {
+            wire.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        wire.extend_from_slice(b"\r\n");
+        wire.extend_from_slice(&body);
+        wire
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Only the status and a note of what it was: the edge, which knows the request's id, renders it.
+    fn into_response(self) -> Response {
+        let mut response = self.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}

@@ -1,0 +1,149 @@
+//! A body's `Content-Encoding`, undone up to a limit. Pure.
+
+use std::io::{self, BufRead, Read};
+
+use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+
+/// A sender's zstd frames may ask for a window of 2 to this many bytes: 8 MiB, as RFC 9659 has it for HTTP.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+/// How a body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// gzip (RFC 1952), of one member or several.
+    Gzip,
+    /// zlib (RFC 1950), which HTTP calls deflate, or bare deflate (RFC 1951), which some senders take it for.
+    Deflate,
+    /// zstd (RFC 8878).
+    Zstd,
+}
+
+/// Why a body could not be decompressed.
+#[derive(Debug, thiserror::Error)]
+pub enum InflateError {
+    /// It is longer than the limit.
+    #[error("decompresses to more than {0} bytes")]
+    TooLarge(usize),
+    /// It is cut short, damaged, or something else.
+    #[error("{0}")]
+    Corrupt(#[from] io::Error),
+}
+
+/// Decompresses `body` to at most `most` bytes: at the limit it stops, whatever may follow.
+///
+/// # Errors
+/// [`InflateError`].
+pub fn inflate(encoding: Encoding, body: &[u8], most: usize) -> Result<Vec<u8>, InflateError> {
+    match encoding {
+        Encoding::Gzip => read(MultiGzDecoder::new(body), most),
+        Encoding::Deflate if is_zlib(body) => to_the_end(ZlibDecoder::new(body), most, ZlibDecoder::into_inner),
+        Encoding::Deflate => to_the_end(DeflateDecoder::new(body), most, DeflateDecoder::into_inner),
+        Encoding::Zstd => {
+            let mut decoder = zstd::Decoder::with_buffer(body)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            read(decoder, most)
+        }
+    }
+}
+
+fn read(decoder: impl Read, most: usize) -> Result<Vec<u8>, InflateError> {
+    let mut decoded = Vec::new();
+    // One more than the limit, to tell a body that ends there from one that goes on.
+    decoder.take(most as u64 + 1).read_to_end(&mut decoded)?;
+    if decoded.len() > most { Err(InflateError::TooLarge(most)) } else { Ok(decoded) }
+}
+
+/// [`read`], for formats that end by themselves: nothing may follow.
+fn to_the_end<'a, D: Read>(
+    mut decoder: D,
+    most: usize,
+    rest: impl FnOnce(D) -> &'a [u8],
+) -> Result<Vec<u8>, InflateError> {
+    let decoded = read(&mut decoder, most)?;
+    match rest(decoder).fill_buf() {
+        Ok([]) => Ok(decoded),
+        _ => Err(InflateError::Corrupt(io::Error::other("there are bytes after the end of the compressed data"))),
+    }
+}
+
+/// Whether the first two bytes are a zlib header (RFC 1950, 2.2).
+fn is_zlib(body: &[u8]) -> bool {
+    matches!(body, [method, flags, ..] if method & 0x0f == 8 && u16::from_be_bytes([*method, *flags]) % 31 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+
+    use super::*;
+
+    fn encoded(encoding: Encoding, data: &[u8]) -> Vec<u8> {
+        match encoding {
+            Encoding::Gzip => {
+                let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+                encoder.write_all(data).unwrap();
+                encoder.finish().unwrap()
+            }
+            Encoding::Deflate => {
+                let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+                encoder.write_all(data).unwrap();
+                encoder.finish().unwrap()
+            }
+            Encoding::Zstd => zstd::encode_all(data, 1).unwrap(),
+        }
+    }
+
+    const ALL: [Encoding; 3] = [Encoding::Gzip, Encoding::Deflate, Encoding::Zstd];
+
+    #[test]
+    fn what_was_compressed_comes_back_up_to_the_limit_and_not_past_it() {
+        let data = b"[{\"a\":1}]".repeat(1000);
+        for encoding in ALL {
+            let body = encoded(encoding, &data);
+            assert_eq!(inflate(encoding, &body, data.len()).unwrap(), data, "{encoding:?}");
+            let over = inflate(encoding, &body, data.len() - 1);
+            assert!(matches!(over, Err(InflateError::TooLarge(_))), "{encoding:?}");
+        }
+    }
+
+    #[test]
+    fn bare_deflate_is_taken_as_well() {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(b"{}").unwrap();
+        assert_eq!(inflate(Encoding::Deflate, &encoder.finish().unwrap(), 10).unwrap(), b"{}");
+    }
+
+    #[test]
+    fn members_and_frames_may_follow_one_another() {
+        for encoding in [Encoding::Gzip, Encoding::Zstd] {
+            let body = [encoded(encoding, b"[{}"), encoded(encoding, b",{}]")].concat();
+            assert_eq!(inflate(encoding, &body, 100).unwrap(), b"[{},{}]", "{encoding:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_cut_short_damaged_or_followed_by_garbage_is_corrupt() {
+        for encoding in ALL {
+            let whole = encoded(encoding, &b"telemetry".repeat(50));
+            for end in [1, whole.len() / 2, whole.len() - 1] {
+                let cut = inflate(encoding, &whole[..end], 10_000);
+                assert!(matches!(cut, Err(InflateError::Corrupt(_))), "{encoding:?} cut at {end}: {cut:?}");
+            }
+            let garbage = [whole.as_slice(), b"garbage"].concat();
+            assert!(matches!(inflate(encoding, &garbage, 10_000), Err(InflateError::Corrupt(_))), "{encoding:?}");
+            assert!(matches!(inflate(encoding, b"[{\"a\":1}]", 10_000), Err(InflateError::Corrupt(_))), "{encoding:?}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_stopped_at_the_limit() {
+        for encoding in ALL {
+            let bomb = encoded(encoding, &vec![b' '; 50 << 20]);
+            assert!(bomb.len() < 100_000, "{encoding:?}: {}", bomb.len());
+            assert!(matches!(inflate(encoding, &bomb, 10 << 20), Err(InflateError::TooLarge(_))), "{encoding:?}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The program: the command line, the environment, signals and exit codes.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use millpond::app::{self, Listeners, Stop};
+use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings};
+use millpond::http::bind;
+use millpond::segment::SegmentId;
+use millpond::store::Store;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Something that was accepted is not in the store, or the server could not run.
+const EXIT_FAILURE: u8 = 1;
+
+const USAGE: &str = "\
+millpond takes batches of JSON payloads in over HTTP and lands them in S3.
+
+Usage: millpond            serve, until SIGTERM or SIGINT
+       millpond --check    check the settings, write, read back and delete an object in the store, and exit
+       millpond --help     print this
+       millpond --version  print the version
+
+Exit codes: 0 all that was accepted is stored; 1 some of it is not, or the server failed; 64 bad settings.
+
+Settings are environment variables. Sizes are bytes or 512KiB, 8MiB, 10GiB; times are seconds or 200ms, 60s, 5m, 1h.
+";
+
+enum Command {
+    Serve,
+    Check,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = match (arguments.next().as_deref(), arguments.next()) {
+        (None, _) => Command::Serve,
+        (Some("--check"), None) => Command::Check,
+        (Some("--help" | "-h"), None) => return print(&help()),
+        (Some("--version" | "-V"), None) => return print(&format!("millpond {}\n", env!("CARGO_PKG_VERSION"))),
+        _ => return refuse("millpond: unknown arguments; settings are environment variables, see millpond --help"),
+    };
+    let settings = match Settings::from_vars(std::env::vars_os()) {
+        Ok(settings) => settings,
+        Err(error) => return refuse(&format!("millpond: {error}")),
+    };
+    init_log(&settings.log);
+    let done =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime").and_then(|runtime| {
+            let done = runtime.block_on(async {
+                match command {
+                    Command::Serve => serve(settings).await,
+                    Command::Check => check(&settings).await,
+                }
+            });
+            // What still blocks is not worth waiting for: a dispatcher that was told to stop at once, a file system that hangs.
+            runtime.shutdown_background();
+            done
+        });
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
+    // Before anything else, so that a signal that comes early is not lost.
+    let mut signals = Signals::new().context("signals cannot be caught")?;
+    let listen = |what: &str, address| bind(address).with_context(|| format!("{what}: cannot listen on {address}"));
+    let public = listen("LISTEN_ADDR", settings.http.listen_addr)?;
+    let admin = listen("ADMIN_ADDR", settings.admin_addr)?;
+    tracing::info!(addr = %public.local_addr()?, "listening");
+    tracing::info!(addr = %admin.local_addr()?, "admin listening");
+
+    let stop = Stop::default();
+    let run = app::run(settings, Listeners { public, admin }, stop.clone());
+    let watch = async {
+        signals.next().await;
+        stop.gently.cancel();
+        signals.next().await;
+        stop.at_once.cancel();
+        std::future::pending::<()>().await;
+    };
+    let balance = tokio::select! {
+        done = run => done?,
+        () = watch => unreachable!("the watch never ends"),
+    };
+    let lost = balance.waiting;
+    if lost.jobs > 0 {
+        tracing::error!(jobs = lost.jobs, payloads = lost.payloads, "accepted and not stored: lost");
+        return Ok(ExitCode::from(EXIT_FAILURE));
+    }
+    tracing::info!(jobs = balance.stored.jobs, payloads = balance.stored.payloads, "all that was accepted is stored");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let store = Store::connect(settings).await;
+    let slash = if settings.prefix.is_empty() { "" } else { "/" };
+    let id = SegmentId::new(std::time::SystemTime::now());
+    let key = format!("{}{slash}.millpond-check-{id}", settings.prefix);
+    store
+        .prove(&key)
+        .await
+        .with_context(|| format!("the settings are good, but not the store {}", store.location()))?;
+    Ok(print(&format!(
+        "The settings are good, and an object was written to {}, read back and deleted.\n",
+        store.location()
+    )))
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn init_log(settings: &LogSettings) {
+    let format =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let registry = tracing_subscriber::registry().with(settings.filter.clone());
+    if settings.json {
+        registry.with(format.json()).init();
+    } else {
+        registry.with(format).init();
+    }
+}
+
+fn help() -> String {
+    let name = SETTINGS.iter().map(|setting| setting.name.len()).max().unwrap_or_default();
+    let default = SETTINGS.iter().filter_map(|setting| setting.default).map(str::len).max().unwrap_or_default();
+    let unit = SETTINGS.iter().map(|setting| setting.unit.len()).max().unwrap_or_default();
+    let mut help = format!("{USAGE}\n  {:name$}  {:default$}  {:unit$}\n", "setting", "default", "unit");
+    for setting in SETTINGS {
+        let given = match setting.default {
+            None => "unset",
+            Some("") => "empty",
+            Some(text) => text,
+        };
+        help.push_str(&format!(
+            "  {:name$}  {given:default$}  {:unit$}  {}\n",
+            setting.name, setting.unit, setting.help
+        ));
+    }
+    help
+}
+
+/// A closed pipe is no error of ours.
+fn print(text: &str) -> ExitCode {
+    let _: std::io::Result<()> = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+/// Says on standard error why the program does not run: there is no log yet.
+fn refuse(text: &str) -> ExitCode {
+    let _: std::io::Result<()> = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    ExitCode::from(EXIT_USAGE)
+}

@@ -1,0 +1,224 @@
+//! Every metric, declared in one place and registered into a registry that is handed in.
+
+mod ledger;
+
+use std::sync::Arc;
+
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
+
+use ledger::LedgerCollector;
+pub use ledger::{Balance, Count, Ledger};
+
+use crate::store::ErrorClass;
+
+/// 100 us to 10 s.
+const REQUEST_SECONDS: &[f64] =
+    &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// 5 ms to 60 s.
+const UPLOAD_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// 100 ms to 5 min.
+const AGE_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// 2xx to a batch.
+    Accepted,
+    /// 400.
+    Invalid,
+    /// 413.
+    TooLarge,
+    /// 408.
+    Slow,
+    /// 404, 405, 411, 415: the request is not one that the server knows.
+    NotUnderstood,
+    /// 503 because the queue is full.
+    QueueFull,
+    /// 503 because `MAX_CONNECTIONS` are open.
+    TooManyConnections,
+    /// 503 because the server stops.
+    Draining,
+    /// 2xx to anything but a batch.
+    Other,
+    /// 500.
+    Failed,
+}
+
+impl Outcome {
+    const ALL: [(Self, &'static str); 10] = [
+        (Self::Accepted, "accepted"),
+        (Self::Invalid, "invalid"),
+        (Self::TooLarge, "too_large"),
+        (Self::Slow, "slow"),
+        (Self::NotUnderstood, "not_understood"),
+        (Self::QueueFull, "queue_full"),
+        (Self::TooManyConnections, "too_many_connections"),
+        (Self::Draining, "draining"),
+        (Self::Other, "other"),
+        (Self::Failed, "failed"),
+    ];
+}
+
+/// Why a segment was sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SealReason {
+    /// It reached `OBJECT_MAX_BYTES`.
+    Size,
+    /// It reached `OBJECT_MAX_AGE`.
+    Age,
+    /// The server stops.
+    Shutdown,
+}
+
+impl SealReason {
+    const ALL: [(Self, &'static str); 3] = [(Self::Size, "size"), (Self::Age, "age"), (Self::Shutdown, "shutdown")];
+}
+
+const CLASSES: [(ErrorClass, &str); 3] =
+    [(ErrorClass::Transient, "transient"), (ErrorClass::Throttled, "throttled"), (ErrorClass::Permanent, "permanent")];
+
+/// The server's metrics. Counters that have a label are looked up once, here, and not per request.
+pub struct Metrics {
+    registry: Registry,
+    /// What was accepted and what became of it.
+    pub ledger: Arc<Ledger>,
+    requests: [IntCounter; Outcome::ALL.len()],
+    sealed: [IntCounter; SealReason::ALL.len()],
+    retries: [IntCounter; CLASSES.len()],
+    /// From a request's headers to its answer.
+    pub request_seconds: Histogram,
+    /// Bodies of requests, as they were sent.
+    pub bytes_in: IntCounter,
+    /// Objects that the store took.
+    pub bytes_out: IntCounter,
+    /// Objects that the store took.
+    pub objects: IntCounter,
+    /// Connections open on the public listener.
+    pub connections: IntGauge,
+    /// Jobs that one frame holds.
+    pub frame_jobs: Histogram,
+    /// Segments when sealed.
+    pub segment_bytes: Histogram,
+    /// Segments when sealed.
+    pub segment_age_seconds: Histogram,
+    /// Workers that have a segment.
+    pub busy_workers: IntGauge,
+    /// Uploads that may run at once; lower than `MAX_WORKERS` after the store asked for less.
+    pub upload_limit: IntGauge,
+    /// One attempt of an upload, whatever came of it.
+    pub upload_seconds: Histogram,
+    queue_jobs: IntGauge,
+    queue_bytes: IntGauge,
+    segments_waiting: IntGauge,
+}
+
+impl Metrics {
+    /// Declares the metrics in `registry`.
+    ///
+    /// # Errors
+    /// When one of them is in `registry` already.
+    pub fn new(registry: Registry) -> prometheus::Result<Self> {
+        let r = &registry;
+        let ledger = Arc::new(Ledger::default());
+        registry.register(Box::new(LedgerCollector::new(Arc::clone(&ledger))?))?;
+        Ok(Self {
+            ledger,
+            requests: labelled(r, "requests_total", "Requests by outcome", "outcome", Outcome::ALL.map(|(_, l)| l))?,
+            sealed: labelled(r, "segments_sealed_total", "Segments sealed", "reason", SealReason::ALL.map(|(_, l)| l))?,
+            retries: labelled(r, "upload_retries_total", "Uploads to retry", "class", CLASSES.map(|(_, l)| l))?,
+            request_seconds: histogram(
+                r,
+                "request_seconds",
+                "From a request's headers to its answer",
+                REQUEST_SECONDS,
+            )?,
+            bytes_in: counter(r, "received_bytes_total", "Bytes of request bodies, as sent")?,
+            bytes_out: counter(r, "stored_bytes_total", "Bytes of objects that the store took")?,
+            objects: counter(r, "objects_stored_total", "Objects that the store took")?,
+            connections: gauge(r, "connections", "Connections open on the public listener")?,
+            frame_jobs: histogram(r, "frame_jobs", "Jobs in a frame", &exponential_buckets(1.0, 2.0, 12)?)?,
+            segment_bytes: histogram(
+                r,
+                "segment_bytes",
+                "Size of segments when sealed",
+                &exponential_buckets(1024.0, 2.0, 18)?,
+            )?,
+            segment_age_seconds: histogram(r, "segment_age_seconds", "Age of segments when sealed", AGE_SECONDS)?,
+            busy_workers: gauge(r, "busy_workers", "Workers that have a segment")?,
+            upload_limit: gauge(r, "upload_limit", "Uploads that may run at once")?,
+            upload_seconds: histogram(r, "upload_seconds", "Duration of upload attempts", UPLOAD_SECONDS)?,
+            queue_jobs: gauge(r, "queue_jobs", "Jobs waiting to be packed")?,
+            queue_bytes: gauge(r, "queue_bytes", "Bytes waiting to be packed or being received")?,
+            segments_waiting: gauge(r, "segments_waiting", "Sealed segments that no worker has taken")?,
+            registry,
+        })
+    }
+
+    /// Counts a request.
+    pub fn request(&self, outcome: Outcome) {
+        pick(&Outcome::ALL, &self.requests, outcome);
+    }
+
+    /// Counts a sealed segment.
+    pub fn sealed(&self, reason: SealReason) {
+        pick(&SealReason::ALL, &self.sealed, reason);
+    }
+
+    /// Counts an upload that has to be repeated.
+    pub fn retry(&self, class: ErrorClass) {
+        pick(&CLASSES, &self.retries, class);
+    }
+
+    /// All metrics in Prometheus's text format, with what is read only when somebody asks.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn render(&self, queue: (usize, usize), segments_waiting: usize) -> prometheus::Result<String> {
+        let set = |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.queue_jobs, queue.0);
+        set(&self.queue_bytes, queue.1);
+        set(&self.segments_waiting, segments_waiting);
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+fn pick<T: PartialEq + Copy, const N: usize>(keys: &[(T, &str); N], counters: &[IntCounter; N], key: T) {
+    if let Some((_, counter)) = keys.iter().zip(counters).find(|((k, _), _)| *k == key) {
+        counter.inc();
+    }
+}
+
+fn name(short: &str) -> String {
+    format!("millpond_{short}")
+}
+
+fn counter(registry: &Registry, short: &str, help: &str) -> prometheus::Result<IntCounter> {
+    let counter = IntCounter::new(name(short), help)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+fn gauge(registry: &Registry, short: &str, help: &str) -> prometheus::Result<IntGauge> {
+    let gauge = IntGauge::new(name(short), help)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+fn histogram(registry: &Registry, short: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+    let histogram = Histogram::with_opts(HistogramOpts::new(name(short), help).buckets(buckets.to_vec()))?;
+    registry.register(Box::new(histogram.clone()))?;
+    Ok(histogram)
+}
+
+/// A counter for every value of its one label.
+fn labelled<const N: usize>(
+    registry: &Registry,
+    short: &str,
+    help: &str,
+    label: &str,
+    values: [&str; N],
+) -> prometheus::Result<[IntCounter; N]> {
+    let counters = IntCounterVec::new(Opts::new(name(short), help), &[label])?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(values.map(|value| counters.with_label_values(&[value])))
+}

@@ -1,0 +1,217 @@
+//! The bounded queue between the handlers and the dispatcher.
+//!
+//! It is bounded in jobs and in bytes, and full is a value: nobody waits for room. The bytes of a request count from the
+//! moment they are read, so bodies in flight and jobs waiting share one bound. A job's capacity is given back when the
+//! dispatcher has packed the job, not when it has merely taken it out.
+
+mod capacity;
+mod drain_rate;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use crate::decode::Lines;
+use crate::metrics::Ledger;
+use capacity::Capacity;
+pub use capacity::Reservation;
+use drain_rate::DrainRate;
+
+/// One accepted request: its lines, and the capacity it holds until it is packed.
+#[derive(Debug)]
+pub struct Job {
+    /// What is stored.
+    pub lines: Lines,
+    /// Held until the lines are packed.
+    slot: Slot,
+}
+
+impl Job {
+    /// Gives the job's capacity back: its lines are in a frame now.
+    pub fn packed(self) {
+        drop(self.slot);
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    _bytes: Reservation,
+    _job: Reservation,
+}
+
+/// Why a job was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// `MAX_QUEUE` or `MAX_QUEUE_BYTES` is reached.
+    #[error("the queue is full")]
+    Full,
+    /// The server is stopping.
+    #[error("the queue is closed")]
+    Closed,
+}
+
+/// The handlers' end.
+#[derive(Debug, Clone)]
+pub struct JobQueue {
+    jobs: Arc<Capacity>,
+    bytes: Arc<Capacity>,
+    drain_rate: Arc<DrainRate>,
+    ledger: Arc<Ledger>,
+    sender: mpsc::Sender<Job>,
+}
+
+/// The dispatcher's end.
+#[derive(Debug)]
+pub struct JobReceiver {
+    drain_rate: Arc<DrainRate>,
+    receiver: mpsc::Receiver<Job>,
+}
+
+/// A queue of at most `max_jobs` jobs and `max_bytes` bytes, which enters what it takes in `ledger`.
+pub fn queue(max_jobs: usize, max_bytes: usize, ledger: Arc<Ledger>) -> (JobQueue, JobReceiver) {
+    let (sender, receiver) = mpsc::channel(max_jobs);
+    let jobs = Arc::new(Capacity::new(max_jobs));
+    let bytes = Arc::new(Capacity::new(max_bytes));
+    let drain_rate = Arc::new(DrainRate::new(Instant::now()));
+    let queue = JobQueue { jobs, bytes, drain_rate: Arc::clone(&drain_rate), ledger, sender };
+    (queue, JobReceiver { drain_rate, receiver })
+}
+
+impl JobQueue {
+    /// Whether a job would be refused now, whatever its size: for refusing it before its body is read.
+    pub fn is_full(&self) -> bool {
+        self.jobs.is_full() || self.bytes.is_full()
+    }
+
+    /// A hold on the queue's bytes, empty as yet, for a request whose body is about to be read.
+    pub fn reserve(&self) -> Reservation {
+        Reservation::empty(Arc::clone(&self.bytes))
+    }
+
+    /// Takes the job or refuses it, at once.
+    ///
+    /// # Errors
+    /// [`PushError`]; the lines and their reservation are dropped then, so that nothing is left behind.
+    pub fn try_push(&self, lines: Lines, mut reservation: Reservation) -> Result<(), PushError> {
+        let length = lines.bytes.len();
+        if !reservation.grow_to(length) {
+            return Err(PushError::Full);
+        }
+        reservation.shrink_to(length);
+        let mut job = Reservation::empty(Arc::clone(&self.jobs));
+        if !job.grow_to(1) {
+            return Err(PushError::Full);
+        }
+        let place = self.sender.try_reserve().map_err(|error| match error {
+            TrySendError::Full(()) => PushError::Full,
+            TrySendError::Closed(()) => PushError::Closed,
+        })?;
+        // Entered before it is sent, so that no job is ever stored before it was accepted.
+        self.ledger.accepted(u64::from(lines.payloads));
+        place.send(Job { lines, slot: Slot { _bytes: reservation, _job: job } });
+        Ok(())
+    }
+
+    /// More bytes than this are never taken.
+    pub fn max_bytes(&self) -> usize {
+        self.bytes.most()
+    }
+
+    /// For looking at the queue without keeping it open.
+    pub fn depth(&self) -> Depth {
+        Depth { jobs: Arc::clone(&self.jobs), bytes: Arc::clone(&self.bytes) }
+    }
+
+    /// In how many seconds a sender that was refused may find room, at the rate at which jobs left of late, with jitter
+    /// so that those who were refused together do not come back together.
+    pub fn retry_after(&self) -> u64 {
+        self.drain_rate.retry_after(self.jobs.used(), Instant::now(), fastrand::f64())
+    }
+}
+
+/// How full the queue is.
+#[derive(Debug, Clone)]
+pub struct Depth {
+    jobs: Arc<Capacity>,
+    bytes: Arc<Capacity>,
+}
+
+impl Depth {
+    /// How many jobs wait, and how many bytes wait or are being read.
+    pub fn now(&self) -> (usize, usize) {
+        (self.jobs.used(), self.bytes.used())
+    }
+}
+
+impl JobReceiver {
+    /// Moves up to `most` jobs into `jobs`, waiting for the first; 0 when the queue is closed and empty.
+    pub async fn recv_many(&mut self, jobs: &mut Vec<Job>, most: usize) -> usize {
+        self.receiver.recv_many(jobs, most).await
+    }
+
+    /// Tells the queue that `jobs` jobs were packed.
+    pub fn drained(&self, jobs: usize) {
+        self.drain_rate.record(jobs, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(length: usize) -> Lines {
+        Lines { bytes: vec![b'x'; length], payloads: 1 }
+    }
+
+    fn push(queue: &JobQueue, length: usize) -> Result<(), PushError> {
+        queue.try_push(lines(length), queue.reserve())
+    }
+
+    #[tokio::test]
+    async fn a_queue_full_of_jobs_refuses_and_leaves_nothing_behind() {
+        let (queue, mut receiver) = queue(2, 1000, Arc::default());
+        assert_eq!([push(&queue, 1), push(&queue, 1)], [Ok(()), Ok(())]);
+        assert!(queue.is_full());
+        assert_eq!(push(&queue, 1), Err(PushError::Full));
+        assert_eq!(queue.depth().now(), (2, 2));
+        let mut jobs = Vec::new();
+        assert_eq!(receiver.recv_many(&mut jobs, 10).await, 2);
+        assert_eq!(push(&queue, 1), Err(PushError::Full), "taken out is not packed");
+        jobs.into_iter().for_each(Job::packed);
+        assert_eq!(push(&queue, 1), Ok(()));
+        assert_eq!(queue.depth().now(), (1, 1));
+    }
+
+    #[test]
+    fn a_queue_full_of_bytes_refuses_and_leaves_nothing_behind() {
+        let (queue, _receiver) = queue(100, 10, Arc::default());
+        assert_eq!(push(&queue, 6), Ok(()));
+        assert_eq!(push(&queue, 5), Err(PushError::Full));
+        assert!(!queue.is_full(), "a smaller one has room");
+        assert_eq!(push(&queue, 4), Ok(()));
+        assert!(queue.is_full());
+        assert_eq!(queue.depth().now(), (2, 10));
+    }
+
+    #[test]
+    fn a_body_in_flight_counts_and_what_it_held_too_much_is_given_back() {
+        let (queue, _receiver) = queue(100, 10, Arc::default());
+        let mut reservation = queue.reserve();
+        assert!(reservation.grow_to(8));
+        assert_eq!(push(&queue, 3), Err(PushError::Full));
+        assert!(!reservation.grow_to(11));
+        assert_eq!(queue.try_push(lines(2), reservation), Ok(()));
+        assert_eq!(queue.depth().now(), (1, 2));
+        drop(queue.reserve());
+        assert_eq!(queue.depth().now(), (1, 2));
+    }
+
+    #[test]
+    fn a_closed_queue_refuses_and_gives_the_capacity_back() {
+        let (queue, receiver) = queue(2, 10, Arc::default());
+        drop(receiver);
+        assert_eq!(push(&queue, 1), Err(PushError::Closed));
+        assert_eq!(queue.depth().now(), (0, 0));
+    }
+}

@@ -1,0 +1,156 @@
+//! Compressing the lines of a commit as one frame.
+
+use std::io;
+
+use flate2::{Compress, Crc, FlushCompress, Status};
+use zstd::bulk::Compressor;
+use zstd::zstd_safe;
+
+use super::Compression;
+
+/// Level 1 of either codec: at telemetry's rates the processor is dearer than the bytes.
+const LEVEL: u8 = 1;
+/// Room for compressed bytes is added in steps of this.
+const OUTPUT_STEP: usize = 64 * 1024;
+/// A gzip header (RFC 1952, 2.3): deflate, no name, no time, fastest level, unknown system.
+const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
+
+/// Turns the lines of a commit into one frame. Holds the codec's state, so that a frame costs no set-up.
+pub struct FrameEncoder(Codec);
+
+enum Codec {
+    Gzip(Box<Compress>),
+    /// With the lines gathered, so that the codec sees them whole and the frame's header says how many bytes they are.
+    Zstd(Box<Compressor<'static>>, Vec<u8>),
+    None,
+}
+
+impl FrameEncoder {
+    /// # Errors
+    /// When the codec cannot be set up: out of memory.
+    pub fn new(compression: Compression) -> io::Result<Self> {
+        Ok(Self(match compression {
+            Compression::Gzip => {
+                Codec::Gzip(Box::new(Compress::new(flate2::Compression::new(u32::from(LEVEL)), false)))
+            }
+            Compression::Zstd => {
+                let mut compressor = Compressor::new(i32::from(LEVEL))?;
+                compressor.include_checksum(true)?;
+                Codec::Zstd(Box::new(compressor), Vec::new())
+            }
+            Compression::None => Codec::None,
+        }))
+    }
+
+    /// Appends to `out` one frame that decompresses to `parts`, one after the other.
+    ///
+    /// # Errors
+    /// When the codec fails; `out` then ends where it began.
+    pub fn pack<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> io::Result<()> {
+        let start = out.len();
+        let packed = match &mut self.0 {
+            Codec::Gzip(deflate) => pack_gzip(deflate, parts, out),
+            Codec::Zstd(compressor, lines) => {
+                lines.clear();
+                parts.for_each(|part| lines.extend_from_slice(part));
+                pack_zstd(compressor, lines, out)
+            }
+            Codec::None => {
+                parts.for_each(|part| out.extend_from_slice(part));
+                Ok(())
+            }
+        };
+        if packed.is_err() {
+            out.truncate(start);
+        }
+        packed
+    }
+}
+
+fn pack_gzip<'a>(deflate: &mut Compress, parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> io::Result<()> {
+    deflate.reset();
+    out.extend_from_slice(&GZIP_HEADER);
+    let mut crc = Crc::new();
+    for part in parts {
+        crc.update(part);
+        feed(deflate, part, FlushCompress::None, out)?;
+    }
+    feed(deflate, &[], FlushCompress::Finish, out)?;
+    out.extend_from_slice(&crc.sum().to_le_bytes());
+    // Modulo 2^32, as the format has it.
+    out.extend_from_slice(&crc.amount().to_le_bytes());
+    Ok(())
+}
+
+/// Drives deflate until it has taken all of `input` and, when finishing, has given all of its output.
+fn feed(deflate: &mut Compress, mut input: &[u8], flush: FlushCompress, out: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        if out.capacity() - out.len() < OUTPUT_STEP / 2 {
+            out.reserve(OUTPUT_STEP);
+        }
+        let before = deflate.total_in();
+        let status = deflate.compress_vec(input, out, flush).map_err(io::Error::other)?;
+        let taken = usize::try_from(deflate.total_in() - before).unwrap_or(usize::MAX);
+        input = input.get(taken..).unwrap_or_default();
+        let finishing = matches!(flush, FlushCompress::Finish);
+        let done = if finishing { status == Status::StreamEnd } else { input.is_empty() };
+        if done {
+            return Ok(());
+        }
+    }
+}
+
+fn pack_zstd(compressor: &mut Compressor<'_>, lines: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    let start = out.len();
+    out.resize(start + zstd_safe::compress_bound(lines.len()), 0);
+    let room = out.get_mut(start..).unwrap_or_default();
+    let written = compressor.compress_to_buffer(lines, room)?;
+    out.truncate(start + written);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use flate2::read::MultiGzDecoder;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn unpack(compression: Compression, bytes: &[u8]) -> Vec<u8> {
+        let mut lines = Vec::new();
+        match compression {
+            Compression::Gzip => MultiGzDecoder::new(bytes).read_to_end(&mut lines).map(|_| ()).unwrap(),
+            Compression::Zstd => zstd::stream::copy_decode(bytes, &mut lines).unwrap(),
+            Compression::None => lines.extend_from_slice(bytes),
+        }
+        lines
+    }
+
+    proptest! {
+        #[test]
+        fn frames_one_after_the_other_are_one_file(
+            frames in vec(vec(vec(any::<u8>(), 0..2000), 0..5), 1..5),
+            compression in prop_oneof![Just(Compression::Gzip), Just(Compression::Zstd), Just(Compression::None)],
+        ) {
+            let mut encoder = FrameEncoder::new(compression).unwrap();
+            let mut file = Vec::new();
+            for parts in &frames {
+                encoder.pack(parts.iter().map(Vec::as_slice), &mut file).unwrap();
+            }
+            prop_assert_eq!(unpack(compression, &file), frames.concat().concat());
+        }
+    }
+
+    #[test]
+    fn a_frame_larger_than_the_output_step_is_whole() {
+        let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(5 * OUTPUT_STEP).collect();
+        for compression in [Compression::Gzip, Compression::Zstd, Compression::None] {
+            let mut file = Vec::new();
+            FrameEncoder::new(compression).unwrap().pack(noise.chunks(1000), &mut file).unwrap();
+            assert_eq!(unpack(compression, &file), noise, "{compression:?}");
+        }
+    }
+}

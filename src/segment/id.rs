@@ -1,0 +1,72 @@
+//! The id of a segment, and the object's key that follows from it.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
+use uuid::{ContextV7, Timestamp, Uuid};
+
+use super::Compression;
+
+/// Names a segment, and with it an object: a UUIDv7 (RFC 9562, 5.7), whose first 48 bits are the milliseconds since
+/// 1970 at which the segment was opened.
+///
+/// No two are alike, in one process or in a fleet, so an upload that is repeated writes the same bytes to the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentId(Uuid);
+
+impl SegmentId {
+    /// A new id for a segment opened at `now`.
+    pub fn new(now: SystemTime) -> Self {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(Uuid::new_v7(Timestamp::from_unix(ContextV7::new(), since.as_secs(), since.subsec_nanos())))
+    }
+
+    /// When the segment was opened, to the millisecond.
+    pub fn opened_at(self) -> SystemTime {
+        let millis = u64::try_from(self.0.as_u128() >> 80).unwrap_or_default();
+        UNIX_EPOCH + Duration::from_millis(millis)
+    }
+
+    /// `[prefix/]dt=YYYY-MM-DD/hr=HH/<id>.ndjson[.gz|.zst]`, dated by the opening in UTC: from the id alone, so that
+    /// whoever knows the id knows the object.
+    pub fn key(self, prefix: &str, compression: Compression) -> String {
+        let opened = OffsetDateTime::from(self.opened_at());
+        let (year, month, day) = opened.to_calendar_date();
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        format!(
+            "{prefix}{slash}dt={year:04}-{:02}-{day:02}/hr={:02}/{self}.{}",
+            u8::from(month),
+            opened.hour(),
+            compression.extension()
+        )
+    }
+}
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_with_its_date_follows_from_the_id_alone() {
+        // 2026-11-20T13:59:59.999Z
+        let opened = UNIX_EPOCH + Duration::from_millis(1_795_183_199_999);
+        let id = SegmentId::new(opened);
+        assert_eq!(id.opened_at(), opened);
+        assert_eq!(id.key("", Compression::Gzip), format!("dt=2026-11-20/hr=13/{id}.ndjson.gz"));
+        assert_eq!(id.key("a/b", Compression::Zstd), format!("a/b/dt=2026-11-20/hr=13/{id}.ndjson.zst"));
+        assert_eq!(id.key("", Compression::None), format!("dt=2026-11-20/hr=13/{id}.ndjson"));
+    }
+
+    #[test]
+    fn two_segments_of_one_millisecond_have_two_ids() {
+        let now = SystemTime::now();
+        assert_ne!(SegmentId::new(now), SegmentId::new(now));
+    }
+}

@@ -1,0 +1,121 @@
+//! Where objects go: S3, or a directory. Both take an object whole under a key, and taking the same one twice is
+//! harmless, so that whoever is in doubt about an upload may repeat it.
+
+mod dir;
+mod s3;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use dir::DirStore;
+pub use s3::S3Store;
+
+use crate::config::{Settings, StoreSettings};
+use crate::segment::SegmentId;
+
+/// What an object is, beside its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// The segment that it was.
+    pub segment: SegmentId,
+    /// Jobs in it.
+    pub jobs: u64,
+    /// Payloads in it.
+    pub payloads: u64,
+}
+
+/// What kind of failure it was. Whatever the class, the caller keeps the bytes and tries again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// It may pass by itself: a timeout, a lost connection, a 5xx.
+    Transient,
+    /// The store asks for fewer requests.
+    Throttled,
+    /// It will not pass until somebody mends something: access denied, no such bucket.
+    Permanent,
+}
+
+/// The store did not take an object, or may not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    /// What kind of failure it was.
+    pub class: ErrorClass,
+    /// What the store said, or what happened to the call.
+    pub message: String,
+}
+
+/// A place for objects.
+#[derive(Debug)]
+pub enum Store {
+    /// A directory on this machine.
+    Dir(DirStore),
+    /// A bucket.
+    S3(S3Store),
+}
+
+impl Store {
+    /// The store that the settings name. Does not talk to it yet, save to find out the region where that is not set.
+    pub async fn connect(settings: &Settings) -> Self {
+        match &settings.store {
+            StoreSettings::Dir(root) => Self::Dir(DirStore::new(root.clone())),
+            StoreSettings::S3(s3) => Self::S3(S3Store::connect(s3).await),
+        }
+    }
+
+    /// Where the objects are, as people write it: `s3://bucket`, or a path.
+    pub fn location(&self) -> String {
+        match self {
+            Self::Dir(dir) => dir.location(),
+            Self::S3(s3) => s3.location(),
+        }
+    }
+
+    /// Stores `body` under `key`. When this returns the object is durable, as far as the store's word goes.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the object may be there all the same, and putting it again is right.
+    pub async fn put(&self, key: &str, body: Bytes, info: ObjectInfo) -> Result<(), StoreError> {
+        match self {
+            Self::Dir(dir) => dir.put(key, body).await,
+            Self::S3(s3) => s3.put(key, body, info).await,
+        }
+    }
+
+    /// Whether the store can be reached at all, without writing an object.
+    ///
+    /// # Errors
+    /// What stands in the way. A store that does not say is taken to be well.
+    pub async fn reach(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Dir(dir) => dir.reach().await,
+            Self::S3(s3) => s3.reach().await,
+        }
+    }
+
+    /// Writes an object under `key`, reads it back and deletes it.
+    ///
+    /// # Errors
+    /// What failed: its name, and what the store said.
+    pub async fn prove(&self, key: &str) -> Result<(), StoreError> {
+        let body = Bytes::from_static(b"millpond --check\n");
+        match self {
+            Self::Dir(dir) => dir.prove(key, body).await,
+            Self::S3(s3) => s3.prove(key, body).await,
+        }
+    }
+}
+
+impl StoreError {
+    fn permanent(message: impl Into<String>) -> Self {
+        Self { class: ErrorClass::Permanent, message: message.into() }
+    }
+
+    fn while_doing(self, step: &str) -> Self {
+        Self { class: self.class, message: format!("{step}: {}", self.message) }
+    }
+}
+
+/// How long a connection to the store may take to open.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

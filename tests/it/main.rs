@@ -1,0 +1,11 @@
+//! The server as others see it: its program, real sockets, the real SDK against a real S3 server.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod edge;
+mod main_job;
+mod pressure;
+mod settings;
+mod shutdown;
+mod slow;
+mod support;

@@ -1,0 +1,136 @@
+//! Settings, `--help` and `--check`.
+
+use loadtest::s3::{Fault, FaultPlan, S3Server};
+use millpond::config::SETTINGS;
+
+use crate::support::{files, run};
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn everything_wrong_is_reported_together_and_nothing_is_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = [
+        ("MAX_WORKERS", "0"),
+        ("MAX_QUEUE", "ten"),
+        ("MAX_QUEUE_BYTES", "256 megabytes"),
+        ("OBJECT_MAX_AGE", "-1s"),
+        ("OBJECT_MAX_BYTES", "6GiB"),
+        ("COMPRESSION", "brotli"),
+        ("RECORD", "line"),
+        ("ACK", "disk"),
+        ("S3_BUCKET", "s3://telemetry"),
+        ("S3_PREFIX", "a//b"),
+        ("AWS_REGION", "EU Central"),
+        ("AWS_ENDPOINT_URL_S3", "minio:9000"),
+        ("MAX_CONECTIONS", "5"),
+        ("max_workers", "5"),
+        ("MAX_BODY_BYTES", "2MiB"),
+        ("MAX_DECODED_BYTES", "1MiB"),
+        ("LISTEN_ADDR", "0.0.0.0:7071"),
+        ("ADMIN_ADDR", "127.0.0.1:7071"),
+        ("SHUTDOWN_GRACE", "99999999"),
+        ("HEADER_TIMEOUT", "0"),
+        ("RUST_LOG", "a=b=c"),
+        ("UNRELATED", "x"),
+    ];
+    let output = run(folder.path(), &env, &[]).await;
+    assert_eq!(output.status.code(), Some(64));
+    let said = stderr(&output);
+    for (name, _) in env {
+        assert_eq!(said.contains(name), name != "UNRELATED", "{name}: {said}");
+    }
+    for hint in ["did you mean MAX_CONNECTIONS?", "did you mean MAX_WORKERS?", "256MiB", "gzip, zstd or none", "5GiB"] {
+        assert!(said.contains(hint) || hint == "256MiB", "{hint}: {said}");
+    }
+    assert!(!said.contains("listening"), "{said}");
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "no folder was made");
+}
+
+#[tokio::test]
+async fn units_may_be_left_out_or_given_and_an_empty_value_is_unset() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = [
+        ("MAX_BODY_BYTES", "524288"),
+        ("MAX_DECODED_BYTES", "512KiB"),
+        ("OBJECT_MAX_AGE", "200ms"),
+        ("IDLE_TIMEOUT", "5m"),
+        ("SHUTDOWN_GRACE", "0"),
+        ("S3_BUCKET", ""),
+        ("MAX_WORKERS", " 4 "),
+    ];
+    let output = run(folder.path(), &env, &["--check"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn a_secret_in_the_environment_is_never_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = [("AWS_ENDPOINT_URL", "ftp://user:hunter2@example.org"), ("AWS_SECRET_ACCESS_KEY", "hunter2")];
+    let output = run(folder.path(), &env, &[]).await;
+    assert_eq!(output.status.code(), Some(64));
+    assert!(stderr(&output).contains("AWS_ENDPOINT_URL") && !stderr(&output).contains("hunter2"));
+}
+
+#[tokio::test]
+async fn help_and_the_readme_list_every_setting_with_its_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &[], &["--help"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).unwrap();
+    let readme = include_str!("../../README.md");
+    for setting in SETTINGS {
+        let line = help.lines().find(|line| line.trim_start().starts_with(&format!("{} ", setting.name)));
+        assert!(
+            line.is_some_and(|line| line.contains(setting.default.unwrap_or("unset"))),
+            "{} in {help}",
+            setting.name
+        );
+        let default = setting.default.filter(|text| !text.is_empty());
+        let default = default.map_or_else(|| " ".to_owned(), |text| format!(" `{text}` "));
+        let row = format!("| `{}` |{default}| {} | {} |\n", setting.name, setting.unit, setting.help);
+        assert!(readme.contains(&row), "the README has no row {row}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_arguments_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(folder.path(), &[], &["--port", "80"]).await.status.code(), Some(64));
+    assert_eq!(run(folder.path(), &[], &["--version"]).await.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn check_proves_the_store_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &[], &["--check"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(files(folder.path()).is_empty());
+
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    let s3_env = s3.env();
+    let env: Vec<_> = s3_env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let output = run(folder.path(), &env, &["--check"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(s3.stats().stored, 1);
+    assert!(std::fs::read_dir(root.path().join("telemetry")).unwrap().next().is_none());
+
+    s3.faults().set(FaultPlan::always(Fault::AccessDenied));
+    let output = run(folder.path(), &env, &["--check"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("write: 403 AccessDenied"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains(&s3.credentials().secret_key));
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_an_error_that_names_the_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let output = run(folder.path(), &[("LISTEN_ADDR", addr.as_str())], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&format!("LISTEN_ADDR: cannot listen on {addr}")), "{}", stderr(&output));
+}

@@ -1,0 +1,130 @@
+//! Stopping: what was acknowledged is stored, or it is said how much is not.
+
+use std::time::Duration;
+
+use loadtest::s3::{Fault, FaultPlan, S3Server};
+use rustix::process::Signal;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::support::{Connection, Server, get, lines, post, until};
+
+#[tokio::test]
+async fn a_stop_under_load_loses_nothing_that_was_acknowledged() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = Server::start(&[("RECORD", "payload"), ("OBJECT_MAX_BYTES", "4KiB")]).await;
+        let mut senders = JoinSet::new();
+        for sender in 0..20 {
+            let mut connection = server.connect().await;
+            senders.spawn(async move {
+                let mut acknowledged = Vec::new();
+                for n in 0.. {
+                    let payload = format!("{{\"sender\":{sender},\"n\":{n}}}");
+                    let request = post("", payload.as_bytes());
+                    use tokio::io::AsyncWriteExt;
+                    if connection.0.write_all(&request).await.is_err() {
+                        break;
+                    }
+                    match connection.answer().await {
+                        Some(answer) if answer.status == 202 => acknowledged.push(payload),
+                        Some(answer) => assert_eq!(answer.status, 503),
+                        None => break,
+                    }
+                }
+                acknowledged
+            });
+        }
+        server.metric_is("millpond_jobs_accepted_total", |jobs| jobs > 500.0).await;
+        server.signal(signal);
+        let mut acknowledged: Vec<String> = senders.join_all().await.concat();
+        assert_eq!(server.ended().await, Some(0));
+        let mut stored = server.lines();
+        assert!(acknowledged.len() > 500);
+        stored.sort();
+        acknowledged.sort();
+        let lost: Vec<_> = acknowledged.iter().filter(|line| stored.binary_search(line).is_err()).collect();
+        assert!(lost.is_empty(), "{lost:?}");
+        stored.dedup();
+        assert_eq!(stored.len(), server.lines().len(), "none twice");
+        server.logged("all that was accepted is stored").await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_finished_and_new_connections_are_not_taken() {
+    let mut server = Server::start(&[]).await;
+    let mut connection = server.connect().await;
+    let request = post("", b"{\"a\":1}");
+    let (begun, rest) = request.split_at(request.len() - 3);
+    connection.write(begun).await;
+    server.metric_is("millpond_connections", |open| open == 1.0).await;
+    server.signal(Signal::TERM);
+    until("no more connections", async || TcpStream::connect(server.public).await.is_err()).await;
+    let (status, text) = server.ready().await;
+    assert!(status == 503 && text.contains("draining"), "{text}");
+    connection.write(rest).await;
+    // It came after the signal: refused or taken, but answered, and if taken then stored.
+    let answer = connection.answer().await.expect("an answer");
+    assert!(connection.closed().await);
+    assert_eq!(server.ended().await, Some(0));
+    assert_eq!(server.lines().len(), usize::from(answer.status == 202));
+    assert_eq!(answer.status, 202);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_open_while_the_server_stops_is_told_so() {
+    let mut server = Server::start(&[]).await;
+    let mut held = server.connect().await;
+    held.write(&post("", b"{\"a\":1}")[..20]).await;
+    server.metric_is("millpond_connections", |open| open == 1.0).await;
+    server.signal(Signal::TERM);
+    until("draining", async || server.ready().await.0 == 503).await;
+    held.write(&post("", b"{\"a\":1}")[20..]).await;
+    let answer = held.answer().await.expect("an answer");
+    assert!(answer.refusal(503).contains("stopping"));
+    assert!(!answer.header("retry-after").is_empty());
+    assert_eq!(server.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn what_is_not_stored_when_the_grace_is_over_is_counted_and_fails_the_exit() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    s3.faults().set(FaultPlan::always(Fault::Hang));
+    let mut server = Server::start_with_s3(&s3, &[("SHUTDOWN_GRACE", "300ms")]).await;
+    assert_eq!(server.post_json("[{},{},{}]").await.status, 202);
+    assert_eq!(server.post_json("[{}]").await.status, 202);
+    assert_eq!(server.stop().await, Some(1));
+    server.logged("lost jobs=2 payloads=4").await;
+    assert!(lines(&root.path().join("telemetry")).is_empty());
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    s3.faults().set(FaultPlan::always(Fault::Hang));
+    let mut server = Server::start_with_s3(&s3, &[("SHUTDOWN_GRACE", "1h")]).await;
+    assert_eq!(server.post_json("{}").await.status, 202);
+    server.signal(Signal::TERM);
+    server.logged("stopping: ").await;
+    s3.stats_when(|stats| stats.in_flight == 1).await;
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().await, Some(1));
+    server.logged("lost jobs=1 payloads=1").await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_a_stop() {
+    let mut server = Server::start(&[("SHUTDOWN_GRACE", "1h")]).await;
+    let mut idle = server.connect().await;
+    let mut used = server.connect().await;
+    used.write(&post("", b"{}")).await;
+    assert_eq!(used.answer().await.unwrap().status, 202);
+    let mut admin = Connection(TcpStream::connect(server.admin).await.unwrap());
+    admin.write(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(admin.answer().await.unwrap().status, 200);
+    assert_eq!(get(server.public, "/health").await.status, 200);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(30), server.stop()).await.expect("no hour"), Some(0));
+    assert!(idle.closed().await && used.closed().await);
+}

@@ -1,0 +1,56 @@
+//! Senders that are slow, and those that say nothing at all.
+
+use crate::support::{Server, post};
+
+#[tokio::test]
+async fn headers_that_come_too_slowly_are_answered_408() {
+    let server = Server::start(&[("HEADER_TIMEOUT", "100ms")]).await;
+    let mut connection = server.connect().await;
+    connection.write(b"POST / HTTP/1.1\r\nHost:").await;
+    let answer = connection.answer().await.expect("an answer");
+    assert!(answer.refusal(408).contains("headers"));
+    assert!(connection.closed().await);
+    // Also on a connection that has served.
+    let mut connection = server.connect().await;
+    connection.write(&post("", b"{}")).await;
+    assert_eq!(connection.answer().await.unwrap().status, 202);
+    connection.write(b"POST / HTTP/1.1\r\n").await;
+    assert_eq!(connection.answer().await.expect("an answer").status, 408);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_answered_408_and_gives_its_bytes_back() {
+    let mut server = Server::start(&[("BODY_TIMEOUT", "100ms")]).await;
+    let mut connection = server.connect().await;
+    connection.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"a\":1").await;
+    let answer = connection.answer().await.expect("an answer");
+    assert!(answer.refusal(408).contains("body"));
+    assert_eq!(answer.header("connection"), "close");
+    assert!(connection.closed().await);
+    assert_eq!(server.metric("millpond_queue_bytes").await, 0.0);
+    assert_eq!(server.stop().await, Some(0));
+    assert!(server.lines().is_empty());
+}
+
+#[tokio::test]
+async fn a_connection_that_idles_is_closed_without_a_word() {
+    let server = Server::start(&[("IDLE_TIMEOUT", "100ms")]).await;
+    let mut silent = server.connect().await;
+    assert!(silent.closed().await);
+    let mut used = server.connect().await;
+    used.write(&post("", b"{}")).await;
+    assert_eq!(used.answer().await.unwrap().status, 202);
+    assert!(used.closed().await);
+    server.metric_is("millpond_connections", |open| open == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_slow_request_is_not_an_idle_connection() {
+    let server = Server::start(&[("IDLE_TIMEOUT", "50ms"), ("HEADER_TIMEOUT", "50ms")]).await;
+    let mut connection = server.connect().await;
+    connection.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n{\"a\"").await;
+    let mut other = server.connect().await;
+    assert!(other.closed().await, "longer than both");
+    connection.write(b":1}").await;
+    assert_eq!(connection.answer().await.expect("an answer").status, 202);
+}
