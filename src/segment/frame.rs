@@ -10,7 +10,8 @@ use super::Compression;
 
 /// Level 1 of either codec: at telemetry's rates the processor is dearer than the bytes.
 const LEVEL: u8 = 1;
-/// Room for compressed bytes is added in steps of this.
+/// deflate writes into a buffer of this size, set up once: flate2 clears what it is given before it writes there, and to
+/// clear what a segment has left took half of the server's time.
 const OUTPUT_STEP: usize = 64 * 1024;
 /// A gzip header (RFC 1952, 2.3): deflate, no name, no time, fastest level, unknown system.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
@@ -19,7 +20,7 @@ const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
 pub struct FrameEncoder(Codec);
 
 enum Codec {
-    Gzip(Box<Compress>),
+    Gzip(Box<Compress>, Box<[u8]>),
     /// With the lines gathered, so that the codec sees them whole and the frame's header says how many bytes they are.
     Zstd(Box<Compressor<'static>>, Vec<u8>),
     None,
@@ -31,7 +32,8 @@ impl FrameEncoder {
     pub fn new(compression: Compression) -> io::Result<Self> {
         Ok(Self(match compression {
             Compression::Gzip => {
-                Codec::Gzip(Box::new(Compress::new(flate2::Compression::new(u32::from(LEVEL)), false)))
+                let deflate = Compress::new(flate2::Compression::new(u32::from(LEVEL)), false);
+                Codec::Gzip(Box::new(deflate), vec![0; OUTPUT_STEP].into_boxed_slice())
             }
             Compression::Zstd => {
                 let mut compressor = Compressor::new(i32::from(LEVEL))?;
@@ -49,7 +51,7 @@ impl FrameEncoder {
     pub fn pack<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> io::Result<()> {
         let start = out.len();
         let packed = match &mut self.0 {
-            Codec::Gzip(deflate) => pack_gzip(deflate, parts, out),
+            Codec::Gzip(deflate, buffer) => pack_gzip(deflate, buffer, parts, out),
             Codec::Zstd(compressor, lines) => {
                 lines.clear();
                 parts.for_each(|part| lines.extend_from_slice(part));
@@ -67,15 +69,20 @@ impl FrameEncoder {
     }
 }
 
-fn pack_gzip<'a>(deflate: &mut Compress, parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> io::Result<()> {
+fn pack_gzip<'a>(
+    deflate: &mut Compress,
+    buffer: &mut [u8],
+    parts: impl Iterator<Item = &'a [u8]>,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
     deflate.reset();
     out.extend_from_slice(&GZIP_HEADER);
     let mut crc = Crc::new();
     for part in parts {
         crc.update(part);
-        feed(deflate, part, FlushCompress::None, out)?;
+        feed(deflate, buffer, part, FlushCompress::None, out)?;
     }
-    feed(deflate, &[], FlushCompress::Finish, out)?;
+    feed(deflate, buffer, &[], FlushCompress::Finish, out)?;
     out.extend_from_slice(&crc.sum().to_le_bytes());
     // Modulo 2^32, as the format has it.
     out.extend_from_slice(&crc.amount().to_le_bytes());
@@ -83,15 +90,19 @@ fn pack_gzip<'a>(deflate: &mut Compress, parts: impl Iterator<Item = &'a [u8]>, 
 }
 
 /// Drives deflate until it has taken all of `input` and, when finishing, has given all of its output.
-fn feed(deflate: &mut Compress, mut input: &[u8], flush: FlushCompress, out: &mut Vec<u8>) -> io::Result<()> {
+fn feed(
+    deflate: &mut Compress,
+    buffer: &mut [u8],
+    mut input: &[u8],
+    flush: FlushCompress,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
+    let amount = |after: u64, before: u64| usize::try_from(after - before).unwrap_or(usize::MAX);
     loop {
-        if out.capacity() - out.len() < OUTPUT_STEP / 2 {
-            out.reserve(OUTPUT_STEP);
-        }
-        let before = deflate.total_in();
-        let status = deflate.compress_vec(input, out, flush).map_err(io::Error::other)?;
-        let taken = usize::try_from(deflate.total_in() - before).unwrap_or(usize::MAX);
-        input = input.get(taken..).unwrap_or_default();
+        let (before_in, before_out) = (deflate.total_in(), deflate.total_out());
+        let status = deflate.compress(input, buffer, flush).map_err(io::Error::other)?;
+        input = input.get(amount(deflate.total_in(), before_in)..).unwrap_or_default();
+        out.extend_from_slice(buffer.get(..amount(deflate.total_out(), before_out)).unwrap_or_default());
         let finishing = matches!(flush, FlushCompress::Finish);
         let done = if finishing { status == Status::StreamEnd } else { input.is_empty() };
         if done {
