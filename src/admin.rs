@@ -16,24 +16,30 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use serde::Serialize;
 
-use crate::health::Health;
+use crate::dispatcher::Outlet;
+use crate::health::{Health, Trouble};
 use crate::metrics::Metrics;
 use crate::queue::Depth;
-use crate::spool::Backlog;
+use crate::spool::{Backlog, Spool};
 
 const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// What the admin routes look at.
 pub struct Admin {
-    /// What stands in the way.
-    pub health: Arc<Health>,
-    /// All metrics.
-    pub metrics: Arc<Metrics>,
-    /// How full the queue is.
-    pub depth: Depth,
-    /// Sealed segments that no worker has taken.
-    pub backlog: Arc<Backlog>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    depth: Depth,
+    backlog: Arc<Backlog>,
+    spool: Arc<Spool>,
+}
+
+impl Admin {
+    /// Looks at these.
+    pub fn new(outlet: &Outlet, depth: Depth) -> Self {
+        let Outlet { spool, backlog, health, metrics } = outlet.clone();
+        Self { health, metrics, depth, backlog, spool }
+    }
 }
 
 /// The admin routes as a service for a listener.
@@ -64,7 +70,11 @@ impl Service<Request<Incoming>> for AdminService {
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.metrics.render(admin.depth.now(), admin.backlog.len()) {
+    match admin.metrics.render(
+        admin.depth.now(),
+        admin.backlog.len(),
+        admin.spool.space().map_or(0, |space| space.used()),
+    ) {
         Ok(text) => ([(CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "cannot render the metrics");
@@ -90,14 +100,22 @@ struct Reason {
     since: Option<u64>,
 }
 
+impl Reason {
+    fn of(what: &'static str, trouble: Trouble) -> Self {
+        let since = trouble.since.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).ok();
+        Self { what, detail: Some(trouble.message), since }
+    }
+}
+
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let mut reasons = Vec::new();
     if admin.health.is_draining() {
         reasons.push(Reason { what: "draining", detail: None, since: None });
     }
-    if let Some(trouble) = admin.health.store_trouble() {
-        let since = trouble.since.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).ok();
-        reasons.push(Reason { what: "store", detail: Some(trouble.message), since });
+    let troubles = [("spool", admin.health.spool_trouble()), ("store", admin.health.store_trouble())];
+    reasons.extend(troubles.into_iter().filter_map(|(what, trouble)| Some(Reason::of(what, trouble?))));
+    if admin.spool.space().is_some_and(|space| space.is_nearly_full()) {
+        reasons.push(Reason { what: "spool full", detail: None, since: None });
     }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let readiness = Readiness { ready: reasons.is_empty(), reasons };

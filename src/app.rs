@@ -1,5 +1,6 @@
 //! The wiring, and the order in which it is taken apart.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,22 +8,25 @@ use anyhow::{Context, anyhow, bail};
 use prometheus::{IntGauge, Registry};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, AdminService};
-use crate::config::Settings;
-use crate::dispatcher::Dispatcher;
+use crate::config::{Ack, Settings};
+use crate::disk::Disk;
+use crate::dispatcher::{Dispatcher, Outlet};
 use crate::health::Health;
 use crate::http::{self, Edge, Limits, Public};
 use crate::metrics::{Balance, Metrics};
-use crate::queue::queue;
-use crate::spool::Backlog;
+use crate::queue::{JobReceiver, queue};
+use crate::spool::{Backlog, SealedSegment, Spool};
 use crate::store::Store;
 use crate::worker::{UploadLimit, Uploads, backoff};
 
-/// Sealed segments that may wait for a worker: with one, and every worker busy, the dispatcher stops taking jobs.
+/// How often to look for what other processes have left in the spool.
+const ADOPT_INTERVAL: Duration = Duration::from_secs(2);
+/// Sealed segments that may wait for a worker in memory: with one, and every worker busy, the dispatcher stops taking jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
 /// Of the time that a shutdown has, senders get at most this share to finish their requests.
 const REQUESTS_SHARE: f64 = 0.4;
@@ -49,28 +53,60 @@ pub struct Stop {
     pub at_once: CancellationToken,
 }
 
-/// Runs the server until it is told to stop.
+/// How it went.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// The ledger at the end.
+    pub balance: Balance,
+    /// Whether what waits survives the process.
+    pub is_durable: bool,
+}
+
+/// The spool that the settings ask for, and what dead processes have left in it.
+///
+/// # Errors
+/// When its folder cannot be read or written.
+pub fn open_spool(settings: &Settings, disk: Arc<dyn Disk>) -> anyhow::Result<(Spool, Vec<SealedSegment>)> {
+    let compression = settings.objects.compression;
+    match settings.http.ack {
+        Ack::Memory => Ok((Spool::in_memory(compression), Vec::new())),
+        Ack::Disk | Ack::Stored => Spool::on_disk(&settings.spool, compression, disk)
+            .with_context(|| format!("SPOOL_DIR={} cannot be used", settings.spool.dir.display())),
+    }
+}
+
+/// Runs the server until it is told to stop, beginning with the segments that are `left`.
 ///
 /// # Errors
 /// When it cannot be set up, or a part of it ended that never should.
-pub async fn run(settings: Settings, listeners: Listeners, stop: Stop) -> anyhow::Result<Balance> {
+pub async fn run(
+    settings: Settings,
+    (spool, left): (Spool, Vec<SealedSegment>),
+    listeners: Listeners,
+    stop: Stop,
+) -> anyhow::Result<Ended> {
     let metrics = Arc::new(Metrics::new(Registry::new()).context("the metrics cannot be declared")?);
+    let spool = Arc::new(spool);
+    let is_durable = spool.is_durable();
     let health = Arc::new(Health::default());
-    let (jobs, receiver) = queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&metrics.ledger));
-    let backlog = Arc::new(Backlog::new(BACKLOG_MAX_SEGMENTS));
+    let backlog = Arc::new(Backlog::new(if is_durable { usize::MAX } else { BACKLOG_MAX_SEGMENTS }));
+    let outlet = Outlet { spool, backlog, health, metrics };
+    let (jobs, receiver) = queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&outlet.metrics.ledger));
     let store = Arc::new(Store::connect(&settings).await);
     tracing::info!(store = store.location(), "objects go here");
+    outlet.metrics.segments_adopted.inc_by(left.len() as u64);
+    outlet.backlog.add(left);
 
-    let mut pipeline = Pipeline::start(&settings, receiver, &backlog, &store, &health, &metrics)?;
+    let mut pipeline = Pipeline::start(&settings, receiver, &outlet, &store)?;
     let mut aside = JoinSet::new();
-    aside.spawn(reach(Arc::clone(&store), Arc::clone(&health), Arc::clone(&metrics)));
-    let admin = Admin { health: Arc::clone(&health), metrics: Arc::clone(&metrics), depth: jobs.depth(), backlog };
-    aside.spawn(serve_admin(listeners.admin, admin));
+    aside.spawn(reach(Arc::clone(&store), outlet.clone()));
+    aside.spawn(adopt(outlet.clone()));
+    aside.spawn(serve_admin(listeners.admin, Admin::new(&outlet, jobs.depth())));
 
     let requests = CancellationToken::new();
-    let edge = Edge::new(settings.http.clone(), jobs, Arc::clone(&health), Arc::clone(&metrics));
+    let edge = Edge::new(&settings, jobs, outlet.clone(), store);
     let mut public = JoinSet::new();
-    public.spawn(serve_public(listeners.public, edge, &settings, &metrics, requests.clone()));
+    public.spawn(serve_public(listeners.public, edge, &settings, &outlet.metrics, requests.clone()));
 
     tokio::select! {
         () = stop.gently.cancelled() => {}
@@ -81,7 +117,7 @@ pub async fn run(settings: Settings, listeners: Listeners, stop: Stop) -> anyhow
     tracing::info!(grace = ?settings.shutdown_grace, "stopping: requests in flight are finished, then the queue is drained");
     let began = Instant::now();
     let deadline = began + settings.shutdown_grace;
-    health.drain();
+    outlet.health.drain();
     requests.cancel();
     let drained = async {
         let requests_deadline = began + settings.shutdown_grace.mul_f64(REQUESTS_SHARE);
@@ -99,8 +135,9 @@ pub async fn run(settings: Settings, listeners: Listeners, stop: Stop) -> anyhow
         },
         () = stop.at_once.cancelled() => tracing::warn!("stopping at once"),
     }
-    pipeline.abort().await;
-    Ok(metrics.ledger.balance())
+    pipeline.abort();
+    outlet.spool.close();
+    Ok(Ended { balance: outlet.metrics.ledger.balance(), is_durable })
 }
 
 async fn serve_admin(listener: TcpListener, admin: Admin) {
@@ -130,52 +167,55 @@ fn serve_public(
 }
 
 /// Looks for the store until it has been seen once, so that `/ready` tells of a missing bucket before the first upload.
-async fn reach(store: Arc<Store>, health: Arc<Health>, metrics: Arc<Metrics>) {
+async fn reach(store: Arc<Store>, outlet: Outlet) {
     let mut failures = 0;
-    while metrics.objects.get() == 0 {
+    while outlet.metrics.objects.get() == 0 {
         match store.reach().await {
-            Ok(()) => return health.store_answered(),
-            Err(error) => health.store_failed(&error),
+            Ok(()) => return outlet.health.store_answered(),
+            Err(error) => outlet.health.store_failed(&error),
         }
         sleep(backoff::delay(failures, fastrand::f64())).await;
         failures = failures.saturating_add(1);
     }
 }
 
+/// Looks now and then for processes that share the spool and have died since, or have stopped and left something.
+async fn adopt(outlet: Outlet) {
+    while outlet.spool.is_durable() {
+        sleep(ADOPT_INTERVAL).await;
+        let spool = Arc::clone(&outlet.spool);
+        let adopted = tokio::task::spawn_blocking(move || spool.adopt()).await;
+        match adopted.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(segments) => {
+                outlet.metrics.segments_adopted.inc_by(segments.len() as u64);
+                outlet.backlog.add(segments);
+            }
+            Err(error) => tracing::warn!(%error, "cannot look for what dead processes have left"),
+        }
+    }
+}
+
 /// The dispatcher and its workers. None of them ends before the queue is closed, and all of them do then.
 struct Pipeline {
-    tasks: JoinSet<anyhow::Result<()>>,
+    tasks: JoinSet<()>,
 }
 
 impl Pipeline {
-    fn start(
-        settings: &Settings,
-        receiver: crate::queue::JobReceiver,
-        backlog: &Arc<Backlog>,
-        store: &Arc<Store>,
-        health: &Arc<Health>,
-        metrics: &Arc<Metrics>,
-    ) -> anyhow::Result<Self> {
-        let dispatcher = Dispatcher::new(receiver, settings.objects, Arc::clone(backlog), Arc::clone(metrics))
-            .context("the codec cannot be set up")?;
+    fn start(settings: &Settings, receiver: JobReceiver, outlet: &Outlet, store: &Arc<Store>) -> anyhow::Result<Self> {
+        let dispatcher =
+            Dispatcher::new(receiver, settings.objects, outlet.clone()).context("the codec cannot be set up")?;
         let uploads = Arc::new(Uploads {
-            backlog: Arc::clone(backlog),
+            outlet: outlet.clone(),
             store: Arc::clone(store),
             limit: UploadLimit::new(settings.max_workers),
-            health: Arc::clone(health),
-            metrics: Arc::clone(metrics),
             prefix: settings.prefix.clone(),
-            compression: settings.objects.compression,
         });
-        metrics.upload_limit.set(i64::try_from(settings.max_workers).unwrap_or(i64::MAX));
+        outlet.metrics.upload_limit.set(i64::try_from(settings.max_workers).unwrap_or(i64::MAX));
         let mut tasks = JoinSet::new();
-        tasks.spawn_blocking(move || Handle::current().block_on(dispatcher.run()).context("packing failed"));
+        tasks.spawn_blocking(move || Handle::current().block_on(dispatcher.run()));
         for _ in 0..settings.max_workers {
             let uploads = Arc::clone(&uploads);
-            tasks.spawn(async move {
-                uploads.work().await;
-                Ok(())
-            });
+            tasks.spawn(async move { uploads.work().await });
         }
         Ok(Self { tasks })
     }
@@ -183,22 +223,21 @@ impl Pipeline {
     /// Waits for a task to end, which is an error as long as the queue is open.
     async fn ended(&mut self) -> anyhow::Error {
         match self.tasks.join_next().await {
-            Some(Ok(Err(error))) => error,
             Some(Err(error)) => anyhow!(error),
-            Some(Ok(Ok(()))) | None => anyhow!("a task returned"),
+            Some(Ok(())) | None => anyhow!("a task returned"),
         }
     }
 
     /// Waits until everything in the queue is in the store.
     async fn drained(&mut self) -> anyhow::Result<()> {
         while let Some(ended) = self.tasks.join_next().await {
-            ended.map_err(|error: JoinError| anyhow!(error)).and_then(|result| result)?;
+            ended?;
         }
         Ok(())
     }
 
     /// Ends the workers where they are. The dispatcher's thread cannot be ended; it goes with the process.
-    async fn abort(&mut self) {
+    fn abort(&mut self) {
         self.tasks.abort_all();
     }
 }

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -38,14 +39,23 @@ pub struct Settings {
     pub objects: ObjectSettings,
     /// Concurrent uploads.
     pub max_workers: usize,
-    /// What an answer promises at least.
-    pub ack: Ack,
+    /// Where segments live until they are stored.
+    pub spool: SpoolSettings,
     /// The admin listener's address; port 0 picks one.
     pub admin_addr: SocketAddr,
     /// From the signal to the exit.
     pub shutdown_grace: Duration,
     /// How the server logs.
     pub log: LogSettings,
+}
+
+/// Where segments live until they are stored, unless `ACK=memory` keeps them in memory.
+#[derive(Debug, Clone)]
+pub struct SpoolSettings {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Bytes in it, of every segment that is not stored yet.
+    pub max_bytes: usize,
 }
 
 /// Where objects go.
@@ -89,6 +99,10 @@ pub struct HttpSettings {
     pub max_decoded_bytes: usize,
     /// What a stored line holds.
     pub record: Record,
+    /// What an answer promises at least.
+    pub ack: Ack,
+    /// How long an answer waits for what it is to promise.
+    pub ack_timeout: Duration,
 }
 
 /// The queue's two capacities; whichever is hit first is full.
@@ -107,6 +121,8 @@ pub struct ObjectSettings {
     pub max_bytes: usize,
     /// Sealed at this age.
     pub max_age: Duration,
+    /// Sealed this long after a job came that somebody waits to see stored.
+    pub stored_linger: Duration,
     /// The codec of a segment's frames.
     pub compression: Compression,
 }
@@ -120,11 +136,34 @@ pub struct LogSettings {
     pub json: bool,
 }
 
-/// What an acknowledgement means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What an acknowledgement means; the later ones promise more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ack {
     /// The job is in the queue.
     Memory,
+    /// Its frame is durable in the spool.
+    Disk,
+    /// Its object is in the store.
+    Stored,
+}
+
+impl Ack {
+    /// As it is written in settings, requests and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Stored => "stored",
+        }
+    }
+}
+
+impl FromStr for Ack {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        [Self::Memory, Self::Disk, Self::Stored].into_iter().find(|ack| ack.name() == name).ok_or(())
+    }
 }
 
 /// All that is wrong with the settings, each with its name and what was expected.
@@ -149,6 +188,7 @@ impl std::error::Error for SettingsError {}
 #[derive(Debug, Default, Deserialize)]
 struct Raw {
     ack: Option<String>,
+    ack_timeout: Option<String>,
     admin_addr: Option<String>,
     aws_endpoint_url: Option<String>,
     aws_endpoint_url_s3: Option<String>,
@@ -174,7 +214,10 @@ struct Raw {
     s3_prefix: Option<String>,
     s3_timeout: Option<String>,
     shutdown_grace: Option<String>,
+    spool_dir: Option<String>,
+    spool_max_bytes: Option<String>,
     store_dir: Option<String>,
+    stored_linger: Option<String>,
 }
 
 impl Settings {
@@ -270,14 +313,28 @@ impl Check {
         let dir = self.get("STORE_DIR", &raw.store_dir, parse::path);
         let prefix = self.get("S3_PREFIX", &raw.s3_prefix, parse::prefix);
         let admin_addr = self.get("ADMIN_ADDR", &raw.admin_addr, parse::address);
-        let http = self.http(raw, admin_addr);
+        let stored_linger = self.get("STORED_LINGER", &raw.stored_linger, parse::duration);
+        let http = self.http(raw, admin_addr, stored_linger);
         let max_jobs = self.get("MAX_QUEUE", &raw.max_queue, |s| parse::count(s, 1..=100_000_000));
         let max_queue_bytes = self.get("MAX_QUEUE_BYTES", &raw.max_queue_bytes, parse::positive_size);
         let max_object_bytes = self.get("OBJECT_MAX_BYTES", &raw.object_max_bytes, parse::object_size);
         let max_age = self.get("OBJECT_MAX_AGE", &raw.object_max_age, parse::positive_duration);
         let compression = self.get("COMPRESSION", &raw.compression, parse::compression);
         let max_workers = self.get("MAX_WORKERS", &raw.max_workers, |s| parse::count(s, 1..=1024));
-        let ack = self.get("ACK", &raw.ack, parse::ack);
+        let spool_dir = self.get("SPOOL_DIR", &raw.spool_dir, parse::path);
+        let spool_max_bytes = self.get("SPOOL_MAX_BYTES", &raw.spool_max_bytes, parse::positive_size);
+        if let (Some(object), Some(spool)) = (max_object_bytes, spool_max_bytes) {
+            self.contradicts(
+                object > spool,
+                "OBJECT_MAX_BYTES is over SPOOL_MAX_BYTES: an object has to fit into the spool, so raise the second or lower the first",
+            );
+        }
+        if let (None, Some(store), Some(spool)) = (&bucket, &dir, &spool_dir) {
+            self.contradicts(
+                store.starts_with(spool) || spool.starts_with(store),
+                "STORE_DIR and SPOOL_DIR are one folder, or one is in the other: give each a folder of its own",
+            );
+        }
         let shutdown_grace = self.get("SHUTDOWN_GRACE", &raw.shutdown_grace, parse::duration);
         let filter = self.get("RUST_LOG", &raw.rust_log, parse::log_filter);
         let json = self.get("LOG_FORMAT", &raw.log_format, parse::log_format);
@@ -296,16 +353,26 @@ impl Check {
             prefix: prefix?,
             http: http?,
             queue: QueueSettings { max_jobs: max_jobs?, max_bytes: max_queue_bytes? },
-            objects: ObjectSettings { max_bytes: max_object_bytes?, max_age: max_age?, compression: compression? },
+            objects: ObjectSettings {
+                max_bytes: max_object_bytes?,
+                max_age: max_age?,
+                stored_linger: stored_linger?,
+                compression: compression?,
+            },
             max_workers: max_workers?,
-            ack: ack?,
+            spool: SpoolSettings { dir: spool_dir?, max_bytes: spool_max_bytes? },
             admin_addr: admin_addr?,
             shutdown_grace: shutdown_grace?,
             log: LogSettings { filter: filter?, json: json? },
         })
     }
 
-    fn http(&mut self, raw: &Raw, admin_addr: Option<SocketAddr>) -> Option<HttpSettings> {
+    fn http(
+        &mut self,
+        raw: &Raw,
+        admin_addr: Option<SocketAddr>,
+        stored_linger: Option<Duration>,
+    ) -> Option<HttpSettings> {
         let listen_addr = self.get("LISTEN_ADDR", &raw.listen_addr, parse::address);
         let max_connections = self.get("MAX_CONNECTIONS", &raw.max_connections, |s| parse::count(s, 1..=1_000_000));
         let header_timeout = self.get("HEADER_TIMEOUT", &raw.header_timeout, parse::positive_duration);
@@ -314,6 +381,14 @@ impl Check {
         let max_body_bytes = self.get("MAX_BODY_BYTES", &raw.max_body_bytes, parse::positive_size);
         let max_decoded_bytes = self.get("MAX_DECODED_BYTES", &raw.max_decoded_bytes, parse::positive_size);
         let record = self.get("RECORD", &raw.record, parse::record);
+        let ack = self.get("ACK", &raw.ack, parse::ack);
+        let ack_timeout = self.get("ACK_TIMEOUT", &raw.ack_timeout, parse::positive_duration);
+        if let (Some(linger), Some(wait)) = (stored_linger, ack_timeout) {
+            self.contradicts(
+                linger > wait,
+                "STORED_LINGER is over ACK_TIMEOUT: no answer would ever wait long enough, so raise the second or lower the first",
+            );
+        }
         if let (Some(public), Some(admin)) = (listen_addr, admin_addr) {
             self.contradicts(
                 parse::collide(public, admin),
@@ -335,6 +410,8 @@ impl Check {
             max_body_bytes: max_body_bytes?,
             max_decoded_bytes: max_decoded_bytes?,
             record: record?,
+            ack: ack?,
+            ack_timeout: ack_timeout?,
         })
     }
 }

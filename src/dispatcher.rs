@@ -1,24 +1,27 @@
 //! Drains the queue, packs what waits into frames, commits each to the open segment, acknowledges its jobs, and seals the
-//! segment when it is full or old enough.
+//! segment when it is full, old enough or waited for.
 //!
-//! Compressing blocks, so [`Dispatcher::run`] belongs on a thread of its own.
+//! Compressing and syncing block, so [`Dispatcher::run`] belongs on a thread of its own.
 
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::ObjectSettings;
+use crate::health::Health;
 use crate::metrics::{Metrics, SealReason};
-use crate::queue::{Job, JobReceiver};
+use crate::queue::{Job, JobReceiver, Receipt};
 use crate::segment::FrameEncoder;
-use crate::spool::{Backlog, OpenSegment};
+use crate::spool::{Backlog, OpenSegment, Spool, SpoolError};
 
 /// Jobs are taken out of the queue by so many at most.
 const DRAIN_MAX_JOBS: usize = 1024;
 /// A frame is closed when it holds this many bytes of lines: enough for the codec to do well, little beside an object.
 const FRAME_MAX_BYTES: usize = 512 * 1024;
+/// A spool that fails is tried so often while nobody sends.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The one that drains the queue.
 pub struct Dispatcher {
@@ -27,87 +30,149 @@ pub struct Dispatcher {
     drained: Vec<Job>,
     encoder: FrameEncoder,
     limits: ObjectSettings,
-    backlog: Arc<Backlog>,
-    metrics: Arc<Metrics>,
+    outlet: Outlet,
+}
+
+/// What the dispatcher's segments pass through.
+#[derive(Clone)]
+pub struct Outlet {
+    /// Where segments live.
+    pub spool: Arc<Spool>,
+    /// Where sealed ones wait.
+    pub backlog: Arc<Backlog>,
+    /// Whether the spool takes commits.
+    pub health: Arc<Health>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// When the open segment is to be sealed, and why.
+#[derive(Clone, Copy)]
+struct Due {
+    at: Instant,
+    reason: SealReason,
 }
 
 impl Dispatcher {
-    /// A dispatcher between `queue` and `backlog`.
+    /// A dispatcher between `queue` and `outlet`.
     ///
     /// # Errors
     /// When the codec cannot be set up.
-    pub fn new(
-        queue: JobReceiver,
-        limits: ObjectSettings,
-        backlog: Arc<Backlog>,
-        metrics: Arc<Metrics>,
-    ) -> io::Result<Self> {
+    pub fn new(queue: JobReceiver, limits: ObjectSettings, outlet: Outlet) -> io::Result<Self> {
         let encoder = FrameEncoder::new(limits.compression)?;
-        Ok(Self { queue, drained: Vec::new(), encoder, limits, backlog, metrics })
+        Ok(Self { queue, drained: Vec::new(), encoder, limits, outlet })
     }
 
     /// Runs until the queue is closed and all that was in it is in sealed segments; then closes the backlog.
-    ///
-    /// # Errors
-    /// When the codec fails.
-    pub async fn run(mut self) -> io::Result<()> {
-        let backlog = Arc::clone(&self.backlog);
+    pub async fn run(mut self) {
+        let outlet = self.outlet.clone();
         loop {
             // A segment that is open has a place to be sealed into; without a place, no job is taken.
-            let slot = backlog.slot().await;
+            let slot = outlet.backlog.slot().await;
             if !self.drain().await {
                 break;
             }
-            let mut segment = OpenSegment::open(SystemTime::now(), self.limits.max_bytes);
-            let reason = self.fill(&mut segment).await?;
+            let mut segment = match outlet.spool.open(SystemTime::now(), self.limits.max_bytes) {
+                Ok(segment) => segment,
+                Err(error) => {
+                    self.refuse_all(&error);
+                    continue;
+                }
+            };
+            let reason = self.fill(&mut segment).await;
+            if segment.is_empty() {
+                outlet.spool.discard(segment);
+                continue;
+            }
             let sealed = segment.seal();
-            self.metrics.sealed(reason);
-            self.metrics.segment_bytes.observe(sealed.body.len() as f64);
-            self.metrics.segment_age_seconds.observe(sealed.age.as_secs_f64());
+            outlet.metrics.sealed(reason);
+            outlet.metrics.segment_bytes.observe(sealed.len as f64);
+            outlet.metrics.segment_age_seconds.observe(sealed.age.unwrap_or_default().as_secs_f64());
             slot.fill(sealed);
         }
-        backlog.close();
-        Ok(())
+        outlet.backlog.close();
     }
 
     /// Waits until there are jobs to pack; false when the queue is closed and empty.
     async fn drain(&mut self) -> bool {
-        !self.drained.is_empty() || self.queue.recv_many(&mut self.drained, DRAIN_MAX_JOBS).await > 0
+        if !self.drained.is_empty() {
+            return true;
+        }
+        loop {
+            let failing = self.outlet.health.spool_trouble().is_some();
+            tokio::select! {
+                taken = self.queue.recv_many(&mut self.drained, DRAIN_MAX_JOBS) => return taken > 0,
+                // Otherwise a load balancer that has heard of the trouble would keep away for good.
+                () = sleep(PROBE_INTERVAL), if failing => match self.outlet.spool.probe() {
+                    Ok(()) => self.outlet.health.spool_answered(),
+                    Err(error) => self.outlet.health.spool_failed(&error),
+                }
+            }
+        }
     }
 
     /// Commits jobs to `segment` until it has to be sealed.
-    async fn fill(&mut self, segment: &mut OpenSegment) -> io::Result<SealReason> {
-        let deadline = segment.opened() + self.limits.max_age;
+    async fn fill(&mut self, segment: &mut OpenSegment) -> SealReason {
+        let mut due = Due { at: segment.opened() + self.limits.max_age, reason: SealReason::Age };
         loop {
             while !self.drained.is_empty() {
-                self.commit(segment)?;
+                let count = frame_jobs(&self.drained);
+                let linger = Instant::now() + self.limits.stored_linger;
+                if linger < due.at && self.drained.iter().take(count).any(|job| job.is_urgent) {
+                    due = Due { at: linger, reason: SealReason::Urgent };
+                }
+                if let Err(error) = self.commit(segment, count) {
+                    self.refuse(count, &error);
+                    return SealReason::Fault;
+                }
                 if segment.len() >= self.limits.max_bytes {
-                    return Ok(SealReason::Size);
+                    return SealReason::Size;
                 }
             }
             tokio::select! {
                 // Due is due, also while jobs keep coming.
                 biased;
-                () = sleep_until(deadline) => return Ok(SealReason::Age),
+                () = sleep_until(due.at) => return due.reason,
                 more = self.drain() => if !more {
-                    return Ok(SealReason::Shutdown);
+                    return SealReason::Shutdown;
                 }
             }
         }
     }
 
-    /// Packs the first of the drained jobs as one frame, commits it, and acknowledges them.
-    fn commit(&mut self, segment: &mut OpenSegment) -> io::Result<()> {
-        let count = frame_jobs(&self.drained);
+    /// Packs the first `count` of the drained jobs as one frame, commits it, and acknowledges them.
+    fn commit(&mut self, segment: &mut OpenSegment, count: usize) -> Result<(), SpoolError> {
+        let began = Instant::now();
+        let Outlet { health, metrics, .. } = &self.outlet;
         let batch = self.drained.get(..count).unwrap_or_default();
-        let payloads = batch.iter().map(|job| u64::from(job.lines.payloads)).sum();
+        let payloads = batch.iter().map(|job| job.lines.payloads).sum();
         let lines = batch.iter().map(|job| job.lines.bytes.as_slice());
         let encoder = &mut self.encoder;
-        segment.commit(count as u64, payloads, |out| encoder.pack(lines, out))?;
-        self.metrics.frame_jobs.observe(count as f64);
+        let first = segment.commit(count as u32, payloads, |out| encoder.pack(lines, out))?;
+        // Before it can be stored.
+        let (jobs, accepted) = batch
+            .iter()
+            .filter(|job| job.is_accepted_by_commit())
+            .fold((0, 0), |(jobs, sum), job| (jobs + 1, sum + u64::from(job.lines.payloads)));
+        metrics.ledger.accepted(jobs, accepted);
+        metrics.frame_jobs.observe(count as f64);
+        metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
+        health.spool_answered();
         self.queue.drained(count);
-        self.drained.drain(..count).for_each(Job::packed);
+        for (job, place) in self.drained.drain(..count).zip(first..) {
+            job.acknowledge(|| Receipt { segment: Arc::clone(segment.status()), place });
+        }
         Ok(())
+    }
+
+    fn refuse_all(&mut self, error: &SpoolError) {
+        self.refuse(self.drained.len(), error);
+    }
+
+    fn refuse(&mut self, count: usize, error: &SpoolError) {
+        self.outlet.metrics.commit_failures.inc();
+        self.outlet.health.spool_failed(error);
+        self.drained.drain(..count).for_each(|job| job.refuse(error.clone()));
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod body;
 mod connection;
+mod jobs;
 mod listener;
 mod payloads;
 mod problem;
@@ -26,31 +27,50 @@ pub use listener::{Limits, bind, serve};
 pub(crate) use problem::Problem;
 use request_id::RequestId;
 
-use crate::config::HttpSettings;
-use crate::health::Health;
-use crate::metrics::{Metrics, Outcome};
+use crate::config::{HttpSettings, Settings};
+use crate::dispatcher::Outlet;
+use crate::metrics::Outcome;
 use crate::queue::JobQueue;
+use crate::store::Store;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What the handlers share.
 pub struct Edge {
     settings: HttpSettings,
+    prefix: String,
     queue: JobQueue,
-    health: Arc<Health>,
-    metrics: Arc<Metrics>,
+    outlet: Outlet,
+    store: Arc<Store>,
     /// Large bodies are decoded off the async threads, one a core at a time: the copies that decoding makes are bounded
     /// with it.
     large_bodies: Arc<Semaphore>,
 }
 
 impl Edge {
-    /// The edge in front of `queue`.
-    pub fn new(mut settings: HttpSettings, queue: JobQueue, health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
+    /// The edge in front of `queue`, and of `store` for those who ask after jobs of other machines.
+    pub fn new(settings: &Settings, queue: JobQueue, outlet: Outlet, store: Arc<Store>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let large_bodies = Arc::new(Semaphore::new(cores));
+        let (mut settings, prefix) = (settings.http.clone(), settings.prefix.clone());
         // A body that the queue could never hold would be told forever to come back later.
         settings.max_body_bytes = settings.max_body_bytes.min(queue.max_bytes());
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { settings, queue, health, metrics, large_bodies: Arc::new(Semaphore::new(cores)) }
+        Self { settings, prefix, queue, outlet, store, large_bodies }
+    }
+
+    fn retry_after(&self) -> u64 {
+        self.queue.retry_after()
+    }
+
+    /// Why no batch is taken now, whatever is in it; nothing if batches are taken.
+    fn closed(&self) -> Option<Problem> {
+        if self.outlet.health.is_draining() {
+            return Some(Problem::Draining { retry_after: self.retry_after() });
+        }
+        if self.outlet.spool.space().is_some_and(|space| space.is_nearly_full()) {
+            return Some(Problem::SpoolFull { retry_after: self.retry_after() });
+        }
+        None
     }
 }
 
@@ -67,6 +87,7 @@ impl Public {
         let routes = Router::new()
             .route("/", post(payloads::post))
             .route("/v1/payloads", post(payloads::post))
+            .route("/v1/jobs/{job}", get(jobs::get))
             .route("/health", get(health))
             .fallback(|| async { Problem::NotFound })
             .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
@@ -75,12 +96,14 @@ impl Public {
     }
 }
 
-/// 200 while the server takes work.
+/// 200 while the server takes work, 503 while it stops or cannot.
 async fn health(State(edge): State<Arc<Edge>>) -> Result<&'static str, Problem> {
-    if edge.health.is_draining() {
-        Err(Problem::Draining { retry_after: edge.queue.retry_after() })
-    } else {
-        Ok("ok\n")
+    match edge.closed() {
+        Some(problem) => Err(problem),
+        None if edge.outlet.health.spool_trouble().is_some() => {
+            Err(Problem::SpoolFailed { retry_after: edge.retry_after() })
+        }
+        None => Ok("ok\n"),
     }
 }
 
@@ -106,8 +129,8 @@ impl Service<Request<Incoming>> for Public {
                 None => response.extensions().get::<Outcome>().copied().unwrap_or(Outcome::Other),
             };
             response.headers_mut().insert(X_REQUEST_ID, id.into());
-            edge.metrics.request(outcome);
-            edge.metrics.request_seconds.observe(began.elapsed().as_secs_f64());
+            edge.outlet.metrics.request(outcome);
+            edge.outlet.metrics.request_seconds.observe(began.elapsed().as_secs_f64());
             Ok(response)
         })
     }

@@ -13,6 +13,7 @@ pub mod admin;
 pub mod app;
 pub mod config;
 pub mod decode;
+pub mod disk;
 pub mod dispatcher;
 pub mod health;
 pub mod http;

@@ -2,11 +2,14 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
-use millpond::app::{self, Listeners, Stop};
+use millpond::app::{self, Ended, Listeners, Stop};
 use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings};
+use millpond::disk::RealDisk;
 use millpond::http::bind;
+use millpond::metrics::Count;
 use millpond::segment::SegmentId;
 use millpond::store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,7 +27,8 @@ Usage: millpond            serve, until SIGTERM or SIGINT
        millpond --help     print this
        millpond --version  print the version
 
-Exit codes: 0 all that was accepted is stored; 1 some of it is not, or the server failed; 64 bad settings.
+Exit codes: 0 all that was accepted is stored, or kept in SPOOL_DIR; 1 some of it is lost, or the server failed;
+64 bad settings.
 
 Settings are environment variables. Sizes are bytes or 512KiB, 8MiB, 10GiB; times are seconds or 200ms, 60s, 5m, 1h.
 ";
@@ -72,6 +76,13 @@ fn main() -> ExitCode {
 async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal that comes early is not lost.
     let mut signals = Signals::new().context("signals cannot be caught")?;
+    let spool = match app::open_spool(&settings, Arc::new(RealDisk)) {
+        Ok(spool) => spool,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+    };
     let listen = |what: &str, address| bind(address).with_context(|| format!("{what}: cannot listen on {address}"));
     let public = listen("LISTEN_ADDR", settings.http.listen_addr)?;
     let admin = listen("ADMIN_ADDR", settings.admin_addr)?;
@@ -79,7 +90,7 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
 
     let stop = Stop::default();
-    let run = app::run(settings, Listeners { public, admin }, stop.clone());
+    let run = app::run(settings, spool, Listeners { public, admin }, stop.clone());
     let watch = async {
         signals.next().await;
         stop.gently.cancel();
@@ -87,16 +98,24 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
         stop.at_once.cancel();
         std::future::pending::<()>().await;
     };
-    let balance = tokio::select! {
+    let Ended { balance, is_durable } = tokio::select! {
         done = run => done?,
         () = watch => unreachable!("the watch never ends"),
     };
-    let lost = balance.waiting;
-    if lost.jobs > 0 {
-        tracing::error!(jobs = lost.jobs, payloads = lost.payloads, "accepted and not stored: lost");
+    let Count { jobs, payloads } = balance.waiting;
+    if jobs > 0 && !is_durable {
+        tracing::error!(jobs, payloads, "accepted and not stored: lost");
         return Ok(ExitCode::from(EXIT_FAILURE));
     }
-    tracing::info!(jobs = balance.stored.jobs, payloads = balance.stored.payloads, "all that was accepted is stored");
+    if jobs > 0 {
+        tracing::warn!(jobs, payloads, "not stored yet: kept in the spool for the next start");
+    } else {
+        tracing::info!(
+            jobs = balance.stored.jobs,
+            payloads = balance.stored.payloads,
+            "all that was accepted is stored"
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

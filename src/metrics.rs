@@ -16,6 +16,8 @@ const REQUEST_SECONDS: &[f64] =
     &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// 5 ms to 60 s.
 const UPLOAD_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// 100 us to 1 s.
+const COMMIT_SECONDS: &[f64] = &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
 /// 100 ms to 5 min.
 const AGE_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
@@ -36,6 +38,8 @@ pub enum Outcome {
     QueueFull,
     /// 503 because `MAX_CONNECTIONS` are open.
     TooManyConnections,
+    /// 503 because the spool is full or fails.
+    NoSpool,
     /// 503 because the server stops.
     Draining,
     /// 2xx to anything but a batch.
@@ -45,7 +49,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 11] = [
         (Self::Accepted, "accepted"),
         (Self::Invalid, "invalid"),
         (Self::TooLarge, "too_large"),
@@ -53,6 +57,7 @@ impl Outcome {
         (Self::NotUnderstood, "not_understood"),
         (Self::QueueFull, "queue_full"),
         (Self::TooManyConnections, "too_many_connections"),
+        (Self::NoSpool, "no_spool"),
         (Self::Draining, "draining"),
         (Self::Other, "other"),
         (Self::Failed, "failed"),
@@ -66,12 +71,22 @@ pub enum SealReason {
     Size,
     /// It reached `OBJECT_MAX_AGE`.
     Age,
+    /// Somebody waits until it is stored.
+    Urgent,
+    /// A commit failed, or the spool was full.
+    Fault,
     /// The server stops.
     Shutdown,
 }
 
 impl SealReason {
-    const ALL: [(Self, &'static str); 3] = [(Self::Size, "size"), (Self::Age, "age"), (Self::Shutdown, "shutdown")];
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Size, "size"),
+        (Self::Age, "age"),
+        (Self::Urgent, "urgent"),
+        (Self::Fault, "fault"),
+        (Self::Shutdown, "shutdown"),
+    ];
 }
 
 const CLASSES: [(ErrorClass, &str); 3] =
@@ -107,6 +122,17 @@ pub struct Metrics {
     pub upload_limit: IntGauge,
     /// One attempt of an upload, whatever came of it.
     pub upload_seconds: Histogram,
+    /// One commit: pack, append, fdatasync.
+    pub commit_seconds: Histogram,
+    /// Commits that failed.
+    pub commit_failures: IntCounter,
+    /// Bytes after the last good frame, cut from segments of dead processes.
+    pub torn_bytes: IntCounter,
+    /// Segments that were damaged and are set aside.
+    pub segments_damaged: IntCounter,
+    /// Segments that dead processes left.
+    pub segments_adopted: IntCounter,
+    spool_bytes: IntGauge,
     queue_jobs: IntGauge,
     queue_bytes: IntGauge,
     segments_waiting: IntGauge,
@@ -147,6 +173,16 @@ impl Metrics {
             busy_workers: gauge(r, "busy_workers", "Workers that have a segment")?,
             upload_limit: gauge(r, "upload_limit", "Uploads that may run at once")?,
             upload_seconds: histogram(r, "upload_seconds", "Duration of upload attempts", UPLOAD_SECONDS)?,
+            commit_seconds: histogram(r, "commit_seconds", "Duration of commits", COMMIT_SECONDS)?,
+            commit_failures: counter(r, "commit_failures_total", "Commits that failed")?,
+            torn_bytes: counter(
+                r,
+                "torn_bytes_total",
+                "Bytes never acknowledged, cut from segments of dead processes",
+            )?,
+            segments_damaged: counter(r, "segments_damaged_total", "Segments damaged on disk and set aside")?,
+            segments_adopted: counter(r, "segments_adopted_total", "Segments taken over from dead processes")?,
+            spool_bytes: gauge(r, "spool_bytes", "Bytes on disk in the spool")?,
             queue_jobs: gauge(r, "queue_jobs", "Jobs waiting to be packed")?,
             queue_bytes: gauge(r, "queue_bytes", "Bytes waiting to be packed or being received")?,
             segments_waiting: gauge(r, "segments_waiting", "Sealed segments that no worker has taken")?,
@@ -173,11 +209,17 @@ impl Metrics {
     ///
     /// # Errors
     /// When the encoder fails.
-    pub fn render(&self, queue: (usize, usize), segments_waiting: usize) -> prometheus::Result<String> {
+    pub fn render(
+        &self,
+        queue: (usize, usize),
+        segments_waiting: usize,
+        spool_bytes: usize,
+    ) -> prometheus::Result<String> {
         let set = |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.queue_jobs, queue.0);
         set(&self.queue_bytes, queue.1);
         set(&self.segments_waiting, segments_waiting);
+        set(&self.spool_bytes, spool_bytes);
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

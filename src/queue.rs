@@ -11,26 +11,58 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::oneshot;
 
 use crate::decode::Lines;
 use crate::metrics::Ledger;
+use crate::spool::{SegmentStatus, SpoolError};
 use capacity::Capacity;
 pub use capacity::Reservation;
 use drain_rate::DrainRate;
 
-/// One accepted request: its lines, and the capacity it holds until it is packed.
+/// One request: its lines, the capacity it holds until it is packed, and who waits for the outcome.
 #[derive(Debug)]
 pub struct Job {
     /// What is stored.
     pub lines: Lines,
+    /// Whether somebody waits until it is stored, so that its segment should not wait for company.
+    pub is_urgent: bool,
+    /// Nobody, if the job was accepted when it was queued.
+    waiting: Option<oneshot::Sender<Result<Receipt, SpoolError>>>,
     /// Held until the lines are packed.
     slot: Slot,
 }
 
+/// Where a job is: the answer to a committed one.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    /// Its segment.
+    pub segment: Arc<SegmentStatus>,
+    /// Its place among the segment's jobs, from 0.
+    pub place: u32,
+}
+
 impl Job {
-    /// Gives the job's capacity back: its lines are in a frame now.
-    pub fn packed(self) {
+    /// Whether the job counts as accepted only with its commit.
+    pub fn is_accepted_by_commit(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// The job is in a segment: gives its capacity back, and says so to the one who waits. One who has gone away does not
+    /// matter.
+    pub fn acknowledge(self, receipt: impl FnOnce() -> Receipt) {
         drop(self.slot);
+        if let Some(waiting) = self.waiting {
+            let _: Result<_, _> = waiting.send(Ok(receipt()));
+        }
+    }
+
+    /// The job is in no segment, and is not accepted.
+    pub fn refuse(self, error: SpoolError) {
+        drop(self.slot);
+        if let Some(waiting) = self.waiting {
+            let _: Result<_, _> = waiting.send(Err(error));
+        }
     }
 }
 
@@ -89,11 +121,36 @@ impl JobQueue {
         Reservation::empty(Arc::clone(&self.bytes))
     }
 
-    /// Takes the job or refuses it, at once.
+    /// Takes a job that is accepted with that, or refuses it, at once.
     ///
     /// # Errors
     /// [`PushError`]; the lines and their reservation are dropped then, so that nothing is left behind.
-    pub fn try_push(&self, lines: Lines, mut reservation: Reservation) -> Result<(), PushError> {
+    pub fn try_push(&self, lines: Lines, reservation: Reservation) -> Result<(), PushError> {
+        self.push(lines, reservation, None, false)
+    }
+
+    /// Takes a job that is accepted when it is committed, or refuses it, at once. What is returned tells of the commit;
+    /// `is_urgent` has the job's segment sealed soon.
+    ///
+    /// # Errors
+    /// [`PushError`], as [`try_push`](Self::try_push).
+    pub fn try_push_for_commit(
+        &self,
+        lines: Lines,
+        reservation: Reservation,
+        is_urgent: bool,
+    ) -> Result<oneshot::Receiver<Result<Receipt, SpoolError>>, PushError> {
+        let (waiting, committed) = oneshot::channel();
+        self.push(lines, reservation, Some(waiting), is_urgent).map(|()| committed)
+    }
+
+    fn push(
+        &self,
+        lines: Lines,
+        mut reservation: Reservation,
+        waiting: Option<oneshot::Sender<Result<Receipt, SpoolError>>>,
+        is_urgent: bool,
+    ) -> Result<(), PushError> {
         let length = lines.bytes.len();
         if !reservation.grow_to(length) {
             return Err(PushError::Full);
@@ -107,9 +164,11 @@ impl JobQueue {
             TrySendError::Full(()) => PushError::Full,
             TrySendError::Closed(()) => PushError::Closed,
         })?;
-        // Entered before it is sent, so that no job is ever stored before it was accepted.
-        self.ledger.accepted(u64::from(lines.payloads));
-        place.send(Job { lines, slot: Slot { _bytes: reservation, _job: job } });
+        if waiting.is_none() {
+            // Entered before it is sent, so that no job is ever stored before it was accepted.
+            self.ledger.accepted(1, u64::from(lines.payloads));
+        }
+        place.send(Job { lines, is_urgent, waiting, slot: Slot { _bytes: reservation, _job: job } });
         Ok(())
     }
 
@@ -178,7 +237,7 @@ mod tests {
         let mut jobs = Vec::new();
         assert_eq!(receiver.recv_many(&mut jobs, 10).await, 2);
         assert_eq!(push(&queue, 1), Err(PushError::Full), "taken out is not packed");
-        jobs.into_iter().for_each(Job::packed);
+        jobs.into_iter().for_each(|job| job.refuse(SpoolError::Full));
         assert_eq!(push(&queue, 1), Ok(()));
         assert_eq!(queue.depth().now(), (1, 1));
     }

@@ -4,11 +4,14 @@
 //! codec concatenate: gzip members (RFC 1952, 2.2) and zstd frames (RFC 8878, 3) one after the other are one valid
 //! file. Everything here is pure; where the bytes live is the spool's business.
 
+pub mod file;
 mod frame;
 mod id;
+mod receipt;
 
 pub use frame::FrameEncoder;
 pub use id::SegmentId;
+pub use receipt::{JobId, NoJobId};
 
 /// The codec of a segment's frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,9 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// Every codec.
+    pub const ALL: [Self; 3] = [Self::Gzip, Self::Zstd, Self::None];
+
     /// What an object's name ends in.
     pub fn extension(self) -> &'static str {
         match self {

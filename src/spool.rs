@@ -1,92 +1,328 @@
-//! Where segments live from their opening until their object is stored: in memory.
+//! Where segments live from their opening until their object is stored: in memory, or in a folder.
 //!
 //! The dispatcher fills an [`OpenSegment`], one commit after the other, and hands it on sealed through the [`Backlog`],
-//! from which idle workers take it. The bytes of a sealed segment are kept until the store has said yes.
+//! from which idle workers take it. A worker has the spool [`load`](Spool::load) its bytes, and tells it when the store
+//! has said yes ([`stored`](Spool::stored)): until then they are kept.
+//!
+//! On disk a segment is one file (its format: [`crate::segment::file`]), and a commit is one append and one fdatasync,
+//! however many jobs it serves. Rules: what a commit returned `Ok` for is durable; a file that a write or a sync failed on
+//! is never written to again; no more than `SPOOL_MAX_BYTES` are ever on disk.
 
 mod backlog;
+mod folders;
+mod open;
+mod space;
+mod status;
 
 use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use backlog::{Backlog, Slot};
+pub use folders::Adopted;
+use folders::{Folder, Folders};
+use open::Appending;
+pub use open::OpenSegment;
+use space::Charge;
+pub use space::Space;
+pub use status::{SegmentStatus, Segments, State};
 
-use crate::segment::SegmentId;
+use crate::config::SpoolSettings;
+use crate::disk::{Disk, naming};
+use crate::segment::file::{self, Salvage};
+use crate::segment::{Compression, SegmentId};
 
-/// Room that a new segment is given at once, so that a full one has not been copied as it grew. Untouched pages cost
-/// nothing.
-const INITIAL_CAPACITY_MAX: usize = 16 << 20;
+/// Segments that are being uploaded from a folder are in memory; together no more than this, one at least.
+const UPLOAD_MEMORY_MAX_BYTES: usize = 96 << 20;
+/// Upload memory is counted in units of this.
+const UPLOAD_MEMORY_UNIT: usize = 4096;
 
-/// A segment that takes commits.
-#[derive(Debug)]
-pub struct OpenSegment {
-    id: SegmentId,
-    opened: Instant,
-    bytes: Vec<u8>,
-    jobs: u64,
-    payloads: u64,
+/// Why a commit failed. Its jobs are not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpoolError {
+    /// `SPOOL_MAX_BYTES` is reached, or the disk is full.
+    #[error("the spool is full")]
+    Full,
+    /// The disk does not take it.
+    #[error("the spool fails: {0}")]
+    Failed(String),
 }
 
-impl OpenSegment {
-    /// A new segment, which is expected to grow to `expected_bytes`.
-    pub fn open(now: SystemTime, expected_bytes: usize) -> Self {
-        // The frame that fills a segment goes some way over.
-        let capacity = expected_bytes.saturating_add(expected_bytes / 8).min(INITIAL_CAPACITY_MAX);
-        let bytes = Vec::with_capacity(capacity);
-        Self { id: SegmentId::new(now), opened: Instant::now(), bytes, jobs: 0, payloads: 0 }
+impl From<io::Error> for SpoolError {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        if matches!(error.kind(), StorageFull | QuotaExceeded) { Self::Full } else { Self::Failed(error.to_string()) }
     }
+}
 
-    /// Adds the frame that `pack` appends, which holds so many jobs and payloads.
-    ///
-    /// # Errors
-    /// Those of `pack`; the segment then ends where it did.
-    pub fn commit(
-        &mut self,
-        jobs: u64,
-        payloads: u64,
-        pack: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
-    ) -> io::Result<()> {
-        pack(&mut self.bytes)?;
-        self.jobs += jobs;
-        self.payloads += payloads;
-        Ok(())
-    }
+/// The spool.
+#[derive(Debug)]
+pub struct Spool {
+    compression: Compression,
+    segments: Arc<Segments>,
+    place: Place,
+}
 
-    /// Bytes as they will be stored.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
+#[derive(Debug)]
+enum Place {
+    Memory,
+    Disk(DiskSpool),
+}
 
-    /// Whether nothing was committed yet.
-    pub fn is_empty(&self) -> bool {
-        self.jobs == 0
-    }
-
-    /// When the segment was opened.
-    pub fn opened(&self) -> Instant {
-        self.opened
-    }
-
-    /// Ends the segment: from now on its bytes do not change.
-    pub fn seal(self) -> SealedSegment {
-        let age = self.opened.elapsed();
-        SealedSegment { id: self.id, body: Bytes::from(self.bytes), jobs: self.jobs, payloads: self.payloads, age }
-    }
+#[derive(Debug)]
+struct DiskSpool {
+    disk: Arc<dyn Disk>,
+    folders: Folders,
+    space: Arc<Space>,
+    /// Permits are units of upload memory.
+    upload_memory: Arc<Semaphore>,
 }
 
 /// A segment that waits for its upload, or is in it.
 #[derive(Debug)]
 pub struct SealedSegment {
-    /// Names the object.
-    pub id: SegmentId,
-    /// The object's bytes.
+    /// Names the object, and tells those who ask what became of it.
+    pub status: Arc<SegmentStatus>,
+    /// Bytes as they will be stored; of one that a dead process opened, a few more.
+    pub len: usize,
+    /// From its opening to its sealing; none if a process that is dead opened it.
+    pub age: Option<Duration>,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Memory { body: Bytes, jobs: u32, payloads: u32 },
+    File { path: PathBuf, folder: Arc<Folder>, charge: Charge, len: usize, known: Option<(u32, u32)> },
+}
+
+/// A segment's bytes, for as long as they are needed.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The object.
     pub body: Bytes,
-    /// Jobs in it.
-    pub jobs: u64,
-    /// Payloads in it.
-    pub payloads: u64,
-    /// From its opening to its sealing.
-    pub age: Duration,
+    /// What is in it, and what was lost.
+    pub salvage: Salvage,
+    /// Held as long as the bytes are.
+    pub memory: Option<OwnedSemaphorePermit>,
+}
+
+impl Spool {
+    /// A spool in memory.
+    pub fn in_memory(compression: Compression) -> Self {
+        Self { compression, segments: Arc::default(), place: Place::Memory }
+    }
+
+    /// A spool in a folder, and the segments that dead processes have left there.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or written.
+    pub fn on_disk(
+        settings: &SpoolSettings,
+        compression: Compression,
+        disk: Arc<dyn Disk>,
+    ) -> io::Result<(Self, Vec<SealedSegment>)> {
+        let space = Arc::new(Space::new(settings.max_bytes));
+        let folders = Folders::open(&settings.dir, Arc::clone(&disk), &space)?;
+        let upload_memory = Arc::new(Semaphore::new(UPLOAD_MEMORY_MAX_BYTES / UPLOAD_MEMORY_UNIT));
+        let place = Place::Disk(DiskSpool { disk, folders, space, upload_memory });
+        let spool = Self { compression, segments: Arc::default(), place };
+        let left = spool.adopt()?;
+        Ok((spool, left))
+    }
+
+    /// Takes over what processes have left that died since the last look. Blocks.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn adopt(&self) -> io::Result<Vec<SealedSegment>> {
+        let Place::Disk(spool) = &self.place else { return Ok(Vec::new()) };
+        let adopted = spool.folders.adopt(&spool.space)?;
+        Ok(adopted.into_iter().map(|segment| self.take_over(segment)).collect())
+    }
+
+    fn take_over(&self, adopted: Adopted) -> SealedSegment {
+        // How many jobs it has is known when it is read.
+        let status = self.segments.add(adopted.id, adopted.compression, u32::MAX);
+        let Adopted { path, folder, charge, .. } = adopted;
+        let len = charge.bytes();
+        SealedSegment { status, len, age: None, source: Source::File { path, folder, charge, len, known: None } }
+    }
+
+    /// What new segments are compressed with.
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// The segments of this process.
+    pub fn segments(&self) -> &Arc<Segments> {
+        &self.segments
+    }
+
+    /// Bytes on disk and the most that there may be; none in memory.
+    pub fn space(&self) -> Option<&Arc<Space>> {
+        match &self.place {
+            Place::Memory => None,
+            Place::Disk(spool) => Some(&spool.space),
+        }
+    }
+
+    /// A new segment, which is expected to grow to `expected_bytes`. Blocks.
+    ///
+    /// # Errors
+    /// When its file cannot be created.
+    pub fn open(&self, now: SystemTime, expected_bytes: usize) -> Result<OpenSegment, SpoolError> {
+        let id = SegmentId::new(now);
+        match &self.place {
+            Place::Memory => Ok(OpenSegment::in_memory(self.add(id), expected_bytes)),
+            Place::Disk(spool) => {
+                let folder = spool.folders.own();
+                let path = folder.segment(id, self.compression);
+                let charge = spool.space.charge(file::FILE_HEADER_LEN).ok_or(SpoolError::Full)?;
+                let file = spool.disk.create(&path).map_err(naming(&path))?;
+                let appending = Appending::new(Arc::clone(&spool.disk), file, path, Arc::clone(folder), charge, id);
+                Ok(OpenSegment::on_disk(self.add(id), appending))
+            }
+        }
+    }
+
+    fn add(&self, id: SegmentId) -> Arc<SegmentStatus> {
+        self.segments.add(id, self.compression, 0)
+    }
+
+    /// Lets go of a segment that came to nothing. Blocks.
+    pub fn discard(&self, segment: OpenSegment) {
+        self.segments.forget(segment.id());
+        let Place::Disk(spool) = &self.place else { return };
+        let Source::File { path, charge, .. } = segment.seal().source else { return };
+        // What cannot be removed still takes its space.
+        match spool.disk.remove(&path) {
+            Ok(()) => drop(charge),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(charge),
+            Err(_) => charge.keep(),
+        }
+    }
+
+    /// Removes this process's folder if there is nothing in it any more. Blocks.
+    pub fn close(&self) {
+        if let Place::Disk(spool) = &self.place {
+            spool.folders.close();
+        }
+    }
+
+    /// Whether what is not stored yet survives this process.
+    pub fn is_durable(&self) -> bool {
+        matches!(self.place, Place::Disk(_))
+    }
+
+    /// Tries whether the disk takes writes again, after it did not. Blocks.
+    ///
+    /// # Errors
+    /// What it still says.
+    pub fn probe(&self) -> Result<(), SpoolError> {
+        match &self.place {
+            Place::Memory => Ok(()),
+            Place::Disk(spool) => Ok(spool.folders.probe(&*spool.disk)?),
+        }
+    }
+
+    /// Reads a segment for its upload, and finds what is good in it. Waits for upload memory.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn load(&self, segment: &SealedSegment) -> io::Result<Loaded> {
+        match (&self.place, &segment.source) {
+            (Place::Disk(spool), Source::File { path, len, .. }) => {
+                let units = len.div_ceil(UPLOAD_MEMORY_UNIT).min(UPLOAD_MEMORY_MAX_BYTES / UPLOAD_MEMORY_UNIT);
+                let permit = Arc::clone(&spool.upload_memory).acquire_many_owned(units as u32).await;
+                let memory = Some(permit.map_err(io::Error::other)?);
+                let (disk, path) = (Arc::clone(&spool.disk), path.clone());
+                let (id, good) = (segment.status.id(), *len);
+                let (body, salvage) = on_blocking_thread(move || read(&*disk, &path, id, good)).await?;
+                segment.status.committed(salvage.places);
+                Ok(Loaded { body, salvage, memory })
+            }
+            (_, Source::Memory { body, jobs, payloads }) => {
+                let (places, jobs, payloads) = (*jobs, u64::from(*jobs), u64::from(*payloads));
+                let salvage = Salvage { places, jobs, payloads, ..Salvage::default() };
+                Ok(Loaded { body: body.clone(), salvage, memory: None })
+            }
+            (Place::Memory, Source::File { .. }) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The store has the segment, as far as it was good: removes it, or sets it aside if it was damaged.
+    ///
+    /// # Errors
+    /// When it cannot be removed: it will be stored again under the same key by whoever adopts it.
+    pub async fn stored(&self, segment: SealedSegment, salvage: &Salvage) -> io::Result<()> {
+        let state = if salvage.jobs == 0 {
+            State::Dead
+        } else {
+            State::Stored { dead: salvage.dead.iter().cloned().collect() }
+        };
+        self.segments.settle(&segment.status, state);
+        let (Place::Disk(spool), Source::File { path, folder, charge, .. }) = (&self.place, segment.source) else {
+            return Ok(());
+        };
+        let (disk, damaged) = (Arc::clone(&spool.disk), salvage.is_damaged());
+        let (dead, root) = (spool.folders.dead(), spool.folders.root().to_owned());
+        let removed = on_blocking_thread(move || {
+            if damaged {
+                set_aside(&*disk, &path, &dead, &root)?;
+                charge.keep();
+            } else {
+                match disk.remove(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    other => other.map_err(naming(&path))?,
+                }
+                drop(charge);
+            }
+            disk.sync_dir(folder.path()).map_err(naming(folder.path()))?;
+            Ok(folder)
+        });
+        let folder = removed.await?;
+        spool.folders.let_go(&folder);
+        Ok(())
+    }
+}
+
+impl SealedSegment {
+    /// The jobs and payloads that this process committed to it; unknown if a dead process did.
+    pub fn known(&self) -> Option<(u32, u32)> {
+        match &self.source {
+            Source::Memory { jobs, payloads, .. } => Some((*jobs, *payloads)),
+            Source::File { known, .. } => *known,
+        }
+    }
+}
+
+fn read(disk: &dyn Disk, path: &Path, id: SegmentId, good: usize) -> io::Result<(Bytes, Salvage)> {
+    let mut file = disk.read(path).map_err(naming(path))?;
+    // What was appended after the last good commit failed: its jobs were refused.
+    file.truncate(good);
+    let salvage = file::salvage(id, &file);
+    let mut len = 0;
+    for data in &salvage.data {
+        file.copy_within(data.clone(), len);
+        len += data.len();
+    }
+    file.truncate(len);
+    Ok((Bytes::from(file), salvage))
+}
+
+fn set_aside(disk: &dyn Disk, path: &Path, dead: &Path, root: &Path) -> io::Result<()> {
+    disk.create_dir_all(dead).map_err(naming(dead))?;
+    disk.sync_dir(root).map_err(naming(root))?;
+    let name = path.file_name().unwrap_or_default();
+    disk.rename(path, &dead.join(name)).map_err(naming(path))?;
+    disk.sync_dir(dead).map_err(naming(dead))
+}
+
+async fn on_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }

@@ -4,6 +4,7 @@
 mod dir;
 mod s3;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use crate::config::{Settings, StoreSettings};
 use crate::segment::SegmentId;
 
 /// What an object is, beside its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectInfo {
     /// The segment that it was.
     pub segment: SegmentId,
@@ -23,6 +24,17 @@ pub struct ObjectInfo {
     pub jobs: u64,
     /// Payloads in it.
     pub payloads: u64,
+    /// Places of jobs that were damaged before they could be stored; nearly always none.
+    pub dead: Vec<Range<u32>>,
+}
+
+/// What the store knows of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// How many places its segment had, if the store kept that.
+    pub places: Option<u32>,
+    /// Places of jobs that are not in it.
+    pub dead: Vec<Range<u32>>,
 }
 
 /// What kind of failure it was. Whatever the class, the caller keeps the bytes and tries again.
@@ -65,7 +77,7 @@ impl Store {
     }
 
     /// Where the objects are, as people write it: `s3://bucket`, or a path.
-    pub fn location(&self) -> String {
+    pub fn location(&self) -> &str {
         match self {
             Self::Dir(dir) => dir.location(),
             Self::S3(s3) => s3.location(),
@@ -76,10 +88,21 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; the object may be there all the same, and putting it again is right.
-    pub async fn put(&self, key: &str, body: Bytes, info: ObjectInfo) -> Result<(), StoreError> {
+    pub async fn put(&self, key: &str, body: Bytes, info: &ObjectInfo) -> Result<(), StoreError> {
         match self {
             Self::Dir(dir) => dir.put(key, body).await,
             Self::S3(s3) => s3.put(key, body, info).await,
+        }
+    }
+
+    /// Looks an object up.
+    ///
+    /// # Errors
+    /// [`StoreError`], when the store cannot say whether it has it.
+    pub async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
+        match self {
+            Self::Dir(dir) => dir.find(key).await,
+            Self::S3(s3) => s3.find(key).await,
         }
     }
 

@@ -7,57 +7,114 @@
 pub(crate) mod backoff;
 mod limit;
 
+use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 pub use limit::UploadLimit;
 
-use crate::health::Health;
-use crate::metrics::Metrics;
-use crate::segment::Compression;
-use crate::spool::{Backlog, SealedSegment};
-use crate::store::{ErrorClass, ObjectInfo, Store};
+use crate::dispatcher::Outlet;
+use crate::segment::file::Salvage;
+use crate::spool::{Loaded, SealedSegment};
+use crate::store::{ErrorClass, ObjectInfo, Store, StoreError};
 
 /// What the workers share.
 pub struct Uploads {
-    /// Where segments come from.
-    pub backlog: Arc<Backlog>,
+    /// Where segments come from, and what they report to.
+    pub outlet: Outlet,
     /// Where they go.
     pub store: Arc<Store>,
     /// How many attempts may run at once.
     pub limit: UploadLimit,
-    /// Whether the store takes objects, for `/ready`.
-    pub health: Arc<Health>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
     /// Put before every key.
     pub prefix: String,
-    /// Named in every key.
-    pub compression: Compression,
 }
 
 impl Uploads {
     /// One worker: uploads segment after segment, until the backlog is closed and empty.
     pub async fn work(&self) {
-        while let Some(segment) = self.backlog.next().await {
-            self.metrics.busy_workers.inc();
-            self.upload(&segment).await;
-            self.metrics.ledger.stored(segment.jobs, segment.payloads);
-            self.metrics.busy_workers.dec();
+        while let Some(segment) = self.outlet.backlog.next().await {
+            self.outlet.metrics.busy_workers.inc();
+            self.handle(segment).await;
+            self.outlet.metrics.busy_workers.dec();
         }
     }
 
-    async fn upload(&self, segment: &SealedSegment) {
-        let key = segment.id.key(&self.prefix, self.compression);
-        let info = ObjectInfo { segment: segment.id, jobs: segment.jobs, payloads: segment.payloads };
+    async fn handle(&self, segment: SealedSegment) {
+        let Loaded { body, salvage, memory } = self.load(&segment).await;
+        let salvage = self.book(&segment, salvage);
+        if salvage.jobs > 0 {
+            self.upload(&segment, &body, &salvage).await;
+        }
+        drop((body, memory));
+        let metrics = &self.outlet.metrics;
+        metrics.ledger.stored(salvage.jobs, salvage.payloads);
+        metrics.ledger.dead(salvage.dead_jobs(), salvage.dead_payloads);
+        let id = segment.status.id();
+        if let Err(error) = self.outlet.spool.stored(segment, &salvage).await {
+            // It is stored again, under the same key, by whoever finds it.
+            tracing::warn!(segment = %id, %error, "a stored segment cannot be removed from the spool");
+        }
+    }
+
+    /// Reads the segment, for as long as that takes. A file that is gone is not coming back.
+    async fn load(&self, segment: &SealedSegment) -> Loaded {
+        let mut failures = 0;
+        loop {
+            match self.outlet.spool.load(segment).await {
+                Ok(loaded) => return loaded,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    tracing::error!(segment = %segment.status.id(), %error, "a segment is gone from the spool");
+                    return Loaded::default();
+                }
+                Err(error) => {
+                    let error =
+                        StoreError { class: ErrorClass::Transient, message: format!("reading the spool: {error}") };
+                    failures = self.wait(segment, &error, failures).await;
+                }
+            }
+        }
+    }
+
+    /// Enters in the ledger what a dead process had accepted, and what this one misses of what it had committed.
+    fn book(&self, segment: &SealedSegment, mut salvage: Salvage) -> Salvage {
+        let metrics = &self.outlet.metrics;
+        match segment.known() {
+            None => {
+                let (jobs, payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
+                metrics.ledger.accepted(jobs, payloads);
+                metrics.torn_bytes.inc_by(salvage.torn as u64);
+            }
+            Some((jobs, payloads)) if salvage.jobs + salvage.dead_jobs() < u64::from(jobs) => {
+                salvage.dead.push(salvage.places..jobs);
+                salvage.dead_payloads = u64::from(payloads).saturating_sub(salvage.payloads);
+            }
+            Some(_) => {}
+        }
+        if salvage.is_damaged() {
+            metrics.segments_damaged.inc();
+            let (segment, jobs) = (segment.status.id(), salvage.dead_jobs());
+            tracing::error!(%segment, jobs, payloads = salvage.dead_payloads, "a segment was damaged on disk: it is stored as far as it is good, and set aside");
+        } else if salvage.torn > 0 {
+            tracing::info!(segment = %segment.status.id(), bytes = salvage.torn, "cut a tail that was never acknowledged");
+        }
+        salvage
+    }
+
+    async fn upload(&self, segment: &SealedSegment, body: &Bytes, salvage: &Salvage) {
+        let key = segment.status.key(&self.prefix);
+        let Salvage { jobs, payloads, dead, .. } = salvage;
+        let info = ObjectInfo { segment: segment.status.id(), jobs: *jobs, payloads: *payloads, dead: dead.clone() };
+        let metrics = &self.outlet.metrics;
         let mut failures = 0;
         loop {
             let place = self.limit.place().await;
             let began = Instant::now();
             // `Bytes` are shared and not copied: the segment keeps them whatever the attempt does with its own.
-            let put = self.store.put(&key, segment.body.clone(), info).await;
-            self.metrics.upload_seconds.observe(began.elapsed().as_secs_f64());
+            let put = self.store.put(key, body.clone(), &info).await;
+            metrics.upload_seconds.observe(began.elapsed().as_secs_f64());
             match put {
                 Ok(()) => {
                     place.succeeded();
@@ -69,20 +126,30 @@ impl Uploads {
                     } else {
                         drop(place)
                     }
-                    self.metrics.upload_limit.set(i64::try_from(self.limit.now()).unwrap_or(i64::MAX));
-                    self.metrics.retry(error.class);
-                    self.health.store_failed(&error);
-                    let wait = backoff::delay(failures, fastrand::f64());
-                    tracing::warn!(%key, attempt = failures + 1, ?wait, class = ?error.class, %error, "upload failed, will retry");
-                    failures = failures.saturating_add(1);
-                    sleep(wait).await;
+                    self.show_limit();
+                    failures = self.wait(segment, &error, failures).await;
                 }
             }
         }
-        self.metrics.upload_limit.set(i64::try_from(self.limit.now()).unwrap_or(i64::MAX));
-        self.metrics.objects.inc();
-        self.metrics.bytes_out.inc_by(segment.body.len() as u64);
-        self.health.store_answered();
-        tracing::debug!(%key, bytes = segment.body.len(), jobs = segment.jobs, payloads = segment.payloads, failures, "stored");
+        self.show_limit();
+        metrics.objects.inc();
+        metrics.bytes_out.inc_by(body.len() as u64);
+        self.outlet.health.store_answered();
+        tracing::debug!(%key, bytes = body.len(), jobs, payloads, failures, "stored");
+    }
+
+    /// Counts and shows a failure and waits; says how many there were now.
+    async fn wait(&self, segment: &SealedSegment, error: &StoreError, failures: u32) -> u32 {
+        self.outlet.metrics.retry(error.class);
+        self.outlet.health.store_failed(error);
+        let wait = backoff::delay(failures, fastrand::f64());
+        let attempt = failures.saturating_add(1);
+        tracing::warn!(segment = %segment.status.id(), attempt, ?wait, class = ?error.class, %error, "upload failed, will retry");
+        sleep(wait).await;
+        attempt
+    }
+
+    fn show_limit(&self) {
+        self.outlet.metrics.upload_limit.set(i64::try_from(self.limit.now()).unwrap_or(i64::MAX));
     }
 }

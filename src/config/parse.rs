@@ -145,11 +145,7 @@ pub(super) fn record(text: &str) -> Result<Record, String> {
 }
 
 pub(super) fn ack(text: &str) -> Result<Ack, String> {
-    match text {
-        "memory" => Ok(Ack::Memory),
-        "disk" | "stored" => Err("memory: this version has no disk spool, so it cannot promise more".to_owned()),
-        _ => Err("memory".to_owned()),
-    }
+    text.parse().map_err(|()| "memory, disk or stored".to_owned())
 }
 
 pub(super) fn switch(text: &str) -> Result<bool, String> {

@@ -9,37 +9,42 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
 
 use super::request_id::RequestId;
 use super::{Edge, Problem, body};
+use crate::config::Ack;
 use crate::decode::{self, DecodeError, Form, Lines, Meta, Record};
 use crate::inflate::{Encoding, InflateError, inflate};
 use crate::metrics::Outcome;
-use crate::queue::Reservation;
+use crate::queue::{Receipt, Reservation};
+use crate::segment::JobId;
+use crate::spool;
 
 /// A body up to this size, decompressed, is decoded where it was read: that takes less than handing it to another thread
 /// is worth. A larger one would hold up the other requests of its thread.
 const INLINE_MAX_BYTES: usize = 64 * 1024;
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Decides what can be decided before the body is read, reads it, decodes it and queues it.
 pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Result<Response, Problem> {
     let received_at = SystemTime::now();
     let (parts, body) = request.into_parts();
     let id = parts.extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::new);
-    if edge.health.is_draining() {
-        return Err(Problem::Draining { retry_after: edge.queue.retry_after() });
+    if let Some(problem) = edge.closed() {
+        return Err(problem);
     }
+    let level = asked(parts.uri.query())?.max(edge.settings.ack);
     let form = body::form(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
     body::check_length(&parts.headers, parts.version, edge.settings.max_body_bytes)?;
     if edge.queue.is_full() {
-        return Err(Problem::QueueFull { retry_after: edge.queue.retry_after() });
+        return Err(Problem::QueueFull { retry_after: edge.retry_after() });
     }
     let (body, mut reservation) =
         body::read(body, &edge.queue, edge.settings.max_body_bytes, edge.settings.body_timeout).await?;
-    edge.metrics.bytes_in.inc_by(body.len() as u64);
+    edge.outlet.metrics.bytes_in.inc_by(body.len() as u64);
     let work = Work {
         form,
         encoding,
@@ -51,21 +56,83 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     };
     let lines = decode(&edge, work, body, &mut reservation).await?;
     let payloads = lines.payloads;
-    edge.queue.try_push(lines, reservation).map_err(|error| Problem::refused(error, edge.queue.retry_after()))?;
-    Ok(accepted(&id, payloads))
+    let accepted = match level {
+        Ack::Memory => {
+            let pushed = edge.queue.try_push(lines, reservation);
+            pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
+            Accepted { level, receipt: None }
+        }
+        Ack::Disk | Ack::Stored => confirmed(&edge, lines, reservation, level).await?,
+    };
+    Ok(accepted.answer(&edge, &id, payloads))
 }
 
-fn accepted(id: &RequestId, payloads: u32) -> Response {
-    let body = format!("{{\"request_id\":\"{}\",\"payloads\":{payloads},\"ack\":\"memory\"}}\n", id.as_str());
-    let mut response = (StatusCode::ACCEPTED, Body::from(body)).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, JSON);
-    response.extensions_mut().insert(Outcome::Accepted);
-    response
+/// What was reached, and where the job is.
+struct Accepted {
+    level: Ack,
+    receipt: Option<Receipt>,
+}
+
+/// Queues a job, and waits until it is committed and, if that is asked for, stored; or until the time is over.
+async fn confirmed(edge: &Edge, lines: Lines, reservation: Reservation, level: Ack) -> Result<Accepted, Problem> {
+    let deadline = Instant::now() + edge.settings.ack_timeout;
+    let pushed = edge.queue.try_push_for_commit(lines, reservation, level == Ack::Stored);
+    let committed = pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
+    let receipt = match timeout_at(deadline, committed).await {
+        Ok(Ok(Ok(receipt))) => receipt,
+        Ok(Ok(Err(error))) => return Err(Problem::not_committed(&error, edge.retry_after())),
+        // The dispatcher is gone, and the process goes with it.
+        Ok(Err(_)) => return Err(Problem::Internal),
+        Err(_) => return Err(Problem::NotConfirmed { retry_after: edge.retry_after() }),
+    };
+    let committed = if edge.outlet.spool.is_durable() { Ack::Disk } else { Ack::Memory };
+    let stored = match level {
+        Ack::Stored => timeout_at(deadline, receipt.segment.settled()).await.ok(),
+        // In memory there is nothing between being queued and being stored: more than was asked for is promised.
+        Ack::Disk if committed == Ack::Memory => timeout_at(deadline, receipt.segment.settled()).await.ok(),
+        Ack::Memory | Ack::Disk => None,
+    };
+    let level = match stored {
+        Some(spool::State::Stored { dead }) if !dead.iter().any(|places| places.contains(&receipt.place)) => {
+            Ack::Stored
+        }
+        _ => committed,
+    };
+    Ok(Accepted { level, receipt: Some(receipt) })
+}
+
+/// The level that the query asks for; the least if it asks for none.
+fn asked(query: Option<&str>) -> Result<Ack, Problem> {
+    let mut parameters = query.unwrap_or_default().split('&').filter_map(|parameter| parameter.split_once('='));
+    match parameters.find(|(name, _)| *name == "ack") {
+        None => Ok(Ack::Memory),
+        Some((_, level)) => {
+            level.parse().map_err(|()| Problem::InvalidQuery("ack is one of memory, disk and stored".to_owned()))
+        }
+    }
+}
+
+impl Accepted {
+    fn answer(&self, edge: &Edge, id: &RequestId, payloads: u32) -> Response {
+        let status = if self.level == Ack::Stored { StatusCode::OK } else { StatusCode::ACCEPTED };
+        let (id, level) = (id.as_str(), self.level.name());
+        let mut body = format!("{{\"request_id\":\"{id}\",\"payloads\":{payloads},\"ack\":\"{level}\"");
+        if let Some(Receipt { segment, place }) = &self.receipt {
+            let job = JobId { segment: segment.id(), place: *place };
+            let object = super::jobs::object(edge, segment.key(&edge.prefix));
+            body.push_str(&format!(",\"job\":\"{job}\",\"object\":{object}"));
+        }
+        body.push_str("}\n");
+        let mut response = (status, Body::from(body)).into_response();
+        response.headers_mut().insert(CONTENT_TYPE, JSON);
+        response.extensions_mut().insert(Outcome::Accepted);
+        response
+    }
 }
 
 /// Makes lines of a body, here if it is small, else on a thread that may block.
 async fn decode(edge: &Edge, work: Work, body: Bytes, reservation: &mut Reservation) -> Result<Lines, Problem> {
-    let full = || Problem::QueueFull { retry_after: edge.queue.retry_after() };
+    let full = || Problem::QueueFull { retry_after: edge.retry_after() };
     match work.small(&body) {
         Some(lines) => lines,
         None => {

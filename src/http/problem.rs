@@ -10,6 +10,8 @@ use super::request_id::RequestId;
 use crate::decode::Invalid;
 use crate::metrics::Outcome;
 use crate::queue::PushError;
+use crate::segment::NoJobId;
+use crate::spool::SpoolError;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -21,8 +23,14 @@ pub(crate) enum Problem {
     InvalidBatch(Invalid),
     /// 400: the body did not arrive, or not as its headers say.
     InvalidBody(String),
+    /// 400: the query is none of ours.
+    InvalidQuery(String),
+    /// 400: what should be a receipt is none.
+    InvalidReceipt(NoJobId),
     /// 404.
     NotFound,
+    /// 404: no job by this receipt.
+    UnknownJob,
     /// 405.
     MethodNotAllowed,
     /// 408: the body came too slowly.
@@ -39,6 +47,26 @@ pub(crate) enum Problem {
     Internal,
     /// 503: the queue is full.
     QueueFull {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 503: the spool is full.
+    SpoolFull {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 503: the spool fails.
+    SpoolFailed {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 503: the job was queued, but not committed in time.
+    NotConfirmed {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 503: the store cannot say what became of a job.
+    StoreSilent {
         /// Seconds.
         retry_after: u64,
     },
@@ -78,27 +106,44 @@ impl Problem {
         }
     }
 
+    /// Why a commit failed.
+    pub(super) fn not_committed(error: &SpoolError, retry_after: u64) -> Self {
+        match error {
+            SpoolError::Full => Self::SpoolFull { retry_after },
+            SpoolError::Failed(_) => Self::SpoolFailed { retry_after },
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
-            Self::InvalidBatch(_) | Self::InvalidBody(_) => StatusCode::BAD_REQUEST,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::InvalidBatch(_) | Self::InvalidBody(_) | Self::InvalidQuery(_) | Self::InvalidReceipt(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::NotFound | Self::UnknownJob => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody | Self::SlowHeaders => StatusCode::REQUEST_TIMEOUT,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType | Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::QueueFull { .. } | Self::Draining { .. } | Self::TooManyConnections { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::QueueFull { .. }
+            | Self::SpoolFull { .. }
+            | Self::SpoolFailed { .. }
+            | Self::NotConfirmed { .. }
+            | Self::StoreSilent { .. }
+            | Self::Draining { .. }
+            | Self::TooManyConnections { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     /// How the refusal is counted.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::InvalidBatch(_) | Self::InvalidBody(_) => Outcome::Invalid,
+            Self::InvalidBatch(_) | Self::InvalidBody(_) | Self::InvalidQuery(_) | Self::InvalidReceipt(_) => {
+                Outcome::Invalid
+            }
             Self::NotFound
+            | Self::UnknownJob
             | Self::MethodNotAllowed
             | Self::LengthRequired
             | Self::UnsupportedType
@@ -107,6 +152,8 @@ impl Problem {
             Self::TooLarge(_) => Outcome::TooLarge,
             Self::Internal => Outcome::Failed,
             Self::QueueFull { .. } => Outcome::QueueFull,
+            Self::SpoolFull { .. } | Self::SpoolFailed { .. } | Self::NotConfirmed { .. } => Outcome::NoSpool,
+            Self::StoreSilent { .. } => Outcome::Failed,
             Self::Draining { .. } => Outcome::Draining,
             Self::TooManyConnections { .. } => Outcome::TooManyConnections,
         }
@@ -115,7 +162,9 @@ impl Problem {
     fn detail(&self) -> String {
         match self {
             Self::InvalidBatch(invalid) => invalid.to_string(),
-            Self::InvalidBody(detail) | Self::TooLarge(detail) => detail.clone(),
+            Self::InvalidBody(detail) | Self::InvalidQuery(detail) | Self::TooLarge(detail) => detail.clone(),
+            Self::InvalidReceipt(error) => error.to_string(),
+            Self::UnknownJob => "there is no such job, neither here nor in the store".to_owned(),
             Self::NotFound => "there is nothing here: POST batches to /v1/payloads".to_owned(),
             Self::MethodNotAllowed => "this path takes other methods: see the Allow header".to_owned(),
             Self::SlowBody => "the body did not arrive in time: send it again".to_owned(),
@@ -129,6 +178,18 @@ impl Problem {
             Self::QueueFull { retry_after } => {
                 format!("the queue is full; the batch was not taken: send it again after {retry_after} s")
             }
+            Self::SpoolFull { retry_after } => {
+                format!("the spool is full; the batch was not taken: send it again after {retry_after} s")
+            }
+            Self::SpoolFailed { retry_after } => {
+                format!("the spool fails; the batch was not taken: send it again after {retry_after} s")
+            }
+            Self::NotConfirmed { retry_after } => format!(
+                "the spool is slow; the batch may have been taken or not: send it again after {retry_after} s if it must not be missed"
+            ),
+            Self::StoreSilent { retry_after } => {
+                format!("the store cannot say what became of the job: ask again after {retry_after} s")
+            }
             Self::Draining { retry_after } => {
                 format!("the server is stopping; nothing was taken: send it again after {retry_after} s")
             }
@@ -141,6 +202,10 @@ impl Problem {
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::QueueFull { retry_after }
+            | Self::SpoolFull { retry_after }
+            | Self::SpoolFailed { retry_after }
+            | Self::NotConfirmed { retry_after }
+            | Self::StoreSilent { retry_after }
             | Self::Draining { retry_after }
             | Self::TooManyConnections { retry_after } => Some(*retry_after),
             _ => None,

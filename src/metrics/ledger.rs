@@ -1,4 +1,4 @@
-//! The ledger: accepted = stored + waiting, in jobs and in payloads.
+//! The ledger: accepted = stored + waiting + dead, in jobs and in payloads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use prometheus::{IntCounter, IntGauge};
 pub struct Ledger {
     accepted: Tally,
     stored: Tally,
+    dead: Tally,
 }
 
 #[derive(Debug, Default)]
@@ -43,18 +44,25 @@ pub struct Count {
 /// The ledger at one moment; it balances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Balance {
-    /// All that was answered 2xx.
+    /// All that was answered 2xx, by this process or by a dead one that it took over from.
     pub accepted: Count,
     /// What the store has said yes to.
     pub stored: Count,
+    /// What was accepted and then damaged on disk.
+    pub dead: Count,
     /// What is in the queue or in a segment.
     pub waiting: Count,
 }
 
 impl Ledger {
-    /// A job of so many payloads is about to be queued.
-    pub fn accepted(&self, payloads: u64) {
-        self.accepted.add(1, payloads);
+    /// So many jobs and payloads are acknowledged, or about to be; or were by a dead process, and are taken over.
+    pub fn accepted(&self, jobs: u64, payloads: u64) {
+        self.accepted.add(jobs, payloads);
+    }
+
+    /// So many jobs and payloads were damaged on disk.
+    pub fn dead(&self, jobs: u64, payloads: u64) {
+        self.dead.add(jobs, payloads);
     }
 
     /// An object of so many jobs and payloads is in the store.
@@ -65,13 +73,13 @@ impl Ledger {
     /// Reads what was stored before what was accepted: a job that moves on in between shows as waiting, and nothing is
     /// ever stored that was not accepted.
     pub fn balance(&self) -> Balance {
-        let stored = self.stored.read();
+        let (stored, dead) = (self.stored.read(), self.dead.read());
         let accepted = self.accepted.read();
         let waiting = Count {
-            jobs: accepted.jobs.saturating_sub(stored.jobs),
-            payloads: accepted.payloads.saturating_sub(stored.payloads),
+            jobs: accepted.jobs.saturating_sub(stored.jobs + dead.jobs),
+            payloads: accepted.payloads.saturating_sub(stored.payloads + dead.payloads),
         };
-        Balance { accepted, stored, waiting }
+        Balance { accepted, stored, dead, waiting }
     }
 }
 
@@ -80,6 +88,7 @@ pub(super) struct LedgerCollector {
     ledger: Arc<Ledger>,
     accepted: [IntCounter; 2],
     stored: [IntCounter; 2],
+    dead: [IntCounter; 2],
     waiting: [IntGauge; 2],
 }
 
@@ -93,8 +102,9 @@ impl LedgerCollector {
         };
         Ok(Self {
             ledger,
-            accepted: counters("accepted", "that were answered 2xx")?,
+            accepted: counters("accepted", "that were answered 2xx, or taken over from a dead process")?,
             stored: counters("stored", "whose object is in the store")?,
+            dead: counters("dead", "accepted and then damaged on disk")?,
             waiting: [
                 IntGauge::new("millpond_jobs_waiting", "Jobs accepted and not yet stored")?,
                 IntGauge::new("millpond_payloads_waiting", "Payloads accepted and not yet stored")?,
@@ -105,13 +115,15 @@ impl LedgerCollector {
 
 impl Collector for LedgerCollector {
     fn desc(&self) -> Vec<&Desc> {
-        let counters = self.accepted.iter().chain(&self.stored).flat_map(Collector::desc);
+        let counters = self.accepted.iter().chain(&self.stored).chain(&self.dead).flat_map(Collector::desc);
         counters.chain(self.waiting.iter().flat_map(Collector::desc)).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let balance = self.ledger.balance();
-        for (counters, count) in [(&self.accepted, balance.accepted), (&self.stored, balance.stored)] {
+        for (counters, count) in
+            [(&self.accepted, balance.accepted), (&self.stored, balance.stored), (&self.dead, balance.dead)]
+        {
             for (counter, now) in counters.iter().zip([count.jobs, count.payloads]) {
                 counter.reset();
                 counter.inc_by(now);
@@ -120,7 +132,7 @@ impl Collector for LedgerCollector {
         for (gauge, now) in self.waiting.iter().zip([balance.waiting.jobs, balance.waiting.payloads]) {
             gauge.set(i64::try_from(now).unwrap_or(i64::MAX));
         }
-        let counters = self.accepted.iter().chain(&self.stored).flat_map(Collector::collect);
+        let counters = self.accepted.iter().chain(&self.stored).chain(&self.dead).flat_map(Collector::collect);
         counters.chain(self.waiting.iter().flat_map(Collector::collect)).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! The id of a segment, and the object's key that follows from it.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
@@ -20,6 +21,11 @@ impl SegmentId {
     pub fn new(now: SystemTime) -> Self {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(Uuid::new_v7(Timestamp::from_unix(ContextV7::new(), since.as_secs(), since.subsec_nanos())))
+    }
+
+    /// The id as it stands in a file.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
     }
 
     /// When the segment was opened, to the millisecond.
@@ -43,6 +49,22 @@ impl SegmentId {
     }
 }
 
+/// What does not name a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a UUIDv7 with hyphens")]
+pub struct NoSegmentId;
+
+impl FromStr for SegmentId {
+    type Err = NoSegmentId;
+
+    /// Reads what [`fmt::Display`] writes, and nothing else.
+    fn from_str(text: &str) -> Result<Self, NoSegmentId> {
+        let id = Uuid::try_parse(text).map_err(|_| NoSegmentId)?;
+        let plain = id.get_version_num() == 7 && text == id.hyphenated().encode_lower(&mut Uuid::encode_buffer());
+        if plain { Ok(Self(id)) } else { Err(NoSegmentId) }
+    }
+}
+
 impl fmt::Display for SegmentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.hyphenated().fmt(f)
@@ -62,6 +84,17 @@ mod tests {
         assert_eq!(id.key("", Compression::Gzip), format!("dt=2026-11-20/hr=13/{id}.ndjson.gz"));
         assert_eq!(id.key("a/b", Compression::Zstd), format!("a/b/dt=2026-11-20/hr=13/{id}.ndjson.zst"));
         assert_eq!(id.key("", Compression::None), format!("dt=2026-11-20/hr=13/{id}.ndjson"));
+    }
+
+    #[test]
+    fn an_id_is_read_as_it_is_written_and_in_no_other_way() {
+        let id = SegmentId::new(SystemTime::now());
+        assert_eq!(id.to_string().parse(), Ok(id));
+        let v4 = "6f1c2b1e-0a64-4c5b-9d0e-1f2a3b4c5d6e";
+        for bad in ["", "x", v4, &id.to_string().to_uppercase(), &format!("{{{id}}}"), &id.to_string().replace('-', "")]
+        {
+            assert_eq!(bad.parse::<SegmentId>(), Err(NoSegmentId), "{bad}");
+        }
     }
 
     #[test]

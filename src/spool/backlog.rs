@@ -7,9 +7,10 @@ use tokio::sync::Notify;
 
 use super::SealedSegment;
 
-/// At most so many sealed segments that no worker has taken yet.
+/// Sealed segments that no worker has taken yet: in memory at most one, on disk as many as the disk holds.
 ///
-/// The dispatcher asks for a [`Slot`] before it opens a segment, so a segment that is open can always be sealed, and a
+/// Workers take the oldest and the newest in turn, so that after an outage what waited longest and what has just come
+/// both get on. The dispatcher asks for a [`Slot`] before it opens a segment, so a segment that is open can always be sealed, and a
 /// dispatcher that gets no slot takes no jobs: that is what bounds memory when the store does not answer.
 #[derive(Debug)]
 pub struct Backlog {
@@ -22,6 +23,7 @@ pub struct Backlog {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<SealedSegment>,
+    newest_is_next: bool,
     closed: bool,
 }
 
@@ -47,14 +49,21 @@ impl Backlog {
         }
     }
 
-    /// The segment that has waited longest, once there is one; none when the backlog is closed and empty.
+    /// The oldest segment and the newest in turn, once there is one; none when the backlog is closed and empty.
     pub async fn next(&self) -> Option<SealedSegment> {
         loop {
             let work = self.work.notified();
             {
                 let mut state = self.lock();
-                if let Some(segment) = state.waiting.pop_front() {
+                let newest = state.newest_is_next;
+                let next = if newest { state.waiting.pop_back() } else { state.waiting.pop_front() };
+                if let Some(segment) = next {
+                    state.newest_is_next = !newest;
                     self.room.notify_one();
+                    if !state.waiting.is_empty() {
+                        // Two segments that came at once may have left one wake-up between them.
+                        self.work.notify_one();
+                    }
                     return Some(segment);
                 }
                 if state.closed {
@@ -63,6 +72,15 @@ impl Backlog {
             }
             work.await;
         }
+    }
+
+    /// Adds segments that dead processes have left, the oldest first: they are on disk, so they need no slot.
+    pub fn add(&self, adopted: Vec<SealedSegment>) {
+        let mut state = self.lock();
+        let behind = std::mem::take(&mut state.waiting);
+        state.waiting = adopted.into_iter().chain(behind).collect();
+        drop(state);
+        self.work.notify_waiters();
     }
 
     /// No more segments will come.

@@ -11,26 +11,34 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use tempfile::NamedTempFile;
 
-use super::{ErrorClass, StoreError};
+use super::{ErrorClass, Found, StoreError};
+use crate::disk::naming;
 
 /// Objects as files.
 #[derive(Debug)]
 pub struct DirStore {
     root: PathBuf,
+    location: String,
 }
 
 impl DirStore {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root }
+        let location = root.display().to_string();
+        Self { root, location }
     }
 
-    pub(super) fn location(&self) -> String {
-        self.root.display().to_string()
+    pub(super) fn location(&self) -> &str {
+        &self.location
     }
 
     pub(super) async fn put(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
         let (root, path) = (self.root.clone(), self.root.join(key));
         on_blocking_thread(move || write(&root, &path, &body)).await
+    }
+
+    pub(super) async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
+        let path = self.root.join(key);
+        on_blocking_thread(move || Ok(path.try_exists().map_err(naming(&path))?.then(Found::default))).await
     }
 
     pub(super) async fn reach(&self) -> Result<(), StoreError> {
@@ -54,7 +62,9 @@ impl DirStore {
     }
 }
 
-async fn on_blocking_thread(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), StoreError> {
+async fn on_blocking_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
     let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)));
     done.map_err(|error| {
         use io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
@@ -105,9 +115,4 @@ fn make_readable(file: &File) -> io::Result<()> {
 #[cfg(not(unix))]
 fn make_readable(_file: &File) -> io::Result<()> {
     Ok(())
-}
-
-/// Puts the path into an error of the file system's, which does not know it.
-fn naming(path: &Path) -> impl Fn(io::Error) -> io::Error {
-    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

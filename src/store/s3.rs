@@ -2,7 +2,9 @@
 //! those. A body goes out of memory in one piece, so it is signed and summed as it is and not sent in chunks, which some
 //! servers that speak S3 do not take.
 
+use std::collections::HashMap;
 use std::error::Error;
+use std::ops::Range;
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
@@ -16,7 +18,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::{Builder as HttpClientBuilder, tls};
 use bytes::Bytes;
 
-use super::{CONNECT_TIMEOUT, ErrorClass, ObjectInfo, StoreError};
+use super::{CONNECT_TIMEOUT, ErrorClass, Found, ObjectInfo, StoreError};
 use crate::config::S3Settings;
 
 /// S3 drops a connection that idles for some 20 s; one that it is about to drop must not be used.
@@ -29,6 +31,7 @@ const MESSAGE_MAX_CHARS: usize = 300;
 pub struct S3Store {
     client: Client,
     bucket: String,
+    location: String,
     if_none_match: bool,
 }
 
@@ -55,23 +58,22 @@ impl S3Store {
         Self {
             client: Client::from_conf(config),
             bucket: settings.bucket.clone(),
+            location: format!("s3://{}", settings.bucket),
             if_none_match: settings.if_none_match,
         }
     }
 
-    pub(super) fn location(&self) -> String {
-        format!("s3://{}", self.bucket)
+    pub(super) fn location(&self) -> &str {
+        &self.location
     }
 
-    pub(super) async fn put(&self, key: &str, body: Bytes, info: ObjectInfo) -> Result<(), StoreError> {
+    pub(super) async fn put(&self, key: &str, body: Bytes, info: &ObjectInfo) -> Result<(), StoreError> {
         let put = self
             .client
             .put_object()
             .bucket(&self.bucket)
             .key(key)
-            .metadata("segment", info.segment.to_string())
-            .metadata("jobs", info.jobs.to_string())
-            .metadata("payloads", info.payloads.to_string())
+            .set_metadata(Some(metadata(info)))
             .set_if_none_match(self.if_none_match.then(|| "*".to_owned()))
             .body(ByteStream::from(body));
         match put.send().await {
@@ -79,6 +81,14 @@ impl S3Store {
             // The key is this segment's and no other's, so what is there already is this object, from an attempt whose
             // answer was lost.
             Err(error) if self.if_none_match && status(&error) == Some(412) => Ok(()),
+            Err(error) => Err(sorted(&error)),
+        }
+    }
+
+    pub(super) async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
+        match self.client.head_object().bucket(&self.bucket).key(key).send().await {
+            Ok(head) => Ok(Some(head.metadata().map(found).unwrap_or_default())),
+            Err(error) if status(&error) == Some(404) => Ok(None),
             Err(error) => Err(sorted(&error)),
         }
     }
@@ -110,6 +120,32 @@ impl S3Store {
             Err(StoreError::permanent("what was read back is not what was written"))
         }
     }
+}
+
+fn metadata(info: &ObjectInfo) -> HashMap<String, String> {
+    let mut metadata = HashMap::from([
+        ("segment".to_owned(), info.segment.to_string()),
+        ("jobs".to_owned(), info.jobs.to_string()),
+        ("payloads".to_owned(), info.payloads.to_string()),
+    ]);
+    if !info.dead.is_empty() {
+        let places: Vec<String> = info.dead.iter().map(|places| format!("{}-{}", places.start, places.end)).collect();
+        metadata.insert("dead".to_owned(), places.join(","));
+    }
+    metadata
+}
+
+/// Reads what [`metadata`] wrote.
+fn found(metadata: &HashMap<String, String>) -> Found {
+    let range = |text: &str| {
+        let (start, end) = text.split_once('-')?;
+        Some(start.parse().ok()?..end.parse().ok()?)
+    };
+    let dead: Vec<Range<u32>> =
+        metadata.get("dead").map(|places| places.split(',').filter_map(range).collect()).unwrap_or_default();
+    let jobs = metadata.get("jobs").and_then(|jobs| jobs.parse::<u32>().ok());
+    let lost: u32 = dead.iter().map(|places| places.end.saturating_sub(places.start)).sum();
+    Found { places: jobs.map(|jobs| jobs.saturating_add(lost)), dead }
 }
 
 fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
@@ -156,6 +192,14 @@ fn class(status: Option<u16>, code: &str) -> ErrorClass {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metadata_comes_back_as_what_it_was() {
+        let segment = crate::segment::SegmentId::new(std::time::UNIX_EPOCH);
+        let info = ObjectInfo { segment, jobs: 10, payloads: 20, dead: vec![3..5, 11..12] };
+        assert_eq!(found(&metadata(&info)), Found { places: Some(13), dead: info.dead });
+        assert_eq!(found(&HashMap::new()), Found::default());
+    }
 
     #[test]
     fn errors_are_sorted_by_what_helps_against_them() {

@@ -46,6 +46,10 @@ impl UploadLimit {
                 let mut state = self.lock();
                 if state.running < whole(state.limit) {
                     state.running += 1;
+                    if state.running < whole(state.limit) {
+                        // Places that were freed at once, or a limit that rose, left one wake-up between them.
+                        self.freed.notify_one();
+                    }
                     return Place { of: self, began: Instant::now() };
                 }
             }
@@ -83,8 +87,6 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.of.lock().running -= 1;
-        // A limit that was raised has room for two.
-        self.of.freed.notify_one();
         self.of.freed.notify_one();
     }
 }

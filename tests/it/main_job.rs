@@ -14,7 +14,7 @@ async fn a_batch_is_in_the_directory_store_after_a_stop_byte_for_byte() {
         let answer = server.post_json(ENVELOPE).await;
         assert_eq!(answer.status, 202);
         let body = answer.json();
-        assert_eq!((&body["payloads"], &body["ack"]), (&2.into(), &"memory".into()));
+        assert_eq!((&body["payloads"], &body["ack"]), (&2.into(), &"disk".into()));
         assert_eq!(body["request_id"], answer.header("x-request-id"));
         assert_eq!(server.stop().await, Some(0));
         let objects = server.objects();

@@ -38,7 +38,13 @@ async fn with_a_hung_store_503s_begin_and_they_end_by_themselves_and_nothing_is_
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
-    let env = [("MAX_WORKERS", "2"), ("MAX_QUEUE", "10"), ("OBJECT_MAX_BYTES", "1"), ("RECORD", "payload")];
+    let env = [
+        ("ACK", "memory"),
+        ("MAX_WORKERS", "2"),
+        ("MAX_QUEUE", "10"),
+        ("OBJECT_MAX_BYTES", "1"),
+        ("RECORD", "payload"),
+    ];
     let mut server = Server::start_with_s3(&s3, &env).await;
 
     let mut accepted = post_until_refused(&server, 3).await;
@@ -72,8 +78,13 @@ async fn memory_is_bounded_while_a_hung_store_is_flooded() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
-    let env =
-        [("MAX_WORKERS", "2"), ("MAX_QUEUE_BYTES", "4MiB"), ("OBJECT_MAX_BYTES", "256KiB"), ("COMPRESSION", "none")];
+    let env = [
+        ("ACK", "memory"),
+        ("MAX_WORKERS", "2"),
+        ("MAX_QUEUE_BYTES", "4MiB"),
+        ("OBJECT_MAX_BYTES", "256KiB"),
+        ("COMPRESSION", "none"),
+    ];
     let server = Server::start_with_s3(&s3, &env).await;
     let request =
         post("Content-Type: application/json\r\n", format!("{{\"a\":\"{}\"}}", "x".repeat(16 * 1024)).as_bytes());
@@ -109,7 +120,13 @@ async fn a_queue_full_of_bytes_refuses_and_a_batch_too_large_for_it_is_told_so()
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
-    let env = [("MAX_WORKERS", "1"), ("MAX_QUEUE_BYTES", "3100"), ("OBJECT_MAX_BYTES", "1"), ("RECORD", "payload")];
+    let env = [
+        ("ACK", "memory"),
+        ("MAX_WORKERS", "1"),
+        ("MAX_QUEUE_BYTES", "3100"),
+        ("OBJECT_MAX_BYTES", "1"),
+        ("RECORD", "payload"),
+    ];
     let mut server = Server::start_with_s3(&s3, &env).await;
     let body = format!("{{\"n\":1,\"a\":\"{}\"}}", "x".repeat(1000));
     let mut accepted = 0;
@@ -133,7 +150,13 @@ async fn a_store_that_fails_one_call_in_two_gets_everything_once() {
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     let kinds = [Fault::SlowDown, Fault::InternalError, Fault::DropBefore, Fault::DropAfter, Fault::Hang];
     s3.faults().set(FaultPlan::share(0.5, kinds).unwrap());
-    let env = [("OBJECT_MAX_BYTES", "1"), ("RECORD", "payload"), ("S3_TIMEOUT", "300ms"), ("MAX_WORKERS", "4")];
+    let env = [
+        ("ACK", "memory"),
+        ("OBJECT_MAX_BYTES", "1"),
+        ("RECORD", "payload"),
+        ("S3_TIMEOUT", "300ms"),
+        ("MAX_WORKERS", "4"),
+    ];
     let mut server = Server::start_with_s3(&s3, &env).await;
     for n in 0..60 {
         assert_eq!(server.post_json(&format!("{{\"n\":{n}}}")).await.status, 202);
@@ -154,7 +177,7 @@ async fn throttling_lowers_the_uploads_at_once_and_success_raises_them_again() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::SlowDown));
-    let env = [("MAX_WORKERS", "8"), ("OBJECT_MAX_BYTES", "1"), ("RECORD", "payload")];
+    let env = [("ACK", "memory"), ("MAX_WORKERS", "8"), ("OBJECT_MAX_BYTES", "1"), ("RECORD", "payload")];
     let server = Server::start_with_s3(&s3, &env).await;
     for _ in 0..8 {
         assert_eq!(server.post_json("{\"n\":1}").await.status, 202);

@@ -91,7 +91,7 @@ async fn what_is_not_stored_when_the_grace_is_over_is_counted_and_fails_the_exit
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
-    let mut server = Server::start_with_s3(&s3, &[("SHUTDOWN_GRACE", "300ms")]).await;
+    let mut server = Server::start_with_s3(&s3, &[("ACK", "memory"), ("SHUTDOWN_GRACE", "300ms")]).await;
     assert_eq!(server.post_json("[{},{},{}]").await.status, 202);
     assert_eq!(server.post_json("[{}]").await.status, 202);
     assert_eq!(server.stop().await, Some(1));
@@ -104,7 +104,7 @@ async fn a_second_signal_stops_at_once() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
-    let mut server = Server::start_with_s3(&s3, &[("SHUTDOWN_GRACE", "1h")]).await;
+    let mut server = Server::start_with_s3(&s3, &[("ACK", "memory"), ("SHUTDOWN_GRACE", "1h")]).await;
     assert_eq!(server.post_json("{}").await.status, 202);
     server.signal(Signal::TERM);
     server.logged("stopping: ").await;

@@ -1,0 +1,178 @@
+//! The file system as the spool uses it: a handful of calls behind a trait, so that a test can make each of them fail.
+//!
+//! Every call blocks. Paths in errors are the caller's business: see [`naming`].
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// What a folder holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in the folder; names that are not UTF-8 are passed over, since none of ours is.
+    pub name: String,
+    /// Bytes, of a file.
+    pub len: u64,
+    /// Whether it is a folder itself.
+    pub is_dir: bool,
+}
+
+/// Holds a lock until it is dropped, or the process ends however it ends.
+pub type Lock = Box<dyn Send + Sync + Debug>;
+
+/// A file system.
+pub trait Disk: Send + Sync + Debug {
+    /// Creates a folder and those above it.
+    ///
+    /// # Errors
+    /// The system's.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// What is in a folder, in no order.
+    ///
+    /// # Errors
+    /// The system's.
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
+
+    /// Creates a file that must not exist yet, for appending.
+    ///
+    /// # Errors
+    /// The system's.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// A whole file.
+    ///
+    /// # Errors
+    /// The system's.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// Moves a file within the file system.
+    ///
+    /// # Errors
+    /// The system's.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// The system's.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes an empty folder.
+    ///
+    /// # Errors
+    /// The system's.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a folder durable (fsync).
+    ///
+    /// # Errors
+    /// The system's.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Locks a file, which is made if `create` says so; none when another process has it.
+    ///
+    /// # Errors
+    /// The system's.
+    fn lock(&self, path: &Path, create: bool) -> io::Result<Option<Lock>>;
+}
+
+/// A file that grows.
+pub trait DiskFile: Send + Debug {
+    /// Writes all of `bytes` at the end. After an error some of them may be there.
+    ///
+    /// # Errors
+    /// The system's.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes what was appended durable (fdatasync). After an error nothing may be said of it any more, and the call must
+    /// not be repeated: the kernel may have marked the pages clean.
+    ///
+    /// # Errors
+    /// The system's.
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Cuts the file to `len` bytes.
+    ///
+    /// # Errors
+    /// The system's.
+    fn cut(&mut self, len: u64) -> io::Result<()>;
+}
+
+/// The file system of this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            match entry.metadata() {
+                Ok(metadata) => entries.push(Entry { name, len: metadata.len(), is_dir: metadata.is_dir() }),
+                // Gone since: another process tidies its own.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(entries)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(OpenOptions::new().append(true).create_new(true).open(path)?))
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path, create: bool) -> io::Result<Option<Lock>> {
+        let file = OpenOptions::new().read(true).append(true).create(create).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl DiskFile for File {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+}
+
+/// Puts the path into an error of the file system's, which does not know it.
+pub fn naming(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}

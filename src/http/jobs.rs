@@ -1,0 +1,119 @@
+//! `GET /v1/jobs/{job}`: what became of a job, by its receipt.
+//!
+//! A segment that this process has, or had lately, is answered from memory. Any other is looked for in the store under the
+//! key that follows from the receipt, so that every machine of a fleet can answer for every job.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State as Shared};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::payloads::JSON;
+use super::{Edge, Problem};
+use crate::segment::{Compression, JobId};
+use crate::spool::State;
+use crate::store::Found;
+
+/// Nobody is kept waiting longer.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How often the store is asked for a segment of another machine while somebody waits.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What became of a job.
+enum Fate {
+    Spooled { key: String },
+    Stored { key: String },
+    Dead,
+}
+
+/// Answers for the job, at once or, with `?wait=SECONDS`, when it is spooled no more.
+pub(super) async fn get(
+    Shared(edge): Shared<Arc<Edge>>,
+    Path(job): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let job: JobId = job.parse().map_err(Problem::InvalidReceipt)?;
+    let until = Instant::now() + wait(query.as_deref())?;
+    let fate = match edge.outlet.spool.segments().find(job.segment) {
+        Some(segment) => {
+            let state = match timeout_at(until, segment.settled()).await {
+                Ok(settled) => settled,
+                Err(_) => segment.state(),
+            };
+            if !segment.has(job.place) {
+                return Err(Problem::UnknownJob);
+            }
+            let key = || segment.key(&edge.prefix).to_owned();
+            match state {
+                State::Spooled => Fate::Spooled { key: key() },
+                State::Stored { dead } if dead.iter().any(|places| places.contains(&job.place)) => Fate::Dead,
+                State::Stored { .. } => Fate::Stored { key: key() },
+                State::Dead => Fate::Dead,
+            }
+        }
+        None => in_store(&edge, job, until).await?,
+    };
+    Ok(fate.answer(&edge, job))
+}
+
+/// Asks the store, until it has the job's object or the time is over.
+async fn in_store(edge: &Edge, job: JobId, until: Instant) -> Result<Fate, Problem> {
+    loop {
+        // A machine with other settings may have stored it.
+        let own = edge.outlet.spool.compression();
+        let others = Compression::ALL.into_iter().filter(|compression| *compression != own);
+        for compression in std::iter::once(own).chain(others) {
+            let key = job.segment.key(&edge.prefix, compression);
+            let found = edge.store.find(&key).await.map_err(|error| {
+                tracing::warn!(%key, %error, "the store cannot say whether it has an object");
+                Problem::StoreSilent { retry_after: edge.retry_after() }
+            })?;
+            match found {
+                None => {}
+                Some(Found { places: Some(places), .. }) if job.place >= places => return Err(Problem::UnknownJob),
+                Some(Found { dead, .. }) if dead.iter().any(|places| places.contains(&job.place)) => {
+                    return Ok(Fate::Dead);
+                }
+                Some(_) => return Ok(Fate::Stored { key }),
+            }
+        }
+        if Instant::now() + ASK_INTERVAL > until {
+            return Err(Problem::UnknownJob);
+        }
+        sleep(ASK_INTERVAL).await;
+    }
+}
+
+impl Fate {
+    fn answer(&self, edge: &Edge, job: JobId) -> Response {
+        let body = match self {
+            Self::Spooled { key } => {
+                format!("{{\"job\":\"{job}\",\"state\":\"spooled\",\"object\":{}}}\n", object(edge, key))
+            }
+            Self::Stored { key } => {
+                format!("{{\"job\":\"{job}\",\"state\":\"stored\",\"object\":{}}}\n", object(edge, key))
+            }
+            Self::Dead => format!("{{\"job\":\"{job}\",\"state\":\"dead\"}}\n"),
+        };
+        (StatusCode::OK, [(CONTENT_TYPE, JSON)], Body::from(body)).into_response()
+    }
+}
+
+/// Where an object is or will be, as a JSON string.
+pub(super) fn object(edge: &Edge, key: &str) -> String {
+    serde_json::Value::from(format!("{}/{key}", edge.store.location())).to_string()
+}
+
+/// Seconds to wait, from the query; none if it does not say.
+fn wait(query: Option<&str>) -> Result<Duration, Problem> {
+    let mut parameters = query.unwrap_or_default().split('&').filter_map(|parameter| parameter.split_once('='));
+    let Some((_, seconds)) = parameters.find(|(name, _)| *name == "wait") else { return Ok(Duration::ZERO) };
+    let seconds = seconds.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+    let seconds = seconds.ok_or_else(|| Problem::InvalidQuery("wait is a number of seconds, such as 10".to_owned()))?;
+    Ok(Duration::try_from_secs_f64(seconds).unwrap_or(WAIT_MAX).min(WAIT_MAX))
+}

@@ -1,0 +1,236 @@
+//! The folders under `SPOOL_DIR`: one of each process, which holds its lock for as long as it lives.
+//!
+//! ```text
+//! SPOOL_DIR/v1-<uuid>/lock            held by its process; its version is in its name
+//! SPOOL_DIR/v1-<uuid>/<object's name>.seg
+//! SPOOL_DIR/dead/<object's name>.seg  damaged, and stored as far as they were good
+//! ```
+//!
+//! Two processes can share `SPOOL_DIR`. A folder whose lock can be taken is that of a dead process, and whoever takes the
+//! lock owns its segments. A folder of a newer version is left alone and named in the log.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use uuid::Uuid;
+
+use super::space::{Charge, Space};
+use crate::disk::{Disk, Lock, naming};
+use crate::segment::{Compression, SegmentId};
+
+/// The format of a folder and all that is in it.
+const VERSION: u32 = 1;
+const LOCK: &str = "lock";
+const DEAD: &str = "dead";
+const SEGMENT_SUFFIX: &str = ".seg";
+const PROBE: &str = "probe";
+/// A folder of ours that somebody takes away between its creation and its lock is created again, so often at most.
+const CREATE_TRIES: usize = 3;
+
+/// A folder whose lock this process holds.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Segments of a dead process that are still there.
+    left: AtomicUsize,
+    is_own: bool,
+    _lock: Lock,
+}
+
+impl Folder {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn segment(&self, id: SegmentId, compression: Compression) -> PathBuf {
+        self.path.join(format!("{id}.{}{SEGMENT_SUFFIX}", compression.extension()))
+    }
+}
+
+/// A segment that a dead process has left.
+#[derive(Debug)]
+pub struct Adopted {
+    pub(super) id: SegmentId,
+    pub(super) compression: Compression,
+    pub(super) path: PathBuf,
+    pub(super) folder: Arc<Folder>,
+    pub(super) charge: Charge,
+}
+
+/// The folders under `SPOOL_DIR` as this process sees them.
+#[derive(Debug)]
+pub(super) struct Folders {
+    root: PathBuf,
+    disk: Arc<dyn Disk>,
+    own: Arc<Folder>,
+    /// Names that were reported already.
+    reported: Mutex<Vec<String>>,
+}
+
+impl Folders {
+    /// Creates this process's folder and tries it out.
+    pub(super) fn open(root: &Path, disk: Arc<dyn Disk>, space: &Arc<Space>) -> io::Result<Self> {
+        disk.create_dir_all(root).map_err(naming(root))?;
+        let own = Arc::new(create(root, &*disk)?);
+        disk.sync_dir(root).map_err(naming(root))?;
+        let folders = Self { root: root.to_owned(), disk, own, reported: Mutex::default() };
+        folders.probe(&*folders.disk)?;
+        // What was set aside takes space until somebody looks at it and removes it.
+        let dead = folders.dead();
+        match folders.disk.list(&dead) {
+            Ok(files) => files.iter().for_each(|file| space.count(bytes(file.len)).keep()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(naming(&dead)(error)),
+        }
+        Ok(folders)
+    }
+
+    pub(super) fn own(&self) -> &Arc<Folder> {
+        &self.own
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn dead(&self) -> PathBuf {
+        self.root.join(DEAD)
+    }
+
+    /// Writes, syncs and removes a file.
+    pub(super) fn probe(&self, disk: &dyn Disk) -> io::Result<()> {
+        let path = self.own.path.join(PROBE);
+        let tried = disk.create(&path).and_then(|mut file| file.append(b"probe").and_then(|()| file.sync()));
+        match disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(naming(&path)(error)),
+            _ => {}
+        }
+        tried.map_err(naming(&path))
+    }
+
+    /// Takes the folders of processes that are dead.
+    pub(super) fn adopt(&self, space: &Arc<Space>) -> io::Result<Vec<Adopted>> {
+        let mut adopted = Vec::new();
+        for entry in self.disk.list(&self.root).map_err(naming(&self.root))? {
+            let path = self.root.join(&entry.name);
+            if !entry.is_dir || entry.name == DEAD || path == self.own.path {
+                continue;
+            }
+            match version(&entry.name) {
+                Some(VERSION) => adopted.append(&mut self.adopt_one(&path, space)?),
+                Some(_) => self.report(&entry.name, "written by another version of millpond, and left alone"),
+                None => self.report(&entry.name, "not one of millpond's folders, and left alone"),
+            }
+        }
+        Ok(adopted)
+    }
+
+    fn adopt_one(&self, path: &Path, space: &Arc<Space>) -> io::Result<Vec<Adopted>> {
+        let lock = match self.disk.lock(&path.join(LOCK), false) {
+            Ok(Some(lock)) => lock,
+            // Its process lives.
+            Ok(None) => return Ok(Vec::new()),
+            // Being created, or being removed by another who adopted it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(naming(path)(error)),
+        };
+        let files = match self.disk.list(path) {
+            Ok(files) => files,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(naming(path)(error)),
+        };
+        let segments: Vec<_> = files.iter().filter_map(|file| Some((segment(&file.name)?, file))).collect();
+        let left = AtomicUsize::new(segments.len() + 1);
+        let folder = Arc::new(Folder { path: path.to_owned(), left, is_own: false, _lock: lock });
+        let mut adopted: Vec<_> = segments
+            .into_iter()
+            .map(|((id, compression), file)| Adopted {
+                id,
+                compression,
+                path: path.join(&file.name),
+                folder: Arc::clone(&folder),
+                charge: space.count(bytes(file.len)),
+            })
+            .collect();
+        adopted.sort_by_key(|segment| segment.id);
+        if !adopted.is_empty() {
+            tracing::info!(folder = %path.display(), segments = adopted.len(), "took over what a dead process has left");
+        }
+        // The one on top of the segments: a folder that had none goes now.
+        self.let_go(&folder);
+        Ok(adopted)
+    }
+
+    /// A segment of `folder` is gone from it. A dead process's folder goes with its last segment.
+    pub(super) fn let_go(&self, folder: &Folder) {
+        if folder.is_own || folder.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        self.remove_empty(folder);
+    }
+
+    /// Removes this process's own folder, if it is empty.
+    pub(super) fn close(&self) {
+        self.remove_empty(&self.own);
+    }
+
+    /// Best effort: what stays is adopted by the next process. The lock goes last, since without it nobody would.
+    fn remove_empty(&self, folder: &Folder) {
+        let _: io::Result<()> = self.disk.remove(&folder.path.join(PROBE));
+        let removed = self.disk.list(&folder.path).and_then(|files| match files.as_slice() {
+            [only] if only.name == LOCK => {
+                self.disk.remove(&folder.path.join(LOCK))?;
+                self.disk.remove_dir(&folder.path)
+            }
+            _ => Ok(()),
+        });
+        if let Err(error) = removed {
+            tracing::warn!(folder = %folder.path.display(), %error, "an empty folder cannot be removed");
+        }
+    }
+
+    fn report(&self, name: &str, what: &str) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if !reported.iter().any(|known| known == name) {
+            tracing::warn!(folder = %self.root.join(name).display(), "{what}");
+            reported.push(name.to_owned());
+        }
+    }
+}
+
+fn create(root: &Path, disk: &dyn Disk) -> io::Result<Folder> {
+    let mut tries = CREATE_TRIES;
+    loop {
+        let path = root.join(format!("v{VERSION}-{}", Uuid::now_v7()));
+        disk.create_dir_all(&path).map_err(naming(&path))?;
+        tries -= 1;
+        match disk.lock(&path.join(LOCK), true) {
+            Ok(Some(lock)) => return Ok(Folder { path, left: AtomicUsize::new(0), is_own: true, _lock: lock }),
+            Ok(None) if tries > 0 => {}
+            Err(error) if tries > 0 && error.kind() == io::ErrorKind::NotFound => {}
+            Ok(None) => return Err(naming(&path)(io::ErrorKind::WouldBlock.into())),
+            Err(error) => return Err(naming(&path)(error)),
+        }
+    }
+}
+
+/// The segment in a file's name.
+fn segment(name: &str) -> Option<(SegmentId, Compression)> {
+    let (id, extension) = name.strip_suffix(SEGMENT_SUFFIX)?.split_once('.')?;
+    let compression = Compression::ALL.into_iter().find(|compression| compression.extension() == extension)?;
+    Some((SegmentId::from_str(id).ok()?, compression))
+}
+
+/// The version in a folder's name.
+fn version(name: &str) -> Option<u32> {
+    let (version, id) = name.strip_prefix('v')?.split_once('-')?;
+    Uuid::try_parse(id).ok()?;
+    version.parse().ok()
+}
+
+fn bytes(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
