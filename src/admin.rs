@@ -117,6 +117,9 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     if admin.spool.space().is_some_and(|space| space.is_nearly_full()) {
         reasons.push(Reason { what: "spool full", detail: None, since: None });
     }
+    if admin.depth.is_full() {
+        reasons.push(Reason { what: "queue full", detail: None, since: None });
+    }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let readiness = Readiness { ready: reasons.is_empty(), reasons };
     let body = serde_json::to_vec(&readiness).unwrap_or_default();

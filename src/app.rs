@@ -4,12 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use prometheus::{IntGauge, Registry};
+use anyhow::{Context, anyhow};
+use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, AdminService};
@@ -30,6 +30,8 @@ const ADOPT_INTERVAL: Duration = Duration::from_secs(2);
 const BACKLOG_MAX_SEGMENTS: usize = 1;
 /// Of the time that a shutdown has, senders get at most this share to finish their requests.
 const REQUESTS_SHARE: f64 = 0.4;
+/// How long what was aborted may take to end.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections to the admin listener: a few scrapers and people.
 const ADMIN_MAX_CONNECTIONS: usize = 64;
 const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,12 +56,14 @@ pub struct Stop {
 }
 
 /// How it went.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Ended {
     /// The ledger at the end.
     pub balance: Balance,
     /// Whether what waits survives the process.
     pub is_durable: bool,
+    /// Why it ended, if not because it was told to.
+    pub failure: Option<anyhow::Error>,
 }
 
 /// The spool that the settings ask for, and what dead processes have left in it.
@@ -78,7 +82,7 @@ pub fn open_spool(settings: &Settings, disk: Arc<dyn Disk>) -> anyhow::Result<(S
 /// Runs the server until it is told to stop, beginning with the segments that are `left`.
 ///
 /// # Errors
-/// When it cannot be set up, or a part of it ended that never should.
+/// When it cannot be set up.
 pub async fn run(
     settings: Settings,
     (spool, left): (Spool, Vec<SealedSegment>),
@@ -98,21 +102,25 @@ pub async fn run(
     outlet.backlog.add(left);
 
     let mut pipeline = Pipeline::start(&settings, receiver, &outlet, &store)?;
+    let mut looking = JoinSet::new();
+    looking.spawn(reach(Arc::clone(&store), outlet.clone()));
     let mut aside = JoinSet::new();
-    aside.spawn(reach(Arc::clone(&store), outlet.clone()));
-    aside.spawn(adopt(outlet.clone()));
+    if is_durable {
+        aside.spawn(adopt(outlet.clone()));
+    }
     aside.spawn(serve_admin(listeners.admin, Admin::new(&outlet, jobs.depth())));
 
     let requests = CancellationToken::new();
     let edge = Edge::new(&settings, jobs, outlet.clone(), store);
     let mut public = JoinSet::new();
-    public.spawn(serve_public(listeners.public, edge, &settings, &outlet.metrics, requests.clone()));
+    public.spawn(serve_public(listeners.public, edge, &settings, Arc::clone(&outlet.metrics), requests.clone()));
 
-    tokio::select! {
-        () = stop.gently.cancelled() => {}
-        ended = pipeline.ended() => return Err(ended.context("the pipeline ended by itself")),
-        _ = public.join_next() => bail!("the public listener ended by itself"),
-    }
+    let mut failure = tokio::select! {
+        () = stop.gently.cancelled() => None,
+        ended = pipeline.ended() => Some(ended.context("the pipeline ended by itself")),
+        _ = public.join_next() => Some(anyhow!("the public listener ended by itself")),
+        _ = aside.join_next() => Some(anyhow!("the admin listener or the look at the spool ended by itself")),
+    };
 
     tracing::info!(grace = ?settings.shutdown_grace, "stopping: requests in flight are finished, then the queue is drained");
     let began = Instant::now();
@@ -130,14 +138,14 @@ pub async fn run(
     };
     tokio::select! {
         drained = timeout_at(deadline, drained) => match drained {
-            Ok(result) => result?,
+            Ok(result) => failure = failure.or(result.err()),
             Err(_) => tracing::warn!("SHUTDOWN_GRACE is over"),
         },
         () = stop.at_once.cancelled() => tracing::warn!("stopping at once"),
     }
-    pipeline.abort();
+    pipeline.abort().await;
     outlet.spool.close();
-    Ok(Ended { balance: outlet.metrics.ledger.balance(), is_durable })
+    Ok(Ended { balance: outlet.metrics.ledger.balance(), is_durable, failure })
 }
 
 async fn serve_admin(listener: TcpListener, admin: Admin) {
@@ -154,7 +162,7 @@ fn serve_public(
     listener: TcpListener,
     edge: Edge,
     settings: &Settings,
-    metrics: &Metrics,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + use<> {
     let limits = Limits {
@@ -162,8 +170,7 @@ fn serve_public(
         header_timeout: settings.http.header_timeout,
         idle_timeout: settings.http.idle_timeout,
     };
-    let open: IntGauge = metrics.connections.clone();
-    http::serve(listener, Public::new(Arc::new(edge)), limits, Some(open), stop)
+    http::serve(listener, Public::new(Arc::new(edge)), limits, Some(metrics), stop)
 }
 
 /// Looks for the store until it has been seen once, so that `/ready` tells of a missing bucket before the first upload.
@@ -171,6 +178,8 @@ async fn reach(store: Arc<Store>, outlet: Outlet) {
     let mut failures = 0;
     while outlet.metrics.objects.get() == 0 {
         match store.reach().await {
+            // A trouble that a worker has told of is for a worker to end.
+            Ok(()) if failures == 0 => return,
             Ok(()) => return outlet.health.store_answered(),
             Err(error) => outlet.health.store_failed(&error),
         }
@@ -181,7 +190,7 @@ async fn reach(store: Arc<Store>, outlet: Outlet) {
 
 /// Looks now and then for processes that share the spool and have died since, or have stopped and left something.
 async fn adopt(outlet: Outlet) {
-    while outlet.spool.is_durable() {
+    loop {
         sleep(ADOPT_INTERVAL).await;
         let spool = Arc::clone(&outlet.spool);
         let adopted = tokio::task::spawn_blocking(move || spool.adopt()).await;
@@ -198,6 +207,7 @@ async fn adopt(outlet: Outlet) {
 /// The dispatcher and its workers. None of them ends before the queue is closed, and all of them do then.
 struct Pipeline {
     tasks: JoinSet<()>,
+    abandoned: CancellationToken,
 }
 
 impl Pipeline {
@@ -212,12 +222,16 @@ impl Pipeline {
         });
         outlet.metrics.upload_limit.set(i64::try_from(settings.max_workers).unwrap_or(i64::MAX));
         let mut tasks = JoinSet::new();
-        tasks.spawn_blocking(move || Handle::current().block_on(dispatcher.run()));
+        let abandoned = CancellationToken::new();
+        let stop = abandoned.clone();
+        tasks.spawn_blocking(move || {
+            Handle::current().block_on(stop.run_until_cancelled_owned(dispatcher.run()));
+        });
         for _ in 0..settings.max_workers {
             let uploads = Arc::clone(&uploads);
             tasks.spawn(async move { uploads.work().await });
         }
-        Ok(Self { tasks })
+        Ok(Self { tasks, abandoned })
     }
 
     /// Waits for a task to end, which is an error as long as the queue is open.
@@ -236,8 +250,12 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Ends the workers where they are. The dispatcher's thread cannot be ended; it goes with the process.
-    fn abort(&mut self) {
-        self.tasks.abort_all();
+    /// Ends the dispatcher and the workers where they are, unless one of them is stuck in a call of the system's, which
+    /// ends with the process.
+    async fn abort(&mut self) {
+        self.abandoned.cancel();
+        if timeout(ABORT_TIMEOUT, self.tasks.shutdown()).await.is_err() {
+            tracing::warn!("a call of the file system's does not return");
+        }
     }
 }

@@ -25,14 +25,20 @@ pub use lines::{Lines, Meta, Record};
 /// How deep a payload may nest; the payload itself is the first level.
 pub const MAX_DEPTH: usize = 128;
 
-/// Decodes `body` and writes its lines, no more than `max_bytes` of them.
+/// Decodes `body` and writes its lines, if `grant` says that there is room for so many bytes: the envelope's own fields
+/// stand in every line, so the lines of a small body can be long, and they are not written before they are allowed.
 ///
 /// # Errors
 /// [`DecodeError`], for the first thing wrong; no line is left behind then.
-pub fn decode(body: &[u8], form: Form, meta: &Meta<'_>, max_bytes: usize) -> Result<Lines, DecodeError> {
+pub fn decode(
+    body: &[u8],
+    form: Form,
+    meta: &Meta<'_>,
+    grant: impl FnOnce(usize) -> bool,
+) -> Result<Lines, DecodeError> {
     let text = check::utf8(body)?;
     let batch = Batch::parse(text, form)?;
-    Lines::write(&batch, meta, max_bytes).map_err(|bytes| DecodeError::TooLarge { bytes })
+    Lines::write(&batch, meta, grant)
 }
 
 /// Why a body became no lines.
@@ -41,9 +47,9 @@ pub enum DecodeError {
     /// The body is no batch.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The lines, which repeat the envelope's own fields for every payload, would be longer than the caller allows.
+    /// The caller has no room for the lines.
     #[error("the stored lines would be {bytes} bytes long")]
-    TooLarge {
+    NoRoom {
         /// How long they would be.
         bytes: usize,
     },

@@ -16,7 +16,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderName, Request};
+use axum::http::{HeaderName, Method, Request};
 use axum::response::Response;
 use axum::routing::{get, post};
 use hyper::body::Incoming;
@@ -24,6 +24,7 @@ use hyper::service::Service;
 use tokio::sync::Semaphore;
 
 pub use listener::{Limits, bind, serve};
+use payloads::{DecodeLimits, LINES_PER_DECODED};
 pub(crate) use problem::Problem;
 use request_id::RequestId;
 
@@ -38,6 +39,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What the handlers share.
 pub struct Edge {
     settings: HttpSettings,
+    limits: DecodeLimits,
     prefix: String,
     queue: JobQueue,
     outlet: Outlet,
@@ -55,7 +57,12 @@ impl Edge {
         let (mut settings, prefix) = (settings.http.clone(), settings.prefix.clone());
         // A body that the queue could never hold would be told forever to come back later.
         settings.max_body_bytes = settings.max_body_bytes.min(queue.max_bytes());
-        Self { settings, prefix, queue, outlet, store, large_bodies }
+        let limits = DecodeLimits {
+            record: settings.record,
+            max_decoded_bytes: settings.max_decoded_bytes,
+            max_line_bytes: settings.max_decoded_bytes.saturating_mul(LINES_PER_DECODED).min(queue.max_bytes()),
+        };
+        Self { settings, limits, prefix, queue, outlet, store, large_bodies }
     }
 
     fn retry_after(&self) -> u64 {
@@ -69,6 +76,9 @@ impl Edge {
         }
         if self.outlet.spool.space().is_some_and(|space| space.is_nearly_full()) {
             return Some(Problem::SpoolFull { retry_after: self.retry_after() });
+        }
+        if self.queue.is_full() {
+            return Some(Problem::QueueFull { retry_after: self.retry_after() });
         }
         None
     }
@@ -117,6 +127,7 @@ impl Service<Request<Incoming>> for Public {
         let Self { routes, edge } = self.clone();
         Box::pin(async move {
             let id = RequestId::of(request.headers());
+            let is_head = request.method() == Method::HEAD;
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(id.clone());
             let mut routes = routes;
@@ -124,6 +135,10 @@ impl Service<Request<Incoming>> for Public {
             let outcome = match response.extensions_mut().remove::<Problem>() {
                 Some(problem) => {
                     response = problem.render(&id, response);
+                    if is_head {
+                        // hyper leaves it out in HTTP/1.1 alone.
+                        *response.body_mut() = Body::empty();
+                    }
                     problem.outcome()
                 }
                 None => response.extensions().get::<Outcome>().copied().unwrap_or(Outcome::Other),

@@ -12,12 +12,18 @@ use millpond::http::bind;
 use millpond::metrics::Count;
 use millpond::segment::SegmentId;
 use millpond::store::Store;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Something that was accepted is not in the store, or the server could not run.
 const EXIT_FAILURE: u8 = 1;
+
+/// Files that are open beside connections: listeners, the log, the spool, scrapes, refusals.
+const OTHER_FILES: usize = 256;
+/// A connection to the store, a file that is being read or written.
+const FILES_PER_WORKER: usize = 4;
 
 const USAGE: &str = "\
 millpond takes batches of JSON payloads in over HTTP and lands them in S3.
@@ -73,7 +79,8 @@ fn main() -> ExitCode {
     }
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
+async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
+    raise_open_files(&mut settings);
     // Before anything else, so that a signal that comes early is not lost.
     let mut signals = Signals::new().context("signals cannot be caught")?;
     let spool = match app::open_spool(&settings, Arc::new(RealDisk)) {
@@ -98,10 +105,13 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
         stop.at_once.cancel();
         std::future::pending::<()>().await;
     };
-    let Ended { balance, is_durable } = tokio::select! {
+    let Ended { balance, is_durable, failure } = tokio::select! {
         done = run => done?,
         () = watch => unreachable!("the watch never ends"),
     };
+    if let Some(failure) = &failure {
+        tracing::error!("{failure:#}");
+    }
     let Count { jobs, payloads } = balance.waiting;
     if jobs > 0 && !is_durable {
         tracing::error!(jobs, payloads, "accepted and not stored: lost");
@@ -119,13 +129,31 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Raises the limit on open files as far as the system lets us, and lowers `MAX_CONNECTIONS` to what it allows: beyond it
+/// not only connections would fail, but uploads.
+fn raise_open_files(settings: &mut Settings) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    let Some(files) = (if raised { maximum } else { current }) else { return };
+    let others = OTHER_FILES + FILES_PER_WORKER * settings.max_workers;
+    let connections = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(others).max(1);
+    if connections < settings.http.max_connections {
+        tracing::warn!(
+            files,
+            connections,
+            "the limit on open files allows fewer connections than MAX_CONNECTIONS: raise ulimit -n"
+        );
+        settings.http.max_connections = connections;
+    }
+}
+
 async fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
     let store = Store::connect(settings).await;
     let slash = if settings.prefix.is_empty() { "" } else { "/" };
     let id = SegmentId::new(std::time::SystemTime::now());
     let key = format!("{}{slash}.millpond-check-{id}", settings.prefix);
     store
-        .prove(&key)
+        .prove(&key, id)
         .await
         .with_context(|| format!("the settings are good, but not the store {}", store.location()))?;
     Ok(print(&format!(

@@ -89,8 +89,12 @@ impl SealReason {
     ];
 }
 
-const CLASSES: [(ErrorClass, &str); 3] =
-    [(ErrorClass::Transient, "transient"), (ErrorClass::Throttled, "throttled"), (ErrorClass::Permanent, "permanent")];
+const CLASSES: [(ErrorClass, &str); 4] = [
+    (ErrorClass::Transient, "transient"),
+    (ErrorClass::Throttled, "throttled"),
+    (ErrorClass::TimedOut, "timed_out"),
+    (ErrorClass::Permanent, "permanent"),
+];
 
 /// The server's metrics. Counters that have a label are looked up once, here, and not per request.
 pub struct Metrics {

@@ -197,6 +197,11 @@ pub struct Depth {
 }
 
 impl Depth {
+    /// Whether a job would be refused now, whatever its size.
+    pub fn is_full(&self) -> bool {
+        self.jobs.is_full() || self.bytes.is_full()
+    }
+
     /// How many jobs wait, and how many bytes wait or are being read.
     pub fn now(&self) -> (usize, usize) {
         (self.jobs.used(), self.bytes.used())

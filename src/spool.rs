@@ -199,11 +199,8 @@ impl Spool {
         self.segments.forget(segment.id());
         let Place::Disk(spool) = &self.place else { return };
         let Source::File { path, charge, .. } = segment.seal().source else { return };
-        // What cannot be removed still takes its space.
-        match spool.disk.remove(&path) {
-            Ok(()) => drop(charge),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(charge),
-            Err(_) => charge.keep(),
+        if let Err(error) = release(spool.disk.remove(&path), charge) {
+            tracing::warn!(path = %path.display(), %error, "an empty segment cannot be removed");
         }
     }
 
@@ -273,14 +270,11 @@ impl Spool {
         let (dead, root) = (spool.folders.dead(), spool.folders.root().to_owned());
         let removed = on_blocking_thread(move || {
             if damaged {
-                set_aside(&*disk, &path, &dead, &root)?;
+                // Either way the file stays.
                 charge.keep();
+                set_aside(&*disk, &path, &dead, &root)?;
             } else {
-                match disk.remove(&path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    other => other.map_err(naming(&path))?,
-                }
-                drop(charge);
+                release(disk.remove(&path), charge).map_err(naming(&path))?;
             }
             disk.sync_dir(folder.path()).map_err(naming(folder.path()))?;
             Ok(folder)
@@ -313,6 +307,17 @@ fn read(disk: &dyn Disk, path: &Path, id: SegmentId, good: usize) -> io::Result<
     }
     file.truncate(len);
     Ok((Bytes::from(file), salvage))
+}
+
+/// Gives a file's space back if it was removed: what could not be removed still takes it.
+fn release(removed: io::Result<()>, charge: Charge) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            charge.keep();
+            Err(error)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn set_aside(disk: &dyn Disk, path: &Path, dead: &Path, root: &Path) -> io::Result<()> {

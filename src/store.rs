@@ -44,6 +44,8 @@ pub enum ErrorClass {
     Transient,
     /// The store asks for fewer requests.
     Throttled,
+    /// There was no answer in time; fewer at once may be faster, on a slow link too.
+    TimedOut,
     /// It will not pass until somebody mends something: access denied, no such bucket.
     Permanent,
 }
@@ -84,14 +86,15 @@ impl Store {
         }
     }
 
-    /// Stores `body` under `key`. When this returns the object is durable, as far as the store's word goes.
+    /// Stores `body` under `key`. When this returns the object is durable, as far as the store's word goes. `may_be_there`
+    /// says that an attempt before this one may have succeeded without our hearing of it.
     ///
     /// # Errors
     /// [`StoreError`]; the object may be there all the same, and putting it again is right.
-    pub async fn put(&self, key: &str, body: Bytes, info: &ObjectInfo) -> Result<(), StoreError> {
+    pub async fn put(&self, key: &str, body: Bytes, info: &ObjectInfo, may_be_there: bool) -> Result<(), StoreError> {
         match self {
             Self::Dir(dir) => dir.put(key, body).await,
-            Self::S3(s3) => s3.put(key, body, info).await,
+            Self::S3(s3) => s3.put(key, body, info, may_be_there).await,
         }
     }
 
@@ -117,16 +120,33 @@ impl Store {
         }
     }
 
-    /// Writes an object under `key`, reads it back and deletes it.
+    /// Writes an object under `key` as an upload does, reads it back and deletes it.
     ///
     /// # Errors
     /// What failed: its name, and what the store said.
-    pub async fn prove(&self, key: &str) -> Result<(), StoreError> {
+    pub async fn prove(&self, key: &str, segment: SegmentId) -> Result<(), StoreError> {
         let body = Bytes::from_static(b"millpond --check\n");
-        match self {
-            Self::Dir(dir) => dir.prove(key, body).await,
-            Self::S3(s3) => s3.prove(key, body).await,
-        }
+        let info = ObjectInfo { segment, jobs: 0, payloads: 0, dead: Vec::new() };
+        self.put(key, body.clone(), &info, false).await.map_err(|error| error.while_doing("write"))?;
+        let read = match self {
+            Self::Dir(dir) => dir.read(key).await,
+            Self::S3(s3) => s3.read(key).await,
+        };
+        // Whatever was read: what was written is not to stay.
+        let deleted = match self {
+            Self::Dir(dir) => dir.delete(key).await,
+            Self::S3(s3) => s3.delete(key).await,
+        };
+        let read = read.map_err(|error| error.while_doing("read back"))?;
+        deleted.map_err(|error| error.while_doing("delete"))?;
+        if read == body { Ok(()) } else { Err(StoreError::permanent("what was read back is not what was written")) }
+    }
+}
+
+impl ErrorClass {
+    /// Whether fewer uploads at once may help.
+    pub fn asks_for_less(self) -> bool {
+        matches!(self, Self::Throttled | Self::TimedOut)
     }
 }
 

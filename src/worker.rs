@@ -9,6 +9,7 @@ mod limit;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
@@ -19,6 +20,9 @@ use crate::dispatcher::Outlet;
 use crate::segment::file::Salvage;
 use crate::spool::{Loaded, SealedSegment};
 use crate::store::{ErrorClass, ObjectInfo, Store, StoreError};
+
+/// While the server stops, nobody waits longer before the next attempt.
+const WAIT_MAX_DRAINING: Duration = Duration::from_millis(500);
 
 /// What the workers share.
 pub struct Uploads {
@@ -109,11 +113,12 @@ impl Uploads {
         let info = ObjectInfo { segment: segment.status.id(), jobs: *jobs, payloads: *payloads, dead: dead.clone() };
         let metrics = &self.outlet.metrics;
         let mut failures = 0;
+        let mut may_be_there = segment.known().is_none();
         loop {
             let place = self.limit.place().await;
             let began = Instant::now();
             // `Bytes` are shared and not copied: the segment keeps them whatever the attempt does with its own.
-            let put = self.store.put(key, body.clone(), &info).await;
+            let put = self.store.put(key, body.clone(), &info, may_be_there).await;
             metrics.upload_seconds.observe(began.elapsed().as_secs_f64());
             match put {
                 Ok(()) => {
@@ -121,10 +126,12 @@ impl Uploads {
                     break;
                 }
                 Err(error) => {
-                    if error.class == ErrorClass::Throttled {
-                        place.throttled()
+                    // An answer that says no says that nothing is there; anything else says nothing.
+                    may_be_there |= matches!(error.class, ErrorClass::Transient | ErrorClass::TimedOut);
+                    if error.class.asks_for_less() {
+                        place.throttled();
                     } else {
-                        drop(place)
+                        drop(place);
                     }
                     self.show_limit();
                     failures = self.wait(segment, &error, failures).await;
@@ -142,10 +149,19 @@ impl Uploads {
     async fn wait(&self, segment: &SealedSegment, error: &StoreError, failures: u32) -> u32 {
         self.outlet.metrics.retry(error.class);
         self.outlet.health.store_failed(error);
-        let wait = backoff::delay(failures, fastrand::f64());
+        let mut wait = backoff::delay(failures, fastrand::f64());
+        if self.outlet.health.is_draining() {
+            wait = wait.min(WAIT_MAX_DRAINING);
+        }
         let attempt = failures.saturating_add(1);
         tracing::warn!(segment = %segment.status.id(), attempt, ?wait, class = ?error.class, %error, "upload failed, will retry");
-        sleep(wait).await;
+        tokio::select! {
+            () = sleep(wait) => {}
+            // Others have got through: so may this one.
+            () = self.outlet.health.store_is_back() => {}
+            // There is no time to lose any more.
+            () = self.outlet.health.draining(), if !self.outlet.health.is_draining() => {}
+        }
         attempt
     }
 

@@ -113,7 +113,8 @@ impl<'a> Source<'a> {
     fn refused(self, error: &serde_json::Error, part: &str, payload: Option<usize>) -> Invalid {
         if error.is_data() {
             // The one thing that can be JSON and yet not what was asked for.
-            let at = serde_json::from_str::<Envelope<'_>>(part).map_or(0, |envelope| self.offset(envelope.data.get()));
+            let data = serde_json::from_str::<Envelope<'_>>(part).map(|envelope| self.offset(envelope.data.get()));
+            let at = data.unwrap_or_else(|_| self.offset(part) + error.column().saturating_sub(1).min(part.len()));
             return self.invalid("`data` is no array: it must be an array of objects", None, at);
         }
         let said = error.to_string();

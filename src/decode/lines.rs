@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use memchr::memchr2;
 use time::OffsetDateTime;
 
-use super::Batch;
+use super::{Batch, DecodeError};
 
 /// What a stored line holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,18 +37,23 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Writes the lines of `batch`; or says how many bytes they would be if those are over `max_bytes`.
-    pub(super) fn write(batch: &Batch<'_>, meta: &Meta<'_>, max_bytes: usize) -> Result<Self, usize> {
+    /// Writes the lines of `batch`, if `grant` allows so many bytes.
+    pub(super) fn write(
+        batch: &Batch<'_>,
+        meta: &Meta<'_>,
+        grant: impl FnOnce(usize) -> bool,
+    ) -> Result<Self, DecodeError> {
         let (head, tail): (Vec<u8>, &[u8]) = match meta.record {
             Record::Envelope => (head(batch, meta), b"}\n"),
             Record::Payload => (Vec::new(), b"\n"),
         };
         let around = (head.len() + tail.len()).saturating_mul(batch.payloads.len());
         let length = batch.payloads.iter().fold(around, |sum, payload| sum.saturating_add(payload.len()));
-        if length > max_bytes {
-            return Err(length);
+        let no_room = DecodeError::NoRoom { bytes: length };
+        let Ok(payloads) = u32::try_from(batch.payloads.len()) else { return Err(no_room) };
+        if !grant(length) {
+            return Err(no_room);
         }
-        let payloads = u32::try_from(batch.payloads.len()).map_err(|_| length)?;
         let mut bytes = Vec::with_capacity(length);
         for payload in &batch.payloads {
             bytes.extend_from_slice(&head);

@@ -9,11 +9,11 @@ const META: Meta<'static> = Meta { received_at: UNIX_EPOCH, request_id: "r-1", r
 const BARE: Meta<'static> = Meta { record: Record::Payload, ..META };
 
 fn bare(body: &str, form: Form) -> Result<String, DecodeError> {
-    decode(body.as_bytes(), form, &BARE, usize::MAX).map(|lines| String::from_utf8(lines.bytes).unwrap())
+    decode(body.as_bytes(), form, &BARE, |_| true).map(|lines| String::from_utf8(lines.bytes).unwrap())
 }
 
 fn refusal(body: &[u8], form: Form) -> Invalid {
-    match decode(body, form, &META, usize::MAX) {
+    match decode(body, form, &META, |_| true) {
         Err(DecodeError::Invalid(invalid)) => invalid,
         other => panic!("expected a refusal of {:?}, got {other:?}", String::from_utf8_lossy(body)),
     }
@@ -23,7 +23,7 @@ fn refusal(body: &[u8], form: Form) -> Invalid {
 fn the_envelope_s_fields_stand_in_every_line() {
     let body = r#"{"version":"1.50","data":[{"a":1},{"b":2}],"token":"t","host":"h","n":[1]}"#;
     let meta = Meta { received_at: UNIX_EPOCH + Duration::from_millis(1_795_183_199_999), ..META };
-    let lines = decode(body.as_bytes(), Form::Json, &meta, usize::MAX).unwrap();
+    let lines = decode(body.as_bytes(), Form::Json, &meta, |_| true).unwrap();
     let head = concat!(
         r#"{"received_at":"2026-11-20T13:59:59.999Z","request_id":"r-1","token":"t","version":"1.50","#,
         r#""context":{"host":"h","n":[1]},"payload":"#
@@ -34,7 +34,7 @@ fn the_envelope_s_fields_stand_in_every_line() {
 
 #[test]
 fn a_field_that_the_batch_did_not_give_is_left_out() {
-    let lines = decode(b"[{}]", Form::Json, &META, usize::MAX).unwrap();
+    let lines = decode(b"[{}]", Form::Json, &META, |_| true).unwrap();
     let text = String::from_utf8(lines.bytes).unwrap();
     assert_eq!(text, "{\"received_at\":\"1970-01-01T00:00:00.000Z\",\"request_id\":\"r-1\",\"payload\":{}}\n");
 }
@@ -130,9 +130,10 @@ fn nesting_is_allowed_up_to_its_limit_and_no_further() {
 #[test]
 fn lines_over_the_callers_limit_are_not_written() {
     let body = br#"{"version":"0123456789","data":[{},{},{}]}"#;
-    let needed = decode(body, Form::Json, &META, usize::MAX).unwrap().bytes.len();
-    assert!(decode(body, Form::Json, &META, needed).is_ok());
-    assert_eq!(decode(body, Form::Json, &META, needed - 1), Err(DecodeError::TooLarge { bytes: needed }));
+    let needed = decode(body, Form::Json, &META, |_| true).unwrap().bytes.len();
+    assert!(decode(body, Form::Json, &META, |bytes| bytes <= needed).is_ok());
+    let refused = decode(body, Form::Json, &META, |bytes| bytes < needed);
+    assert_eq!(refused, Err(DecodeError::NoRoom { bytes: needed }));
 }
 
 /// JSON texts with every kind of value, written with white space where the grammar allows it.
@@ -188,7 +189,7 @@ proptest! {
         let mut body = b"[".to_vec();
         body.extend_from_slice(&bytes);
         body.push(b']');
-        let accepted = decode(&body, Form::Json, &BARE, usize::MAX).is_ok();
+        let accepted = decode(&body, Form::Json, &BARE, |_| true).is_ok();
         // `Value` refuses what overflows an f64; the grammar does not.
         let is_json = match serde_json::from_slice::<Vec<serde_json::Map<String, Value>>>(&body) {
             Ok(objects) => !objects.is_empty(),

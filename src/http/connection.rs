@@ -32,6 +32,7 @@ use lent::Lent;
 
 use super::Problem;
 use super::request_id::RequestId;
+use crate::metrics::Outcome;
 
 /// How long, and for how many bytes, a closing connection is read for the sake of its last answer.
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -56,7 +57,14 @@ pub(super) struct Timeouts {
 }
 
 /// Runs the connection to its end: the sender's, a time limit's, or after `stop` that of its requests in flight.
-pub(super) async fn run<S>(stream: TcpStream, service: S, timeouts: Timeouts, stop: CancellationToken)
+///
+/// Says what is to be counted of a request that no service saw.
+pub(super) async fn run<S>(
+    stream: TcpStream,
+    service: S,
+    timeouts: Timeouts,
+    stop: CancellationToken,
+) -> Option<Outcome>
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + 'static,
     S::Future: Send + Unpin + 'static,
@@ -64,11 +72,13 @@ where
     let activity = Arc::new(Activity::new());
     let (lent, returned) = Lent::lend(stream, Arc::clone(&activity));
     let slow = talk(lent, Watched::new(service, Arc::clone(&activity)), timeouts, stop, &activity).await;
-    let Some(stream) = returned.take() else { return };
-    match slow {
-        Some(problem) => answer_and_close(stream, &problem).await,
-        None => close(stream).await,
+    if let Some(stream) = returned.take() {
+        match &slow {
+            Some(problem) => answer_and_close(stream, problem).await,
+            None => close(stream).await,
+        }
     }
+    slow.map(|problem| problem.outcome())
 }
 
 /// Speaks HTTP until the connection is over; says what the sender is still to be told.
@@ -83,7 +93,8 @@ where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + 'static,
     S::Future: Send + Unpin + 'static,
 {
-    let mut builder = auto::Builder::new(Streams::default());
+    let streams = Streams::default();
+    let mut builder = auto::Builder::new(streams.clone());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(READ_BUFFER_MAX_BYTES);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
     builder.http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(H2_HEADERS_MAX_BYTES);
@@ -92,13 +103,13 @@ where
     let interval = (timeouts.header.min(timeouts.idle) / LOOKS).min(LOOK_INTERVAL_MAX);
     let mut look = pin!(sleep_until(Instant::now() + interval));
     let mut ending = false;
-    loop {
+    let said = loop {
         tokio::select! {
             done = connection.as_mut() => {
                 if let Err(error) = done {
                     tracing::debug!(error = &*error, "a connection broke off");
                 }
-                return None;
+                break None;
             }
             () = stop.cancelled(), if !ending => {
                 ending = true;
@@ -109,8 +120,8 @@ where
                 look.as_mut().reset(now + interval);
                 match activity.verdict(now, timeouts) {
                     Verdict::Fine => {}
-                    Verdict::SlowHeaders => return Some(Problem::SlowHeaders),
-                    Verdict::Idle if ending => return None,
+                    Verdict::SlowHeaders => break Some(Problem::SlowHeaders),
+                    Verdict::Idle if ending => break None,
                     Verdict::Idle => {
                         ending = true;
                         connection.as_mut().graceful_shutdown();
@@ -118,7 +129,9 @@ where
                 }
             }
         }
-    }
+    };
+    streams.end();
+    said
 }
 
 /// Says one thing to a sender whose request was not read, and closes.
@@ -138,9 +151,15 @@ async fn close(mut stream: TcpStream) {
     }
 }
 
-/// Owns the tasks that hyper makes for HTTP/2's streams: they end with the connection.
+/// Owns the tasks that hyper makes for HTTP/2's streams. Each holds a clone of it, so they are ended by name.
 #[derive(Clone, Default)]
 struct Streams(Arc<Mutex<JoinSet<()>>>);
+
+impl Streams {
+    fn end(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+}
 
 impl<F> Executor<F> for Streams
 where

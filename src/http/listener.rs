@@ -15,16 +15,19 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Problem;
 use super::connection::{self, Timeouts};
+use crate::metrics::{Metrics, Outcome};
 
 /// Connections that the kernel holds until they are accepted; the kernel caps it at its own `somaxconn`.
 const BACKLOG: i32 = 4096;
 /// How long accepting pauses when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often it is said that they are missing.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// Connections over the limit that are being told so; more are just closed.
 const REFUSALS_MAX: usize = 64;
 /// What a sender over the connection limit is told to wait, in seconds, before jitter doubles it at most.
@@ -60,7 +63,7 @@ pub async fn serve<S>(
     listener: TcpListener,
     service: S,
     limits: Limits,
-    open: Option<IntGauge>,
+    metrics: Option<Arc<Metrics>>,
     stop: CancellationToken,
 ) where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
@@ -70,6 +73,7 @@ pub async fn serve<S>(
     let places = Arc::new(Semaphore::new(limits.max_connections));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let mut connections = JoinSet::new();
+    let mut said: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -81,7 +85,10 @@ pub async fn serve<S>(
             Ok((stream, _)) => stream,
             Err(error) if is_the_sender_s(&error) => continue,
             Err(error) => {
-                tracing::error!(%error, "cannot accept connections; is the limit on open files too low?");
+                if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                    tracing::error!(%error, "cannot accept connections; is the limit on open files too low?");
+                    said = Some(Instant::now());
+                }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -91,22 +98,41 @@ pub async fn serve<S>(
             continue;
         }
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-            let (service, stop, open) = (service.clone(), stop.clone(), open.clone());
+            let (service, stop, metrics) = (service.clone(), stop.clone(), metrics.clone());
             connections.spawn(async move {
-                open.iter().for_each(IntGauge::inc);
-                connection::run(stream, service, timeouts, stop).await;
-                open.iter().for_each(IntGauge::dec);
+                let _open = metrics.as_ref().map(|metrics| Open::count(&metrics.connections));
+                let refused = connection::run(stream, service, timeouts, stop).await;
+                metrics.iter().zip(refused).for_each(|(metrics, outcome)| metrics.request(outcome));
                 drop(place);
             });
-        } else if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
-            connections.spawn(async move {
-                refuse(stream).await;
-                drop(place);
-            });
+        } else {
+            metrics.iter().for_each(|metrics| metrics.request(Outcome::TooManyConnections));
+            if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
+                connections.spawn(async move {
+                    refuse(stream).await;
+                    drop(place);
+                });
+            }
         }
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Counts a connection for as long as it is there, however it ends.
+struct Open(IntGauge);
+
+impl Open {
+    fn count(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 async fn refuse(stream: TcpStream) {

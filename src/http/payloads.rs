@@ -25,6 +25,12 @@ use crate::spool;
 /// is worth. A larger one would hold up the other requests of its thread.
 const INLINE_MAX_BYTES: usize = 64 * 1024;
 
+/// Lines are decoded inline up to this size: a small body can have long ones.
+const INLINE_LINES_MAX_BYTES: usize = 4 * INLINE_MAX_BYTES;
+/// The lines of a batch may be so many times `MAX_DECODED_BYTES`: what stands around payloads of a few bytes is larger
+/// than they are, but what a sender has every line repeat is not to be a multiple of what it sent.
+pub(super) const LINES_PER_DECODED: usize = 4;
+
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Decides what can be decided before the body is read, reads it, decodes it and queues it.
@@ -39,22 +45,11 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     let form = body::form(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
     body::check_length(&parts.headers, parts.version, edge.settings.max_body_bytes)?;
-    if edge.queue.is_full() {
-        return Err(Problem::QueueFull { retry_after: edge.retry_after() });
-    }
-    let (body, mut reservation) =
+    let (body, reservation) =
         body::read(body, &edge.queue, edge.settings.max_body_bytes, edge.settings.body_timeout).await?;
     edge.outlet.metrics.bytes_in.inc_by(body.len() as u64);
-    let work = Work {
-        form,
-        encoding,
-        record: edge.settings.record,
-        received_at,
-        id: id.clone(),
-        max_decoded_bytes: edge.settings.max_decoded_bytes,
-        max_line_bytes: edge.queue.max_bytes(),
-    };
-    let lines = decode(&edge, work, body, &mut reservation).await?;
+    let work = Work { form, encoding, received_at, id: id.clone(), limits: edge.limits };
+    let (lines, reservation) = decode(&edge, work, body, reservation).await?;
     let payloads = lines.payloads;
     let accepted = match level {
         Ack::Memory => {
@@ -76,21 +71,21 @@ struct Accepted {
 /// Queues a job, and waits until it is committed and, if that is asked for, stored; or until the time is over.
 async fn confirmed(edge: &Edge, lines: Lines, reservation: Reservation, level: Ack) -> Result<Accepted, Problem> {
     let deadline = Instant::now() + edge.settings.ack_timeout;
-    let pushed = edge.queue.try_push_for_commit(lines, reservation, level == Ack::Stored);
-    let committed = pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
-    let receipt = match timeout_at(deadline, committed).await {
+    let committed = if edge.outlet.spool.is_durable() { Ack::Disk } else { Ack::Memory };
+    // In memory there is nothing between being queued and being stored: more than was asked for is promised.
+    let waits_for_store = level > committed;
+    let pushed = edge.queue.try_push_for_commit(lines, reservation, waits_for_store);
+    let outcome = pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
+    let receipt = match timeout_at(deadline, outcome).await {
         Ok(Ok(Ok(receipt))) => receipt,
         Ok(Ok(Err(error))) => return Err(Problem::not_committed(&error, edge.retry_after())),
         // The dispatcher is gone, and the process goes with it.
         Ok(Err(_)) => return Err(Problem::Internal),
         Err(_) => return Err(Problem::NotConfirmed { retry_after: edge.retry_after() }),
     };
-    let committed = if edge.outlet.spool.is_durable() { Ack::Disk } else { Ack::Memory };
-    let stored = match level {
-        Ack::Stored => timeout_at(deadline, receipt.segment.settled()).await.ok(),
-        // In memory there is nothing between being queued and being stored: more than was asked for is promised.
-        Ack::Disk if committed == Ack::Memory => timeout_at(deadline, receipt.segment.settled()).await.ok(),
-        Ack::Memory | Ack::Disk => None,
+    let stored = match waits_for_store {
+        true => timeout_at(deadline, receipt.segment.settled()).await.ok(),
+        false => None,
     };
     let level = match stored {
         Some(spool::State::Stored { dead }) if !dead.iter().any(|places| places.contains(&receipt.place)) => {
@@ -130,81 +125,124 @@ impl Accepted {
     }
 }
 
-/// Makes lines of a body, here if it is small, else on a thread that may block.
-async fn decode(edge: &Edge, work: Work, body: Bytes, reservation: &mut Reservation) -> Result<Lines, Problem> {
-    let full = || Problem::QueueFull { retry_after: edge.retry_after() };
-    match work.small(&body) {
-        Some(lines) => lines,
-        None => {
-            // The most that it can come to: what it needs is known only when it is there.
-            let most = if work.encoding.is_some() { work.max_decoded_bytes } else { body.len() };
-            if !reservation.grow_to(most.min(work.max_line_bytes)) {
-                return Err(full());
-            }
-            let permit = Arc::clone(&edge.large_bodies).acquire_owned().await.map_err(|_| Problem::Internal)?;
-            let decoded = tokio::task::spawn_blocking(move || {
-                let _permit = permit;
-                work.all(&body)
-            });
-            decoded.await.unwrap_or(Err(Problem::Internal))
+/// Makes lines of a body, here if it is small, else on a thread that may block; with the hold on the queue's bytes that
+/// they need.
+async fn decode(
+    edge: &Edge,
+    work: Work,
+    body: Bytes,
+    mut reservation: Reservation,
+) -> Result<(Lines, Reservation), Problem> {
+    let full = |edge: &Edge| Problem::QueueFull { retry_after: edge.retry_after() };
+    if let Some(decoded) = work.small(&body, &mut reservation) {
+        return decoded.map(|lines| (lines, reservation)).map_err(|refusal| refusal.into_problem(full(edge)));
+    }
+    let permit = Arc::clone(&edge.large_bodies).acquire_owned().await.map_err(|_| Problem::Internal)?;
+    // The hold goes along: a sender that goes away leaves the work, and what it takes, behind.
+    let decoded = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        work.large(&body, &mut reservation).map(|lines| (lines, reservation))
+    });
+    match decoded.await {
+        Ok(decoded) => decoded.map_err(|refusal| refusal.into_problem(full(edge))),
+        Err(error) => {
+            tracing::error!(%error, "decoding failed");
+            Err(Problem::Internal)
         }
     }
+}
+
+/// Why there are no lines.
+enum Refusal {
+    /// Whoever sends it again gets the same.
+    Problem(Problem),
+    /// There is no room in the queue now.
+    Full,
+}
+
+impl Refusal {
+    fn into_problem(self, full: Problem) -> Problem {
+        match self {
+            Self::Problem(problem) => problem,
+            Self::Full => full,
+        }
+    }
+}
+
+/// The limits of decoding.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DecodeLimits {
+    pub(super) record: Record,
+    pub(super) max_decoded_bytes: usize,
+    pub(super) max_line_bytes: usize,
 }
 
 /// What decoding needs beside the body.
 struct Work {
     form: Form,
     encoding: Option<Encoding>,
-    record: Record,
     received_at: SystemTime,
     id: RequestId,
-    max_decoded_bytes: usize,
-    max_line_bytes: usize,
+    limits: DecodeLimits,
 }
 
 impl Work {
-    /// The lines of a body that turns out to be small; none if it is not.
-    fn small(&self, body: &[u8]) -> Option<Result<Lines, Problem>> {
-        match self.encoding {
-            None if body.len() > INLINE_MAX_BYTES => None,
-            None => Some(self.lines(body)),
-            Some(_) if body.len() > INLINE_MAX_BYTES => None,
-            Some(encoding) => match inflate(encoding, body, INLINE_MAX_BYTES.min(self.max_decoded_bytes)) {
-                Ok(decoded) => Some(self.lines(&decoded)),
-                Err(InflateError::TooLarge(most)) if most < self.max_decoded_bytes => None,
-                Err(error) => Some(Err(self.not_inflated(&error))),
-            },
+    /// The lines of a body that turns out to be small, and its lines with it; none if they are not.
+    fn small(&self, body: &[u8], reservation: &mut Reservation) -> Option<Result<Lines, Refusal>> {
+        if body.len() > INLINE_MAX_BYTES {
+            return None;
         }
+        let inflated = match self.encoding.map(|encoding| inflate(encoding, body, INLINE_MAX_BYTES)) {
+            None => None,
+            Some(Ok(inflated)) if inflated.len() <= self.limits.max_decoded_bytes => Some(inflated),
+            Some(Err(InflateError::Corrupt(error))) => return Some(Err(not_inflated(&error.into()))),
+            Some(Ok(_) | Err(InflateError::TooLarge(_))) => return None,
+        };
+        let mut is_small = true;
+        let lines = self.lines(inflated.as_deref().unwrap_or(body), reservation, |bytes| {
+            is_small = bytes <= INLINE_LINES_MAX_BYTES;
+            is_small
+        });
+        is_small.then_some(lines)
     }
 
-    fn all(&self, body: &[u8]) -> Result<Lines, Problem> {
-        match self.encoding {
-            None => self.lines(body),
-            Some(encoding) => {
-                let decoded = inflate(encoding, body, self.max_decoded_bytes);
-                self.lines(&decoded.map_err(|error| self.not_inflated(&error))?)
-            }
+    fn large(&self, body: &[u8], reservation: &mut Reservation) -> Result<Lines, Refusal> {
+        let Some(encoding) = self.encoding else { return self.lines(body, reservation, |_| true) };
+        let inflated = inflate(encoding, body, self.limits.max_decoded_bytes).map_err(|error| not_inflated(&error))?;
+        if !reservation.grow_to(inflated.len()) {
+            return Err(Refusal::Full);
         }
+        self.lines(&inflated, reservation, |_| true)
     }
 
-    fn lines(&self, body: &[u8]) -> Result<Lines, Problem> {
-        let meta = Meta { received_at: self.received_at, request_id: self.id.as_str(), record: self.record };
-        decode::decode(body, self.form, &meta, self.max_line_bytes).map_err(|error| match error {
-            DecodeError::Invalid(invalid) => Problem::InvalidBatch(invalid),
-            DecodeError::TooLarge { .. } => {
-                Problem::TooLarge(format!("{error}, more than the queue takes (MAX_QUEUE_BYTES): split the batch"))
-            }
+    /// The lines of a decompressed body, if they are wanted, allowed and there is room for them.
+    fn lines(
+        &self,
+        body: &[u8],
+        reservation: &mut Reservation,
+        wanted: impl FnOnce(usize) -> bool,
+    ) -> Result<Lines, Refusal> {
+        let DecodeLimits { record, max_line_bytes, .. } = self.limits;
+        let meta = Meta { received_at: self.received_at, request_id: self.id.as_str(), record };
+        let grant = |bytes| wanted(bytes) && bytes <= max_line_bytes && reservation.grow_to(bytes);
+        decode::decode(body, self.form, &meta, grant).map_err(|error| match error {
+            DecodeError::Invalid(invalid) => Refusal::Problem(Problem::InvalidBatch(invalid)),
+            DecodeError::NoRoom { bytes } if bytes > max_line_bytes => Refusal::Problem(Problem::TooLarge(format!(
+                "{error}, over {max_line_bytes} (the lesser of MAX_QUEUE_BYTES and {LINES_PER_DECODED} times \
+                 MAX_DECODED_BYTES), since the envelope's fields stand in each: split the batch"
+            ))),
+            DecodeError::NoRoom { .. } => Refusal::Full,
         })
     }
+}
 
-    fn not_inflated(&self, error: &InflateError) -> Problem {
-        match error {
-            InflateError::TooLarge(most) => Problem::TooLarge(format!(
-                "the body is over {most} bytes decompressed (MAX_DECODED_BYTES): split the batch"
-            )),
-            InflateError::Corrupt(error) => {
-                Problem::InvalidBody(format!("the body is not what its Content-Encoding says: {error}"))
-            }
+fn not_inflated(error: &InflateError) -> Refusal {
+    Refusal::Problem(match error {
+        InflateError::TooLarge(most) => Problem::TooLarge(format!(
+            "the body is over {most} bytes decompressed (MAX_DECODED_BYTES): split the batch"
+        )),
+        InflateError::Corrupt(error) => {
+            Problem::InvalidBody(format!("the body is not what its Content-Encoding says: {error}"))
         }
-    }
+    })
 }

@@ -250,7 +250,9 @@ impl Problem {
     /// The whole answer. Headers that the routes have set, such as `Allow`, are kept.
     pub(super) fn render(&self, id: &RequestId, routed: Response) -> Response {
         let status = self.status();
-        if status.is_client_error() {
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(request_id = id.as_str(), %status, detail = self.detail(), "failed");
+        } else {
             tracing::debug!(request_id = id.as_str(), %status, detail = self.detail(), "refused");
         }
         let (mut parts, _) = routed.into_parts();

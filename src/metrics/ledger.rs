@@ -1,7 +1,7 @@
 //! The ledger: accepted = stored + waiting + dead, in jobs and in payloads.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -90,6 +90,8 @@ pub(super) struct LedgerCollector {
     stored: [IntCounter; 2],
     dead: [IntCounter; 2],
     waiting: [IntGauge; 2],
+    /// Two scrapes at once would count twice.
+    scrape: Mutex<()>,
 }
 
 impl LedgerCollector {
@@ -109,6 +111,7 @@ impl LedgerCollector {
                 IntGauge::new("millpond_jobs_waiting", "Jobs accepted and not yet stored")?,
                 IntGauge::new("millpond_payloads_waiting", "Payloads accepted and not yet stored")?,
             ],
+            scrape: Mutex::default(),
         })
     }
 }
@@ -120,6 +123,7 @@ impl Collector for LedgerCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let _scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         let balance = self.ledger.balance();
         for (counters, count) in
             [(&self.accepted, balance.accepted), (&self.stored, balance.stored), (&self.dead, balance.dead)]

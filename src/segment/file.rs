@@ -103,7 +103,7 @@ impl Salvage {
 /// Finds the good frames of segment `id` in its file, whatever else is there. Allocates for the frames that it finds and
 /// for nothing else, so a length that lies costs nothing.
 pub fn salvage(id: SegmentId, file: &[u8]) -> Salvage {
-    let mut found = Salvage { headless: !file.starts_with(&file_header(id)), ..Salvage::default() };
+    let mut found = Salvage { headless: is_headless(id, file), ..Salvage::default() };
     let (mut at, mut next_job, mut next_payload) = (FILE_HEADER_LEN.min(file.len()), 0, 0);
     let mut good_until = at;
     while let Some((start, counts, data)) = next_frame(id, file, at) {
@@ -125,6 +125,13 @@ pub fn salvage(id: SegmentId, file: &[u8]) -> Salvage {
     found.places = next_job;
     found.torn = file.len() - good_until;
     found
+}
+
+/// Whether the file's header is damaged, and not merely cut short or, as a file system may leave it after a power loss,
+/// still nothing but zeros.
+fn is_headless(id: SegmentId, file: &[u8]) -> bool {
+    let there = file.get(..FILE_HEADER_LEN).unwrap_or(file);
+    !file_header(id).starts_with(there) && there.iter().any(|byte| *byte != 0)
 }
 
 /// The first good frame at `from` or after: where it begins, its counts and where its data is.

@@ -120,7 +120,11 @@ impl Folders {
                 continue;
             }
             match version(&entry.name) {
-                Some(VERSION) => adopted.append(&mut self.adopt_one(&path, space)?),
+                Some(VERSION) => match self.adopt_one(&path, space) {
+                    Ok(mut segments) => adopted.append(&mut segments),
+                    // It is looked at again the next time, and must not keep the others waiting.
+                    Err(error) => self.report(&entry.name, &format!("cannot be taken over: {error}")),
+                },
                 Some(_) => self.report(&entry.name, "written by another version of millpond, and left alone"),
                 None => self.report(&entry.name, "not one of millpond's folders, and left alone"),
             }

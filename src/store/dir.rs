@@ -4,9 +4,11 @@
 //! the folder is fsynced, so that a crash leaves at most a temporary file, which begins with a dot as readers expect of
 //! what they should pass over. The folders above a new folder are fsynced too.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tempfile::NamedTempFile;
@@ -14,17 +16,21 @@ use tempfile::NamedTempFile;
 use super::{ErrorClass, Found, StoreError};
 use crate::disk::naming;
 
+/// Folders are remembered up to this many; there is a new one every hour.
+const DURABLE_MAX: usize = 1024;
+
 /// Objects as files.
 #[derive(Debug)]
 pub struct DirStore {
     root: PathBuf,
     location: String,
+    durable: Arc<Durable>,
 }
 
 impl DirStore {
     pub(super) fn new(root: PathBuf) -> Self {
         let location = root.display().to_string();
-        Self { root, location }
+        Self { root, location, durable: Arc::default() }
     }
 
     pub(super) fn location(&self) -> &str {
@@ -32,8 +38,8 @@ impl DirStore {
     }
 
     pub(super) async fn put(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
-        let (root, path) = (self.root.clone(), self.root.join(key));
-        on_blocking_thread(move || write(&root, &path, &body)).await
+        let (root, path, durable) = (self.root.clone(), self.root.join(key), Arc::clone(&self.durable));
+        on_blocking_thread(move || write(&root, &path, &body, &durable)).await
     }
 
     pub(super) async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
@@ -50,15 +56,14 @@ impl DirStore {
         .await
     }
 
-    pub(super) async fn prove(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
-        self.put(key, body.clone()).await.map_err(|error| error.while_doing("write"))?;
+    pub(super) async fn read(&self, key: &str) -> Result<Bytes, StoreError> {
         let path = self.root.join(key);
-        on_blocking_thread(move || {
-            let read = fs::read(&path).map_err(naming(&path))?;
-            fs::remove_file(&path).map_err(naming(&path))?;
-            if read == body { Ok(()) } else { Err(io::Error::other("what was read back is not what was written")) }
-        })
-        .await
+        on_blocking_thread(move || fs::read(&path).map(Bytes::from).map_err(naming(&path))).await
+    }
+
+    pub(super) async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        let path = self.root.join(key);
+        on_blocking_thread(move || fs::remove_file(&path).map_err(naming(&path))).await
     }
 }
 
@@ -74,45 +79,61 @@ async fn on_blocking_thread<T: Send + 'static>(
     })
 }
 
-fn write(root: &Path, path: &Path, body: &[u8]) -> io::Result<()> {
+fn write(root: &Path, path: &Path, body: &[u8], durable: &Durable) -> io::Result<()> {
     let folder = path.parent().unwrap_or(root);
-    create_folder(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(folder).map_err(naming(folder))?;
+    create_folder(folder, durable)?;
+    let mut temporary = tempfile::Builder::new();
+    temporary.prefix(".").suffix(".tmp");
+    // As any other new file: readers are let in by the umask, and not by us.
+    #[cfg(unix)]
+    temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = temporary.tempfile_in(folder).map_err(naming(folder))?;
     file.write_all(body).map_err(naming(path))?;
     file.as_file().sync_all().map_err(naming(path))?;
-    // Readable as any other new file would be; a temporary one is its owner's alone.
-    let file = file.persist(path).map_err(|error| naming(path)(error.error))?;
-    make_readable(&file).map_err(naming(path))?;
+    file.persist(path).map_err(|error| naming(path)(error.error))?;
     sync_folder(folder)
 }
 
-/// Creates `folder` and the missing folders above it, and makes each new name durable in the folder that holds it.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    if folder.as_os_str().is_empty() || folder.is_dir() {
+/// Creates `folder` and the missing folders above it, and makes each name durable in the folder that holds it. One that is
+/// there already may be another worker's, who has not come to that yet.
+fn create_folder(folder: &Path, durable: &Durable) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || durable.has(folder) && folder.is_dir() {
         return Ok(());
     }
     let above = folder.parent().unwrap_or(Path::new(""));
-    create_folder(above)?;
+    create_folder(above, durable)?;
     match fs::create_dir(folder) {
-        // Another worker was here first.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
         other => other.map_err(naming(folder))?,
     }
-    sync_folder(above)
+    // The folders above the store's own may not be ours to open.
+    match sync_folder(above) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        other => other?,
+    }
+    durable.add(folder);
+    Ok(())
+}
+
+/// Folders whose names are durable.
+#[derive(Debug, Default)]
+struct Durable(Mutex<HashSet<PathBuf>>);
+
+impl Durable {
+    fn has(&self, folder: &Path) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(folder)
+    }
+
+    fn add(&self, folder: &Path) {
+        let mut folders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if folders.len() >= DURABLE_MAX {
+            folders.clear();
+        }
+        folders.insert(folder.to_owned());
+    }
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder).and_then(|handle| handle.sync_all()).map_err(naming(folder))
-}
-
-#[cfg(unix)]
-fn make_readable(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn make_readable(_file: &File) -> io::Result<()> {
-    Ok(())
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use aws_config::BehaviorVersion;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Builder as ConfigBuilder;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::{Client, Config};
 use aws_smithy_http_client::{Builder as HttpClientBuilder, tls};
 use bytes::Bytes;
 
@@ -23,6 +23,9 @@ use crate::config::S3Settings;
 
 /// S3 drops a connection that idles for some 20 s; one that it is about to drop must not be used.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// An upload has this much time for its bytes, in bytes a second, beside `S3_TIMEOUT`: on a slow link many at once would
+/// otherwise all time out, again and again.
+const SLOWEST_UPLOAD: f64 = 1024.0 * 1024.0;
 /// An error message is cut here: a server may send anything.
 const MESSAGE_MAX_CHARS: usize = 300;
 
@@ -33,6 +36,7 @@ pub struct S3Store {
     bucket: String,
     location: String,
     if_none_match: bool,
+    timeout: Duration,
 }
 
 impl S3Store {
@@ -41,15 +45,9 @@ impl S3Store {
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .build_https();
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(settings.timeout)
-            .operation_attempt_timeout(settings.timeout)
-            .operation_timeout(settings.timeout)
-            .build();
         let shared = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
-            .timeout_config(timeouts)
+            .timeout_config(timeouts(settings.timeout))
             .retry_config(RetryConfig::disabled())
             .load()
             .await;
@@ -60,6 +58,7 @@ impl S3Store {
             bucket: settings.bucket.clone(),
             location: format!("s3://{}", settings.bucket),
             if_none_match: settings.if_none_match,
+            timeout: settings.timeout,
         }
     }
 
@@ -67,7 +66,14 @@ impl S3Store {
         &self.location
     }
 
-    pub(super) async fn put(&self, key: &str, body: Bytes, info: &ObjectInfo) -> Result<(), StoreError> {
+    pub(super) async fn put(
+        &self,
+        key: &str,
+        body: Bytes,
+        info: &ObjectInfo,
+        may_be_there: bool,
+    ) -> Result<(), StoreError> {
+        let timeouts = timeouts(self.timeout + Duration::from_secs_f64(body.len() as f64 / SLOWEST_UPLOAD));
         let put = self
             .client
             .put_object()
@@ -75,12 +81,29 @@ impl S3Store {
             .key(key)
             .set_metadata(Some(metadata(info)))
             .set_if_none_match(self.if_none_match.then(|| "*".to_owned()))
-            .body(ByteStream::from(body));
+            .body(ByteStream::from(body))
+            .customize()
+            .config_override(Config::builder().timeout_config(timeouts));
         match put.send().await {
             Ok(_) => Ok(()),
-            // The key is this segment's and no other's, so what is there already is this object, from an attempt whose
-            // answer was lost.
-            Err(error) if self.if_none_match && status(&error) == Some(412) => Ok(()),
+            Err(error) if status(&error) == Some(412) => self.is_there(key, info, may_be_there).await,
+            Err(error) => Err(sorted(&error)),
+        }
+    }
+
+    /// The store says that the key is taken. The key is this segment's and no other's, so that should be this object, from
+    /// an attempt whose answer was lost; but a word is not an object, so it is looked at. Where looking is not allowed the
+    /// word has to do, if there was such an attempt.
+    async fn is_there(&self, key: &str, info: &ObjectInfo, may_be_there: bool) -> Result<(), StoreError> {
+        let head = self.client.head_object().bucket(&self.bucket).key(key).send().await;
+        let segment = info.segment.to_string();
+        match head {
+            Ok(head) if head.metadata().is_some_and(|metadata| metadata.get("segment") == Some(&segment)) => Ok(()),
+            Err(error) if status(&error) == Some(403) && may_be_there => Ok(()),
+            Ok(_) => Err(StoreError::permanent("412 for If-None-Match, but what is there is another object")),
+            Err(error) if matches!(status(&error), Some(403 | 404)) => {
+                Err(StoreError::permanent("412 for If-None-Match, but there is no object: try S3_IF_NONE_MATCH=off"))
+            }
             Err(error) => Err(sorted(&error)),
         }
     }
@@ -99,27 +122,32 @@ impl S3Store {
             Ok(_) => Ok(()),
             Err(error) => match status(&error) {
                 Some(404) => Err(StoreError::permanent(format!("there is no bucket {}", self.bucket))),
-                Some(code) if code < 500 => Ok(()),
+                Some(403 | 405 | 501) => Ok(()),
                 _ => Err(sorted(&error)),
             },
         }
     }
 
-    pub(super) async fn prove(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
-        let (client, bucket) = (&self.client, &self.bucket);
-        let put = client.put_object().bucket(bucket).key(key).body(ByteStream::from(body.clone())).send().await;
-        put.map_err(|error| sorted(&error).while_doing("write"))?;
-        let got = client.get_object().bucket(bucket).key(key).send().await;
-        let got = got.map_err(|error| sorted(&error).while_doing("read back"))?;
-        let read = got.body.collect().await.map_err(|error| StoreError::permanent(format!("read back: {error}")))?;
-        let deleted = client.delete_object().bucket(bucket).key(key).send().await;
-        deleted.map_err(|error| sorted(&error).while_doing("delete"))?;
-        if read.into_bytes() == body {
-            Ok(())
-        } else {
-            Err(StoreError::permanent("what was read back is not what was written"))
-        }
+    pub(super) async fn read(&self, key: &str) -> Result<Bytes, StoreError> {
+        let got =
+            self.client.get_object().bucket(&self.bucket).key(key).send().await.map_err(|error| sorted(&error))?;
+        let body = got.body.collect().await.map_err(|error| StoreError::permanent(error.to_string()))?;
+        Ok(body.into_bytes())
     }
+
+    pub(super) async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        let deleted = self.client.delete_object().bucket(&self.bucket).key(key).send().await;
+        deleted.map(|_| ()).map_err(|error| sorted(&error))
+    }
+}
+
+fn timeouts(attempt: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(attempt)
+        .operation_attempt_timeout(attempt)
+        .operation_timeout(attempt)
+        .build()
 }
 
 fn metadata(info: &ObjectInfo) -> HashMap<String, String> {
@@ -158,8 +186,13 @@ where
     E: ProvideErrorMetadata + Error + 'static,
 {
     let code = error.code().unwrap_or_default();
-    let class = class(status(error), code);
+    let class = match error {
+        SdkError::TimeoutError(_) => ErrorClass::TimedOut,
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => ErrorClass::TimedOut,
+        _ => class(status(error), code),
+    };
     let message = match (status(error), error.message()) {
+        (Some(status @ 501), _) => format!("{status} {code}: if the store lacks If-None-Match, S3_IF_NONE_MATCH=off"),
         (Some(status), Some(said)) => format!("{status} {code}: {said}"),
         (Some(status), None) => format!("{status} {code}"),
         (None, _) => DisplayErrorContext(error).to_string(),
@@ -184,7 +217,7 @@ fn class(status: Option<u16>, code: &str) -> ErrorClass {
         (_, "RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict" | "RequestTimeTooSkewed") => {
             ErrorClass::Transient
         }
-        (Some(300..=499), _) => ErrorClass::Permanent,
+        (Some(300..=499 | 501 | 505), _) => ErrorClass::Permanent,
         _ => ErrorClass::Transient,
     }
 }
@@ -217,6 +250,7 @@ mod tests {
             (Some(400), "ExpiredToken", Permanent),
             (Some(404), "NoSuchBucket", Permanent),
             (Some(301), "PermanentRedirect", Permanent),
+            (Some(501), "NotImplemented", Permanent),
         ];
         for (status, code, expected) in cases {
             assert_eq!(class(status, code), expected, "{status:?} {code}");

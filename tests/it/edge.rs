@@ -186,14 +186,12 @@ async fn a_body_that_is_not_as_long_as_it_says_is_refused() {
     let mut connection = server.connect().await;
     connection.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"a\":1}").await;
     connection.0.shutdown().await.unwrap();
-    if let Some(answer) = connection.answer().await {
-        assert!(answer.refusal(400).contains("broke off"));
-    }
+    assert!(connection.answer().await.expect("an answer").refusal(400).contains("broke off"));
     // What is over is the next request, and none at all.
     let mut connection = server.connect().await;
     connection.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n{\"a\":1}{\"b\":2}\r\n\r\n").await;
     assert_eq!(connection.answer().await.unwrap().status, 202);
-    assert!(connection.answer().await.is_none_or(|answer| answer.status == 400));
+    assert_eq!(connection.answer().await.expect("an answer").status, 400);
     assert_eq!(stored(server).await.len(), 1);
 }
 
@@ -234,6 +232,51 @@ async fn requests_may_share_a_connection_and_come_before_the_answers() {
     drop(connection);
     server.metric_is("millpond_connections", |open| open == 0.0).await;
     assert_eq!(stored(server).await.len(), 100);
+}
+
+#[tokio::test]
+async fn many_large_compressed_bodies_at_once_are_all_taken() {
+    // Each may decompress to ten times what the queue takes.
+    let server = Server::start(&[("RECORD", "payload"), ("MAX_QUEUE_BYTES", "16MiB")]).await;
+    let noise: String = (0..6000).map(|n| format!("{{\"n\":{}}},", n * 7919 % 100_003)).collect();
+    let body = gzip(format!("[{noise}{{}}]").as_bytes());
+    let request = post(&format!("{JSON}Content-Encoding: gzip\r\n"), &body);
+    let mut senders = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (mut connection, request) = (server.connect().await, request.clone());
+        senders.spawn(async move {
+            connection.write(&request).await;
+            connection.answer().await.expect("an answer").status
+        });
+    }
+    assert_eq!(senders.join_all().await, [202; 64]);
+    assert_eq!(stored(server).await.len(), 64 * 6001);
+}
+
+#[tokio::test]
+async fn a_small_body_with_long_lines_is_refused_before_they_are_written() {
+    let server = Server::start(&[]).await;
+    let before = server.resident();
+    let body = format!("{{\"ctx\":\"{}\",\"data\":[{}{{}}]}}", "x".repeat(30_000), "{},".repeat(8000));
+    assert!(server.post_json(&body).await.refusal(413).contains("MAX_QUEUE_BYTES"));
+    assert!(server.resident() < before + 16 * 1024, "{} KiB", server.resident());
+    // Not quite so long, but too long for the thread that reads requests.
+    let body = format!("{{\"ctx\":\"{}\",\"data\":[{}{{}}]}}", "x".repeat(30_000), "{},".repeat(99));
+    assert_eq!(server.post_json(&body).await.status, 202);
+    assert_eq!(stored(server).await.len(), 100);
+}
+
+#[tokio::test]
+async fn a_refused_head_request_has_no_body_in_http_2_either() {
+    let server = Server::start(&[]).await;
+    let stream = TokioIo::new(TcpStream::connect(server.public).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(connection);
+    let request = hyper::Request::head("http://x/v1/payloads").body(Full::<Bytes>::default()).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 405);
+    assert!(answer.into_body().collect().await.unwrap().to_bytes().is_empty());
 }
 
 #[tokio::test]
@@ -288,6 +331,7 @@ async fn connections_over_the_limit_are_told_so_and_those_within_it_go_on() {
     assert!(refused.refusal(503).contains("too many connections"));
     assert!(!refused.header("retry-after").is_empty());
     assert!(third.closed().await);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"too_many_connections\"}").await, 1.0);
     first.write(&post("", b"{}")).await;
     assert_eq!(first.answer().await.unwrap().status, 202);
     drop(second);

@@ -2,9 +2,15 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod crash;
+mod disk_faults;
 mod edge;
+mod faulty_disk;
+mod in_process;
 mod main_job;
 mod pressure;
+mod receipts;
+mod recovery;
 mod settings;
 mod shutdown;
 mod slow;

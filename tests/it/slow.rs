@@ -16,6 +16,17 @@ async fn headers_that_come_too_slowly_are_answered_408() {
     assert_eq!(connection.answer().await.unwrap().status, 202);
     connection.write(b"POST / HTTP/1.1\r\n").await;
     assert_eq!(connection.answer().await.expect("an answer").status, 408);
+    server.metric_is("millpond_requests_total{outcome=\"slow\"}", |slow| slow == 2.0).await;
+}
+
+#[tokio::test]
+async fn a_stray_line_break_on_an_idle_connection_is_no_request() {
+    let server = Server::start(&[("HEADER_TIMEOUT", "50ms"), ("IDLE_TIMEOUT", "300ms")]).await;
+    let mut connection = server.connect().await;
+    connection.write(&post("", b"{}")).await;
+    assert_eq!(connection.answer().await.unwrap().status, 202);
+    connection.write(b"\r\n").await;
+    assert!(connection.answer().await.is_none(), "closed for idling, without a word");
 }
 
 #[tokio::test]

@@ -51,7 +51,8 @@ impl Activity {
     /// The socket gave these bytes.
     pub(super) fn read(&self, bytes: &[u8]) {
         let waiting = self.in_flight.load(Ordering::Relaxed) == 0 && !self.headers_begun.load(Ordering::Relaxed);
-        if bytes.is_empty() || !waiting {
+        // A line break before a request is to be passed over (RFC 9112, 2.2).
+        if !waiting || bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) {
             return;
         }
         if bytes.starts_with(H2_PREFACE_START) {

@@ -1,0 +1,209 @@
+//! What an answer promises, and what a receipt is good for.
+
+use loadtest::s3::{Fault, FaultPlan, S3Server};
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::support::{Server, get, lines, post, until};
+
+fn with_query(query: &str, body: &str) -> Vec<u8> {
+    let head = format!("POST /v1/payloads?{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    (head + body).into_bytes()
+}
+
+async fn job(server: &Server, job: &Value, query: &str) -> (u16, Value) {
+    let answer = get(server.public, &format!("/v1/jobs/{}{query}", job.as_str().unwrap())).await;
+    (answer.status, answer.json())
+}
+
+#[tokio::test]
+async fn an_answer_names_the_level_it_reached_and_the_object() {
+    let mut server = Server::start(&[("RECORD", "payload")]).await;
+    let disk = server.post_json("[{\"n\":1},{\"n\":2}]").await;
+    assert_eq!((disk.status, &disk.json()["ack"]), (202, &"disk".into()));
+    let (status, spooled) = job(&server, &disk.json()["job"], "").await;
+    assert_eq!((status, &spooled["state"]), (200, &"spooled".into()));
+
+    let stored = server.send(&with_query("x=1&ack=stored", "{\"n\":3}")).await;
+    assert_eq!((stored.status, &stored.json()["ack"]), (200, &"stored".into()));
+    let object = stored.json()["object"].as_str().unwrap().to_owned();
+    let path = server.folder.path().join(&object);
+    assert!(path.is_file(), "{object}");
+    // Less than the floor is not to be had.
+    let more = server.send(&with_query("ack=memory", "{\"n\":4}")).await;
+    assert_eq!((more.status, &more.json()["ack"]), (202, &"disk".into()));
+    for (receipt, expected) in [(&disk.json()["job"], &object), (&stored.json()["job"], &object)] {
+        let (status, answer) = job(&server, receipt, "?wait=10").await;
+        assert_eq!(
+            (status, &answer["state"], &answer["object"]),
+            (200, &"stored".into(), &Value::from(expected.as_str()))
+        );
+    }
+    assert!(server.send(&with_query("ack=none", "{}")).await.refusal(400).contains("memory, disk and stored"));
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(server.lines().len(), 4);
+}
+
+#[tokio::test]
+async fn many_who_wait_for_the_store_share_one_object() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    let server = Server::start_with_s3(&s3, &[("ACK", "stored"), ("STORED_LINGER", "500ms")]).await;
+    let mut senders = JoinSet::new();
+    for _ in 0..50 {
+        let mut connection = server.connect().await;
+        senders.spawn(async move {
+            connection.write(&post("", b"{\"a\":1}")).await;
+            let answer = connection.answer().await.expect("an answer");
+            assert_eq!(answer.status, 200);
+            answer.json()["object"].as_str().unwrap().to_owned()
+        });
+    }
+    let mut objects = senders.join_all().await;
+    objects.sort();
+    objects.dedup();
+    assert!(objects.len() <= 3, "{objects:?}");
+    assert_eq!(s3.stats().stored, objects.len() as u64);
+    assert_eq!(lines(&root.path().join("telemetry")).len(), 50);
+}
+
+#[tokio::test]
+async fn a_wait_that_takes_too_long_is_answered_with_the_level_reached_and_the_receipt_tells_the_rest() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    s3.faults().set(FaultPlan::always(Fault::Hang));
+    let env = [("ACK", "stored"), ("ACK_TIMEOUT", "300ms"), ("STORED_LINGER", "10ms")];
+    let server = Server::start_with_s3(&s3, &env).await;
+    let answer = server.post_json("{\"a\":1}").await;
+    assert_eq!((answer.status, &answer.json()["ack"]), (202, &"disk".into()));
+    let receipt = answer.json()["job"].clone();
+    assert_eq!(job(&server, &receipt, "?wait=0.1").await.1["state"], "spooled");
+    // One who has stopped waiting costs nothing and loses nothing.
+    let mut gone = server.connect().await;
+    gone.write(&post("", b"{\"b\":1}")).await;
+    server.metric_is("millpond_jobs_accepted_total", |jobs| jobs == 2.0).await;
+    drop(gone);
+    s3.faults().set(FaultPlan::none());
+    assert_eq!(job(&server, &receipt, "?wait=30").await.1["state"], "stored");
+    server.metric_is("millpond_jobs_stored_total", |jobs| jobs == 2.0).await;
+}
+
+#[tokio::test]
+async fn in_memory_a_request_that_asks_for_more_gets_it() {
+    let mut server = Server::start(&[("ACK", "memory"), ("STORED_LINGER", "10ms")]).await;
+    let plain = server.post_json("{\"n\":1}").await.json();
+    assert_eq!((&plain["ack"], plain.get("job")), (&"memory".into(), None));
+    for level in ["disk", "stored"] {
+        let answer = server.send(&with_query(&format!("ack={level}"), "{\"n\":2}")).await;
+        assert_eq!((answer.status, &answer.json()["ack"]), (200, &"stored".into()), "{level}");
+    }
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(server.lines().len(), 3);
+}
+
+#[tokio::test]
+async fn any_machine_can_answer_for_any_job() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    let mut one = Server::start_with_s3(&s3, &[("S3_PREFIX", "p"), ("STORED_LINGER", "10ms")]).await;
+    let receipt = one.send(&with_query("ack=stored", "{}")).await.json()["job"].clone();
+    assert_eq!(one.stop().await, Some(0));
+    // Another machine, with other settings.
+    let two = Server::start_with_s3(&s3, &[("S3_PREFIX", "p"), ("COMPRESSION", "zstd")]).await;
+    let (status, answer) = job(&two, &receipt, "").await;
+    assert_eq!((status, &answer["state"]), (200, &"stored".into()));
+    assert!(answer["object"].as_str().unwrap().starts_with("s3://telemetry/p/dt=2"), "{answer}");
+    let segment = receipt.as_str().unwrap().split('.').next().unwrap().to_owned();
+    assert_eq!(job(&two, &Value::from(format!("{segment}.1")), "").await.0, 404, "it has one job");
+    let unknown = Value::from("01a1fb03-e91a-7614-9cd8-d700964ce482.0");
+    assert_eq!(job(&two, &unknown, "").await.0, 404);
+    for malformed in ["x", "01a1fb03-e91a-7614-9cd8-d700964ce482", "01A1FB03-E91A-7614-9CD8-D700964CE482.0"] {
+        assert_eq!(job(&two, &Value::from(malformed), "").await.0, 400, "{malformed}");
+    }
+    assert_eq!(job(&two, &receipt, "?wait=soon").await.0, 400);
+    s3.stop().await;
+    let (status, answer) = job(&two, &unknown, "").await;
+    assert_eq!(status, 503, "{answer}");
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_9_and_is_stored_by_the_next_process() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    let spool = tempfile::tempdir().unwrap();
+    let spool_dir = spool.path().to_str().unwrap();
+    let env = [("SPOOL_DIR", spool_dir), ("RECORD", "payload"), ("OBJECT_MAX_AGE", "1h")];
+    let mut one = Server::start_with_s3(&s3, &env).await;
+    let receipt = one.post_json("[{\"n\":1},{\"n\":2}]").await.json()["job"].clone();
+    one.signal(Signal::KILL);
+    assert_eq!(one.ended().await, None);
+    assert_eq!(s3.stats().puts, 0);
+
+    let mut two = Server::start_with_s3(&s3, &env).await;
+    assert_eq!(job(&two, &receipt, "?wait=30").await.1["state"], "stored");
+    assert_eq!(two.metric("millpond_payloads_accepted_total").await, 2.0, "taken over");
+    assert_eq!(two.metric("millpond_payloads_stored_total").await, 2.0);
+    assert_eq!(two.stop().await, Some(0));
+    assert_eq!(lines(&root.path().join("telemetry")), ["{\"n\":1}", "{\"n\":2}"]);
+    assert!(std::fs::read_dir(spool.path()).unwrap().next().is_none(), "nothing is left in the spool");
+}
+
+#[tokio::test]
+async fn a_stop_that_cannot_store_keeps_it_for_the_next_start_and_is_no_failure() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    s3.faults().set(FaultPlan::always(Fault::Hang));
+    let spool = tempfile::tempdir().unwrap();
+    let env = [("SPOOL_DIR", spool.path().to_str().unwrap()), ("RECORD", "payload"), ("SHUTDOWN_GRACE", "300ms")];
+    let mut one = Server::start_with_s3(&s3, &env).await;
+    assert_eq!(one.post_json("{\"n\":1}").await.status, 202);
+    assert_eq!(one.stop().await, Some(0));
+    one.logged("kept in the spool").await;
+    s3.faults().set(FaultPlan::none());
+    // A process that is there already looks for what others leave.
+    let mut two = Server::start_with_s3(&s3, &env).await;
+    two.metric_is("millpond_jobs_stored_total", |jobs| jobs == 1.0).await;
+    assert_eq!(two.stop().await, Some(0));
+    assert_eq!(lines(&root.path().join("telemetry")), ["{\"n\":1}"]);
+}
+
+#[tokio::test]
+async fn an_outage_fills_the_spool_and_no_more_and_it_ends_by_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    s3.faults().set(FaultPlan::always(Fault::InternalError));
+    let spool = tempfile::tempdir().unwrap();
+    let env = [
+        ("SPOOL_DIR", spool.path().to_str().unwrap()),
+        ("SPOOL_MAX_BYTES", "256KiB"),
+        ("OBJECT_MAX_BYTES", "16KiB"),
+        ("COMPRESSION", "none"),
+        ("RECORD", "payload"),
+    ];
+    let mut server = Server::start_with_s3(&s3, &env).await;
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = server.post_json(&format!("{{\"n\":{accepted},\"a\":\"{}\"}}", "x".repeat(1000))).await;
+        if answer.status != 202 {
+            break answer;
+        }
+        accepted += 1;
+    };
+    assert!(refused.refusal(503).contains("spool is full"));
+    assert!(!refused.header("retry-after").is_empty());
+    assert!(accepted > 150, "{accepted}");
+    let on_disk: u64 = crate::support::files(spool.path()).iter().map(|file| file.metadata().unwrap().len()).sum();
+    assert!(on_disk <= 256 * 1024, "{on_disk}");
+    assert!(server.metric("millpond_spool_bytes").await <= 256.0 * 1024.0);
+    assert_eq!(get(server.public, "/health").await.status, 503);
+    assert!(server.ready().await.1.contains("spool full"));
+    s3.faults().set(FaultPlan::none());
+    until("room", async || server.post_json("{\"n\":-1}").await.status == 202).await;
+    server.metric_is("millpond_jobs_waiting", |jobs| jobs <= 1.0).await;
+    assert_eq!(server.stop().await, Some(0));
+    let stored = lines(&root.path().join("telemetry"));
+    for n in 0..accepted {
+        assert_eq!(stored.iter().filter(|line| line.starts_with(&format!("{{\"n\":{n},"))).count(), 1);
+    }
+}
