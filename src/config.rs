@@ -1,20 +1,18 @@
 //! Every setting: its name, default, unit and check. Settings are environment variables, and nothing else.
 //!
 //! [`Settings::from_vars`] takes the variables as a parameter (only `main` reads the environment), lets envy sort them
-//! into [`Raw`], then checks each on its own and in pairs. All that is wrong is reported together.
+//! into text by name, then checks each on its own and in pairs. All that is wrong is reported together.
 
 mod parse;
+mod read;
 mod table;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-
-use serde::Deserialize;
 
 pub use table::{SETTINGS, Setting};
 
@@ -184,42 +182,6 @@ impl fmt::Display for SettingsError {
 
 impl std::error::Error for SettingsError {}
 
-/// The variables as envy finds them: unset, or text that nobody has looked at yet.
-#[derive(Debug, Default, Deserialize)]
-struct Raw {
-    ack: Option<String>,
-    ack_timeout: Option<String>,
-    admin_addr: Option<String>,
-    aws_endpoint_url: Option<String>,
-    aws_endpoint_url_s3: Option<String>,
-    aws_region: Option<String>,
-    body_timeout: Option<String>,
-    compression: Option<String>,
-    header_timeout: Option<String>,
-    idle_timeout: Option<String>,
-    listen_addr: Option<String>,
-    log_format: Option<String>,
-    max_body_bytes: Option<String>,
-    max_connections: Option<String>,
-    max_decoded_bytes: Option<String>,
-    max_queue: Option<String>,
-    max_queue_bytes: Option<String>,
-    max_workers: Option<String>,
-    object_max_age: Option<String>,
-    object_max_bytes: Option<String>,
-    record: Option<String>,
-    rust_log: Option<String>,
-    s3_bucket: Option<String>,
-    s3_if_none_match: Option<String>,
-    s3_prefix: Option<String>,
-    s3_timeout: Option<String>,
-    shutdown_grace: Option<String>,
-    spool_dir: Option<String>,
-    spool_max_bytes: Option<String>,
-    store_dir: Option<String>,
-    stored_linger: Option<String>,
-}
-
 impl Settings {
     /// Reads the settings from `vars`, names and values as the environment gives them.
     ///
@@ -229,189 +191,6 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] with everything that is wrong, not only the first.
     pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, SettingsError> {
-        let mut check = Check::default();
-        let known = check.sort(vars);
-        let raw: Raw = match envy::from_iter(known) {
-            Ok(raw) => raw,
-            Err(error) => {
-                check.problems.push(error.to_string());
-                return Err(SettingsError(check.problems));
-            }
-        };
-        let settings = check.read(&raw);
-        match settings {
-            Some(settings) if check.problems.is_empty() => Ok(settings),
-            _ => Err(SettingsError(check.problems)),
-        }
-    }
-}
-
-/// Collects what is wrong while the settings are read.
-#[derive(Default)]
-struct Check {
-    problems: Vec<String>,
-}
-
-impl Check {
-    /// Keeps the variables that are settings; reports those that are nearly one.
-    fn sort(&mut self, vars: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
-        let mut known = BTreeMap::new();
-        for (name, value) in vars {
-            let Some(name) = name.to_str() else { continue };
-            if table::find(name).is_none() {
-                if let Some(near) = table::nearest(name) {
-                    self.problems.push(format!("{name}: no such setting; did you mean {near}?"));
-                }
-                continue;
-            }
-            match value.into_string() {
-                Ok(value) if value.trim().is_empty() => {}
-                Ok(value) => {
-                    known.insert(name.to_owned(), value.trim().to_owned());
-                }
-                Err(_) => self.problems.push(format!("{name}: expected text in UTF-8")),
-            }
-        }
-        known
-    }
-
-    /// The value of `name`, or its default from the table, through `parse`.
-    fn get<T>(&mut self, name: &str, value: &Option<String>, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let text = value.as_deref().or_else(|| table::find(name).and_then(|setting| setting.default))?;
-        match parse(text) {
-            Ok(value) => Some(value),
-            Err(expected) => {
-                self.problems.push(format!("{name}={text}: expected {expected}"));
-                None
-            }
-        }
-    }
-
-    /// Checks a variable of the SDK's without repeating its value, which may hold a secret.
-    fn quietly(&mut self, name: &str, value: Option<&str>, parse: impl Fn(&str) -> Result<(), String>) {
-        if let Some(Err(expected)) = value.map(parse) {
-            self.problems.push(format!("{name}: expected {expected}"));
-        }
-    }
-
-    fn contradicts(&mut self, wrong: bool, message: &str) {
-        if wrong {
-            self.problems.push(message.to_owned());
-        }
-    }
-
-    /// Reads every setting before it gives up on any, so that all problems are found in one go.
-    fn read(&mut self, raw: &Raw) -> Option<Settings> {
-        let path_style = raw.aws_endpoint_url.is_some() || raw.aws_endpoint_url_s3.is_some();
-        self.quietly("AWS_REGION", raw.aws_region.as_deref(), parse::region);
-        self.quietly("AWS_ENDPOINT_URL", raw.aws_endpoint_url.as_deref(), parse::endpoint);
-        self.quietly("AWS_ENDPOINT_URL_S3", raw.aws_endpoint_url_s3.as_deref(), parse::endpoint);
-        let s3_asked_for = raw.s3_bucket.is_some();
-        let bucket = self.get("S3_BUCKET", &raw.s3_bucket, parse::bucket);
-        let timeout = self.get("S3_TIMEOUT", &raw.s3_timeout, parse::positive_duration);
-        let if_none_match = self.get("S3_IF_NONE_MATCH", &raw.s3_if_none_match, parse::switch);
-        let dir = self.get("STORE_DIR", &raw.store_dir, parse::path);
-        let prefix = self.get("S3_PREFIX", &raw.s3_prefix, parse::prefix);
-        let admin_addr = self.get("ADMIN_ADDR", &raw.admin_addr, parse::address);
-        let stored_linger = self.get("STORED_LINGER", &raw.stored_linger, parse::duration);
-        let http = self.http(raw, admin_addr, stored_linger);
-        let max_jobs = self.get("MAX_QUEUE", &raw.max_queue, |s| parse::count(s, 1..=100_000_000));
-        let max_queue_bytes = self.get("MAX_QUEUE_BYTES", &raw.max_queue_bytes, parse::positive_size);
-        let max_object_bytes = self.get("OBJECT_MAX_BYTES", &raw.object_max_bytes, parse::object_size);
-        let max_age = self.get("OBJECT_MAX_AGE", &raw.object_max_age, parse::positive_duration);
-        let compression = self.get("COMPRESSION", &raw.compression, parse::compression);
-        let max_workers = self.get("MAX_WORKERS", &raw.max_workers, |s| parse::count(s, 1..=1024));
-        let spool_dir = self.get("SPOOL_DIR", &raw.spool_dir, parse::path);
-        let spool_max_bytes = self.get("SPOOL_MAX_BYTES", &raw.spool_max_bytes, parse::positive_size);
-        if let (Some(object), Some(spool)) = (max_object_bytes, spool_max_bytes) {
-            self.contradicts(
-                object > spool,
-                "OBJECT_MAX_BYTES is over SPOOL_MAX_BYTES: an object has to fit into the spool, so raise the second or lower the first",
-            );
-        }
-        if let (None, Some(store), Some(spool)) = (&bucket, &dir, &spool_dir) {
-            self.contradicts(
-                store.starts_with(spool) || spool.starts_with(store),
-                "STORE_DIR and SPOOL_DIR are one folder, or one is in the other: give each a folder of its own",
-            );
-        }
-        let shutdown_grace = self.get("SHUTDOWN_GRACE", &raw.shutdown_grace, parse::duration);
-        let filter = self.get("RUST_LOG", &raw.rust_log, parse::log_filter);
-        let json = self.get("LOG_FORMAT", &raw.log_format, parse::log_format);
-
-        let store = match (s3_asked_for, bucket) {
-            (true, bucket) => StoreSettings::S3(S3Settings {
-                bucket: bucket?,
-                timeout: timeout?,
-                if_none_match: if_none_match?,
-                path_style,
-            }),
-            (false, _) => StoreSettings::Dir(dir?),
-        };
-        Some(Settings {
-            store,
-            prefix: prefix?,
-            http: http?,
-            queue: QueueSettings { max_jobs: max_jobs?, max_bytes: max_queue_bytes? },
-            objects: ObjectSettings {
-                max_bytes: max_object_bytes?,
-                max_age: max_age?,
-                stored_linger: stored_linger?,
-                compression: compression?,
-            },
-            max_workers: max_workers?,
-            spool: SpoolSettings { dir: spool_dir?, max_bytes: spool_max_bytes? },
-            admin_addr: admin_addr?,
-            shutdown_grace: shutdown_grace?,
-            log: LogSettings { filter: filter?, json: json? },
-        })
-    }
-
-    fn http(
-        &mut self,
-        raw: &Raw,
-        admin_addr: Option<SocketAddr>,
-        stored_linger: Option<Duration>,
-    ) -> Option<HttpSettings> {
-        let listen_addr = self.get("LISTEN_ADDR", &raw.listen_addr, parse::address);
-        let max_connections = self.get("MAX_CONNECTIONS", &raw.max_connections, |s| parse::count(s, 1..=1_000_000));
-        let header_timeout = self.get("HEADER_TIMEOUT", &raw.header_timeout, parse::positive_duration);
-        let body_timeout = self.get("BODY_TIMEOUT", &raw.body_timeout, parse::positive_duration);
-        let idle_timeout = self.get("IDLE_TIMEOUT", &raw.idle_timeout, parse::positive_duration);
-        let max_body_bytes = self.get("MAX_BODY_BYTES", &raw.max_body_bytes, parse::positive_size);
-        let max_decoded_bytes = self.get("MAX_DECODED_BYTES", &raw.max_decoded_bytes, parse::positive_size);
-        let record = self.get("RECORD", &raw.record, parse::record);
-        let ack = self.get("ACK", &raw.ack, parse::ack);
-        let ack_timeout = self.get("ACK_TIMEOUT", &raw.ack_timeout, parse::positive_duration);
-        if let (Some(linger), Some(wait)) = (stored_linger, ack_timeout) {
-            self.contradicts(
-                linger > wait,
-                "STORED_LINGER is over ACK_TIMEOUT: no answer would ever wait long enough, so raise the second or lower the first",
-            );
-        }
-        if let (Some(public), Some(admin)) = (listen_addr, admin_addr) {
-            self.contradicts(
-                parse::collide(public, admin),
-                "LISTEN_ADDR and ADMIN_ADDR are the same address: give each a port of its own",
-            );
-        }
-        if let (Some(body), Some(decoded)) = (max_body_bytes, max_decoded_bytes) {
-            self.contradicts(
-                body > decoded,
-                "MAX_BODY_BYTES is over MAX_DECODED_BYTES: a plain body is both, so raise the second or lower the first",
-            );
-        }
-        Some(HttpSettings {
-            listen_addr: listen_addr?,
-            max_connections: max_connections?,
-            header_timeout: header_timeout?,
-            body_timeout: body_timeout?,
-            idle_timeout: idle_timeout?,
-            max_body_bytes: max_body_bytes?,
-            max_decoded_bytes: max_decoded_bytes?,
-            record: record?,
-            ack: ack?,
-            ack_timeout: ack_timeout?,
-        })
+        read::settings(vars)
     }
 }

@@ -40,7 +40,7 @@ impl Capacity {
     }
 }
 
-/// A hold on some units of a [`Capacity`], given back when it is dropped.
+/// A hold on some units of a capacity, given back when it is dropped.
 #[derive(Debug)]
 pub struct Reservation {
     of: Arc<Capacity>,
