@@ -71,10 +71,9 @@ pub struct Ended {
 /// # Errors
 /// When its folder cannot be read or written.
 pub fn open_spool(settings: &Settings, disk: Arc<dyn Disk>) -> anyhow::Result<(Spool, Vec<SealedSegment>)> {
-    let compression = settings.objects.compression;
     match settings.http.ack {
-        Ack::Memory => Ok((Spool::in_memory(compression), Vec::new())),
-        Ack::Disk | Ack::Stored => Spool::on_disk(&settings.spool, compression, disk)
+        Ack::Memory => Ok((Spool::in_memory(settings.objects.compression), Vec::new())),
+        Ack::Disk | Ack::Stored => Spool::on_disk(&settings.spool, &settings.objects, disk)
             .with_context(|| format!("SPOOL_DIR={} cannot be used", settings.spool.dir.display())),
     }
 }

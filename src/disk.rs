@@ -4,7 +4,7 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 /// What a folder holds.
@@ -41,11 +41,11 @@ pub trait Disk: Send + Sync + Debug {
     /// The system's.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
-    /// A whole file.
+    /// Reads a whole file into `buffer`, in place of what was in it.
     ///
     /// # Errors
     /// The system's.
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    fn read(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<()>;
 
     /// Moves a file within the file system.
     ///
@@ -128,8 +128,9 @@ impl Disk for RealDisk {
         Ok(Box::new(OpenOptions::new().append(true).create_new(true).open(path)?))
     }
 
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path)
+    fn read(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<()> {
+        buffer.clear();
+        File::open(path)?.read_to_end(buffer).map(drop)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

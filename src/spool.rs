@@ -9,6 +9,7 @@
 //! is never written to again; no more than `SPOOL_MAX_BYTES` are ever on disk.
 
 mod backlog;
+mod buffers;
 mod folders;
 mod open;
 mod space;
@@ -20,7 +21,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use backlog::{Backlog, Slot};
 pub use folders::Adopted;
@@ -31,15 +31,11 @@ use space::Charge;
 pub use space::Space;
 pub use status::{SegmentStatus, Segments, State};
 
-use crate::config::SpoolSettings;
+use crate::config::{ObjectSettings, SpoolSettings};
 use crate::disk::{Disk, naming};
 use crate::segment::file::{self, Salvage};
 use crate::segment::{Compression, SegmentId};
-
-/// Segments that are being uploaded from a folder are in memory; together no more than this, one at least.
-const UPLOAD_MEMORY_MAX_BYTES: usize = 96 << 20;
-/// Upload memory is counted in units of this.
-const UPLOAD_MEMORY_UNIT: usize = 4096;
+use buffers::{Buffers, Turn};
 
 /// Why a commit failed. Its jobs are not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,8 +50,7 @@ pub enum SpoolError {
 
 impl From<io::Error> for SpoolError {
     fn from(error: io::Error) -> Self {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
-        if matches!(error.kind(), StorageFull | QuotaExceeded) { Self::Full } else { Self::Failed(error.to_string()) }
+        if folders::is_full(&error) { Self::Full } else { Self::Failed(error.to_string()) }
     }
 }
 
@@ -78,8 +73,7 @@ struct DiskSpool {
     disk: Arc<dyn Disk>,
     folders: Folders,
     space: Arc<Space>,
-    /// Permits are units of upload memory.
-    upload_memory: Arc<Semaphore>,
+    buffers: Arc<Buffers>,
 }
 
 /// A segment that waits for its upload, or is in it.
@@ -107,8 +101,16 @@ pub struct Loaded {
     pub body: Bytes,
     /// What is in it, and what was lost.
     pub salvage: Salvage,
-    /// Held as long as the bytes are.
-    pub memory: Option<OwnedSemaphorePermit>,
+    turn: Option<Turn>,
+}
+
+impl Loaded {
+    /// The bytes are needed no more: others may have the memory.
+    pub fn release(self) {
+        if let Some(turn) = self.turn {
+            turn.give_back(self.body);
+        }
+    }
 }
 
 impl Spool {
@@ -123,15 +125,16 @@ impl Spool {
     /// When the folder cannot be read or written.
     pub fn on_disk(
         settings: &SpoolSettings,
-        compression: Compression,
+        objects: &ObjectSettings,
         disk: Arc<dyn Disk>,
     ) -> io::Result<(Self, Vec<SealedSegment>)> {
         let space = Arc::new(Space::new(settings.max_bytes));
-        let folders = Folders::open(&settings.dir, Arc::clone(&disk), &space)?;
-        let upload_memory = Arc::new(Semaphore::new(UPLOAD_MEMORY_MAX_BYTES / UPLOAD_MEMORY_UNIT));
-        let place = Place::Disk(DiskSpool { disk, folders, space, upload_memory });
-        let spool = Self { compression, segments: Arc::default(), place };
-        let left = spool.adopt()?;
+        let (folders, left) = Folders::open(&settings.dir, Arc::clone(&disk), &space)?;
+        let buffers = Arc::new(Buffers::new(objects.max_bytes));
+        let place = Place::Disk(DiskSpool { disk, folders, space, buffers });
+        let spool = Self { compression: objects.compression, segments: Arc::default(), place };
+        let mut left: Vec<_> = left.into_iter().map(|segment| spool.take_over(segment)).collect();
+        left.extend(spool.adopt()?);
         Ok((spool, left))
     }
 
@@ -227,26 +230,24 @@ impl Spool {
         }
     }
 
-    /// Reads a segment for its upload, and finds what is good in it. Waits for upload memory.
+    /// Reads a segment for its upload, and finds what is good in it. Waits for memory, if it is large.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub async fn load(&self, segment: &SealedSegment) -> io::Result<Loaded> {
         match (&self.place, &segment.source) {
             (Place::Disk(spool), Source::File { path, len, .. }) => {
-                let units = len.div_ceil(UPLOAD_MEMORY_UNIT).min(UPLOAD_MEMORY_MAX_BYTES / UPLOAD_MEMORY_UNIT);
-                let permit = Arc::clone(&spool.upload_memory).acquire_many_owned(units as u32).await;
-                let memory = Some(permit.map_err(io::Error::other)?);
+                let (buffer, turn) = spool.buffers.take(*len).await;
                 let (disk, path) = (Arc::clone(&spool.disk), path.clone());
                 let (id, good) = (segment.status.id(), *len);
-                let (body, salvage) = on_blocking_thread(move || read(&*disk, &path, id, good)).await?;
+                let (body, salvage) = on_blocking_thread(move || read(&*disk, &path, id, good, buffer)).await?;
                 segment.status.committed(salvage.places);
-                Ok(Loaded { body, salvage, memory })
+                Ok(Loaded { body, salvage, turn })
             }
             (_, Source::Memory { body, jobs, payloads }) => {
                 let (places, jobs, payloads) = (*jobs, u64::from(*jobs), u64::from(*payloads));
                 let salvage = Salvage { places, jobs, payloads, ..Salvage::default() };
-                Ok(Loaded { body: body.clone(), salvage, memory: None })
+                Ok(Loaded { body: body.clone(), salvage, turn: None })
             }
             (Place::Memory, Source::File { .. }) => Err(io::ErrorKind::Unsupported.into()),
         }
@@ -295,8 +296,8 @@ impl SealedSegment {
     }
 }
 
-fn read(disk: &dyn Disk, path: &Path, id: SegmentId, good: usize) -> io::Result<(Bytes, Salvage)> {
-    let mut file = disk.read(path).map_err(naming(path))?;
+fn read(disk: &dyn Disk, path: &Path, id: SegmentId, good: usize, mut file: Vec<u8>) -> io::Result<(Bytes, Salvage)> {
+    disk.read(path, &mut file).map_err(naming(path))?;
     // What was appended after the last good commit failed: its jobs were refused.
     file.truncate(good);
     let salvage = file::salvage(id, &file);

@@ -47,12 +47,12 @@ impl Uploads {
     }
 
     async fn handle(&self, segment: SealedSegment) {
-        let Loaded { body, salvage, memory } = self.load(&segment).await;
-        let salvage = self.book(&segment, salvage);
+        let loaded = self.load(&segment).await;
+        let salvage = self.book(&segment, loaded.salvage.clone());
         if salvage.jobs > 0 {
-            self.upload(&segment, &body, &salvage).await;
+            self.upload(&segment, &loaded.body, &salvage).await;
         }
-        drop((body, memory));
+        loaded.release();
         let metrics = &self.outlet.metrics;
         metrics.ledger.stored(salvage.jobs, salvage.payloads);
         metrics.ledger.dead(salvage.dead_jobs(), salvage.dead_payloads);

@@ -71,13 +71,23 @@ pub(super) struct Folders {
 }
 
 impl Folders {
-    /// Creates this process's folder and tries it out.
-    pub(super) fn open(root: &Path, disk: Arc<dyn Disk>, space: &Arc<Space>) -> io::Result<Self> {
+    /// Creates this process's folder and tries it out. On a disk that is full the process makes do with a dead one's, whose
+    /// segments are returned: it has to start, since to upload what is there is what makes room.
+    pub(super) fn open(root: &Path, disk: Arc<dyn Disk>, space: &Arc<Space>) -> io::Result<(Self, Vec<Adopted>)> {
         disk.create_dir_all(root).map_err(naming(root))?;
-        let own = Arc::new(create(root, &*disk)?);
-        disk.sync_dir(root).map_err(naming(root))?;
-        let folders = Self { root: root.to_owned(), disk, own, reported: Mutex::default() };
-        folders.probe(&*folders.disk)?;
+        let (own, is_reused) = match create(root, &*disk) {
+            Err(error) if is_full(&error) => (reuse(root, &*disk)?.ok_or(error)?, true),
+            created => (created?, false),
+        };
+        let folders = Self { root: root.to_owned(), disk, own: Arc::new(own), reported: Mutex::default() };
+        let tried = folders.disk.sync_dir(root).map_err(naming(root)).and_then(|()| folders.probe(&*folders.disk));
+        match tried {
+            Err(error) if is_full(&error) => {
+                tracing::error!(%error, "the disk is full: no work is taken until it is not")
+            }
+            other => other?,
+        }
+        let left = if is_reused { folders.segments(&folders.own, space)? } else { Vec::new() };
         // What was set aside takes space until somebody looks at it and removes it.
         let dead = folders.dead();
         match folders.disk.list(&dead) {
@@ -85,7 +95,25 @@ impl Folders {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(naming(&dead)(error)),
         }
-        Ok(folders)
+        Ok((folders, left))
+    }
+
+    /// The segments in a folder, the oldest first.
+    fn segments(&self, folder: &Arc<Folder>, space: &Arc<Space>) -> io::Result<Vec<Adopted>> {
+        let files = self.disk.list(&folder.path).map_err(naming(&folder.path))?;
+        let mut found: Vec<_> = files
+            .into_iter()
+            .filter_map(|file| Some((segment(&file.name)?, file)))
+            .map(|((id, compression), file)| Adopted {
+                id,
+                compression,
+                path: folder.path.join(&file.name),
+                folder: Arc::clone(folder),
+                charge: space.count(bytes(file.len)),
+            })
+            .collect();
+        found.sort_by_key(|segment| segment.id);
+        Ok(found)
     }
 
     pub(super) fn own(&self) -> &Arc<Folder> {
@@ -141,25 +169,13 @@ impl Folders {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(naming(path)(error)),
         };
-        let files = match self.disk.list(path) {
-            Ok(files) => files,
+        let folder = Arc::new(Folder { path: path.to_owned(), left: AtomicUsize::new(1), is_own: false, _lock: lock });
+        let adopted = match self.segments(&folder, space) {
+            // Removed by another who adopted it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(naming(path)(error)),
+            adopted => adopted?,
         };
-        let segments: Vec<_> = files.iter().filter_map(|file| Some((segment(&file.name)?, file))).collect();
-        let left = AtomicUsize::new(segments.len() + 1);
-        let folder = Arc::new(Folder { path: path.to_owned(), left, is_own: false, _lock: lock });
-        let mut adopted: Vec<_> = segments
-            .into_iter()
-            .map(|((id, compression), file)| Adopted {
-                id,
-                compression,
-                path: path.join(&file.name),
-                folder: Arc::clone(&folder),
-                charge: space.count(bytes(file.len)),
-            })
-            .collect();
-        adopted.sort_by_key(|segment| segment.id);
+        folder.left.fetch_add(adopted.len(), Ordering::AcqRel);
         if !adopted.is_empty() {
             tracing::info!(folder = %path.display(), segments = adopted.len(), "took over what a dead process has left");
         }
@@ -219,6 +235,25 @@ fn create(root: &Path, disk: &dyn Disk) -> io::Result<Folder> {
             Err(error) => return Err(naming(&path)(error)),
         }
     }
+}
+
+/// The first folder of a dead process.
+fn reuse(root: &Path, disk: &dyn Disk) -> io::Result<Option<Folder>> {
+    for entry in disk.list(root).map_err(naming(root))? {
+        let path = root.join(&entry.name);
+        if entry.is_dir
+            && version(&entry.name) == Some(VERSION)
+            && let Ok(Some(lock)) = disk.lock(&path.join(LOCK), false)
+        {
+            return Ok(Some(Folder { path, left: AtomicUsize::new(0), is_own: true, _lock: lock }));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the disk has no room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The segment in a file's name.

@@ -212,8 +212,8 @@ impl Disk for FaultyDisk {
         Ok(Box::new(FaultyFile { disk: self.clone(), file, path: path.to_owned() }))
     }
 
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.call(Op::Read, path, |_| RealDisk.read(path))
+    fn read(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<()> {
+        self.call(Op::Read, path, |_| RealDisk.read(path, buffer))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
