@@ -14,6 +14,8 @@ use loadtest::server::Program;
 use loadtest::trial::{self, Place, Target, Trial};
 use loadtest::{payload, units};
 
+use crate::prove::ProveArgs;
+
 /// Sends millpond numbered payloads, reads the store back and prints the ledger.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -30,6 +32,8 @@ pub(crate) enum Command {
     S3(S3Args),
     /// Run the floor: a server that only reads each body and checks that it is JSON.
     Floor(FloorArgs),
+    /// Kill, starve or replace servers under load, and check that nothing accepted was lost by it. Exits with 1 if so.
+    Prove(Box<ProveArgs>),
     /// Load the floor and variants of a server in turn, and print the medians side by side.
     Compare(Box<CompareArgs>),
 }
@@ -122,7 +126,7 @@ struct LoadArgs {
 }
 
 #[derive(Debug, Args)]
-struct FaultArgs {
+pub(crate) struct FaultArgs {
     /// What goes wrong with PUTs, in turn: slowdown, 500, denied, no-bucket, drop-before, drop-after, hang, delay:TIME
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Fault>,
@@ -217,6 +221,10 @@ impl LoadArgs {
 }
 
 impl FaultArgs {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.faults.is_empty()
+    }
+
     pub(crate) fn plan(&self) -> anyhow::Result<FaultPlan> {
         if self.faults.is_empty() { Ok(FaultPlan::none()) } else { FaultPlan::share(self.fault_share, &*self.faults) }
     }
@@ -319,7 +327,7 @@ async fn parse_store(text: &str) -> anyhow::Result<Store> {
     Ok(Store::s3_from_env(bucket, prefix).await)
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
     Ok((name.to_owned(), value.to_owned()))
 }

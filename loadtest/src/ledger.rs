@@ -11,13 +11,15 @@ use crate::payload::{Identity, Number};
 pub enum Outcome {
     /// A 2xx answer.
     Accepted,
-    /// Any other answer.
+    /// Any other answer that says the request itself was at fault, or was not even tried.
     Refused,
+    /// A 5xx answer: the server may have failed when the payload was written already.
+    Failed,
     /// No answer: the connection failed, or the time was over.
     Unanswered,
 }
 
-/// The outcome and the sightings of each payload, in a byte: the lowest two bits are the outcome (0: never sent), the
+/// The outcome and the sightings of each payload, in a byte: the lowest three bits are the outcome (0: never sent), the
 /// next two count the sightings in the store up to three.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -27,22 +29,33 @@ pub struct Ledger {
     accepted: u64,
     /// Accepted ones seen at least once, so that waiting for them costs no counting.
     accepted_seen: u64,
+    failed_may_stay: bool,
 }
 
 /// What one endpoint sent, in the order of its sequence numbers.
 #[derive(Debug, Default)]
 pub struct Sent(Vec<u8>);
 
-const OUTCOME: u8 = 0b0011;
-const SEEN_ONCE: u8 = 0b0100;
-const SEEN: u8 = 0b1100;
+const OUTCOME: u8 = 0b0_0111;
+const SEEN_ONCE: u8 = 0b0_1000;
+const SEEN: u8 = 0b1_1000;
 
 impl Outcome {
+    /// What an answer of this status means.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            200..300 => Self::Accepted,
+            500..600 => Self::Failed,
+            _ => Self::Refused,
+        }
+    }
+
     fn code(self) -> u8 {
         match self {
             Self::Accepted => 1,
             Self::Refused => 2,
             Self::Unanswered => 3,
+            Self::Failed => 4,
         }
     }
 }
@@ -66,6 +79,12 @@ impl Ledger {
         let is_accepted = |entry: &&u8| **entry == Outcome::Accepted.code();
         let accepted = endpoints.iter().flatten().filter(is_accepted).count() as u64;
         Self { endpoints, accepted, ..Self::default() }
+    }
+
+    /// Lets what a 5xx answered be in the store or not, as what went unanswered. For runs in which disks and servers
+    /// fail: a commit that failed may have been written. Without this, all that was refused has to leave nothing behind.
+    pub fn failed_may_stay(&mut self) {
+        self.failed_may_stay = true;
     }
 
     /// Books one payload found in the store.
@@ -117,6 +136,14 @@ impl Ledger {
                     totals.refused += 1;
                     totals.stored_though_refused += present;
                 }
+                4 => {
+                    totals.refused += 1;
+                    if self.failed_may_stay {
+                        totals.stored_though_failed += present;
+                    } else {
+                        totals.stored_though_refused += present;
+                    }
+                }
                 _ => {
                     totals.unanswered += 1;
                     totals.stored_though_unanswered += present;
@@ -153,6 +180,8 @@ pub struct Totals {
     pub corrupt: u64,
     /// Refused, and in the store all the same.
     pub stored_though_refused: u64,
+    /// Answered with 5xx and in the store, where that is [let be](Ledger::failed_may_stay).
+    pub stored_though_failed: u64,
     /// Unanswered, and in the store; nothing was promised either way.
     pub stored_though_unanswered: u64,
     /// Payloads of other runs in the store.
@@ -176,6 +205,7 @@ impl fmt::Display for Totals {
             ("unanswered", self.unanswered, false),
             ("stored", self.stored, false),
             ("stored though unanswered", self.stored_though_unanswered, false),
+            ("stored though 5xx", self.stored_though_failed, false),
             ("of other runs", self.foreign, false),
             ("lost", self.lost, true),
             ("duplicated", self.duplicated, true),
@@ -227,7 +257,7 @@ mod tests {
 
     #[test]
     fn seen_more_than_once_is_duplicated_however_often_and_whatever_the_answer() {
-        for outcome in [Outcome::Accepted, Outcome::Unanswered] {
+        for outcome in [Outcome::Accepted, Outcome::Unanswered, Outcome::Failed] {
             let mut ledger = ledger(&[outcome]);
             for _ in 0..9 {
                 ledger.see(Identity::Intact(number(1, 0)));
@@ -260,6 +290,52 @@ mod tests {
         let totals = ledger.totals();
         assert_eq!((totals.refused, totals.stored_though_refused), (2, 1));
         assert!(totals.failed());
+    }
+
+    #[test]
+    fn failed_leaves_nothing_behind_either_unless_that_is_let_be() {
+        let mut ledger = ledger(&[Outcome::Failed, Outcome::Failed, Outcome::Refused, Outcome::Accepted]);
+        for sequence in [0, 3] {
+            ledger.see(Identity::Intact(number(1, sequence)));
+        }
+        let totals = ledger.totals();
+        assert_eq!((totals.refused, totals.stored_though_refused, totals.stored_though_failed), (3, 1, 0));
+        assert!(totals.failed());
+
+        ledger.failed_may_stay();
+        let totals = ledger.totals();
+        assert_eq!((totals.refused, totals.stored_though_refused, totals.stored_though_failed), (3, 0, 1));
+        assert!(!totals.failed(), "{totals:?}");
+
+        ledger.see(Identity::Intact(number(1, 2)));
+        assert_eq!(ledger.totals().stored_though_refused, 1);
+        assert!(ledger.totals().failed(), "a 4xx has to leave nothing behind, whatever is let be");
+    }
+
+    #[test]
+    fn failed_and_stored_twice_is_never_let_be() {
+        let mut ledger = ledger(&[Outcome::Failed]);
+        ledger.failed_may_stay();
+        ledger.see(Identity::Intact(number(1, 0)));
+        ledger.see(Identity::Intact(number(1, 0)));
+        let totals = ledger.totals();
+        assert_eq!((totals.stored_though_failed, totals.duplicated), (1, 1));
+        assert!(totals.failed());
+    }
+
+    #[test]
+    fn a_status_says_whether_something_may_have_been_written() {
+        for (status, outcome) in [
+            (200, Outcome::Accepted),
+            (202, Outcome::Accepted),
+            (302, Outcome::Refused),
+            (400, Outcome::Refused),
+            (429, Outcome::Refused),
+            (500, Outcome::Failed),
+            (503, Outcome::Failed),
+        ] {
+            assert_eq!(Outcome::of_status(status), outcome, "{status}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! * [`s3`] is an S3 server in this process that can be told to go wrong;
 //! * [`server`] runs a server program and takes its measures;
 //! * [`trial`] puts these together into one run, whose outcome is a [`report`];
+//! * [`proof`] kills, starves and replaces servers under load, and checks that nothing accepted was lost by it;
 //! * [`floor`] is the least that a server could do with a request, to compare with;
 //! * [`units`] reads and shows times and sizes.
 
@@ -15,6 +16,7 @@ pub mod floor;
 pub mod ledger;
 pub mod load;
 pub mod payload;
+pub mod proof;
 pub mod readback;
 pub mod report;
 pub mod s3;

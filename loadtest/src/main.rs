@@ -3,6 +3,7 @@
 
 mod cli;
 mod compare;
+mod prove;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Run(args) => Box::pin(run_one(&args)).await,
         Command::S3(args) => serve_s3(&args).await,
         Command::Floor(args) => serve_floor(&args).await,
+        Command::Prove(args) => Box::pin(prove::run(&args)).await,
         Command::Compare(args) => Box::pin(compare::run(&args)).await,
     }
 }

@@ -83,7 +83,7 @@ pub struct ServerReport {
 }
 
 /// What the S3 server was asked.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct S3Report {
     /// PutObject calls.
     pub puts: u64,
@@ -219,11 +219,11 @@ impl fmt::Display for Report {
     }
 }
 
-fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {
+pub(crate) fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {
     writeln!(f, "  {name:<26}{value}")
 }
 
-fn quantiles(of: &Quantiles) -> String {
+pub(crate) fn quantiles(of: &Quantiles) -> String {
     let [p50, p90, p99, p99_9, max] = [of.p50, of.p90, of.p99, of.p99_9, of.max].map(show_micros);
     format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -10,27 +11,43 @@ use tokio::net::TcpStream;
 /// An answer's head cannot be longer than this.
 const MAX_HEAD: usize = 16 << 10;
 
-pub(super) struct Connection {
+/// Longer bodies are read and not kept.
+const MAX_BODY: usize = 16 << 10;
+
+pub(crate) struct Connection {
+    target: SocketAddr,
     stream: TcpStream,
     input: Vec<u8>,
+    /// Where the body of the last answer lies in `input`.
+    body: Range<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Whether the server takes another request on this connection.
     pub(super) keep_alive: bool,
 }
 
 impl Connection {
-    pub(super) async fn open(target: SocketAddr) -> io::Result<Self> {
+    pub(crate) async fn open(target: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(target).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, input: Vec::with_capacity(4 << 10) })
+        Ok(Self { target, stream, input: Vec::with_capacity(4 << 10), body: 0..0 })
+    }
+
+    /// Whether the server has neither closed it nor sent anything unasked.
+    pub(super) fn is_open(&self) -> bool {
+        let nothing = self.stream.try_read(&mut [0]);
+        nothing.is_err_and(|wrong| wrong.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    pub(super) fn target(&self) -> SocketAddr {
+        self.target
     }
 
     /// Sends the bytes of a whole request and reads its answer.
-    pub(super) async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
+    pub(crate) async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
         let sent = self.stream.write_all(request).await;
         // A server may refuse before it has read everything, and close: then there is an answer to read all the same.
         match (sent, self.read_answer().await) {
@@ -39,8 +56,14 @@ impl Connection {
         }
     }
 
+    /// The body of the last answer. Of one too long to be kept there is nothing.
+    pub(crate) fn body(&self) -> &[u8] {
+        self.input.get(self.body.clone()).unwrap_or_default()
+    }
+
     async fn read_answer(&mut self) -> io::Result<Answer> {
         self.input.clear();
+        self.body = 0..0;
         loop {
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -51,15 +74,21 @@ impl Connection {
                 }
                 continue;
             };
-            // The body is of no interest, but it has to be out of the way.
+            // A body that is too long to be of interest has to be out of the way all the same.
+            let keep = body <= MAX_BODY;
             let mut left = (head + body).saturating_sub(self.input.len());
             while left > 0 {
-                self.input.clear();
+                if !keep {
+                    self.input.clear();
+                }
                 let read = self.stream.read_buf(&mut self.input).await?;
                 if read == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 left = left.saturating_sub(read);
+            }
+            if keep {
+                self.body = head..head + body;
             }
             return Ok(answer);
         }
@@ -106,6 +135,27 @@ mod tests {
         }
         let answer = Answer { status: 202, keep_alive: true };
         assert_eq!(parse(bytes).unwrap(), Some((answer, bytes.len() - 2, 2)));
+    }
+
+    #[tokio::test]
+    async fn a_body_is_kept_and_an_idle_connection_that_was_closed_is_seen_to_be() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut connection = Connection::open(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        server.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 5\r\n\r\n{\"a\"").await.unwrap();
+        let rest = async {
+            // The rest of the body comes once the request has, which is after the first read or before: both are fine.
+            let mut request = [0; 4];
+            server.read_exact(&mut request).await.unwrap();
+            server.write_all(b"}").await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(connection.exchange(b"GET "), rest);
+        assert_eq!(answer.unwrap().status, 202);
+        assert_eq!(connection.body(), b"{\"a\"}");
+        assert!(connection.is_open());
+        drop(server);
+        connection.stream.readable().await.unwrap();
+        assert!(!connection.is_open());
     }
 
     #[test]

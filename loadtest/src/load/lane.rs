@@ -153,8 +153,16 @@ impl Sender {
 
     /// Sees to it that there is a connection; false when the load is over or the server has been sent away.
     async fn connect(&mut self, control: &Control) -> bool {
-        while self.connection.is_none() {
-            let open = tokio::time::timeout(self.shared.plan.timeout, Connection::open(self.shared.plan.target));
+        loop {
+            let Some(target) = control.target(self.shared.plan.target).await else { return false };
+            // One to where the load goes no longer is given up between two requests, and one that the server has closed
+            // meanwhile, as any client would see: that is no request without an answer.
+            if self.connection.as_ref().is_some_and(|connection| connection.target() == target && connection.is_open())
+            {
+                return true;
+            }
+            self.connection = None;
+            let open = tokio::time::timeout(self.shared.plan.timeout, Connection::open(target));
             match open.await {
                 Ok(Ok(connection)) => {
                     self.shared.tally().connects += 1;
@@ -168,7 +176,6 @@ impl Sender {
                 }
             }
         }
-        true
     }
 
     /// Sends the request and books what came of it.
@@ -182,8 +189,12 @@ impl Sender {
         let outcome = match answer {
             Ok(Ok(answer)) => {
                 tally.answer(answer.status, due.elapsed());
+                let outcome = Outcome::of_status(answer.status);
+                if let (Outcome::Accepted, Some(receipts)) = (outcome, &self.shared.control.receipts) {
+                    receipts.offer(connection.body());
+                }
                 self.connection = answer.keep_alive.then_some(connection);
-                if (200..300).contains(&answer.status) { Outcome::Accepted } else { Outcome::Refused }
+                outcome
             }
             Ok(Err(_)) | Err(_) => {
                 tally.unanswered += 1;

@@ -3,6 +3,7 @@
 mod connection;
 mod lane;
 mod pacer;
+mod receipts;
 mod tally;
 
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::{Encoding, Form};
 use crate::ledger::{Ledger, Sent};
 
+pub(crate) use self::connection::Connection;
 use self::lane::Lane;
+pub use self::receipts::Receipts;
 pub use self::tally::{Latencies, Quantiles, Tally};
 
 /// What to send, where to, and how fast.
@@ -53,13 +57,29 @@ pub struct Plan {
     pub timeout: Duration,
 }
 
-/// The ways to end a load early.
+/// What can be done to a load while it runs.
 #[derive(Debug, Clone, Default)]
 pub struct Control {
     /// Ends the load: requests under way are still answered, no new ones begin.
     pub end: CancellationToken,
     /// Says that the server has been told to stop, so that a connection it refuses is not tried again.
     pub server_leaving: CancellationToken,
+    /// Where requests go from now on. Connections to anywhere else are given up between two requests.
+    pub whither: watch::Sender<Whither>,
+    /// Takes a sample of what accepted requests were answered.
+    pub receipts: Option<Arc<Receipts>>,
+}
+
+/// Where the requests of a load go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Whither {
+    /// To [`Plan::target`].
+    #[default]
+    Planned,
+    /// Here instead.
+    To(SocketAddr),
+    /// There is no server at the moment: requests wait until there is one.
+    Nowhere,
 }
 
 /// What a load has done.
@@ -82,6 +102,25 @@ pub struct Progress<'a> {
     pub recent: &'a Tally,
     /// The span of those measures.
     pub span: Duration,
+}
+
+impl Control {
+    /// Where the next request goes; waits while there is nowhere. `None` when the load is over.
+    async fn target(&self, planned: SocketAddr) -> Option<SocketAddr> {
+        loop {
+            match *self.whither.borrow() {
+                Whither::Planned => return Some(planned),
+                Whither::To(target) => return Some(target),
+                Whither::Nowhere => {}
+            }
+            let mut whither = self.whither.subscribe();
+            tokio::select! {
+                // An error is impossible: the sender is this one.
+                _ = whither.wait_for(|whither| *whither != Whither::Nowhere) => {}
+                () = self.end.cancelled() => return None,
+            }
+        }
+    }
 }
 
 impl Plan {

@@ -25,6 +25,9 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// How often a stopping server is measured, since a process that is gone can no longer be.
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 
+/// A process and its pipes end at almost the same time; the one is not waited for much longer than for the other.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Program {
@@ -100,7 +103,11 @@ impl Server {
             found = tokio::time::timeout(START_LIMIT, listening.wait_for(|found| found.public.is_some())) => {
                 match found.with_context(|| format!("{shown} did not say where it listens"))? {
                     Ok(found) => *found,
-                    Err(_) => bail!("{shown} closed its log without saying where it listens"),
+                    // Its pipes close a moment before it can be waited for.
+                    Err(_) => match tokio::time::timeout(LAST_LINES, child.wait()).await {
+                        Ok(status) => bail!("{shown} ended before it listened: {}", status?),
+                        Err(_) => bail!("{shown} closed its log without saying where it listens"),
+                    }
                 }
             }
             status = child.wait() => bail!("{shown} ended before it listened: {}", status?),
@@ -165,17 +172,34 @@ impl Server {
     pub async fn wait(mut self, limit: Duration) -> anyhow::Result<Exit> {
         let start = Instant::now();
         let in_time = tokio::time::timeout(limit, self.ended()).await;
-        let (status, killed) = match in_time {
-            Ok(status) => (status?, false),
+        match in_time {
+            Ok(status) => self.exit(status?, start, false).await,
             Err(_) => {
                 self.child.start_kill().context("killing the server")?;
-                (self.ended().await?, true)
+                let status = self.ended().await?;
+                self.exit(status, start, true).await
             }
-        };
+        }
+    }
+
+    /// Kills it (SIGKILL) at once, and waits until it is gone.
+    ///
+    /// # Errors
+    ///
+    /// The operating system would not do it.
+    pub async fn kill(mut self) -> anyhow::Result<Exit> {
+        let start = Instant::now();
+        self.usage();
+        self.child.start_kill().context("killing the server")?;
+        let status = self.ended().await?;
+        self.exit(status, start, true).await
+    }
+
+    async fn exit(mut self, status: ExitStatus, start: Instant, killed: bool) -> anyhow::Result<Exit> {
         let seconds = start.elapsed().as_secs_f64();
         // The pipes end with the process, unless it left children behind; its log is not worth waiting for those.
         let last_lines = async { while self.log.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(Duration::from_secs(1), last_lines).await;
+        let _ = tokio::time::timeout(LAST_LINES, last_lines).await;
         Ok(Exit { code: status.code(), status: status.to_string(), seconds, killed, usage: self.usage })
     }
 }

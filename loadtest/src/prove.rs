@@ -1,0 +1,169 @@
+//! Scenarios one after the other, each with a verdict of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use loadtest::batch::{Encoding, Form};
+use loadtest::load::{Control, Plan};
+use loadtest::proof::{Proof, Scenario, Verdict};
+use loadtest::s3::{Fault, FaultPlan};
+use loadtest::server::Program;
+use loadtest::{payload, units};
+
+use crate::cli::{FaultArgs, variable};
+
+/// What a slow store does with each PUT, unless `--faults` says otherwise.
+const SLOW: Fault = Fault::Delay(Duration::from_secs(2));
+
+#[derive(Debug, Args)]
+pub(crate) struct ProveArgs {
+    /// What happens to the servers, or to their store or disk
+    #[arg(required = true, value_parser = scenario())]
+    scenarios: Vec<Scenario>,
+    /// The server to start, and to start again
+    #[arg(long)]
+    spawn: PathBuf,
+    /// Environment of the servers, repeated; the scenario's own gives way to it
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1]
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// A server lives at least this long in a round of kill, stop and takeover
+    #[arg(long, value_parser = units::duration, default_value = "200ms")]
+    min_life: Duration,
+    /// And at most this long
+    #[arg(long, value_parser = units::duration, default_value = "1.5s")]
+    max_life: Duration,
+    /// How long a store is away, or slow
+    #[arg(long, value_parser = units::duration, default_value = "8s")]
+    span: Duration,
+    /// The size of the disk that gets full: a tmpfs, where one can be mounted
+    #[arg(long, value_parser = units::size, default_value = "16MiB")]
+    disk: usize,
+    /// Let SPOOL_MAX_BYTES be what is full, even where a tmpfs can be mounted
+    #[arg(long)]
+    no_tmpfs: bool,
+    /// Store into an S3 server in this process instead of a folder
+    #[arg(long)]
+    in_process_s3: bool,
+    #[command(flatten)]
+    faults: FaultArgs,
+    /// Requests a second over all connections; 0 is as fast as they are answered
+    #[arg(long, default_value_t = 2000.0)]
+    rate: f64,
+    /// Connections, each an endpoint of its own
+    #[arg(long, default_value_t = 64)]
+    connections: u32,
+    /// Payloads in a request
+    #[arg(long, default_value_t = 10)]
+    payloads: usize,
+    /// Bytes of a payload
+    #[arg(long, value_parser = units::size, default_value_t = payload::DEFAULT_SIZE)]
+    payload_size: usize,
+    /// The acknowledgement to ask for, as ?ack=
+    #[arg(long)]
+    ack: Option<String>,
+    /// How many receipts to follow up
+    #[arg(long, default_value_t = 200)]
+    receipts: usize,
+    /// How long the spool may take to drain, or a full one to take work again
+    #[arg(long, value_parser = units::duration, default_value = "60s")]
+    settle: Duration,
+    /// How long a server may take to stop before it is killed
+    #[arg(long, value_parser = units::duration, default_value = "60s")]
+    exit_limit: Duration,
+    /// Where to make a folder for spool, store and logs; it stays if the proof fails [default: for temporary files]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Write the verdicts here too, as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+pub(crate) async fn run(args: &ProveArgs) -> anyhow::Result<bool> {
+    let control = Control::default();
+    let verdicts = crate::interruptible(&control, Box::pin(all(args, &control))).await?;
+    if let Some(path) = &args.json {
+        let json = serde_json::to_vec_pretty(&verdicts)?;
+        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(!verdicts.iter().any(Verdict::failed))
+}
+
+async fn all(args: &ProveArgs, control: &Control) -> anyhow::Result<Vec<Verdict>> {
+    let mut verdicts = Vec::new();
+    for scenario in &args.scenarios {
+        // Each load ends by itself, and all of them when this is interrupted.
+        let this = Control { end: control.end.child_token(), ..Control::default() };
+        let proof = args.proof(*scenario)?;
+        let verdict = Box::pin(proof.run(this, crate::note)).await.with_context(|| scenario.name().to_owned())?;
+        crate::show(&verdict.to_string());
+        verdicts.push(verdict);
+        if control.end.is_cancelled() {
+            break;
+        }
+    }
+    Ok(verdicts)
+}
+
+fn scenario() -> impl TypedValueParser<Value = Scenario> {
+    let names = PossibleValuesParser::new(Scenario::ALL.map(Scenario::name));
+    names.try_map(|name| Scenario::named(&name).ok_or("no such scenario"))
+}
+
+impl ProveArgs {
+    fn proof(&self, scenario: Scenario) -> anyhow::Result<Proof> {
+        if !self.rate.is_finite() || self.rate < 0.0 {
+            bail!("--rate must be 0 or more");
+        }
+        if self.payloads == 0 || self.connections == 0 {
+            bail!("--payloads and --connections must be 1 or more");
+        }
+        if self.min_life > self.max_life {
+            bail!("--min-life is over --max-life");
+        }
+        let is_slow = scenario == Scenario::SlowStore;
+        let in_process_s3 = self.in_process_s3 || is_slow;
+        if !in_process_s3 && !self.faults.is_empty() {
+            bail!("--faults is for the S3 server of this process: use --in-process-s3");
+        }
+        let faults = if is_slow && self.faults.is_empty() { FaultPlan::always(SLOW) } else { self.faults.plan()? };
+        let query = self.ack.as_ref().map(|ack| format!("?ack={ack}")).unwrap_or_default();
+        Ok(Proof {
+            scenario,
+            rounds: self.rounds.unwrap_or(scenario.rounds()),
+            life: self.min_life..=self.max_life,
+            span: self.span,
+            plan: Plan {
+                target: SocketAddr::from(([127, 0, 0, 1], 0)),
+                path: format!("/v1/payloads{query}"),
+                rate: self.rate,
+                connections: self.connections,
+                threads: 1,
+                duration: None,
+                requests: None,
+                per_request: self.payloads,
+                payload_size: self.payload_size,
+                run: fastrand::u32(..),
+                form: Form::default(),
+                encoding: Encoding::default(),
+                token: "loadtest".to_owned(),
+                timeout: Duration::from_secs(30),
+            },
+            program: Program { path: self.spawn.clone(), args: Vec::new(), env: self.env.clone(), log: None },
+            in_process_s3,
+            faults,
+            disk_bytes: self.disk,
+            real_disk: !self.no_tmpfs,
+            receipts: self.receipts,
+            settle: self.settle,
+            exit_limit: self.exit_limit,
+            folder: self.dir.clone(),
+        })
+    }
+}

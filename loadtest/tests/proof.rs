@@ -1,0 +1,151 @@
+//! Proofs against a server that keeps nothing, which has to be found, and the load that follows its servers.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use loadtest::batch::{Encoding, Form};
+use loadtest::load::{self, Control, Plan, Receipts, Whither};
+use loadtest::proof::{Proof, Scenario, Verdict};
+use loadtest::s3::FaultPlan;
+use loadtest::server::Program;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+fn plan() -> Plan {
+    Plan {
+        target: SocketAddr::from(([127, 0, 0, 1], 0)),
+        path: "/v1/payloads".to_owned(),
+        rate: 200.0,
+        connections: 4,
+        threads: 1,
+        duration: None,
+        requests: None,
+        per_request: 3,
+        payload_size: 290,
+        run: 0xabc,
+        form: Form::Envelope,
+        encoding: Encoding::Identity,
+        token: "t".to_owned(),
+        timeout: Duration::from_secs(10),
+    }
+}
+
+/// The floor acknowledges everything and stores nothing.
+fn floor() -> Program {
+    let path = PathBuf::from(env!("CARGO_BIN_EXE_loadtest"));
+    Program { path, args: vec!["floor".into()], env: Vec::new(), log: None }
+}
+
+fn proof(scenario: Scenario, program: Program, folder: &TempDir) -> Proof {
+    Proof {
+        scenario,
+        rounds: 2,
+        life: Duration::from_millis(100)..=Duration::from_millis(150),
+        span: Duration::from_millis(100),
+        plan: plan(),
+        program,
+        in_process_s3: false,
+        faults: FaultPlan::none(),
+        disk_bytes: 1 << 20,
+        real_disk: false,
+        receipts: 10,
+        settle: Duration::from_secs(5),
+        exit_limit: Duration::from_secs(10),
+        folder: Some(folder.path().to_owned()),
+    }
+}
+
+async fn against_floor(scenario: Scenario, folder: &TempDir) -> Verdict {
+    let proof = proof(scenario, floor(), folder);
+    let verdict = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap();
+    let accepted = verdict.ledger.accepted;
+    assert!(accepted > 0, "{verdict}");
+    assert_eq!((verdict.ledger.lost, verdict.ledger.stored), (accepted, 0), "{verdict}");
+    assert!(verdict.failed());
+    verdict
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_keeps_nothing_fails_and_its_traces_are_left() {
+    let folder = TempDir::new().unwrap();
+    let verdict = against_floor(Scenario::Kill, &folder).await;
+    assert_eq!(verdict.servers, (3, 2, 1), "{verdict}");
+    // It gives no receipts either.
+    assert!(verdict.jobs.asked > 0 && verdict.jobs.stored == 0, "{verdict}");
+    assert!(verdict.kept.unwrap().join("server-3.log").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_scenario_with_several_servers_ends_all_of_them() {
+    let folder = TempDir::new().unwrap();
+    assert_eq!(against_floor(Scenario::Stop, &folder).await.servers, (3, 0, 3));
+    assert_eq!(against_floor(Scenario::Takeover, &folder).await.servers, (3, 0, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_cannot_start_is_an_error_and_no_finding() {
+    let folder = TempDir::new().unwrap();
+    let program = Program { path: "/bin/false".into(), args: Vec::new(), env: Vec::new(), log: None };
+    let proof = proof(Scenario::Kill, program, &folder);
+    let wrong = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap_err();
+    assert!(format!("{wrong:#}").contains("/bin/false"), "{wrong:#}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left of what was no proof");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scenarios_own_settings_cannot_be_given() {
+    let folder = TempDir::new().unwrap();
+    let mut proof = proof(Scenario::Kill, floor(), &folder);
+    proof.program.env.push(("SPOOL_DIR".to_owned(), "/elsewhere".to_owned()));
+    let wrong = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap_err();
+    assert!(wrong.to_string().contains("SPOOL_DIR"), "{wrong:#}");
+}
+
+struct Counter(watch::Sender<u64>);
+
+async fn count(State(counter): State<Arc<Counter>>, _: Bytes) -> (StatusCode, &'static str) {
+    counter.0.send_modify(|count| *count += 1);
+    (StatusCode::ACCEPTED, "{\"ack\":\"none\"}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_goes_where_it_is_told_and_waits_while_that_is_nowhere() {
+    let mut servers = Vec::new();
+    let mut serving = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let counter = Arc::new(Counter(watch::Sender::new(0)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        servers.push((listener.local_addr().unwrap(), counter.0.subscribe()));
+        let router = Router::new().route("/v1/payloads", post(count)).with_state(counter);
+        serving.spawn(async move { axum::serve(listener, router).await });
+    }
+    let receipts = Arc::new(Receipts::new(5));
+    let control = Control { receipts: Some(Arc::clone(&receipts)), ..Control::default() };
+    control.whither.send_replace(Whither::Nowhere);
+    let load = load::run(Plan { rate: 0.0, ..plan() }, control.clone(), |_| {});
+    let play = async {
+        for (addr, count) in &mut servers {
+            assert_eq!(*count.borrow(), 0, "a request went where it was not told to");
+            control.whither.send_replace(Whither::To(*addr));
+            count.wait_for(|count| *count >= 50).await.unwrap();
+            control.whither.send_replace(Whither::Nowhere);
+        }
+        control.end.cancel();
+    };
+    let (done, ()) = tokio::join!(Box::pin(load), play);
+    let done = done.unwrap();
+    let counted: u64 = servers.iter().map(|(_, count)| *count.borrow()).sum();
+    assert_eq!(done.tally.statuses[&202], counted);
+    assert_eq!((done.tally.unanswered, done.ledger.totals().accepted), (0, counted * 3));
+    assert_eq!(receipts.take(), vec![b"{\"ack\":\"none\"}"; 5]);
+}
