@@ -5,7 +5,8 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// What a folder holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +72,7 @@ pub trait Disk: Send + Sync + Debug {
     /// The system's.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Locks a file, which is made if `create` says so; none when another process has it.
+    /// Locks a file, which is made if `create` says so; none when another process has it, or has removed it meanwhile.
     ///
     /// # Errors
     /// The system's.
@@ -86,7 +87,8 @@ pub trait DiskFile: Send + Debug {
     /// The system's.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Makes what was appended durable (fdatasync). After an error nothing may be said of it any more, and the call must
+    /// Makes what was appended durable (fdatasync), under the path that the file was created with: one that was removed or
+    /// moved since is an error, since nobody would find it again. After an error nothing may be said of it any more, and the call must
     /// not be repeated: the kernel may have marked the pages clean.
     ///
     /// # Errors
@@ -125,7 +127,8 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OpenOptions::new().append(true).create_new(true).open(path)?))
+        let file = OpenOptions::new().append(true).create_new(true).open(path)?;
+        Ok(Box::new(RealFile { file, path: path.to_owned() }))
     }
 
     fn read(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<()> {
@@ -152,25 +155,40 @@ impl Disk for RealDisk {
     fn lock(&self, path: &Path, create: bool) -> io::Result<Option<Lock>> {
         let file = OpenOptions::new().read(true).append(true).create(create).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(file))),
+            // One that was removed since it was opened is nobody's lock.
+            Ok(()) => Ok(is_at(&file, path).then(|| Box::new(file) as Lock)),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
 }
 
-impl DiskFile for File {
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl DiskFile for RealFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(bytes)
+        self.file.write_all(bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.sync_data()
+        self.file.sync_data()?;
+        if is_at(&self.file, &self.path) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     fn cut(&mut self, len: u64) -> io::Result<()> {
-        self.set_len(len)
+        self.file.set_len(len)
     }
+}
+
+/// Whether `path` still names this very file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let named = fs::metadata(path).ok().map(|named| (named.dev(), named.ino()));
+    let open = file.metadata().ok().map(|open| (open.dev(), open.ino()));
+    named.is_some() && named == open
 }
 
 /// Puts the path into an error of the file system's, which does not know it.

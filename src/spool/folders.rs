@@ -165,8 +165,11 @@ impl Folders {
             Ok(Some(lock)) => lock,
             // Its process lives.
             Ok(None) => return Ok(Vec::new()),
-            // Being created, or being removed by another who adopted it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            // Being created, or left half created or half removed: then it is empty, and this removes it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let _: io::Result<()> = self.disk.remove_dir(path);
+                return Ok(Vec::new());
+            }
             Err(error) => return Err(naming(path)(error)),
         };
         let folder = Arc::new(Folder { path: path.to_owned(), left: AtomicUsize::new(1), is_own: false, _lock: lock });

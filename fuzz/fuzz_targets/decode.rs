@@ -1,0 +1,97 @@
+//! Whatever a sender sends: a body that is accepted comes out as lines that any JSON reader reads, each payload byte for
+//! byte; and no compressed body comes to more than it may.
+
+#![no_main]
+
+use std::time::UNIX_EPOCH;
+
+use libfuzzer_sys::fuzz_target;
+use millpond::decode::{Batch, DecodeError, Form, MAX_DEPTH, Meta, Record, decode};
+use millpond::inflate::{Encoding, InflateError, inflate};
+use serde_json::value::RawValue;
+
+const DECODED_MAX_BYTES: usize = 4096;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((mode, body)) = input.split_first() else { return };
+    let form = if mode & 1 == 0 { Form::Json } else { Form::Ndjson };
+    let encoding =
+        [None, Some(Encoding::Gzip), Some(Encoding::Deflate), Some(Encoding::Zstd)][usize::from(mode >> 1 & 3)];
+    match encoding {
+        None => decoded(body, form),
+        Some(encoding) => match inflate(encoding, body, DECODED_MAX_BYTES) {
+            Ok(inflated) => {
+                assert!(inflated.len() <= DECODED_MAX_BYTES);
+                decoded(&inflated, form);
+            }
+            Err(InflateError::TooLarge(most)) => assert_eq!(most, DECODED_MAX_BYTES),
+            Err(InflateError::Corrupt(_)) => {}
+        },
+    }
+});
+
+fn decoded(body: &[u8], form: Form) {
+    let meta = |record| Meta { received_at: UNIX_EPOCH, request_id: "fuzz", record };
+    let bare = decode(body, form, &meta(Record::Payload), |_| true);
+    let envelope = decode(body, form, &meta(Record::Envelope), |_| true);
+    let (bare, envelope) = match (bare, envelope) {
+        (Ok(bare), Ok(envelope)) => (bare, envelope),
+        (Err(one), Err(other)) => {
+            assert_eq!(one, other);
+            let DecodeError::Invalid(invalid) = one else { panic!("no room where there is no end of it") };
+            assert!(invalid.byte <= body.len());
+            return;
+        }
+        _ => panic!("what a line holds decides nothing"),
+    };
+    let text = std::str::from_utf8(body).expect("only UTF-8 is accepted");
+    let batch = Batch::parse(text, form).expect("it was accepted");
+    assert_eq!(batch.payloads.len(), bare.payloads as usize);
+    assert_eq!(bare.payloads, envelope.payloads);
+    let (bare_lines, envelope_lines) = (lines(&bare.bytes), lines(&envelope.bytes));
+    assert_eq!(bare_lines.len(), batch.payloads.len());
+    assert_eq!(envelope_lines.len(), batch.payloads.len());
+    for ((payload, bare), envelope) in batch.payloads.iter().zip(bare_lines).zip(envelope_lines) {
+        // A line break between tokens is a space in a line; inside a string there is none.
+        let expected = payload.replace(['\n', '\r'], " ");
+        assert_eq!(bare, expected);
+        let object: &RawValue = serde_json::from_str(bare).expect("a line is JSON");
+        assert!(object.get().starts_with('{') && depth(bare) <= MAX_DEPTH);
+        let record: std::collections::BTreeMap<String, &RawValue> =
+            serde_json::from_str(envelope).expect("a line is JSON");
+        assert_eq!(record["payload"].get(), expected);
+        assert!(record.keys().all(|key| {
+            ["received_at", "request_id", "token", "version", "context", "payload"].contains(&key.as_str())
+        }));
+    }
+    // The room that is asked for is what the lines take, and without it there are none.
+    let room = envelope.bytes.len();
+    let refused = decode(body, form, &meta(Record::Envelope), |bytes| bytes < room);
+    assert_eq!(refused, Err(DecodeError::NoRoom { bytes: room }));
+}
+
+/// The lines, each of which ends with a line feed.
+fn lines(bytes: &[u8]) -> Vec<&str> {
+    let text = std::str::from_utf8(bytes).expect("UTF-8");
+    assert!(text.ends_with('\n') && !text.contains('\r'));
+    text.lines().collect()
+}
+
+/// How deep a JSON text nests.
+fn depth(json: &str) -> usize {
+    let (mut now, mut most, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                now += 1;
+                most = most.max(now);
+            }
+            b'}' | b']' if !in_string => now -= 1,
+            _ => {}
+        }
+    }
+    most
+}

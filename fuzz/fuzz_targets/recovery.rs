@@ -1,0 +1,104 @@
+//! Whatever a crash, a disk or a bug leaves of a segment's file: recovery takes the good frames, in bounds, in order, and
+//! no job twice; and what was written is found again.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use millpond::segment::SegmentId;
+use millpond::segment::file::{FRAME_HEADER_LEN, FrameCounts, Salvage, file_header, frame_header, salvage};
+
+fuzz_target!(|input: &[u8]| {
+    let id = id();
+    let Some((mode, rest)) = input.split_first() else { return };
+    match mode % 3 {
+        0 => check(rest, &salvage(id, rest)),
+        // Behind a good header.
+        1 => {
+            let file = [file_header(id).as_slice(), rest].concat();
+            check(&file, &salvage(id, &file));
+        }
+        _ => written(id, rest),
+    }
+});
+
+/// One for all runs, so that what was found can be tried again.
+fn id() -> SegmentId {
+    "01234567-89ab-7cde-8f01-23456789abcd".parse().expect("a UUIDv7")
+}
+
+/// What holds for any file.
+fn check(file: &[u8], found: &Salvage) {
+    let mut end = 0;
+    for data in &found.data {
+        assert!(data.start >= end + FRAME_HEADER_LEN && data.start <= data.end && data.end <= file.len());
+        end = data.end;
+    }
+    assert!(found.torn <= file.len() - end);
+    let mut place = 0;
+    for dead in &found.dead {
+        assert!(dead.start >= place && dead.start < dead.end && dead.end <= found.places);
+        place = dead.end;
+    }
+    // A frame that claims more jobs than there are places is cut off at the last place.
+    let sum = found.jobs + found.dead_jobs();
+    assert!(sum == u64::from(found.places) || (sum > u64::from(found.places) && found.places == u32::MAX));
+    assert!(found.data.len() * FRAME_HEADER_LEN <= file.len());
+}
+
+/// Builds a file out of `plan`, harms it as the plan says, and compares with what has to be left.
+fn written(id: SegmentId, plan: &[u8]) {
+    let mut plan = plan.iter().copied();
+    let mut next = || plan.next().unwrap_or_default();
+    let mut file = file_header(id).to_vec();
+    let mut frames = Vec::new();
+    let (mut first_job, mut first_payload) = (0, 0);
+    for n in 0..next() % 8 {
+        let (jobs, payloads, len) = (1 + u32::from(next() % 5), u32::from(next()), usize::from(next()) * 3);
+        let counts = FrameCounts { first_job, jobs, first_payload, payloads };
+        let start = file.len();
+        // Magic numbers within data must not confuse anybody.
+        let data: Vec<u8> =
+            if n % 2 == 0 { vec![next(); len] } else { b"MPF1".iter().copied().cycle().take(len).collect() };
+        file.extend_from_slice(&frame_header(id, counts, &data));
+        file.extend_from_slice(&data);
+        frames.push((start..file.len(), counts));
+        (first_job, first_payload) = (first_job + jobs, first_payload + payloads);
+    }
+    let mut harmed = vec![false; frames.len()];
+    for _ in 0..next() % 4 {
+        let at = usize::from(u16::from_le_bytes([next(), next()])) % file.len();
+        let flip = 1 << (next() % 8);
+        file[at] ^= flip;
+        for (harm, _) in harmed.iter_mut().zip(&frames).filter(|(_, (frame, _))| frame.contains(&at)) {
+            *harm = true;
+        }
+    }
+    if next() % 2 == 1 {
+        let end = usize::from(u16::from_le_bytes([next(), next()])) % (file.len() + 1);
+        file.truncate(end);
+        for (harm, _) in harmed.iter_mut().zip(&frames).filter(|(_, (frame, _))| frame.end > end) {
+            *harm = true;
+        }
+    }
+    let found = salvage(id, &file);
+    check(&file, &found);
+    let mut data = found.data.iter();
+    // Two flips may undo each other, so a harmed frame may be good; but one that was not harmed has to be.
+    let mut kept = Vec::new();
+    for (harm, (frame, counts)) in harmed.iter().zip(&frames) {
+        let expected = frame.start + FRAME_HEADER_LEN..frame.end;
+        if !*harm {
+            assert!(data.any(|data| *data == expected), "a good frame is lost");
+            kept.push(counts);
+        }
+    }
+    let jobs: u64 = kept.iter().map(|counts| u64::from(counts.jobs)).sum();
+    assert!(found.jobs >= jobs);
+    for counts in kept {
+        let places = counts.first_job..counts.first_job + counts.jobs;
+        assert!(found.dead.iter().all(|dead| dead.end <= places.start || dead.start >= places.end));
+    }
+    if !harmed.contains(&true) {
+        assert!(found.dead.is_empty() && found.jobs == jobs && found.torn == 0);
+    }
+}
