@@ -72,6 +72,10 @@ pub struct Ended {
 /// When its folder cannot be read or written.
 pub fn open_spool(settings: &Settings, disk: Arc<dyn Disk>) -> anyhow::Result<(Spool, Vec<SealedSegment>)> {
     match settings.http.ack {
+        Ack::Memory if Spool::has_segments(&settings.spool, &*disk) => Err(anyhow!(
+            "SPOOL_DIR={} holds accepted work that ACK=memory would not look at: start with ACK=disk until it is stored",
+            settings.spool.dir.display()
+        )),
         Ack::Memory => Ok((Spool::in_memory(settings.objects.compression), Vec::new())),
         Ack::Disk | Ack::Stored => Spool::on_disk(&settings.spool, &settings.objects, disk)
             .with_context(|| format!("SPOOL_DIR={} cannot be used", settings.spool.dir.display())),
@@ -191,6 +195,11 @@ async fn reach(store: Arc<Store>, outlet: Outlet) {
 async fn adopt(outlet: Outlet) {
     loop {
         sleep(ADOPT_INTERVAL).await;
+        outlet.spool.tidy().await;
+        if outlet.health.is_draining() {
+            // What is there is the successor's.
+            continue;
+        }
         let spool = Arc::clone(&outlet.spool);
         let adopted = tokio::task::spawn_blocking(move || spool.adopt()).await;
         match adopted.unwrap_or_else(|error| Err(io::Error::other(error))) {

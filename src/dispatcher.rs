@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::ObjectSettings;
 use crate::health::Health;
@@ -20,7 +20,7 @@ use crate::spool::{Backlog, OpenSegment, Spool, SpoolError};
 const DRAIN_MAX_JOBS: usize = 1024;
 /// A frame is closed when it holds this many bytes of lines: enough for the codec to do well, little beside an object.
 const FRAME_MAX_BYTES: usize = 512 * 1024;
-/// A spool that fails is tried so often while nobody sends.
+/// A spool that fails is tried so often.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The one that drains the queue.
@@ -31,6 +31,7 @@ pub struct Dispatcher {
     encoder: FrameEncoder,
     limits: ObjectSettings,
     outlet: Outlet,
+    next_probe: Instant,
 }
 
 /// What the dispatcher's segments pass through.
@@ -60,7 +61,7 @@ impl Dispatcher {
     /// When the codec cannot be set up.
     pub fn new(queue: JobReceiver, limits: ObjectSettings, outlet: Outlet) -> io::Result<Self> {
         let encoder = FrameEncoder::new(limits.compression)?;
-        Ok(Self { queue, drained: Vec::new(), encoder, limits, outlet })
+        Ok(Self { queue, drained: Vec::new(), encoder, limits, outlet, next_probe: Instant::now() })
     }
 
     /// Runs until the queue is closed and all that was in it is in sealed segments; then closes the backlog.
@@ -101,12 +102,16 @@ impl Dispatcher {
         loop {
             let failing = self.outlet.health.spool_trouble().is_some();
             tokio::select! {
-                taken = self.queue.recv_many(&mut self.drained, DRAIN_MAX_JOBS) => return taken > 0,
-                // Otherwise a load balancer that has heard of the trouble would keep away for good.
-                () = sleep(PROBE_INTERVAL), if failing => match self.outlet.spool.probe() {
-                    Ok(()) => self.outlet.health.spool_answered(),
-                    Err(error) => self.outlet.health.spool_failed(&error),
+                biased;
+                // Also while nobody sends: a load balancer that has heard of the trouble keeps away until it is over.
+                () = sleep_until(self.next_probe), if failing => {
+                    self.next_probe = Instant::now() + PROBE_INTERVAL;
+                    match self.outlet.spool.probe() {
+                        Ok(()) => self.outlet.health.spool_answered(),
+                        Err(error) => self.outlet.health.spool_failed(&error),
+                    }
                 }
+                taken = self.queue.recv_many(&mut self.drained, DRAIN_MAX_JOBS) => return taken > 0,
             }
         }
     }
@@ -118,7 +123,9 @@ impl Dispatcher {
             while !self.drained.is_empty() {
                 let count = frame_jobs(&self.drained);
                 let linger = Instant::now() + self.limits.stored_linger;
-                if linger < due.at && self.drained.iter().take(count).any(|job| job.is_urgent) {
+                // While the store is away nobody sees anything stored, and small objects would only pile up.
+                let is_worth_it = linger < due.at && self.outlet.health.store_trouble().is_none();
+                if is_worth_it && self.drained.iter().take(count).any(|job| job.is_urgent) {
                     due = Due { at: linger, reason: SealReason::Urgent };
                 }
                 if let Err(error) = self.commit(segment, count) {

@@ -72,10 +72,9 @@ impl Health {
 
     /// The store took an object, or is there again.
     pub fn store_answered(&self) {
-        if let Some(trouble) = lock(&self.store).take() {
-            if trouble.is_declared {
-                tracing::info!(after = ?trouble.began.elapsed(), "the store takes objects again");
-            }
+        let trouble = lock(&self.store).take();
+        if let Some(trouble) = trouble.filter(|trouble| trouble.is_declared) {
+            tracing::info!(after = ?trouble.began.elapsed(), "the store takes objects again");
             self.store_is_back.notify_waiters();
         }
     }

@@ -113,20 +113,21 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
         tracing::error!("{failure:#}");
     }
     let Count { jobs, payloads } = balance.waiting;
-    if jobs > 0 && !is_durable {
+    let is_lost = jobs > 0 && !is_durable;
+    if is_lost {
         tracing::error!(jobs, payloads, "accepted and not stored: lost");
-        return Ok(ExitCode::from(EXIT_FAILURE));
-    }
-    if jobs > 0 {
+    } else if jobs > 0 {
         tracing::warn!(jobs, payloads, "not stored yet: kept in the spool for the next start");
-    } else {
-        tracing::info!(
-            jobs = balance.stored.jobs,
-            payloads = balance.stored.payloads,
-            "all that was accepted is stored"
-        );
+    } else if balance.dead.jobs == 0 {
+        let Count { jobs, payloads } = balance.stored;
+        tracing::info!(jobs, payloads, "all that was accepted is stored");
     }
-    Ok(ExitCode::SUCCESS)
+    if balance.dead.jobs > 0 {
+        let Count { jobs, payloads } = balance.dead;
+        tracing::error!(jobs, payloads, "accepted and damaged on disk: lost");
+    }
+    let is_failure = is_lost || balance.dead.jobs > 0 || failure.is_some();
+    Ok(if is_failure { ExitCode::from(EXIT_FAILURE) } else { ExitCode::SUCCESS })
 }
 
 /// Raises the limit on open files as far as the system lets us, and lowers `MAX_CONNECTIONS` to what it allows: beyond it
@@ -148,6 +149,12 @@ fn raise_open_files(settings: &mut Settings) {
 }
 
 async fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let (spool, left) = match app::open_spool(settings, Arc::new(RealDisk)) {
+        Ok(opened) => opened,
+        Err(error) => return Ok(refuse(&format!("millpond: {error:#}"))),
+    };
+    let left = left.len();
+    spool.close();
     let store = Store::connect(settings).await;
     let slash = if settings.prefix.is_empty() { "" } else { "/" };
     let id = SegmentId::new(std::time::SystemTime::now());
@@ -157,7 +164,8 @@ async fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("the settings are good, but not the store {}", store.location()))?;
     Ok(print(&format!(
-        "The settings are good, and an object was written to {}, read back and deleted.\n",
+        "The settings are good, and an object was written to {}, read back and deleted.\n\
+         Segments of dead processes in the spool: {left}.\n",
         store.location()
     )))
 }

@@ -17,7 +17,7 @@ mod status;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -35,7 +35,7 @@ use crate::config::{ObjectSettings, SpoolSettings};
 use crate::disk::{Disk, naming};
 use crate::segment::file::{self, Salvage};
 use crate::segment::{Compression, SegmentId};
-use buffers::{Buffers, Turn};
+use buffers::{Buffers, Room};
 
 /// Why a commit failed. Its jobs are not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +74,8 @@ struct DiskSpool {
     folders: Folders,
     space: Arc<Space>,
     buffers: Arc<Buffers>,
+    /// Files that could not be removed.
+    left: Mutex<Vec<Ended>>,
 }
 
 /// A segment that waits for its upload, or is in it.
@@ -94,6 +96,18 @@ enum Source {
     File { path: PathBuf, folder: Arc<Folder>, charge: Charge, len: usize, known: Option<(u32, u32)> },
 }
 
+impl Loaded {
+    /// What is left of a file that is gone.
+    pub fn gone() -> Self {
+        Self { is_gone: true, ..Self::default() }
+    }
+
+    /// Whether the file is gone.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+}
+
 /// A segment's bytes, for as long as they are needed.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -101,14 +115,16 @@ pub struct Loaded {
     pub body: Bytes,
     /// What is in it, and what was lost.
     pub salvage: Salvage,
-    turn: Option<Turn>,
+    room: Option<Room>,
+    /// Whether the file is there no more.
+    is_gone: bool,
 }
 
 impl Loaded {
     /// The bytes are needed no more: others may have the memory.
     pub fn release(self) {
-        if let Some(turn) = self.turn {
-            turn.give_back(self.body);
+        if let Some(room) = self.room {
+            room.give_back(self.body);
         }
     }
 }
@@ -117,6 +133,11 @@ impl Spool {
     /// A spool in memory.
     pub fn in_memory(compression: Compression) -> Self {
         Self { compression, segments: Arc::default(), place: Place::Memory }
+    }
+
+    /// Whether there is work in the folder, of this process's format.
+    pub fn has_segments(settings: &SpoolSettings, disk: &dyn Disk) -> bool {
+        folders::has_segments(&settings.dir, disk)
     }
 
     /// A spool in a folder, and the segments that dead processes have left there.
@@ -131,7 +152,7 @@ impl Spool {
         let space = Arc::new(Space::new(settings.max_bytes));
         let (folders, left) = Folders::open(&settings.dir, Arc::clone(&disk), &space)?;
         let buffers = Arc::new(Buffers::new(objects.max_bytes));
-        let place = Place::Disk(DiskSpool { disk, folders, space, buffers });
+        let place = Place::Disk(DiskSpool { disk, folders, space, buffers, left: Mutex::default() });
         let spool = Self { compression: objects.compression, segments: Arc::default(), place };
         let mut left: Vec<_> = left.into_iter().map(|segment| spool.take_over(segment)).collect();
         left.extend(spool.adopt()?);
@@ -237,27 +258,41 @@ impl Spool {
     pub async fn load(&self, segment: &SealedSegment) -> io::Result<Loaded> {
         match (&self.place, &segment.source) {
             (Place::Disk(spool), Source::File { path, len, .. }) => {
-                let (buffer, turn) = spool.buffers.take(*len).await;
+                let (buffer, room) = spool.buffers.take(*len).await;
                 let (disk, path) = (Arc::clone(&spool.disk), path.clone());
                 let (id, good) = (segment.status.id(), *len);
                 let (body, salvage) = on_blocking_thread(move || read(&*disk, &path, id, good, buffer)).await?;
-                segment.status.committed(salvage.places);
-                Ok(Loaded { body, salvage, turn })
+                if segment.known().is_none() {
+                    segment.status.committed(salvage.places);
+                }
+                Ok(Loaded { body, salvage, room, is_gone: false })
             }
             (_, Source::Memory { body, jobs, payloads }) => {
                 let (places, jobs, payloads) = (*jobs, u64::from(*jobs), u64::from(*payloads));
                 let salvage = Salvage { places, jobs, payloads, ..Salvage::default() };
-                Ok(Loaded { body: body.clone(), salvage, turn: None })
+                Ok(Loaded { body: body.clone(), salvage, room: None, is_gone: false })
             }
             (Place::Memory, Source::File { .. }) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
+    /// Whether the segment's file is not coming back: its folder is there, and the file is not in it. A folder that is away
+    /// may be back in a moment, with all that is in it.
+    pub async fn is_gone(&self, segment: &SealedSegment) -> bool {
+        let (Place::Disk(spool), Source::File { path, folder, .. }) = (&self.place, &segment.source) else {
+            return false;
+        };
+        let (disk, path, folder) = (Arc::clone(&spool.disk), path.clone(), Arc::clone(folder));
+        let looked = on_blocking_thread(move || Ok(folder.is_there_without(&*disk, &path))).await;
+        looked.unwrap_or(false)
+    }
+
     /// The store has the segment, as far as it was good: removes it, or sets it aside if it was damaged.
     ///
     /// # Errors
-    /// When it cannot be removed: it will be stored again under the same key by whoever adopts it.
-    pub async fn stored(&self, segment: SealedSegment, salvage: &Salvage) -> io::Result<()> {
+    /// When it cannot be removed yet: [`tidy`](Self::tidy) tries again, and after a crash it is stored once more, under the
+    /// same key.
+    pub async fn stored(&self, segment: SealedSegment, salvage: &Salvage, is_gone: bool) -> io::Result<()> {
         let state = if salvage.jobs == 0 {
             State::Dead
         } else {
@@ -267,22 +302,80 @@ impl Spool {
         let (Place::Disk(spool), Source::File { path, folder, charge, .. }) = (&self.place, segment.source) else {
             return Ok(());
         };
-        let (disk, damaged) = (Arc::clone(&spool.disk), salvage.is_damaged());
-        let (dead, root) = (spool.folders.dead(), spool.folders.root().to_owned());
-        let removed = on_blocking_thread(move || {
-            if damaged {
-                // Either way the file stays.
-                charge.keep();
-                set_aside(&*disk, &path, &dead, &root)?;
-            } else {
-                release(disk.remove(&path), charge).map_err(naming(&path))?;
+        let end = match (is_gone, salvage.is_damaged()) {
+            (true, _) => End::Gone,
+            (false, true) => End::SetAside,
+            (false, false) => End::Remove,
+        };
+        spool.end(Ended { path, folder, charge, end }).await
+    }
+
+    /// Tries again to remove what could not be removed. Blocks on nothing but the disk's own threads.
+    pub async fn tidy(&self) {
+        let Place::Disk(spool) = &self.place else { return };
+        let left = std::mem::take(&mut *spool.left.lock().unwrap_or_else(PoisonError::into_inner));
+        for ended in left {
+            let path = ended.path.clone();
+            if let Err(error) = spool.end(ended).await {
+                tracing::warn!(path = %path.display(), %error, "a stored segment still cannot be removed from the spool");
             }
-            disk.sync_dir(folder.path()).map_err(naming(folder.path()))?;
-            Ok(folder)
-        });
-        let folder = removed.await?;
-        spool.folders.let_go(&folder);
+        }
+    }
+}
+
+/// A segment whose upload is over.
+#[derive(Debug)]
+struct Ended {
+    path: PathBuf,
+    folder: Arc<Folder>,
+    charge: Charge,
+    end: End,
+}
+
+/// What becomes of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Remove,
+    SetAside,
+    Gone,
+}
+
+impl DiskSpool {
+    /// Removes the file or sets it aside. If that fails it is kept in mind, with the lock on its folder and the space that
+    /// it takes, so that nobody takes it for a dead process's.
+    async fn end(&self, ended: Ended) -> io::Result<()> {
+        let (disk, dead, root) = (Arc::clone(&self.disk), self.folders.dead(), self.folders.root().to_owned());
+        let (ended, done) = on_blocking_thread(move || {
+            let done = ended.carry_out(&*disk, &dead, &root);
+            Ok((ended, done))
+        })
+        .await?;
+        if done.is_err() {
+            self.left.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
+            return done;
+        }
+        if ended.end == End::SetAside {
+            // It still takes its space.
+            ended.charge.keep();
+        }
+        self.folders.let_go(&ended.folder);
         Ok(())
+    }
+}
+
+impl Ended {
+    fn carry_out(&self, disk: &dyn Disk, dead: &Path, root: &Path) -> io::Result<()> {
+        let done = match self.end {
+            End::Gone => return Ok(()),
+            End::Remove => disk.remove(&self.path).map_err(naming(&self.path)),
+            End::SetAside => set_aside(disk, &self.path, dead, root),
+        };
+        match done {
+            // An attempt before this one went so far.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+        disk.sync_dir(self.folder.path()).map_err(naming(self.folder.path()))
     }
 }
 

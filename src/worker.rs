@@ -49,18 +49,24 @@ impl Uploads {
     async fn handle(&self, segment: SealedSegment) {
         let loaded = self.load(&segment).await;
         let salvage = self.book(&segment, loaded.salvage.clone());
-        if salvage.jobs > 0 {
+        if salvage.jobs > 0 && !self.was_stored_whole(&segment, &salvage).await {
             self.upload(&segment, &loaded.body, &salvage).await;
         }
+        let is_gone = loaded.is_gone();
         loaded.release();
         let metrics = &self.outlet.metrics;
         metrics.ledger.stored(salvage.jobs, salvage.payloads);
         metrics.ledger.dead(salvage.dead_jobs(), salvage.dead_payloads);
         let id = segment.status.id();
-        if let Err(error) = self.outlet.spool.stored(segment, &salvage).await {
-            // It is stored again, under the same key, by whoever finds it.
+        if let Err(error) = self.outlet.spool.stored(segment, &salvage, is_gone).await {
             tracing::warn!(segment = %id, %error, "a stored segment cannot be removed from the spool");
         }
+    }
+
+    /// Whether a dead process had stored a segment that was damaged since: a good object is not to be put over.
+    async fn was_stored_whole(&self, segment: &SealedSegment, salvage: &Salvage) -> bool {
+        let may_be_there = segment.known().is_none() && salvage.is_damaged();
+        may_be_there && matches!(self.store.find(segment.status.key(&self.prefix)).await, Ok(Some(_)))
     }
 
     /// Reads the segment, for as long as that takes. A file that is gone is not coming back.
@@ -69,9 +75,9 @@ impl Uploads {
         loop {
             match self.outlet.spool.load(segment).await {
                 Ok(loaded) => return loaded,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && self.outlet.spool.is_gone(segment).await => {
                     tracing::error!(segment = %segment.status.id(), %error, "a segment is gone from the spool");
-                    return Loaded::default();
+                    return Loaded::gone();
                 }
                 Err(error) => {
                     let error =

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State as Shared};
-use axum::http::StatusCode;
+use axum::extract::{RawQuery, State as Shared};
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -34,16 +34,19 @@ enum Fate {
 /// Answers for the job, at once or, with `?wait=SECONDS`, when it is spooled no more.
 pub(super) async fn get(
     Shared(edge): Shared<Arc<Edge>>,
-    Path(job): Path<String>,
+    uri: Uri,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let job: JobId = job.parse().map_err(Problem::InvalidReceipt)?;
+    // As it stands: a receipt has nothing in it that would be escaped.
+    let receipt = uri.path().rsplit('/').next().unwrap_or_default();
+    let job: JobId = receipt.parse().map_err(Problem::InvalidReceipt)?;
     let until = Instant::now() + wait(query.as_deref())?;
     let fate = match edge.outlet.spool.segments().find(job.segment) {
         Some(segment) => {
-            let state = match timeout_at(until, segment.settled()).await {
-                Ok(settled) => settled,
-                Err(_) => segment.state(),
+            let state = tokio::select! {
+                settled = timeout_at(until, segment.settled()) => settled.unwrap_or_else(|_| segment.state()),
+                // Nobody is to hold up a stop by waiting.
+                () = edge.outlet.health.draining() => segment.state(),
             };
             if !segment.has(job.place) {
                 return Err(Problem::UnknownJob);
@@ -82,7 +85,7 @@ async fn in_store(edge: &Edge, job: JobId, until: Instant) -> Result<Fate, Probl
                 Some(_) => return Ok(Fate::Stored { key }),
             }
         }
-        if Instant::now() + ASK_INTERVAL > until {
+        if Instant::now() + ASK_INTERVAL > until || edge.outlet.health.is_draining() {
             return Err(Problem::UnknownJob);
         }
         sleep(ASK_INTERVAL).await;

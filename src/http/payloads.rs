@@ -87,6 +87,15 @@ async fn confirmed(edge: &Edge, lines: Lines, reservation: Reservation, level: A
         true => timeout_at(deadline, receipt.segment.settled()).await.ok(),
         false => None,
     };
+    let is_dead = |state: &spool::State| match state {
+        spool::State::Dead => true,
+        spool::State::Stored { dead } => dead.iter().any(|places| places.contains(&receipt.place)),
+        spool::State::Spooled => false,
+    };
+    if stored.as_ref().is_some_and(is_dead) {
+        // It was damaged on disk between its commit and its upload.
+        return Err(Problem::NotConfirmed { retry_after: edge.retry_after() });
+    }
     let level = match stored {
         Some(spool::State::Stored { dead }) if !dead.iter().any(|places| places.contains(&receipt.place)) => {
             Ack::Stored

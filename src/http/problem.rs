@@ -164,7 +164,9 @@ impl Problem {
             Self::InvalidBatch(invalid) => invalid.to_string(),
             Self::InvalidBody(detail) | Self::InvalidQuery(detail) | Self::TooLarge(detail) => detail.clone(),
             Self::InvalidReceipt(error) => error.to_string(),
-            Self::UnknownJob => "there is no such job, neither here nor in the store".to_owned(),
+            Self::UnknownJob => {
+                "this machine does not have the job, and the store does not have its object, or not yet".to_owned()
+            }
             Self::NotFound => "there is nothing here: POST batches to /v1/payloads".to_owned(),
             Self::MethodNotAllowed => "this path takes other methods: see the Allow header".to_owned(),
             Self::SlowBody => "the body did not arrive in time: send it again".to_owned(),

@@ -76,6 +76,9 @@ impl Backlog {
 
     /// Adds segments that dead processes have left, the oldest first: they are on disk, so they need no slot.
     pub fn add(&self, adopted: Vec<SealedSegment>) {
+        if adopted.is_empty() {
+            return;
+        }
         let mut state = self.lock();
         let behind = std::mem::take(&mut state.waiting);
         state.waiting = adopted.into_iter().chain(behind).collect();

@@ -9,6 +9,7 @@
 //! Two processes can share `SPOOL_DIR`. A folder whose lock can be taken is that of a dead process, and whoever takes the
 //! lock owns its segments. A folder of a newer version is left alone and named in the log.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
 
 use super::space::{Charge, Space};
-use crate::disk::{Disk, Lock, naming};
+use crate::disk::{Disk, Entry, Lock, naming};
 use crate::segment::{Compression, SegmentId};
 
 /// The format of a folder and all that is in it.
@@ -50,6 +51,15 @@ impl Folder {
     }
 }
 
+impl Folder {
+    /// Whether the folder is there, lock and all, and this file is not in it.
+    pub(super) fn is_there_without(&self, disk: &dyn Disk, file: &Path) -> bool {
+        let has = |files: &[Entry], name: &OsStr| files.iter().any(|entry| OsStr::new(&entry.name) == name);
+        let listed = disk.list(&self.path);
+        listed.is_ok_and(|files| has(&files, OsStr::new(LOCK)) && !has(&files, file.file_name().unwrap_or_default()))
+    }
+}
+
 /// A segment that a dead process has left.
 #[derive(Debug)]
 pub struct Adopted {
@@ -74,7 +84,7 @@ impl Folders {
     /// Creates this process's folder and tries it out. On a disk that is full the process makes do with a dead one's, whose
     /// segments are returned: it has to start, since to upload what is there is what makes room.
     pub(super) fn open(root: &Path, disk: Arc<dyn Disk>, space: &Arc<Space>) -> io::Result<(Self, Vec<Adopted>)> {
-        disk.create_dir_all(root).map_err(naming(root))?;
+        create_root(root, &*disk)?;
         let (own, is_reused) = match create(root, &*disk) {
             Err(error) if is_full(&error) => (reuse(root, &*disk)?.ok_or(error)?, true),
             created => (created?, false),
@@ -116,6 +126,7 @@ impl Folders {
         Ok(found)
     }
 
+    /// This process's own folder.
     pub(super) fn own(&self) -> &Arc<Folder> {
         &self.own
     }
@@ -128,15 +139,17 @@ impl Folders {
         self.root.join(DEAD)
     }
 
-    /// Writes, syncs and removes a file.
+    /// Writes, syncs and removes a file in this process's folder. A folder that is away is not made anew: it may be a mount
+    /// that comes back, and what is written in its place would be hidden then.
     pub(super) fn probe(&self, disk: &dyn Disk) -> io::Result<()> {
         let path = self.own.path.join(PROBE);
+        // One of a process that died over it.
+        let _: io::Result<()> = disk.remove(&path);
         let tried = disk.create(&path).and_then(|mut file| file.append(b"probe").and_then(|()| file.sync()));
         match disk.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(naming(&path)(error)),
-            _ => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(naming(&path)(error)),
+            _ => tried.map_err(naming(&path)),
         }
-        tried.map_err(naming(&path))
     }
 
     /// Takes the folders of processes that are dead.
@@ -167,7 +180,13 @@ impl Folders {
             Ok(None) => return Ok(Vec::new()),
             // Being created, or left half created or half removed: then it is empty, and this removes it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let _: io::Result<()> = self.disk.remove_dir(path);
+                if self.disk.remove_dir(path).is_err() && self.disk.list(path).is_ok_and(|files| !files.is_empty()) {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    self.report(
+                        &name,
+                        "has no lock file, and is left alone: put an empty one there to have it taken over",
+                    );
+                }
                 return Ok(Vec::new());
             }
             Err(error) => return Err(naming(path)(error)),
@@ -224,6 +243,19 @@ impl Folders {
     }
 }
 
+/// Creates `SPOOL_DIR` and what is missing above it, and makes each new name durable.
+fn create_root(root: &Path, disk: &dyn Disk) -> io::Result<()> {
+    let is_missing = |path: &&Path| disk.list(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let missing: Vec<&Path> =
+        root.ancestors().filter(|path| !path.as_os_str().is_empty()).take_while(is_missing).collect();
+    disk.create_dir_all(root).map_err(naming(root))?;
+    for new in missing {
+        let above = new.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        disk.sync_dir(above).map_err(naming(above))?;
+    }
+    Ok(())
+}
+
 fn create(root: &Path, disk: &dyn Disk) -> io::Result<Folder> {
     let mut tries = CREATE_TRIES;
     loop {
@@ -257,6 +289,14 @@ fn reuse(root: &Path, disk: &dyn Disk) -> io::Result<Option<Folder>> {
 /// Whether the disk has no room.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether any folder under `root` has a segment in it.
+pub(super) fn has_segments(root: &Path, disk: &dyn Disk) -> bool {
+    let folders = disk.list(root).unwrap_or_default();
+    let ours = folders.iter().filter(|folder| version(&folder.name) == Some(VERSION));
+    ours.filter_map(|folder| disk.list(&root.join(&folder.name)).ok())
+        .any(|files| files.iter().any(|file| segment(&file.name).is_some()))
 }
 
 /// The segment in a file's name.

@@ -118,7 +118,13 @@ async fn any_machine_can_answer_for_any_job() {
     assert_eq!(job(&two, &Value::from(format!("{segment}.1")), "").await.0, 404, "it has one job");
     let unknown = Value::from("01a1fb03-e91a-7614-9cd8-d700964ce482.0");
     assert_eq!(job(&two, &unknown, "").await.0, 404);
-    for malformed in ["x", "01a1fb03-e91a-7614-9cd8-d700964ce482", "01A1FB03-E91A-7614-9CD8-D700964CE482.0"] {
+    for malformed in [
+        "%ff%fe",
+        "ffffffff-ffff-7fff-bfff-ffffffffffff.0",
+        "x",
+        "01a1fb03-e91a-7614-9cd8-d700964ce482",
+        "01A1FB03-E91A-7614-9CD8-D700964CE482.0",
+    ] {
         assert_eq!(job(&two, &Value::from(malformed), "").await.0, 400, "{malformed}");
     }
     assert_eq!(job(&two, &receipt, "?wait=soon").await.0, 400);
@@ -178,6 +184,7 @@ async fn an_outage_fills_the_spool_and_no_more_and_it_ends_by_itself() {
         ("SPOOL_DIR", spool.path().to_str().unwrap()),
         ("SPOOL_MAX_BYTES", "256KiB"),
         ("OBJECT_MAX_BYTES", "16KiB"),
+        ("OBJECT_MAX_AGE", "1s"),
         ("COMPRESSION", "none"),
         ("RECORD", "payload"),
     ];
@@ -206,4 +213,33 @@ async fn an_outage_fills_the_spool_and_no_more_and_it_ends_by_itself() {
     for n in 0..accepted {
         assert_eq!(stored.iter().filter(|line| line.starts_with(&format!("{{\"n\":{n},"))).count(), 1);
     }
+}
+
+#[tokio::test]
+async fn memory_mode_refuses_to_start_over_work_that_it_would_not_look_at() {
+    let spool = tempfile::tempdir().unwrap();
+    let env = [("SPOOL_DIR", spool.path().to_str().unwrap())];
+    let mut server = Server::start(&env).await;
+    assert_eq!(server.post_json("{}").await.status, 202);
+    server.signal(Signal::KILL);
+    assert_eq!(server.ended().await, None);
+    let output = crate::support::run(server.folder.path(), &[env[0], ("ACK", "memory")], &[]).await;
+    assert_eq!(output.status.code(), Some(64));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("ACK=disk") && said.contains(env[0].1), "{said}");
+}
+
+#[tokio::test]
+async fn a_segment_that_is_taken_away_while_it_is_open_is_noticed_by_the_next_commit() {
+    let mut server = Server::start(&[("OBJECT_MAX_AGE", "1h")]).await;
+    assert_eq!(server.post_json("{\"n\":1}").await.status, 202);
+    let spool = server.folder.path().join("millpond-data/spool");
+    let away = server.folder.path().join("away");
+    std::fs::rename(&spool, &away).unwrap();
+    assert!(server.post_json("{\"n\":2}").await.refusal(503).contains("spool fails"));
+    std::fs::rename(&away, &spool).unwrap();
+    until("service", async || server.post_json("{\"n\":3}").await.status == 202).await;
+    assert_eq!(server.stop().await, Some(0));
+    let lines = server.lines();
+    assert!(lines.iter().any(|line| line.contains("{\"n\":1}")) && lines.iter().any(|line| line.contains("{\"n\":3}")));
 }
