@@ -40,10 +40,14 @@ pub(super) async fn get(
     // As it stands: a receipt has nothing in it that would be escaped.
     let receipt = uri.path().rsplit('/').next().unwrap_or_default();
     let job: JobId = receipt.parse().map_err(Problem::InvalidReceipt)?;
-    let until = Instant::now() + wait(query.as_deref())?;
+    let wait = wait(query.as_deref())?;
+    let until = Instant::now() + wait;
     let fate = match edge.outlet.spool.segments().find(job.segment) {
         Some(segment) => {
             let state = tokio::select! {
+                biased;
+                // The usual question costs neither a timer nor a place among those who wait.
+                () = std::future::ready(()), if wait.is_zero() => segment.state(),
                 settled = timeout_at(until, segment.settled()) => settled.unwrap_or_else(|_| segment.state()),
                 // Nobody is to hold up a stop by waiting.
                 () = edge.outlet.health.draining() => segment.state(),
