@@ -24,7 +24,7 @@ use hyper::service::Service;
 use tokio::sync::Semaphore;
 
 pub use listener::{Limits, bind, serve};
-use payloads::{DecodeLimits, LINES_PER_DECODED};
+use payloads::DecodeLimits;
 pub(crate) use problem::Problem;
 use request_id::RequestId;
 
@@ -57,11 +57,7 @@ impl Edge {
         let (mut settings, prefix) = (settings.http.clone(), settings.prefix.clone());
         // A body that the queue could never hold would be told forever to come back later.
         settings.max_body_bytes = settings.max_body_bytes.min(queue.max_bytes());
-        let limits = DecodeLimits {
-            record: settings.record,
-            max_decoded_bytes: settings.max_decoded_bytes,
-            max_line_bytes: settings.max_decoded_bytes.saturating_mul(LINES_PER_DECODED).min(queue.max_bytes()),
-        };
+        let limits = DecodeLimits::new(&settings, queue.max_bytes());
         Self { settings, limits, prefix, queue, outlet, store, large_bodies }
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use tracing_subscriber::filter::Targets;
@@ -74,6 +74,12 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 /// Whether two listeners would ask for the same port of the same address.
 pub(super) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+/// Whether two paths are the same but for how they are written.
+pub(super) fn same_folder(a: &Path, b: &Path) -> bool {
+    let plain = |path: &Path| path.components().filter(|part| *part != Component::CurDir).collect::<PathBuf>();
+    plain(a) == plain(b)
 }
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {

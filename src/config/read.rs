@@ -113,8 +113,10 @@ impl Check {
         }
     }
 
-    fn contradicts(&mut self, wrong: bool, message: &str) {
-        if wrong {
+    /// Reports a pair of settings that contradict each other. Where only one of them was given, the other's default gives
+    /// way to it instead: the lower of two limits holds.
+    fn contradicts(&mut self, wrong: bool, both_given: bool, message: &str) {
+        if wrong && both_given {
             self.problems.push(message.to_owned());
         }
     }
@@ -145,13 +147,15 @@ impl Check {
         if let (Some(object), Some(spool)) = (max_object_bytes, spool_max_bytes) {
             self.contradicts(
                 object > spool,
+                raw.object_max_bytes.is_some() && raw.spool_max_bytes.is_some(),
                 "OBJECT_MAX_BYTES is over SPOOL_MAX_BYTES: an object has to fit into the spool, so raise the second or lower the first",
             );
         }
         if let (None, Some(store), Some(spool)) = (&bucket, &dir, &spool_dir) {
             self.contradicts(
-                store.starts_with(spool) || spool.starts_with(store),
-                "STORE_DIR and SPOOL_DIR are one folder, or one is in the other: give each a folder of its own",
+                parse::same_folder(store, spool),
+                true,
+                "STORE_DIR and SPOOL_DIR are one folder: give each a folder of its own",
             );
         }
         let shutdown_grace = self.get("SHUTDOWN_GRACE", &raw.shutdown_grace, parse::duration);
@@ -205,18 +209,21 @@ impl Check {
         if let (Some(linger), Some(wait)) = (stored_linger, ack_timeout) {
             self.contradicts(
                 linger > wait,
+                raw.stored_linger.is_some() && raw.ack_timeout.is_some(),
                 "STORED_LINGER is over ACK_TIMEOUT: no answer would ever wait long enough, so raise the second or lower the first",
             );
         }
         if let (Some(public), Some(admin)) = (listen_addr, admin_addr) {
             self.contradicts(
                 parse::collide(public, admin),
+                true,
                 "LISTEN_ADDR and ADMIN_ADDR are the same address: give each a port of its own",
             );
         }
         if let (Some(body), Some(decoded)) = (max_body_bytes, max_decoded_bytes) {
             self.contradicts(
                 body > decoded,
+                raw.max_body_bytes.is_some() && raw.max_decoded_bytes.is_some(),
                 "MAX_BODY_BYTES is over MAX_DECODED_BYTES: a plain body is both, so raise the second or lower the first",
             );
         }

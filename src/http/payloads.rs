@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::request_id::RequestId;
 use super::{Edge, Problem, body};
-use crate::config::Ack;
+use crate::config::{Ack, HttpSettings};
 use crate::decode::{self, DecodeError, Form, Lines, Meta, Record};
 use crate::inflate::{Encoding, InflateError, inflate};
 use crate::metrics::Outcome;
@@ -29,7 +29,9 @@ const INLINE_MAX_BYTES: usize = 64 * 1024;
 const INLINE_LINES_MAX_BYTES: usize = 4 * INLINE_MAX_BYTES;
 /// The lines of a batch may be so many times `MAX_DECODED_BYTES`: what stands around payloads of a few bytes is larger
 /// than they are, but what a sender has every line repeat is not to be a multiple of what it sent.
-pub(super) const LINES_PER_DECODED: usize = 4;
+const LINES_PER_DECODED: usize = 4;
+/// They may be so many bytes even where `MAX_DECODED_BYTES` is small.
+const LINES_ALLOWED_BYTES: usize = 4 << 20;
 
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -181,9 +183,17 @@ impl Refusal {
 /// The limits of decoding.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DecodeLimits {
-    pub(super) record: Record,
-    pub(super) max_decoded_bytes: usize,
-    pub(super) max_line_bytes: usize,
+    record: Record,
+    max_decoded_bytes: usize,
+    max_line_bytes: usize,
+}
+
+impl DecodeLimits {
+    pub(super) fn new(settings: &HttpSettings, queue_max_bytes: usize) -> Self {
+        let max_decoded_bytes = settings.max_decoded_bytes;
+        let max_line_bytes = max_decoded_bytes.saturating_mul(LINES_PER_DECODED).max(LINES_ALLOWED_BYTES);
+        Self { record: settings.record, max_decoded_bytes, max_line_bytes: max_line_bytes.min(queue_max_bytes) }
+    }
 }
 
 /// What decoding needs beside the body.
@@ -198,6 +208,9 @@ struct Work {
 impl Work {
     /// The lines of a body that turns out to be small, and its lines with it; none if they are not.
     fn small(&self, body: &[u8], reservation: &mut Reservation) -> Option<Result<Lines, Refusal>> {
+        if self.encoding.is_none() && body.len() > self.limits.max_decoded_bytes {
+            return Some(Err(not_inflated(&InflateError::TooLarge(self.limits.max_decoded_bytes))));
+        }
         if body.len() > INLINE_MAX_BYTES {
             return None;
         }

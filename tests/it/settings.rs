@@ -3,7 +3,7 @@
 use loadtest::s3::{Fault, FaultPlan, S3Server};
 use millpond::config::SETTINGS;
 
-use crate::support::{files, run};
+use crate::support::{Server, files, run};
 
 fn stderr(output: &std::process::Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -21,9 +21,11 @@ async fn everything_wrong_is_reported_together_and_nothing_is_bound() {
         ("RECORD", "line"),
         ("ACK", "never"),
         ("SPOOL_MAX_BYTES", "1MiB"),
+        ("OBJECT_MAX_BYTES", "2MiB"),
         ("STORED_LINGER", "11s"),
+        ("ACK_TIMEOUT", "10s"),
         ("SPOOL_DIR", "./a"),
-        ("STORE_DIR", "./a/b"),
+        ("STORE_DIR", "a/"),
         ("S3_BUCKET", "s3://telemetry"),
         ("S3_PREFIX", "a//b"),
         ("AWS_REGION", "EU Central"),
@@ -76,6 +78,23 @@ async fn units_may_be_left_out_or_given_and_an_empty_value_is_unset() {
     ];
     let output = run(folder.path(), &env, &["--check"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn a_limit_that_is_given_wins_over_the_default_of_another() {
+    let env = [
+        ("MAX_DECODED_BYTES", "1KiB"),
+        ("SPOOL_MAX_BYTES", "1MiB"),
+        ("ACK_TIMEOUT", "100ms"),
+        ("ACK", "stored"),
+        ("RECORD", "payload"),
+    ];
+    let mut server = Server::start(&env).await;
+    let long = format!("{{\"a\":\"{}\"}}", "x".repeat(1024));
+    assert!(server.post_json(&long).await.refusal(413).contains("MAX_DECODED_BYTES"));
+    assert_eq!(server.post_json(&format!("[{}{{}}]", "{},".repeat(300))).await.status, 202, "in time for no object");
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(server.lines().len(), 301);
 }
 
 #[tokio::test]
