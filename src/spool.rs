@@ -10,13 +10,15 @@
 
 mod backlog;
 mod buffers;
+mod ended;
 mod folders;
+mod loaded;
 mod open;
 mod space;
 mod status;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -35,7 +37,10 @@ use crate::config::{ObjectSettings, SpoolSettings};
 use crate::disk::{Disk, naming};
 use crate::segment::file::{self, Salvage};
 use crate::segment::{Compression, SegmentId};
-use buffers::{Buffers, Room};
+use buffers::Buffers;
+use ended::{End, Ended, release};
+pub use loaded::Loaded;
+use loaded::read;
 
 /// Why a commit failed. Its jobs are not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,39 +99,6 @@ pub struct SealedSegment {
 enum Source {
     Memory { body: Bytes, jobs: u32, payloads: u32 },
     File { path: PathBuf, folder: Arc<Folder>, charge: Charge, len: usize, known: Option<(u32, u32)> },
-}
-
-impl Loaded {
-    /// What is left of a file that is gone.
-    pub fn gone() -> Self {
-        Self { is_gone: true, ..Self::default() }
-    }
-
-    /// Whether the file is gone.
-    pub fn is_gone(&self) -> bool {
-        self.is_gone
-    }
-}
-
-/// A segment's bytes, for as long as they are needed.
-#[derive(Debug, Default)]
-pub struct Loaded {
-    /// The object.
-    pub body: Bytes,
-    /// What is in it, and what was lost.
-    pub salvage: Salvage,
-    room: Option<Room>,
-    /// Whether the file is there no more.
-    is_gone: bool,
-}
-
-impl Loaded {
-    /// The bytes are needed no more: others may have the memory.
-    pub fn release(self) {
-        if let Some(room) = self.room {
-            room.give_back(self.body);
-        }
-    }
 }
 
 impl Spool {
@@ -323,23 +295,6 @@ impl Spool {
     }
 }
 
-/// A segment whose upload is over.
-#[derive(Debug)]
-struct Ended {
-    path: PathBuf,
-    folder: Arc<Folder>,
-    charge: Charge,
-    end: End,
-}
-
-/// What becomes of its file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Remove,
-    SetAside,
-    Gone,
-}
-
 impl DiskSpool {
     /// Removes the file or sets it aside. If that fails it is kept in mind, with the lock on its folder and the space that
     /// it takes, so that nobody takes it for a dead process's.
@@ -363,22 +318,6 @@ impl DiskSpool {
     }
 }
 
-impl Ended {
-    fn carry_out(&self, disk: &dyn Disk, dead: &Path, root: &Path) -> io::Result<()> {
-        let done = match self.end {
-            End::Gone => return Ok(()),
-            End::Remove => disk.remove(&self.path).map_err(naming(&self.path)),
-            End::SetAside => set_aside(disk, &self.path, dead, root),
-        };
-        match done {
-            // An attempt before this one went so far.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other?,
-        }
-        disk.sync_dir(self.folder.path()).map_err(naming(self.folder.path()))
-    }
-}
-
 impl SealedSegment {
     /// The jobs and payloads that this process committed to it; unknown if a dead process did.
     pub fn known(&self) -> Option<(u32, u32)> {
@@ -387,39 +326,6 @@ impl SealedSegment {
             Source::File { known, .. } => *known,
         }
     }
-}
-
-fn read(disk: &dyn Disk, path: &Path, id: SegmentId, good: usize, mut file: Vec<u8>) -> io::Result<(Bytes, Salvage)> {
-    disk.read(path, &mut file).map_err(naming(path))?;
-    // What was appended after the last good commit failed: its jobs were refused.
-    file.truncate(good);
-    let salvage = file::salvage(id, &file);
-    let mut len = 0;
-    for data in &salvage.data {
-        file.copy_within(data.clone(), len);
-        len += data.len();
-    }
-    file.truncate(len);
-    Ok((Bytes::from(file), salvage))
-}
-
-/// Gives a file's space back if it was removed: what could not be removed still takes it.
-fn release(removed: io::Result<()>, charge: Charge) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            charge.keep();
-            Err(error)
-        }
-        _ => Ok(()),
-    }
-}
-
-fn set_aside(disk: &dyn Disk, path: &Path, dead: &Path, root: &Path) -> io::Result<()> {
-    disk.create_dir_all(dead).map_err(naming(dead))?;
-    disk.sync_dir(root).map_err(naming(root))?;
-    let name = path.file_name().unwrap_or_default();
-    disk.rename(path, &dead.join(name)).map_err(naming(path))?;
-    disk.sync_dir(dead).map_err(naming(dead))
 }
 
 async fn on_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
