@@ -190,14 +190,14 @@ mod tests {
         file: Vec<u8>,
         /// Where each frame is, with its header.
         frames: Vec<Range<usize>>,
-        datas: Vec<Vec<u8>>,
+        contents: Vec<Vec<u8>>,
     }
 
-    fn sample(datas: Vec<Vec<u8>>) -> Sample {
+    fn sample(contents: Vec<Vec<u8>>) -> Sample {
         let id = SegmentId::new(UNIX_EPOCH);
         let mut file = file_header(id).to_vec();
         let mut frames = Vec::new();
-        for (i, data) in datas.iter().enumerate() {
+        for (i, data) in contents.iter().enumerate() {
             let i = i as u32;
             let counts = FrameCounts { first_job: 2 * i, jobs: 2, first_payload: 3 * i, payloads: 3 };
             let start = file.len();
@@ -205,10 +205,10 @@ mod tests {
             file.extend_from_slice(data);
             frames.push(start..file.len());
         }
-        Sample { id, file, frames, datas }
+        Sample { id, file, frames, contents }
     }
 
-    fn datas() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    fn contents() -> impl Strategy<Value = Vec<Vec<u8>>> {
         // Magic within data must not confuse anybody.
         let data = prop_oneof![vec(any::<u8>(), 0..200), Just(b"xxMPF1MPF1yy".to_vec())];
         vec(data, 1..8)
@@ -222,7 +222,7 @@ mod tests {
     fn what_was_written_is_found() {
         let sample = sample(vec![b"one".to_vec(), vec![], b"three".to_vec()]);
         let salvage = salvage(sample.id, &sample.file);
-        assert_eq!(found(&sample.file, &salvage), sample.datas);
+        assert_eq!(found(&sample.file, &salvage), sample.contents);
         assert_eq!((salvage.jobs, salvage.payloads, salvage.torn), (6, 9, 0));
         assert!(!salvage.is_damaged());
     }
@@ -238,12 +238,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_cut_leaves_exactly_the_good_frames_before_it(datas in datas(), at in any::<prop::sample::Index>()) {
-            let sample = sample(datas);
+        fn any_cut_leaves_exactly_the_good_frames_before_it(contents in contents(), at in any::<prop::sample::Index>()) {
+            let sample = sample(contents);
             let cut = &sample.file[..at.index(sample.file.len() + 1)];
             let salvage = salvage(sample.id, cut);
             let whole = sample.frames.iter().filter(|frame| frame.end <= cut.len()).count();
-            prop_assert_eq!(found(cut, &salvage), &sample.datas[..whole]);
+            prop_assert_eq!(found(cut, &salvage), &sample.contents[..whole]);
             prop_assert!(salvage.dead.is_empty());
             let end = whole.checked_sub(1).map_or(FILE_HEADER_LEN.min(cut.len()), |last| sample.frames[last].end);
             prop_assert_eq!(salvage.torn, cut.len() - end);
@@ -251,21 +251,21 @@ mod tests {
 
         #[test]
         fn any_flipped_bit_costs_its_own_frame_and_no_other(
-            datas in datas(), at in any::<prop::sample::Index>(), bit in 0..8,
+            contents in contents(), at in any::<prop::sample::Index>(), bit in 0..8,
         ) {
-            let sample = sample(datas);
+            let sample = sample(contents);
             let mut file = sample.file.clone();
             let at = at.index(file.len());
             file[at] ^= 1_u8 << bit;
             let hit = sample.frames.iter().position(|frame| frame.contains(&at));
             let salvage = salvage(sample.id, &file);
-            let kept: Vec<_> = (0..sample.datas.len()).filter(|i| Some(*i) != hit).collect();
-            let expected: Vec<_> = kept.iter().map(|i| sample.datas[*i].clone()).collect();
+            let kept: Vec<_> = (0..sample.contents.len()).filter(|i| Some(*i) != hit).collect();
+            let expected: Vec<_> = kept.iter().map(|i| sample.contents[*i].clone()).collect();
             prop_assert_eq!(found(&file, &salvage), expected);
             prop_assert_eq!(salvage.headless, hit.is_none());
             // The last frame is gone like a torn tail; any other is missed.
             match hit {
-                Some(hit) if hit + 1 < sample.datas.len() => {
+                Some(hit) if hit + 1 < sample.contents.len() => {
                     let places = 2 * hit as u32..2 * hit as u32 + 2;
                     prop_assert_eq!(&salvage.dead, &[places]);
                     prop_assert_eq!((salvage.dead_jobs(), salvage.dead_payloads), (2, 3));
