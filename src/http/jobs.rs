@@ -57,8 +57,8 @@ pub(super) async fn get(
             }
             let key = || segment.key(&edge.prefix).to_owned();
             match state {
+                state if state.is_dead_at(job.place) => Fate::Dead,
                 State::Spooled => Fate::Spooled { key: key() },
-                State::Stored { dead } if dead.iter().any(|places| places.contains(&job.place)) => Fate::Dead,
                 State::Stored { .. } => Fate::Stored { key: key() },
                 State::Dead => Fate::Dead,
             }

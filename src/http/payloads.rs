@@ -85,24 +85,17 @@ async fn confirmed(edge: &Edge, lines: Lines, reservation: Reservation, level: A
         Ok(Err(_)) => return Err(Problem::Internal),
         Err(_) => return Err(Problem::NotConfirmed { retry_after: edge.retry_after() }),
     };
-    let stored = match waits_for_store {
+    let settled = match waits_for_store {
         true => timeout_at(deadline, receipt.segment.settled()).await.ok(),
         false => None,
     };
-    let is_dead = |state: &spool::State| match state {
-        spool::State::Dead => true,
-        spool::State::Stored { dead } => dead.iter().any(|places| places.contains(&receipt.place)),
-        spool::State::Spooled => false,
-    };
-    if stored.as_ref().is_some_and(is_dead) {
+    let level = match settled {
         // It was damaged on disk between its commit and its upload.
-        return Err(Problem::NotConfirmed { retry_after: edge.retry_after() });
-    }
-    let level = match stored {
-        Some(spool::State::Stored { dead }) if !dead.iter().any(|places| places.contains(&receipt.place)) => {
-            Ack::Stored
+        Some(state) if state.is_dead_at(receipt.place) => {
+            return Err(Problem::NotConfirmed { retry_after: edge.retry_after() });
         }
-        _ => committed,
+        Some(spool::State::Stored { .. }) => Ack::Stored,
+        Some(spool::State::Spooled | spool::State::Dead) | None => committed,
     };
     Ok(Accepted { level, receipt: Some(receipt) })
 }

@@ -26,6 +26,17 @@ pub enum State {
     Dead,
 }
 
+impl State {
+    /// Whether the job at this place is not in the store and never will be.
+    pub fn is_dead_at(&self, place: u32) -> bool {
+        match self {
+            Self::Spooled => false,
+            Self::Stored { dead } => dead.iter().any(|places| places.contains(&place)),
+            Self::Dead => true,
+        }
+    }
+}
+
 /// One segment, from its opening until it is forgotten.
 #[derive(Debug)]
 pub struct SegmentStatus {

@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::str::FromStr;
 
 use millpond::disk::RealDisk;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
@@ -21,7 +20,7 @@ use tokio::time::timeout;
 use crate::faulty_disk::{At, FaultyDisk, How, Op};
 use crate::in_process::Place;
 use crate::recovery::{Segment, leave};
-use crate::support::{Connection, PATIENCE, post, until};
+use crate::support::{Connection, PATIENCE, until};
 
 /// Where a child is to die, as `<kind of call> <which of them> <before or after>`; unset in any process but a child.
 const POINT: &str = "MILLPOND_CRASH_POINT";
@@ -98,22 +97,10 @@ fn start_child(folder: &Path, point: &str) -> Child {
 
 /// Sends until the server is gone; what it has acknowledged.
 async fn send(address: String, sender: String) -> Vec<String> {
-    let mut acknowledged = Vec::new();
-    let Ok(stream) = TcpStream::connect(address).await else { return acknowledged };
-    let mut connection = Connection(stream);
-    for n in 0.. {
-        let payload =
-            format!("{{\"sender\":\"{sender}\",\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(fastrand::usize(..200)));
-        if connection.0.write_all(&post("", payload.as_bytes())).await.is_err() {
-            break;
-        }
-        match connection.answer().await {
-            Some(answer) if answer.status == 202 => acknowledged.push(payload),
-            Some(answer) => assert_eq!(answer.status, 503),
-            None => break,
-        }
-    }
-    acknowledged
+    let Ok(stream) = TcpStream::connect(address).await else { return Vec::new() };
+    let payload =
+        |n| format!("{{\"sender\":\"{sender}\",\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(fastrand::usize(..200)));
+    Connection(stream).post_until_the_end(payload).await
 }
 
 /// One life and death; what was acknowledged in between.

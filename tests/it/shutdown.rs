@@ -15,24 +15,8 @@ async fn a_stop_under_load_loses_nothing_that_was_acknowledged() {
         let mut server = Server::start(&[("RECORD", "payload"), ("OBJECT_MAX_BYTES", "4KiB")]).await;
         let mut senders = JoinSet::new();
         for sender in 0..20 {
-            let mut connection = server.connect().await;
-            senders.spawn(async move {
-                let mut acknowledged = Vec::new();
-                for n in 0.. {
-                    let payload = format!("{{\"sender\":{sender},\"n\":{n}}}");
-                    let request = post("", payload.as_bytes());
-                    use tokio::io::AsyncWriteExt;
-                    if connection.0.write_all(&request).await.is_err() {
-                        break;
-                    }
-                    match connection.answer().await {
-                        Some(answer) if answer.status == 202 => acknowledged.push(payload),
-                        Some(answer) => assert_eq!(answer.status, 503),
-                        None => break,
-                    }
-                }
-                acknowledged
-            });
+            let payload = move |n| format!("{{\"sender\":{sender},\"n\":{n}}}");
+            senders.spawn(server.connect().await.post_until_the_end(payload));
         }
         server.metric_is("millpond_jobs_accepted_total", |jobs| jobs > 500.0).await;
         server.signal(signal);

@@ -245,6 +245,23 @@ impl Connection {
         Some(Answer { status, headers, body })
     }
 
+    /// Posts one payload after the other until the server goes; those that it acknowledged. Any other answer is a 503.
+    pub(crate) async fn post_until_the_end(mut self, payload: impl Fn(usize) -> String) -> Vec<String> {
+        let mut acknowledged = Vec::new();
+        for n in 0.. {
+            let payload = payload(n);
+            if self.0.write_all(&post("", payload.as_bytes())).await.is_err() {
+                break;
+            }
+            match self.answer().await {
+                Some(answer) if answer.status == 202 => acknowledged.push(payload),
+                Some(answer) => assert_eq!(answer.status, 503),
+                None => break,
+            }
+        }
+        acknowledged
+    }
+
     /// Whether the server closes the connection without another word.
     pub(crate) async fn closed(&mut self) -> bool {
         let mut byte = [0; 1];
