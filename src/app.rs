@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use prometheus::Registry;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
+use tokio::runtime;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -232,8 +232,10 @@ impl Pipeline {
         let mut tasks = JoinSet::new();
         let abandoned = CancellationToken::new();
         let stop = abandoned.clone();
+        // Its timers are its own: those of the shared runtime would wake another thread for each.
+        let own = runtime::Builder::new_current_thread().enable_time().build().context("no runtime")?;
         tasks.spawn_blocking(move || {
-            Handle::current().block_on(stop.run_until_cancelled_owned(dispatcher.run()));
+            own.block_on(stop.run_until_cancelled_owned(dispatcher.run()));
         });
         for _ in 0..settings.max_workers {
             let uploads = Arc::clone(&uploads);

@@ -3,6 +3,8 @@
 //!
 //! Compressing and syncing block, so [`Dispatcher::run`] belongs on a thread of its own.
 
+mod pace;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +17,7 @@ use crate::metrics::{Metrics, SealReason};
 use crate::queue::{Job, JobReceiver, Receipt};
 use crate::segment::FrameEncoder;
 use crate::spool::{Backlog, OpenSegment, Spool, SpoolError};
+use pace::Pace;
 
 /// Jobs are taken out of the queue by so many at most.
 const DRAIN_MAX_JOBS: usize = 1024;
@@ -31,6 +34,7 @@ pub struct Dispatcher {
     encoder: FrameEncoder,
     limits: ObjectSettings,
     outlet: Outlet,
+    pace: Pace,
     next_probe: Instant,
 }
 
@@ -61,7 +65,8 @@ impl Dispatcher {
     /// When the codec cannot be set up.
     pub fn new(queue: JobReceiver, limits: ObjectSettings, outlet: Outlet) -> io::Result<Self> {
         let encoder = FrameEncoder::new(limits.compression)?;
-        Ok(Self { queue, drained: Vec::new(), encoder, limits, outlet, next_probe: Instant::now() })
+        let pace = Pace::default();
+        Ok(Self { queue, drained: Vec::new(), encoder, limits, outlet, pace, next_probe: Instant::now() })
     }
 
     /// Runs until the queue is closed and all that was in it is in sealed segments; then closes the backlog.
@@ -136,6 +141,7 @@ impl Dispatcher {
                     return SealReason::Size;
                 }
             }
+            self.rest();
             tokio::select! {
                 // Due is due, also while jobs keep coming.
                 biased;
@@ -144,6 +150,14 @@ impl Dispatcher {
                     return SealReason::Shutdown;
                 }
             }
+        }
+    }
+
+    /// Lets jobs gather for the next commit, while that pays. Blocks.
+    fn rest(&self) {
+        let connections = usize::try_from(self.outlet.metrics.connections.get()).unwrap_or_default();
+        if let Some(crowd) = self.pace.crowd(connections) {
+            self.queue.gather(crowd, pace::REST);
         }
     }
 
@@ -166,6 +180,7 @@ impl Dispatcher {
         metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
         health.spool_answered();
         self.queue.drained(count);
+        self.pace.committed(count, began.into());
         for (job, place) in self.drained.drain(..count).zip(first..) {
             job.acknowledge(|| Receipt { segment: Arc::clone(segment.status()), place });
         }

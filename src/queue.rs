@@ -6,9 +6,10 @@
 
 mod capacity;
 mod drain_rate;
+mod gathering;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::oneshot;
@@ -19,6 +20,7 @@ use crate::spool::{SegmentStatus, SpoolError};
 use capacity::Capacity;
 pub use capacity::Reservation;
 use drain_rate::DrainRate;
+use gathering::Gathering;
 
 /// One request: its lines, the capacity it holds until it is packed, and who waits for the outcome.
 #[derive(Debug)]
@@ -89,6 +91,7 @@ pub struct JobQueue {
     jobs: Arc<Capacity>,
     bytes: Arc<Capacity>,
     drain_rate: Arc<DrainRate>,
+    gathering: Arc<Gathering>,
     ledger: Arc<Ledger>,
     sender: mpsc::Sender<Job>,
 }
@@ -97,6 +100,7 @@ pub struct JobQueue {
 #[derive(Debug)]
 pub struct JobReceiver {
     drain_rate: Arc<DrainRate>,
+    gathering: Arc<Gathering>,
     receiver: mpsc::Receiver<Job>,
 }
 
@@ -106,8 +110,10 @@ pub fn queue(max_jobs: usize, max_bytes: usize, ledger: Arc<Ledger>) -> (JobQueu
     let jobs = Arc::new(Capacity::new(max_jobs));
     let bytes = Arc::new(Capacity::new(max_bytes));
     let drain_rate = Arc::new(DrainRate::new(Instant::now()));
-    let queue = JobQueue { jobs, bytes, drain_rate: Arc::clone(&drain_rate), ledger, sender };
-    (queue, JobReceiver { drain_rate, receiver })
+    let gathering = Arc::new(Gathering::default());
+    let (rate, crowd) = (Arc::clone(&drain_rate), Arc::clone(&gathering));
+    let queue = JobQueue { jobs, bytes, drain_rate, gathering, ledger, sender };
+    (queue, JobReceiver { drain_rate: rate, gathering: crowd, receiver })
 }
 
 impl JobQueue {
@@ -169,6 +175,7 @@ impl JobQueue {
             self.ledger.accepted(1, u64::from(lines.payloads));
         }
         place.send(Job { lines, is_urgent, waiting, slot: Slot { _bytes: reservation, _job: job } });
+        self.gathering.joined(|| self.jobs.used());
         Ok(())
     }
 
@@ -214,6 +221,11 @@ impl JobReceiver {
         self.receiver.recv_many(jobs, most).await
     }
 
+    /// Blocks until `crowd` jobs wait, or `most` has passed.
+    pub fn gather(&self, crowd: usize, most: Duration) {
+        self.gathering.rest(crowd, most, || self.receiver.len());
+    }
+
     /// Tells the queue that `jobs` jobs were packed.
     pub fn drained(&self, jobs: usize) {
         self.drain_rate.record(jobs, Instant::now());
@@ -245,6 +257,26 @@ mod tests {
         jobs.into_iter().for_each(|job| job.refuse(SpoolError::Full));
         assert_eq!(push(&queue, 1), Ok(()));
         assert_eq!(queue.depth().now(), (1, 1));
+    }
+
+    #[test]
+    fn a_consumer_at_rest_is_woken_by_the_one_who_completes_the_crowd() {
+        let (queue, receiver) = queue(100, 1000, Arc::default());
+        // So long that the test would be seen to hang: nothing but the crowd ends the rest.
+        let most = Duration::from_secs(3600);
+        std::thread::scope(|scope| {
+            let rest = scope.spawn(|| receiver.gather(3, most));
+            for _ in 0..3 {
+                assert_eq!(push(&queue, 1), Ok(()));
+            }
+            // Between the consumer's count and its rest a wake-up may be missed; the next to come finds it at rest.
+            while !rest.is_finished() {
+                queue.gathering.joined(|| 3);
+                std::thread::yield_now();
+            }
+        });
+        receiver.gather(3, most);
+        receiver.gather(4, Duration::ZERO);
     }
 
     #[test]
