@@ -2,7 +2,8 @@
 
 use std::io;
 
-use flate2::{Compress, Crc, FlushCompress, Status};
+use crc_fast::{CrcAlgorithm, Digest};
+use flate2::{Compress, FlushCompress, Status};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe;
 
@@ -77,15 +78,18 @@ fn pack_gzip<'a>(
 ) -> io::Result<()> {
     deflate.reset();
     out.extend_from_slice(&GZIP_HEADER);
-    let mut crc = Crc::new();
+    let mut crc = Digest::new(CrcAlgorithm::Crc32IsoHdlc);
+    let mut length = 0_u32;
     for part in parts {
         crc.update(part);
+        // Modulo 2^32, as the format has it.
+        length = length.wrapping_add(part.len() as u32);
         feed(deflate, buffer, part, FlushCompress::None, out)?;
     }
     feed(deflate, buffer, &[], FlushCompress::Finish, out)?;
-    out.extend_from_slice(&crc.sum().to_le_bytes());
-    // Modulo 2^32, as the format has it.
-    out.extend_from_slice(&crc.amount().to_le_bytes());
+    // A 32-bit sum in the low half.
+    out.extend_from_slice(&(crc.finalize() as u32).to_le_bytes());
+    out.extend_from_slice(&length.to_le_bytes());
     Ok(())
 }
 
