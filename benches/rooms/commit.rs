@@ -1,0 +1,63 @@
+//! A frame that is packed already, into a segment: in memory, and durably in a folder beside the build's own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use divan::Bencher;
+use divan::counter::{BytesCount, ItemsCount};
+use loadtest::payload::DEFAULT_SIZE;
+use millpond::config::{ObjectSettings, SpoolSettings};
+use millpond::disk::RealDisk;
+use millpond::segment::{Compression, FrameEncoder};
+use millpond::spool::Spool;
+
+use crate::sample::{Batch, now};
+
+/// A segment of this size is full.
+const OBJECT_MAX_BYTES: usize = 8 << 20;
+const COMPRESSION: Compression = Compression::Gzip;
+
+/// Jobs of ten payloads.
+#[divan::bench(args = [1, 10, 100], max_time = 2)]
+fn disk(bencher: Bencher<'_, '_>, jobs: u32) {
+    let folder = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
+    let settings = SpoolSettings { dir: folder.path().to_owned(), max_bytes: 1 << 30 };
+    let objects = ObjectSettings {
+        max_bytes: OBJECT_MAX_BYTES,
+        max_age: Duration::from_secs(60),
+        stored_linger: Duration::from_millis(200),
+        compression: COMPRESSION,
+    };
+    let (spool, _) = Spool::on_disk(&settings, &objects, Arc::new(RealDisk)).unwrap();
+    run(bencher, &spool, jobs);
+    spool.close();
+}
+
+/// Jobs of ten payloads.
+#[divan::bench(args = [1, 10, 100], max_time = 1)]
+fn memory(bencher: Bencher<'_, '_>, jobs: u32) {
+    run(bencher, &Spool::in_memory(COMPRESSION), jobs);
+}
+
+/// A segment that is full makes place for the next, as in the dispatcher, but is thrown away.
+fn run(bencher: Bencher<'_, '_>, spool: &Spool, jobs: u32) {
+    let batch = Batch { payloads: 10, size: DEFAULT_SIZE };
+    let lines: Vec<_> = (0..jobs).map(|number| batch.lines(number).bytes).collect();
+    let mut frame = Vec::new();
+    FrameEncoder::new(COMPRESSION).unwrap().pack(lines.iter().map(Vec::as_slice), &mut frame).unwrap();
+    let open = || spool.open(now(), OBJECT_MAX_BYTES).unwrap();
+    let mut segment = open();
+    let bencher = bencher.counter(ItemsCount::new(jobs)).counter(BytesCount::new(frame.len()));
+    bencher.bench_local(|| {
+        let packed = |out: &mut Vec<u8>| {
+            out.extend_from_slice(&frame);
+            Ok(())
+        };
+        segment.commit(jobs, jobs * 10, packed).unwrap();
+        if segment.len() >= OBJECT_MAX_BYTES {
+            spool.discard(std::mem::replace(&mut segment, open()));
+        }
+    });
+    spool.discard(segment);
+}

@@ -1,0 +1,44 @@
+//! A compressed body to its bytes. Bytes a second are of what comes out.
+
+use std::io::Write;
+
+use divan::counter::BytesCount;
+use divan::{Bencher, black_box};
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
+use loadtest::batch::Form;
+use millpond::inflate::{Encoding, inflate};
+
+use crate::sample::{Batch, batches};
+
+#[divan::bench(args = batches(), max_time = 1)]
+fn gzip(bencher: Bencher<'_, '_>, batch: Batch) {
+    run(bencher, batch, Encoding::Gzip, |body| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(body).unwrap();
+        encoder.finish().unwrap()
+    });
+}
+
+#[divan::bench(args = batches(), max_time = 1)]
+fn deflate(bencher: Bencher<'_, '_>, batch: Batch) {
+    run(bencher, batch, Encoding::Deflate, |body| {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(body).unwrap();
+        encoder.finish().unwrap()
+    });
+}
+
+#[divan::bench(args = batches(), max_time = 1)]
+fn zstd(bencher: Bencher<'_, '_>, batch: Batch) {
+    run(bencher, batch, Encoding::Zstd, |body| ::zstd::bulk::compress(body, 3).unwrap());
+}
+
+fn run(bencher: Bencher<'_, '_>, batch: Batch, encoding: Encoding, encode: impl FnOnce(&[u8]) -> Vec<u8>) {
+    let body = batch.body(Form::Envelope, 0);
+    let encoded = encode(&body);
+    bencher.counter(BytesCount::new(body.len())).bench(|| {
+        let inflated = inflate(encoding, black_box(&encoded), body.len()).unwrap();
+        assert_eq!(black_box(inflated).len(), body.len());
+    });
+}

@@ -1,0 +1,47 @@
+//! A receipt from its text to what became of its job, and back to the key of the object.
+
+use std::sync::Arc;
+
+use divan::{Bencher, black_box};
+use millpond::segment::{Compression, JobId, SegmentId};
+use millpond::spool::{Spool, State};
+
+use crate::sample::now;
+
+const COMPRESSION: Compression = Compression::Gzip;
+
+#[divan::bench]
+fn parse(bencher: Bencher<'_, '_>) {
+    let text = JobId { segment: SegmentId::new(now()), place: 4711 }.to_string();
+    bencher.bench(|| black_box(&text).parse::<JobId>().unwrap());
+}
+
+#[divan::bench]
+fn write(bencher: Bencher<'_, '_>) {
+    let job = JobId { segment: SegmentId::new(now()), place: 4711 };
+    bencher.bench(|| black_box(job).to_string());
+}
+
+#[divan::bench]
+fn key(bencher: Bencher<'_, '_>) {
+    let id = SegmentId::new(now());
+    bencher.bench(|| black_box(id).key("telemetry", COMPRESSION));
+}
+
+/// Among so many segments that are stored, asked for in turn.
+#[divan::bench(args = [1, 100, 4096])]
+fn find(bencher: Bencher<'_, '_>, segments: usize) {
+    let spool = Spool::in_memory(COMPRESSION);
+    let ids: Vec<_> = (0..segments)
+        .map(|_| {
+            let status = Arc::clone(spool.open(now(), 0).unwrap().status());
+            spool.segments().settle(&status, State::Stored { dead: Arc::default() });
+            status.id()
+        })
+        .collect();
+    let mut asked = ids.iter().cycle();
+    bencher.bench_local(|| {
+        let status = spool.segments().find(*asked.next().unwrap()).unwrap();
+        assert!(status.state() != State::Dead);
+    });
+}

@@ -1,0 +1,53 @@
+//! What the rooms are given.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use loadtest::batch::{self, Encoding};
+use loadtest::payload::{DEFAULT_SIZE, Number, Payloads};
+use millpond::decode::{self, Lines, Meta, Record};
+
+/// So many payloads of so many bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch {
+    pub(crate) payloads: usize,
+    pub(crate) size: usize,
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {} B", self.payloads, self.size)
+    }
+}
+
+/// From the least that is sent to the most that is taken (`MAX_DECODED_BYTES`).
+pub(crate) fn batches() -> impl Iterator<Item = Batch> {
+    let sizes = [100, DEFAULT_SIZE, 1000, 10_000, 100_000];
+    let all = [1, 10, 100, 1000].into_iter().flat_map(move |payloads| sizes.map(|size| Batch { payloads, size }));
+    all.filter(|batch| batch.payloads * batch.size <= 10_000_000)
+}
+
+impl Batch {
+    /// The body that a sender makes of it; `number` of them are of different bytes.
+    pub(crate) fn body(self, form: batch::Form, number: u32) -> Vec<u8> {
+        let mut body = Vec::new();
+        let mut writer = batch::Batch::new(Payloads::new(7, self.size), form, Encoding::Identity, "token");
+        writer.write(Number { endpoint: number, sequence: 0 }, self.payloads, &mut body).unwrap();
+        body
+    }
+
+    /// The lines that a job holds of it.
+    pub(crate) fn lines(self, number: u32) -> Lines {
+        decode::decode(&self.body(batch::Form::Envelope, number), decode::Form::Json, &meta(), |_| true).unwrap()
+    }
+}
+
+/// What the server knows of a request.
+pub(crate) fn meta() -> Meta<'static> {
+    Meta { received_at: now(), request_id: "019d2f3c-8a51-7c3e-9b0e-5f6d7a8b9c0d", record: Record::Envelope }
+}
+
+/// A moment in November 2026.
+pub(crate) fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(1_795_000_000_123)
+}
