@@ -14,6 +14,9 @@ const LEVEL: u8 = 1;
 /// deflate writes into a buffer of this size, set up once: flate2 clears what it is given before it writes there, and to
 /// clear what a segment has left took half of the server's time.
 const OUTPUT_STEP: usize = 64 * 1024;
+/// Jobs are gathered up to this size before deflate gets them, unless one is larger: a call costs it as much as a few
+/// hundred bytes do, and many a job is no longer than that.
+const INPUT_STEP: usize = 64 * 1024;
 /// A gzip header (RFC 1952, 2.3): deflate, no name, no time, fastest level, unknown system.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
 
@@ -21,10 +24,17 @@ const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
 pub struct FrameEncoder(Codec);
 
 enum Codec {
-    Gzip(Box<Compress>, Box<[u8]>),
+    Gzip(Box<Gzip>),
     /// With the lines gathered, so that the codec sees them whole and the frame's header says how many bytes they are.
     Zstd(Box<Compressor<'static>>, Vec<u8>),
     None,
+}
+
+struct Gzip {
+    deflate: Compress,
+    /// Lines of small jobs, gathered.
+    input: Vec<u8>,
+    output: Box<[u8]>,
 }
 
 impl FrameEncoder {
@@ -34,7 +44,8 @@ impl FrameEncoder {
         Ok(Self(match compression {
             Compression::Gzip => {
                 let deflate = Compress::new(flate2::Compression::new(u32::from(LEVEL)), false);
-                Codec::Gzip(Box::new(deflate), vec![0; OUTPUT_STEP].into_boxed_slice())
+                let (input, output) = (Vec::with_capacity(INPUT_STEP), vec![0; OUTPUT_STEP].into_boxed_slice());
+                Codec::Gzip(Box::new(Gzip { deflate, input, output }))
             }
             Compression::Zstd => {
                 let mut compressor = Compressor::new(i32::from(LEVEL))?;
@@ -52,7 +63,7 @@ impl FrameEncoder {
     pub fn pack<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> io::Result<()> {
         let start = out.len();
         let packed = match &mut self.0 {
-            Codec::Gzip(deflate, buffer) => pack_gzip(deflate, buffer, parts, out),
+            Codec::Gzip(gzip) => gzip.pack(parts, out),
             Codec::Zstd(compressor, lines) => {
                 lines.clear();
                 parts.for_each(|part| lines.extend_from_slice(part));
@@ -70,27 +81,37 @@ impl FrameEncoder {
     }
 }
 
-fn pack_gzip<'a>(
-    deflate: &mut Compress,
-    buffer: &mut [u8],
-    parts: impl Iterator<Item = &'a [u8]>,
-    out: &mut Vec<u8>,
-) -> io::Result<()> {
-    deflate.reset();
-    out.extend_from_slice(&GZIP_HEADER);
-    let mut crc = Digest::new(CrcAlgorithm::Crc32IsoHdlc);
-    let mut length = 0_u32;
-    for part in parts {
-        crc.update(part);
-        // Modulo 2^32, as the format has it.
-        length = length.wrapping_add(part.len() as u32);
-        feed(deflate, buffer, part, FlushCompress::None, out)?;
+impl Gzip {
+    fn pack<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> io::Result<()> {
+        let Self { deflate, input, output } = self;
+        deflate.reset();
+        input.clear();
+        out.extend_from_slice(&GZIP_HEADER);
+        let mut crc = Digest::new(CrcAlgorithm::Crc32IsoHdlc);
+        let mut length = 0_u32;
+        let mut take = |input: &[u8], flush, out: &mut Vec<u8>| {
+            crc.update(input);
+            // Modulo 2^32, as the format has it.
+            length = length.wrapping_add(input.len() as u32);
+            feed(deflate, output, input, flush, out)
+        };
+        for part in parts {
+            if input.len() + part.len() > INPUT_STEP {
+                take(input, FlushCompress::None, out)?;
+                input.clear();
+            }
+            if part.len() > INPUT_STEP {
+                take(part, FlushCompress::None, out)?;
+            } else {
+                input.extend_from_slice(part);
+            }
+        }
+        take(input, FlushCompress::Finish, out)?;
+        // A 32-bit sum in the low half.
+        out.extend_from_slice(&(crc.finalize() as u32).to_le_bytes());
+        out.extend_from_slice(&length.to_le_bytes());
+        Ok(())
     }
-    feed(deflate, buffer, &[], FlushCompress::Finish, out)?;
-    // A 32-bit sum in the low half.
-    out.extend_from_slice(&(crc.finalize() as u32).to_le_bytes());
-    out.extend_from_slice(&length.to_le_bytes());
-    Ok(())
 }
 
 /// Drives deflate until it has taken all of `input` and, when finishing, has given all of its output.
@@ -160,12 +181,16 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_larger_than_the_output_step_is_whole() {
+    fn a_frame_larger_than_the_steps_is_whole_whatever_the_sizes_of_its_jobs() {
         let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(5 * OUTPUT_STEP).collect();
-        for compression in [Compression::Gzip, Compression::Zstd, Compression::None] {
-            let mut file = Vec::new();
-            FrameEncoder::new(compression).unwrap().pack(noise.chunks(1000), &mut file).unwrap();
-            assert_eq!(unpack(compression, &file), noise, "{compression:?}");
+        let (small, rest) = noise.split_at(1000);
+        let (large, others) = rest.split_at(INPUT_STEP + 1);
+        for parts in [noise.chunks(1000).collect(), vec![small, large, others], vec![noise.as_slice()]] {
+            for compression in [Compression::Gzip, Compression::Zstd, Compression::None] {
+                let mut file = Vec::new();
+                FrameEncoder::new(compression).unwrap().pack(parts.iter().copied(), &mut file).unwrap();
+                assert_eq!(unpack(compression, &file), noise, "{compression:?}, {} jobs", parts.len());
+            }
         }
     }
 }
