@@ -7,6 +7,9 @@ use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 /// A sender's zstd frames may ask for a window of 2 to this many bytes: 8 MiB, as RFC 9659 has it for HTTP.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
+/// Telemetry is seldom more than so many times as long as it was compressed.
+const USUAL_RATIO: usize = 10;
+
 /// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -34,20 +37,35 @@ pub enum InflateError {
 /// # Errors
 /// [`InflateError`].
 pub fn inflate(encoding: Encoding, body: &[u8], most: usize) -> Result<Vec<u8>, InflateError> {
+    let expected = expected_len(encoding, body).min(most);
     match encoding {
-        Encoding::Gzip => read(MultiGzDecoder::new(body), most),
-        Encoding::Deflate if is_zlib(body) => to_the_end(ZlibDecoder::new(body), most, ZlibDecoder::into_inner),
-        Encoding::Deflate => to_the_end(DeflateDecoder::new(body), most, DeflateDecoder::into_inner),
+        Encoding::Gzip => read(MultiGzDecoder::new(body), expected, most),
+        Encoding::Deflate if is_zlib(body) => {
+            to_the_end(ZlibDecoder::new(body), expected, most, ZlibDecoder::into_inner)
+        }
+        Encoding::Deflate => to_the_end(DeflateDecoder::new(body), expected, most, DeflateDecoder::into_inner),
         Encoding::Zstd => {
             let mut decoder = zstd::Decoder::with_buffer(body)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            read(decoder, most)
+            read(decoder, expected, most)
         }
     }
 }
 
-fn read(decoder: impl Read, most: usize) -> Result<Vec<u8>, InflateError> {
-    let mut decoded = Vec::new();
+/// How long a body says that it is decompressed, or may well be: for the room to begin with, and for nothing else, since
+/// it may say what it likes. Room that is not used costs nothing; in too little of it, a small body is decompressed in
+/// many small pieces.
+fn expected_len(encoding: Encoding, body: &[u8]) -> usize {
+    let usual = body.len().saturating_mul(USUAL_RATIO);
+    match encoding {
+        // Of the last member (RFC 1952, 2.3.1).
+        Encoding::Gzip => body.last_chunk().map_or(usual, |length| u32::from_le_bytes(*length) as usize),
+        Encoding::Deflate | Encoding::Zstd => usual,
+    }
+}
+
+fn read(decoder: impl Read, expected: usize, most: usize) -> Result<Vec<u8>, InflateError> {
+    let mut decoded = Vec::with_capacity(expected);
     // One more than the limit, to tell a body that ends there from one that goes on.
     decoder.take(most as u64 + 1).read_to_end(&mut decoded)?;
     if decoded.len() > most { Err(InflateError::TooLarge(most)) } else { Ok(decoded) }
@@ -56,10 +74,11 @@ fn read(decoder: impl Read, most: usize) -> Result<Vec<u8>, InflateError> {
 /// [`read`], for formats that end by themselves: nothing may follow.
 fn to_the_end<'a, D: Read>(
     mut decoder: D,
+    expected: usize,
     most: usize,
     rest: impl FnOnce(D) -> &'a [u8],
 ) -> Result<Vec<u8>, InflateError> {
-    let decoded = read(&mut decoder, most)?;
+    let decoded = read(&mut decoder, expected, most)?;
     match rest(decoder).fill_buf() {
         Ok([]) => Ok(decoded),
         _ => Err(InflateError::Corrupt(io::Error::other("there are bytes after the end of the compressed data"))),
@@ -107,6 +126,22 @@ mod tests {
             let over = inflate(encoding, &body, data.len() - 1);
             assert!(matches!(over, Err(InflateError::TooLarge(_))), "{encoding:?}");
         }
+    }
+
+    #[test]
+    fn a_length_that_is_a_lie_is_found_out_and_one_of_the_last_member_is_enough() {
+        let data = b"[{\"a\":1}]".repeat(1000);
+        let mut body = encoded(Encoding::Gzip, &data);
+        let at = body.len() - 4;
+        for lie in [0, 1, u32::MAX] {
+            body[at..].copy_from_slice(&lie.to_le_bytes());
+            let inflated = inflate(Encoding::Gzip, &body, 10 << 20);
+            assert!(matches!(inflated, Err(InflateError::Corrupt(_))), "{lie}: {inflated:?}");
+            assert!(matches!(inflate(Encoding::Gzip, &body, 100), Err(InflateError::TooLarge(100))), "{lie}");
+        }
+        // The length is that of the last member.
+        let members = [encoded(Encoding::Gzip, &data), encoded(Encoding::Gzip, b"")].concat();
+        assert_eq!(inflate(Encoding::Gzip, &members, data.len()).unwrap(), data);
     }
 
     #[test]
