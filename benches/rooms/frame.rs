@@ -7,7 +7,7 @@ use divan::{Bencher, black_box};
 use loadtest::payload::DEFAULT_SIZE;
 use millpond::segment::{Compression, FrameEncoder};
 
-use crate::sample::Batch;
+use crate::sample::{Batch, LEARNT_BYTES};
 
 /// So many jobs of so many payloads.
 #[derive(Clone, Copy)]
@@ -43,14 +43,17 @@ fn none(bencher: Bencher<'_, '_>, jobs: Jobs) {
 
 fn run(bencher: Bencher<'_, '_>, Jobs { jobs, payloads }: Jobs, compression: Compression) {
     let batch = Batch { payloads, size: DEFAULT_SIZE };
-    let lines: Vec<_> = (0..jobs).map(|number| batch.lines(number).bytes).collect();
-    let bytes: usize = lines.iter().map(Vec::len).sum();
+    let jobs = jobs as usize;
+    let frames = (LEARNT_BYTES / (jobs * payloads * DEFAULT_SIZE)).max(1);
+    let lines: Vec<_> = (0..).take(jobs * frames).map(|number| batch.lines(number).bytes).collect();
+    let bytes = lines.iter().map(Vec::len).sum::<usize>() / frames;
+    let mut frames = lines.chunks(jobs).cycle();
     let mut encoder = FrameEncoder::new(compression).unwrap();
     let mut frame = Vec::new();
-    let bencher = bencher.counter(ItemsCount::new(jobs as usize * payloads)).counter(BytesCount::new(bytes));
+    let bencher = bencher.counter(ItemsCount::new(jobs * payloads)).counter(BytesCount::new(bytes));
     bencher.bench_local(|| {
         frame.clear();
-        encoder.pack(black_box(&lines).iter().map(Vec::as_slice), &mut frame).unwrap();
+        encoder.pack(black_box(frames.next().unwrap()).iter().map(Vec::as_slice), &mut frame).unwrap();
         assert!(!black_box(&frame).is_empty());
     });
 }
