@@ -15,14 +15,12 @@ use crate::config::ObjectSettings;
 use crate::health::Health;
 use crate::metrics::{Metrics, SealReason};
 use crate::queue::{Job, JobReceiver, Receipt};
-use crate::segment::FrameEncoder;
+use crate::segment::{FRAME_MAX_BYTES, FrameEncoder};
 use crate::spool::{Backlog, OpenSegment, Spool, SpoolError};
 use pace::Pace;
 
 /// Jobs are taken out of the queue by so many at most.
 const DRAIN_MAX_JOBS: usize = 1024;
-/// A frame is closed when it holds this many bytes of lines: enough for the codec to do well, little beside an object.
-const FRAME_MAX_BYTES: usize = 512 * 1024;
 /// A spool that fails is tried so often.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 

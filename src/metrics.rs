@@ -130,6 +130,8 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Commits that failed.
     pub commit_failures: IntCounter,
+    /// Bytes that objects lost when small frames were packed anew.
+    pub repack_saved_bytes: IntCounter,
     /// Bytes after the last good frame, cut from segments of dead processes.
     pub torn_bytes: IntCounter,
     /// Segments that were damaged and are set aside.
@@ -179,6 +181,11 @@ impl Metrics {
             upload_seconds: histogram(r, "upload_seconds", "Duration of upload attempts", UPLOAD_SECONDS)?,
             commit_seconds: histogram(r, "commit_seconds", "Duration of commits", COMMIT_SECONDS)?,
             commit_failures: counter(r, "commit_failures_total", "Commits that failed")?,
+            repack_saved_bytes: counter(
+                r,
+                "repack_saved_bytes_total",
+                "Bytes that objects lost when small frames were packed anew",
+            )?,
             torn_bytes: counter(
                 r,
                 "torn_bytes_total",

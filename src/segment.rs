@@ -8,10 +8,15 @@ pub mod file;
 mod frame;
 mod id;
 mod receipt;
+mod repack;
 
 pub use frame::FrameEncoder;
 pub use id::SegmentId;
 pub use receipt::{JobId, NoJobId};
+pub use repack::{FrameSizes, Repacker};
+
+/// A frame is closed when it holds this many bytes of lines: enough for the codec to do well, little beside an object.
+pub const FRAME_MAX_BYTES: usize = 512 * 1024;
 
 /// The codec of a segment's frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

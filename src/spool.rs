@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use tokio::sync::Mutex as AsyncMutex;
 
 pub use backlog::{Backlog, Slot};
 pub use folders::Adopted;
@@ -36,7 +37,7 @@ pub use status::{SegmentStatus, Segments, State};
 use crate::config::{ObjectSettings, SpoolSettings};
 use crate::disk::{Disk, naming};
 use crate::segment::file::{self, Salvage};
-use crate::segment::{Compression, SegmentId};
+use crate::segment::{Compression, FrameSizes, Repacker, SegmentId};
 use buffers::Buffers;
 use ended::{End, Ended, release};
 pub use loaded::Loaded;
@@ -64,6 +65,8 @@ impl From<io::Error> for SpoolError {
 pub struct Spool {
     compression: Compression,
     segments: Arc<Segments>,
+    /// One for all: it takes memory and a processor.
+    repacker: Arc<AsyncMutex<Repacker>>,
     place: Place,
 }
 
@@ -97,14 +100,14 @@ pub struct SealedSegment {
 
 #[derive(Debug)]
 enum Source {
-    Memory { body: Bytes, jobs: u32, payloads: u32 },
+    Memory { body: Bytes, frames: Vec<usize>, jobs: u32, payloads: u32 },
     File { path: PathBuf, folder: Arc<Folder>, charge: Charge, len: usize, known: Option<(u32, u32)> },
 }
 
 impl Spool {
     /// A spool in memory.
     pub fn in_memory(compression: Compression) -> Self {
-        Self { compression, segments: Arc::default(), place: Place::Memory }
+        Self { compression, segments: Arc::default(), repacker: Arc::default(), place: Place::Memory }
     }
 
     /// Whether there is work in the folder, of this process's format.
@@ -125,7 +128,8 @@ impl Spool {
         let (folders, left) = Folders::open(&settings.dir, Arc::clone(&disk), &space)?;
         let buffers = Arc::new(Buffers::new(objects.max_bytes));
         let place = Place::Disk(DiskSpool { disk, folders, space, buffers, left: Mutex::default() });
-        let spool = Self { compression: objects.compression, segments: Arc::default(), place };
+        let spool =
+            Self { compression: objects.compression, segments: Arc::default(), repacker: Arc::default(), place };
         let mut left: Vec<_> = left.into_iter().map(|segment| spool.take_over(segment)).collect();
         left.extend(spool.adopt()?);
         Ok((spool, left))
@@ -223,29 +227,58 @@ impl Spool {
         }
     }
 
-    /// Reads a segment for its upload, and finds what is good in it. Waits for memory, if it is large.
+    /// Reads a segment for its upload, finds what is good in it, and packs its small frames anew. Waits for memory, if it is
+    /// large.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn load(&self, segment: &SealedSegment) -> io::Result<Loaded> {
-        match (&self.place, &segment.source) {
+    pub async fn load(&self, segment: &mut SealedSegment) -> io::Result<Loaded> {
+        let compression = segment.status.compression();
+        match (&self.place, &mut segment.source) {
             (Place::Disk(spool), Source::File { path, len, .. }) => {
                 let (buffer, room) = spool.buffers.take(*len).await;
                 let (disk, path) = (Arc::clone(&spool.disk), path.clone());
                 let (id, good) = (segment.status.id(), *len);
-                let (body, salvage) = on_blocking_thread(move || read(&*disk, &path, id, good, buffer)).await?;
+                let read = on_blocking_thread(move || read(&*disk, &path, id, good, buffer)).await?;
+                let (mut bytes, frames, salvage) = read;
                 if segment.known().is_none() {
                     segment.status.committed(salvage.places);
                 }
-                Ok(Loaded { body, salvage, room, is_gone: false })
+                let len = bytes.len();
+                if FrameSizes::of(compression, &bytes, &frames).are_small() {
+                    bytes = self.repack(compression, frames, || bytes).await?;
+                }
+                let saved = len - bytes.len();
+                Ok(Loaded { body: Bytes::from(bytes), salvage, saved, room, is_gone: false })
             }
-            (_, Source::Memory { body, jobs, payloads }) => {
+            (_, Source::Memory { body, frames, jobs, payloads }) => {
                 let (places, jobs, payloads) = (*jobs, u64::from(*jobs), u64::from(*payloads));
                 let salvage = Salvage { places, jobs, payloads, ..Salvage::default() };
-                Ok(Loaded { body: body.clone(), salvage, room: None, is_gone: false })
+                let len = body.len();
+                if FrameSizes::of(compression, body, frames).are_small() {
+                    let (frames, packed) = (std::mem::take(frames), body.clone());
+                    *body = Bytes::from(self.repack(compression, frames, || Vec::from(packed)).await?);
+                }
+                Ok(Loaded { body: body.clone(), salvage, saved: len - body.len(), room: None, is_gone: false })
             }
             (Place::Memory, Source::File { .. }) => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+
+    /// Packs small frames anew, one segment after the other. `bytes` is called when it is this one's turn.
+    async fn repack(
+        &self,
+        compression: Compression,
+        frames: Vec<usize>,
+        bytes: impl FnOnce() -> Vec<u8> + Send + 'static,
+    ) -> io::Result<Vec<u8>> {
+        let mut repacker = Arc::clone(&self.repacker).lock_owned().await;
+        on_blocking_thread(move || {
+            let mut bytes = bytes();
+            repacker.repack(compression, &mut bytes, &frames);
+            Ok(bytes)
+        })
+        .await
     }
 
     /// Whether the segment's file is not coming back: its folder is there, and the file is not in it. A folder that is away

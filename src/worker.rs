@@ -46,8 +46,9 @@ impl Uploads {
         }
     }
 
-    async fn handle(&self, segment: SealedSegment) {
-        let loaded = self.load(&segment).await;
+    async fn handle(&self, mut segment: SealedSegment) {
+        let loaded = self.load(&mut segment).await;
+        self.outlet.metrics.repack_saved_bytes.inc_by(loaded.saved as u64);
         let salvage = self.book(&segment, loaded.salvage.clone());
         if salvage.jobs > 0 && !self.was_stored_whole(&segment, &salvage).await {
             self.upload(&segment, &loaded.body, &salvage).await;
@@ -70,7 +71,7 @@ impl Uploads {
     }
 
     /// Reads the segment, for as long as that takes. A file that is gone is not coming back.
-    async fn load(&self, segment: &SealedSegment) -> Loaded {
+    async fn load(&self, segment: &mut SealedSegment) -> Loaded {
         let mut failures = 0;
         loop {
             match self.outlet.spool.load(segment).await {

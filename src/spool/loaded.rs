@@ -17,6 +17,8 @@ pub struct Loaded {
     pub body: Bytes,
     /// What is in it, and what was lost.
     pub salvage: Salvage,
+    /// Bytes that the object lost when small frames were packed anew.
+    pub saved: usize,
     pub(super) room: Option<Room>,
     /// Whether the file is there no more.
     pub(super) is_gone: bool,
@@ -41,23 +43,29 @@ impl Loaded {
     }
 }
 
-/// Reads a segment's file as far as it was committed, and leaves in the buffer what of it is good, which is the object.
+/// Reads a segment's file as far as it was committed, and leaves in the buffer the good frames, one after the other; with
+/// how long each of them is.
 pub(super) fn read(
     disk: &dyn Disk,
     path: &Path,
     id: SegmentId,
     good: usize,
     mut file: Vec<u8>,
-) -> io::Result<(Bytes, Salvage)> {
+) -> io::Result<(Vec<u8>, Vec<usize>, Salvage)> {
     disk.read(path, &mut file).map_err(naming(path))?;
     // What was appended after the last good commit failed: its jobs were refused.
     file.truncate(good);
-    let salvage = file::salvage(id, &file);
+    let mut salvage = file::salvage(id, &file);
     let mut len = 0;
-    for data in &salvage.data {
-        file.copy_within(data.clone(), len);
-        len += data.len();
-    }
+    // They are where they were no more.
+    let data = std::mem::take(&mut salvage.data);
+    let frames = data.into_iter().map(|data| {
+        let frame = data.len();
+        file.copy_within(data, len);
+        len += frame;
+        frame
+    });
+    let frames = frames.collect();
     file.truncate(len);
-    Ok((Bytes::from(file), salvage))
+    Ok((file, frames, salvage))
 }

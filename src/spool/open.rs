@@ -31,7 +31,11 @@ pub struct OpenSegment {
 
 #[derive(Debug)]
 enum Body {
-    Memory(Vec<u8>),
+    Memory {
+        bytes: Vec<u8>,
+        /// How long each of its frames is.
+        frames: Vec<usize>,
+    },
     File(Appending),
 }
 
@@ -56,7 +60,7 @@ impl OpenSegment {
     pub(super) fn in_memory(status: Arc<SegmentStatus>, expected_bytes: usize) -> Self {
         // The frame that fills a segment goes some way over.
         let capacity = expected_bytes.saturating_add(expected_bytes / 8).min(INITIAL_CAPACITY_MAX);
-        Self::new(status, Body::Memory(Vec::with_capacity(capacity)))
+        Self::new(status, Body::Memory { bytes: Vec::with_capacity(capacity), frames: Vec::new() })
     }
 
     pub(super) fn on_disk(status: Arc<SegmentStatus>, appending: Appending) -> Self {
@@ -92,7 +96,11 @@ impl OpenSegment {
         let first_job = self.jobs;
         let counts = FrameCounts { first_job, jobs, first_payload: self.payloads, payloads };
         match &mut self.body {
-            Body::Memory(bytes) => pack(bytes)?,
+            Body::Memory { bytes, frames } => {
+                let start = bytes.len();
+                pack(bytes)?;
+                frames.push(bytes.len() - start);
+            }
             Body::File(file) => file.commit(counts, pack)?,
         }
         self.jobs = self.jobs.saturating_add(jobs);
@@ -104,7 +112,7 @@ impl OpenSegment {
     /// Bytes as they will be stored.
     pub fn len(&self) -> usize {
         match &self.body {
-            Body::Memory(bytes) => bytes.len(),
+            Body::Memory { bytes, .. } => bytes.len(),
             Body::File(file) => file.data_len,
         }
     }
@@ -124,7 +132,7 @@ impl OpenSegment {
         let (jobs, payloads) = (self.jobs, self.payloads);
         let (len, age) = (self.len(), Some(self.opened.elapsed()));
         let source = match self.body {
-            Body::Memory(bytes) => Source::Memory { body: Bytes::from(bytes), jobs, payloads },
+            Body::Memory { bytes, frames } => Source::Memory { body: Bytes::from(bytes), frames, jobs, payloads },
             Body::File(Appending { path, folder, charge, len, .. }) => {
                 Source::File { path, folder, charge, len, known: Some((jobs, payloads)) }
             }

@@ -59,6 +59,11 @@ impl SegmentStatus {
         self.id
     }
 
+    /// The codec of its frames.
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
     /// The object's key, under `prefix`, which is the same for the whole process.
     pub fn key(&self, prefix: &str) -> &str {
         self.key.get_or_init(|| self.id.key(prefix, self.compression))

@@ -11,6 +11,7 @@ mod main_job;
 mod pressure;
 mod receipts;
 mod recovery;
+mod repack;
 mod settings;
 mod shutdown;
 mod slow;

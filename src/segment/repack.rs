@@ -1,0 +1,272 @@
+//! Packing small frames anew, several as one.
+//!
+//! A commit serves whoever is waiting. When few are, its frame is a kilobyte or two, and a codec that has to learn
+//! everything anew for each of them takes half as many bytes again for a payload. So before a segment of such frames is
+//! uploaded, they are joined to frames of the size that they have at the highest rates.
+//!
+//! Invariants: the lines are the same, in the same order. What comes out follows from the frames that go in, and from
+//! nothing else, so that an upload that is repeated, by another process too, writes the same bytes. A frame that cannot be
+//! decompressed stays as it is, and so do frames that would not become smaller together.
+
+use std::{fmt, iter};
+
+use zstd::zstd_safe;
+
+use super::{Compression, FRAME_MAX_BYTES, FrameEncoder};
+use crate::inflate::{Encoding, inflate};
+
+/// Frames are small if they hold fewer bytes of lines than this on average. Larger ones take at most a fifth more than they
+/// would together; and where several jobs wait for each commit, the processor has better things to do.
+const SMALL_FRAME_BYTES: usize = 12 * 1024;
+
+/// How large a segment's frames are, without decompressing them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FrameSizes {
+    frames: usize,
+    lines: usize,
+}
+
+impl FrameSizes {
+    /// Of `bytes`, which are frames of these lengths, one after the other.
+    pub fn of(compression: Compression, bytes: &[u8], frames: &[usize]) -> Self {
+        let mut sizes = Self::default();
+        let mut rest = bytes;
+        for len in frames {
+            let (frame, others) = rest.split_at_checked(*len).unwrap_or_default();
+            sizes.add(compression, frame);
+            rest = others;
+        }
+        sizes
+    }
+
+    /// One more frame.
+    pub fn add(&mut self, compression: Compression, frame: &[u8]) {
+        self.frames += 1;
+        // One that does not say counts as large, and is let alone.
+        self.lines = self.lines.saturating_add(lines(compression, frame).unwrap_or(usize::MAX));
+    }
+
+    /// Whether [`Repacker::repack`] is worth its while.
+    pub fn are_small(self) -> bool {
+        self.frames > 1 && self.lines / self.frames < SMALL_FRAME_BYTES
+    }
+}
+
+/// Packs small frames anew. Holds a codec's state and two buffers of some [`FRAME_MAX_BYTES`].
+#[derive(Default)]
+pub struct Repacker {
+    encoder: Option<(Compression, FrameEncoder)>,
+    /// Of the frames that are being joined.
+    lines: Vec<u8>,
+    /// What they are joined to.
+    packed: Vec<u8>,
+}
+
+impl Repacker {
+    /// Joins frames in `bytes`, which are frames of the lengths `frames`, one after the other. Blocks for as long as the
+    /// codec takes.
+    pub fn repack(&mut self, compression: Compression, bytes: &mut Vec<u8>, frames: &[usize]) {
+        let Some(encoding) = encoding(compression) else { return };
+        let (mut from, mut to, mut rest) = (0, 0, frames);
+        while !rest.is_empty() {
+            let count = self.gather(encoding, bytes.get(from..).unwrap_or_default(), rest);
+            let (joined, others) = rest.split_at(count.max(1));
+            let len: usize = joined.iter().sum();
+            let is_shorter = count > 1 && self.pack(compression) && self.packed.len() < len;
+            // Nothing is written over that is still to be read: what is joined becomes shorter, or stays.
+            match bytes.get_mut(to..to + self.packed.len()) {
+                Some(place) if is_shorter => {
+                    place.copy_from_slice(&self.packed);
+                    to += self.packed.len();
+                }
+                _ => {
+                    bytes.copy_within(from..from + len, to);
+                    to += len;
+                }
+            }
+            from += len;
+            rest = others;
+        }
+        bytes.truncate(to);
+    }
+
+    /// Decompresses as many of the first frames as make one together, and says how many these are; none if the first of
+    /// them is better left as it is.
+    fn gather(&mut self, encoding: Encoding, bytes: &[u8], frames: &[usize]) -> usize {
+        self.lines.clear();
+        let mut start = 0;
+        let fit = frames.iter().take_while(|len| {
+            let frame = bytes.get(start..start + **len).unwrap_or_default();
+            start += **len;
+            // Whatever it says of itself: few bytes may be many lines.
+            let lines = inflate(encoding, frame, FRAME_MAX_BYTES - self.lines.len());
+            lines.is_ok_and(|lines| {
+                self.lines.extend_from_slice(&lines);
+                true
+            })
+        });
+        fit.count()
+    }
+
+    /// Packs the lines as one frame; false if the codec does not.
+    fn pack(&mut self, compression: Compression) -> bool {
+        self.packed.clear();
+        if self.encoder.as_ref().is_none_or(|(of, _)| *of != compression) {
+            self.encoder = FrameEncoder::new(compression).ok().map(|encoder| (compression, encoder));
+        }
+        let Some((_, encoder)) = &mut self.encoder else { return false };
+        encoder.pack(iter::once(self.lines.as_slice()), &mut self.packed).is_ok()
+    }
+}
+
+impl fmt::Debug for Repacker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Repacker").finish_non_exhaustive()
+    }
+}
+
+/// How frames are decompressed; none if nothing is to be had from packing them.
+fn encoding(compression: Compression) -> Option<Encoding> {
+    match compression {
+        Compression::Gzip => Some(Encoding::Gzip),
+        Compression::Zstd => Some(Encoding::Zstd),
+        Compression::None => None,
+    }
+}
+
+/// Bytes of lines in a frame, as it says itself: gzip at its end (RFC 1952, 2.3.1), zstd in its header (RFC 8878, 3.1.1).
+fn lines(compression: Compression, frame: &[u8]) -> Option<usize> {
+    match compression {
+        Compression::Gzip => frame.last_chunk().and_then(|size| usize::try_from(u32::from_le_bytes(*size)).ok()),
+        Compression::Zstd => zstd_safe::get_frame_content_size(frame).ok()?.and_then(|size| usize::try_from(size).ok()),
+        Compression::None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CODECS: [Compression; 2] = [Compression::Gzip, Compression::Zstd];
+
+    /// A segment's frames, each of these lines.
+    fn frames(compression: Compression, contents: &[Vec<u8>]) -> (Vec<u8>, Vec<usize>) {
+        let mut encoder = FrameEncoder::new(compression).unwrap();
+        let (mut bytes, mut lengths) = (Vec::new(), Vec::new());
+        for lines in contents {
+            let start = bytes.len();
+            encoder.pack(iter::once(lines.as_slice()), &mut bytes).unwrap();
+            lengths.push(bytes.len() - start);
+        }
+        (bytes, lengths)
+    }
+
+    fn repacked(compression: Compression, contents: &[Vec<u8>]) -> Vec<u8> {
+        let (mut bytes, lengths) = frames(compression, contents);
+        Repacker::default().repack(compression, &mut bytes, &lengths);
+        bytes
+    }
+
+    fn unpack(compression: Compression, bytes: &[u8]) -> Vec<u8> {
+        encoding(compression).map_or_else(|| bytes.to_vec(), |encoding| inflate(encoding, bytes, 1 << 30).unwrap())
+    }
+
+    /// Lines as senders send them: much the same, and not quite.
+    fn telemetry(range: std::ops::Range<usize>) -> Vec<u8> {
+        range.map(|n| format!("{{\"device\":\"probe\",\"n\":{n},\"t\":{}}}\n", n * n % 1009)).collect::<String>().into()
+    }
+
+    fn content() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            8 => (0_usize..1000, 0_usize..50).prop_map(|(start, len)| telemetry(start..start + len)),
+            2 => vec(any::<u8>(), 0..3000),
+            // Large, and out of proportion to its frame.
+            1 => (0..2 * FRAME_MAX_BYTES).prop_map(|len| vec![b' '; len]),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_lines_are_the_same_and_take_no_more_bytes(
+            contents in vec(content(), 1..40),
+            compression in prop_oneof![Just(Compression::Gzip), Just(Compression::Zstd), Just(Compression::None)],
+        ) {
+            let before = frames(compression, &contents).0;
+            let after = repacked(compression, &contents);
+            prop_assert_eq!(unpack(compression, &after), contents.concat());
+            prop_assert!(after.len() <= before.len());
+        }
+
+        #[test]
+        fn the_same_frames_become_the_same_bytes_whatever_was_packed_before(
+            contents in vec(content(), 0..20), before in vec(content(), 0..20),
+        ) {
+            let mut used = Repacker::default();
+            for compression in CODECS {
+                let (mut other, lengths) = frames(compression, &before);
+                used.repack(compression, &mut other, &lengths);
+                let (mut bytes, lengths) = frames(compression, &contents);
+                used.repack(compression, &mut bytes, &lengths);
+                prop_assert_eq!(bytes, repacked(compression, &contents));
+            }
+        }
+    }
+
+    #[test]
+    fn many_small_frames_become_as_few_as_hold_their_lines() {
+        let contents: Vec<_> = (0..2000).map(|n| telemetry(10 * n..10 * n + 10)).collect();
+        let lines = contents.concat();
+        let most = lines.len().div_ceil(FRAME_MAX_BYTES - 1000);
+        for compression in CODECS {
+            let (bytes, lengths) = frames(compression, &contents);
+            assert!(FrameSizes::of(compression, &bytes, &lengths).are_small(), "{compression:?}");
+            let large: Vec<_> = lines.chunks(FRAME_MAX_BYTES).map(<[u8]>::to_vec).collect();
+            let ideal = frames(compression, &large).0.len();
+            let after = repacked(compression, &contents);
+            assert!(after.len() < ideal + ideal / 50, "{compression:?}: {} of {ideal}", after.len());
+            let magic: &[u8] = if compression == Compression::Gzip {
+                &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff]
+            } else {
+                &[0x28, 0xb5, 0x2f, 0xfd]
+            };
+            assert_eq!(memchr::memmem::find_iter(&after, magic).count(), most, "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_cannot_be_decompressed_stays_as_it_is_and_so_do_the_others_in_their_order() {
+        let contents: Vec<_> = (0..9).map(|n| telemetry(10 * n..10 * n + 10)).collect();
+        for compression in CODECS {
+            let (mut bytes, lengths) = frames(compression, &contents);
+            let start: usize = lengths[..4].iter().sum();
+            let bad = start..start + lengths[4];
+            bytes[bad.start + lengths[4] / 2] ^= 0x10;
+            let kept = bytes[bad.clone()].to_vec();
+            Repacker::default().repack(compression, &mut bytes, &lengths);
+            let at = memchr::memmem::find(&bytes, &kept).unwrap();
+            assert_eq!(unpack(compression, &bytes[..at]), contents[..4].concat(), "{compression:?}");
+            assert_eq!(unpack(compression, &bytes[at + kept.len()..]), contents[5..].concat(), "{compression:?}");
+            assert!(at < start, "{compression:?}: what is good is joined");
+        }
+    }
+
+    #[test]
+    fn frames_are_small_by_what_they_hold_and_not_by_what_they_take() {
+        for compression in CODECS {
+            let sizes = |contents: &[Vec<u8>]| {
+                let (bytes, lengths) = frames(compression, contents);
+                FrameSizes::of(compression, &bytes, &lengths).are_small()
+            };
+            let (small, large) = (vec![b' '; SMALL_FRAME_BYTES - 1], vec![b' '; SMALL_FRAME_BYTES]);
+            assert!(sizes(&[small.clone(), small.clone()]), "{compression:?}");
+            assert!(!sizes(&[large.clone(), large.clone()]), "{compression:?}");
+            assert!(!sizes(&[small]), "{compression:?}: one alone is what it is");
+            assert!(!sizes(&[]), "{compression:?}");
+        }
+        assert!(!FrameSizes::of(Compression::None, b"{}\n{}\n", &[3, 3]).are_small());
+    }
+}
