@@ -209,3 +209,52 @@ async fn a_stopped_server_refuses_connections_and_starts_again_in_the_same_place
     assert_eq!(get(&client, "hung").await, None);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn in_memory_it_answers_the_sdk_as_over_a_folder_and_what_it_holds_can_be_read() {
+    let server = S3Server::start_in_memory("objects", 100).await.unwrap();
+    let (client, memory) = (server.client(), server.memory().unwrap());
+    client.head_bucket().bucket("objects").send().await.unwrap();
+    put(&client, "dt=2026-11-20/hr=13/a.ndjson").await.unwrap();
+    put(&client, "b.ndjson").await.unwrap();
+    assert_eq!(get(&client, "b.ndjson").await.unwrap(), b"the body");
+    let head = client.head_object().bucket("objects").key("dt=2026-11-20/hr=13/a.ndjson").send().await.unwrap();
+    assert_eq!((head.metadata().unwrap()["payloads"].as_str(), head.content_length()), ("12", Some(8)));
+    let keys = memory.keys().unwrap();
+    assert_eq!(keys.len(), 2);
+    assert!(keys.iter().all(|key| memory.get(key).unwrap() == "the body"));
+
+    let conditional = client.put_object().bucket("objects").key("b.ndjson").if_none_match("*").send().await;
+    assert_eq!(refusal(conditional), (412, "PreconditionFailed".to_owned()));
+    let missing = client.head_object().bucket("objects").key("none").send().await.unwrap_err();
+    assert_eq!(missing.raw_response().unwrap().status().as_u16(), 404);
+    let elsewhere = client.put_object().bucket("other").key("b.ndjson").send().await;
+    assert_eq!(refusal(elsewhere), (404, "NoSuchBucket".to_owned()));
+    assert_eq!(get(&client, "b.ndjson").await.unwrap(), b"the body");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn in_memory_it_goes_wrong_as_over_a_folder() {
+    let server = S3Server::start_in_memory("objects", 100).await.unwrap();
+    let (client, memory) = (server.client(), server.memory().unwrap());
+    server.faults().set(FaultPlan::share(0.5, [Fault::SlowDown]).unwrap());
+    assert!(put(&client, "a").await.is_ok());
+    assert_eq!(refusal(put(&client, "b").await), (503, "SlowDown".to_owned()));
+    assert_eq!((memory.keys().unwrap(), server.stats().stored), (vec!["a".to_owned()], 1));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn memory_that_is_full_takes_no_more_and_is_not_read_as_if_all_were_there() {
+    let server = S3Server::start_in_memory("objects", 20).await.unwrap();
+    let (client, memory) = (server.client(), server.memory().unwrap());
+    // The same key again takes no more room.
+    for key in ["a", "b", "b"] {
+        put(&client, key).await.unwrap();
+    }
+    assert_eq!(memory.keys().unwrap().len(), 2);
+    assert_eq!(refusal(put(&client, "c").await), (503, "SlowDown".to_owned()));
+    assert!(memory.keys().is_err());
+    server.stop().await;
+}

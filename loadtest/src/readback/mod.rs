@@ -5,15 +5,16 @@ mod lines;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::BehaviorVersion;
 use bytes::Bytes;
 use serde::Serialize;
 
 use crate::ledger::Ledger;
 use crate::payload::Payloads;
+use crate::s3::{self, Memory};
 use crate::units::show_size;
 
 use self::lines::Codec;
@@ -32,6 +33,8 @@ pub enum Store {
         /// What the keys begin with; empty is all of them.
         prefix: String,
     },
+    /// What an S3 server of this process holds in memory.
+    Memory(Arc<Memory>),
 }
 
 /// Reads the objects of a store, each of them once however often it is called.
@@ -65,11 +68,7 @@ pub struct Objects {
 impl Store {
     /// A bucket as the `AWS_*` variables say; path style when an endpoint is set.
     pub async fn s3_from_env(bucket: &str, prefix: &str) -> Self {
-        let config = aws_config::defaults(BehaviorVersion::latest()).load().await;
-        let has_endpoint =
-            ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].iter().any(|name| std::env::var_os(name).is_some());
-        let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(has_endpoint).build();
-        let client = Client::from_conf(config);
+        let client = s3::client_from_env().await;
         Self::S3 { client, bucket: bucket.to_owned(), prefix: prefix.to_owned() }
     }
 
@@ -86,6 +85,7 @@ impl Store {
                 }
                 names.retain(|name| codec(Path::new(name)).is_some());
             }
+            Self::Memory(memory) => names = memory.keys()?,
         }
         names.sort_unstable();
         Ok(names)
@@ -100,6 +100,7 @@ impl Store {
                 let body = object.body.collect().await.with_context(|| format!("reading s3://{bucket}/{name}"))?;
                 Ok(body.into_bytes())
             }
+            Self::Memory(memory) => memory.get(name).with_context(|| format!("{name} is gone")),
         }
     }
 }

@@ -1,8 +1,10 @@
-//! An S3 server in this process, over a folder, that can be told to go wrong.
+//! An S3 server in this process that can be told to go wrong.
 //!
-//! s3s and s3s-fs speak the protocol and check the signatures; what stands before them injects the faults.
+//! Over a folder, s3s and s3s-fs speak the protocol and check the signatures. In memory it does no more than a PUT takes,
+//! so that beside a server under test it hardly counts. What stands before either injects the faults.
 
 mod fault;
+mod memory;
 mod service;
 mod stats;
 
@@ -26,9 +28,10 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 pub use self::fault::{Fault, FaultPlan, Faults};
+pub use self::memory::Memory;
 pub use self::stats::Stats;
 
-use self::service::Shared;
+use self::service::{Keeper, Shared};
 use self::stats::Counters;
 
 /// The region that the server is said to be in.
@@ -41,6 +44,16 @@ pub struct Credentials {
     pub access_key: String,
     /// As `AWS_SECRET_ACCESS_KEY`.
     pub secret_key: String,
+}
+
+impl Credentials {
+    /// Well-known nonsense: it guards nothing, and it has to be the same after a restart.
+    fn example() -> Self {
+        Self {
+            access_key: "AKIAIOSFODNN7EXAMPLE".to_owned(),
+            secret_key: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_owned(),
+        }
+    }
 }
 
 /// A running server. Dropping it stops it, without waiting for its tasks; [`stop`](Self::stop) waits.
@@ -72,21 +85,37 @@ impl S3Server {
         let folder = root.join(bucket);
         tokio::fs::create_dir_all(&folder).await.with_context(|| format!("making the bucket {}", folder.display()))?;
         let files = FileSystem::new(root).map_err(|wrong| anyhow::anyhow!("opening {}: {wrong:?}", root.display()))?;
-        // Well-known nonsense: it guards nothing, and it has to be the same after a restart.
-        let credentials = Credentials {
-            access_key: "AKIAIOSFODNN7EXAMPLE".to_owned(),
-            secret_key: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_owned(),
-        };
+        let credentials = Credentials::example();
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(&*credentials.access_key, &*credentials.secret_key));
+        Self::listen(listen, bucket, credentials, Keeper::Folder(builder.build())).await
+    }
+
+    /// Serves `bucket` out of this process's memory, which takes objects of up to `limit` bytes in all, on a free port of
+    /// the loopback. Signatures are not checked. Knows PUT, GET and HEAD of an object and HEAD of the bucket; for what is
+    /// there, ask [`memory`](Self::memory).
+    ///
+    /// # Errors
+    ///
+    /// The address cannot be bound.
+    pub async fn start_in_memory(bucket: &str, limit: usize) -> anyhow::Result<Self> {
+        let keeper = Keeper::Memory(Arc::new(Memory::new(bucket, limit)));
+        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), bucket, Credentials::example(), keeper).await
+    }
+
+    async fn listen(
+        listen: SocketAddr,
+        bucket: &str,
+        credentials: Credentials,
+        keeper: Keeper,
+    ) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
-            s3: builder.build(),
+            keeper,
             faults: Faults::new(),
             counters: Counters::default(),
             writes: TaskTracker::new(),
             writing: Mutex::new(HashSet::new()),
         });
-
         let listener = TcpListener::bind(listen).await.with_context(|| format!("binding {listen}"))?;
         let addr = listener.local_addr()?;
         let mut accepting = JoinSet::new();
@@ -142,6 +171,14 @@ impl S3Server {
         Client::from_conf(config)
     }
 
+    /// What it keeps, if it keeps it in memory.
+    pub fn memory(&self) -> Option<Arc<Memory>> {
+        match &self.shared.keeper {
+            Keeper::Memory(memory) => Some(Arc::clone(memory)),
+            Keeper::Folder(_) => None,
+        }
+    }
+
     /// What goes wrong, and the way to change it.
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
@@ -169,6 +206,14 @@ impl S3Server {
         self.shared.writes.close();
         self.shared.writes.wait().await;
     }
+}
+
+/// A client as the `AWS_*` variables say; path style when an endpoint is set.
+pub async fn client_from_env() -> Client {
+    let config = aws_config::defaults(BehaviorVersion::latest()).load().await;
+    let has_endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].iter().any(|name| std::env::var_os(name).is_some());
+    let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(has_endpoint).build();
+    Client::from_conf(config)
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {

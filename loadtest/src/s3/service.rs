@@ -1,4 +1,4 @@
-//! One call: the fault that is due, around s3s-fs.
+//! One call: the fault that is due, around what keeps the objects.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +14,12 @@ use s3s::service::S3Service;
 use tokio_util::task::TaskTracker;
 
 use super::fault::{Fault, Faults};
+use super::memory::Memory;
 use super::stats::Counters;
 
 /// What every connection shares.
 pub(super) struct Shared {
-    pub(super) s3: S3Service,
+    pub(super) keeper: Keeper,
     pub(super) faults: Faults,
     pub(super) counters: Counters,
     /// PUTs that are being written. They run to their end even if the client hangs up, as in S3: an object is there
@@ -27,6 +28,14 @@ pub(super) struct Shared {
     /// Keys being written under a condition. s3s-fs looks whether the object exists before it writes, so that two conditional PUTs at
     /// once would both succeed; S3 answers 409 to the second.
     pub(super) writing: Mutex<HashSet<String>>,
+}
+
+/// What keeps the objects.
+pub(super) enum Keeper {
+    /// s3s-fs, in a folder.
+    Folder(S3Service),
+    /// This process.
+    Memory(Arc<Memory>),
 }
 
 impl Shared {
@@ -75,15 +84,14 @@ impl Shared {
     }
 
     async fn carry_out(self: &Arc<Self>, is_put: bool, request: Request<Bytes>) -> anyhow::Result<Response<Body>> {
-        let request = request.map(Body::from);
         if !is_put {
-            return self.s3.call(request).await.map_err(|wrong| anyhow::anyhow!("{wrong:?}"));
+            return self.keeper.call(request).await;
         }
         let shared = Arc::clone(self);
         self.writes.spawn(async move { shared.put(request).await }).await.context("writing the object")?
     }
 
-    async fn put(&self, request: Request<Body>) -> anyhow::Result<Response<Body>> {
+    async fn put(&self, request: Request<Bytes>) -> anyhow::Result<Response<Body>> {
         let conditional = request.headers().contains_key(IF_NONE_MATCH);
         let writing = conditional.then(|| Writing::begin(&self.writing, request.uri().path()));
         if let Some(None) = writing {
@@ -93,11 +101,20 @@ impl Shared {
                 "The conditional request cannot succeed due to a conflicting operation against this resource.",
             );
         }
-        let answer = self.s3.call(request).await.map_err(|wrong| anyhow::anyhow!("{wrong:?}"))?;
+        let answer = self.keeper.call(request).await?;
         if answer.status().is_success() {
             self.counters.stored();
         }
         Ok(answer)
+    }
+}
+
+impl Keeper {
+    async fn call(&self, request: Request<Bytes>) -> anyhow::Result<Response<Body>> {
+        match self {
+            Self::Folder(s3) => s3.call(request.map(Body::from)).await.map_err(|wrong| anyhow::anyhow!("{wrong:?}")),
+            Self::Memory(memory) => memory.answer(&request),
+        }
     }
 }
 
@@ -127,7 +144,7 @@ fn is_put_object(request: &Request<Incoming>) -> bool {
     request.method() == Method::PUT && has_key && !is_part && !request.headers().contains_key("x-amz-copy-source")
 }
 
-fn error(status: StatusCode, code: &str, message: &str) -> anyhow::Result<Response<Body>> {
+pub(super) fn error(status: StatusCode, code: &str, message: &str) -> anyhow::Result<Response<Body>> {
     let xml = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message>\
          <RequestId>0000000000000000</RequestId><HostId>loadtest</HostId></Error>"

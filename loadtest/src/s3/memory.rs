@@ -1,0 +1,122 @@
+//! Objects in this process's memory, and the few calls that a server under test makes. What it takes is bounded: beyond
+//! that PUTs are refused, and nobody can read it any more, since what was stored and what was lost could not be told apart.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::ensure;
+use bytes::Bytes;
+use hyper::header::{ETAG, IF_NONE_MATCH};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use s3s::Body;
+
+use crate::units::show_size;
+
+use super::service::error;
+
+/// What the SDKs put before the names of an object's metadata.
+const METADATA: &str = "x-amz-meta-";
+
+/// A bucket in memory.
+#[derive(Debug)]
+pub struct Memory {
+    bucket: String,
+    /// Bytes of all bodies.
+    limit: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// By key, as it stands in the path of a request: escapes and all.
+    objects: BTreeMap<String, Object>,
+    bytes: usize,
+    /// Whether an object was refused for want of room.
+    full: bool,
+}
+
+#[derive(Debug)]
+struct Object {
+    body: Bytes,
+    metadata: HeaderMap,
+}
+
+impl Memory {
+    pub(super) fn new(bucket: &str, limit: usize) -> Self {
+        Self { bucket: bucket.to_owned(), limit, held: Mutex::default() }
+    }
+
+    /// The keys of all objects, in order, as they stand in URLs.
+    ///
+    /// # Errors
+    ///
+    /// It was full, and has refused an object.
+    pub fn keys(&self) -> anyhow::Result<Vec<String>> {
+        let held = self.held();
+        let limit = show_size(self.limit as u64);
+        ensure!(!held.full, "the S3 server in memory takes no more than {limit}: send less, or store in a folder");
+        Ok(held.objects.keys().cloned().collect())
+    }
+
+    /// The body of the object under a key.
+    pub fn get(&self, key: &str) -> Option<Bytes> {
+        self.held().objects.get(key).map(|object| object.body.clone())
+    }
+
+    pub(super) fn answer(&self, request: &Request<Bytes>) -> anyhow::Result<Response<Body>> {
+        let path = request.uri().path().trim_start_matches('/');
+        let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+        if bucket != self.bucket {
+            return error(StatusCode::NOT_FOUND, "NoSuchBucket", "The specified bucket does not exist");
+        }
+        match (request.method(), key) {
+            (&Method::HEAD, "") => Ok(Response::new(Body::empty())),
+            (&Method::HEAD | &Method::GET, key) if !key.is_empty() => self.show(key),
+            (&Method::PUT, key) if !key.is_empty() => self.put(key, request),
+            _ => error(
+                StatusCode::NOT_IMPLEMENTED,
+                "NotImplemented",
+                "A header you provided implies functionality that is not implemented.",
+            ),
+        }
+    }
+
+    fn put(&self, key: &str, request: &Request<Bytes>) -> anyhow::Result<Response<Body>> {
+        let (headers, body) = (request.headers(), request.body());
+        let mut held = self.held();
+        let before = held.objects.get(key).map(|object| object.body.len());
+        if before.is_some() && headers.contains_key(IF_NONE_MATCH) {
+            return error(
+                StatusCode::PRECONDITION_FAILED,
+                "PreconditionFailed",
+                "At least one of the pre-conditions you specified did not hold",
+            );
+        }
+        let bytes = held.bytes - before.unwrap_or_default() + body.len();
+        if bytes > self.limit {
+            held.full = true;
+            return error(StatusCode::SERVICE_UNAVAILABLE, "SlowDown", "Please reduce your request rate.");
+        }
+        // A copy: the body is a piece of what was read from the connection, and would keep the whole of it.
+        let body = Bytes::from(body.to_vec());
+        let metadata = headers.iter().filter(|(name, _)| name.as_str().starts_with(METADATA));
+        let metadata = metadata.map(|(name, value)| (name.clone(), value.clone())).collect();
+        held.objects.insert(key.to_owned(), Object { body, metadata });
+        held.bytes = bytes;
+        Ok(Response::builder().header(ETAG, "\"in-memory\"").body(Body::empty())?)
+    }
+
+    fn show(&self, key: &str) -> anyhow::Result<Response<Body>> {
+        let held = self.held();
+        let Some(object) = held.objects.get(key) else {
+            return error(StatusCode::NOT_FOUND, "NoSuchKey", "The specified key does not exist.");
+        };
+        let mut response = Response::builder().header(ETAG, "\"in-memory\"").body(Body::from(object.body.clone()))?;
+        response.headers_mut().extend(object.metadata.clone());
+        Ok(response)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
