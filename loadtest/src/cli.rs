@@ -1,11 +1,13 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use loadtest::baseline::Baseline;
 use loadtest::batch::{Encoding, Form};
 use loadtest::load::Plan;
 use loadtest::readback::Store;
@@ -15,6 +17,9 @@ use loadtest::trial::{self, Place, Target, Trial};
 use loadtest::{payload, units};
 
 use crate::prove::ProveArgs;
+
+/// What runs an S3 server in this process.
+const S3_FLAGS: &str = "--in-process-s3 or --in-memory-s3";
 
 /// Sends millpond numbered payloads, reads the store back and prints the ledger.
 #[derive(Debug, Parser)]
@@ -30,11 +35,12 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Run an S3 server over a folder, faults and all.
     S3(S3Args),
-    /// Run the floor: a server that only reads each body and checks that it is JSON.
-    Floor(FloorArgs),
+    /// Run a server to compare with.
+    Baseline(BaselineArgs),
     /// Kill, starve or replace servers under load, and check that nothing accepted was lost by it. Exits with 1 if so.
     Prove(Box<ProveArgs>),
-    /// Load the floor and variants of a server in turn, and print the medians side by side.
+    /// Load the floor, the other baselines and variants of a server in turn, and print the medians side by side. Exits
+    /// with 1 if a variant broke a promise.
     Compare(Box<CompareArgs>),
 }
 
@@ -46,9 +52,9 @@ pub(crate) struct RunArgs {
     /// A server to start on free ports, and to stop at the end
     #[arg(long, group = "whom")]
     spawn: Option<PathBuf>,
-    /// Start the floor server instead; nothing is read back
-    #[arg(long, group = "whom")]
-    spawn_floor: bool,
+    /// Start a baseline instead; of the floor nothing is read back
+    #[arg(long, group = "whom", value_name = "NAME")]
+    spawn_baseline: Option<Baseline>,
     /// Environment of the server that is started, repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
@@ -61,6 +67,9 @@ pub(crate) struct RunArgs {
     /// Run an S3 server in this process and point the started server at it
     #[arg(long)]
     in_process_s3: bool,
+    /// The same, but it keeps the objects in memory and costs as little as can be
+    #[arg(long, conflicts_with_all = ["store", "in_process_s3"])]
+    in_memory_s3: bool,
     #[command(flatten)]
     faults: FaultArgs,
     #[command(flatten)]
@@ -151,10 +160,24 @@ pub(crate) struct S3Args {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct FloorArgs {
+pub(crate) struct BaselineArgs {
+    /// Which
+    pub(crate) baseline: Baseline,
     /// The address to listen on
     #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
+    /// The bucket that payloads are put into; how to reach it is in the AWS_* variables
+    #[arg(long, env = "S3_BUCKET")]
+    pub(crate) bucket: Option<String>,
+    /// Workers of the dispatcher, each with an upload at a time
+    #[arg(long, env = "MAX_WORKERS", default_value = "16")]
+    pub(crate) max_workers: NonZeroUsize,
+    /// Payloads that the queue holds
+    #[arg(long, env = "MAX_QUEUE", default_value = "10000")]
+    pub(crate) max_queue: NonZeroUsize,
+    /// Memory that the server may take before the operating system ends it
+    #[arg(long, value_parser = units::size, default_value = "8GiB")]
+    pub(crate) max_memory: usize,
 }
 
 #[derive(Debug, Args)]
@@ -168,9 +191,20 @@ pub(crate) struct CompareArgs {
     /// How often each is run
     #[arg(long, default_value_t = 5)]
     pub(crate) rounds: usize,
+    /// Run the designs of the story too: a task per payload, one uploader, a dispatcher with a PUT per payload
+    #[arg(long, requires = "s3")]
+    baselines: bool,
+    /// Wait this long for what these accepted to be in the store, before they are stopped
+    #[arg(long, value_parser = units::duration, default_value = "10s")]
+    settle: Duration,
     /// Store into an S3 server in this process instead of a folder
-    #[arg(long)]
+    #[arg(long, group = "s3")]
     in_process_s3: bool,
+    /// The same, but it keeps the objects in memory and costs as little as can be
+    #[arg(long, group = "s3")]
+    in_memory_s3: bool,
+    #[command(flatten)]
+    faults: FaultArgs,
     /// A folder for the logs of the servers [default: they are thrown away]
     #[arg(long)]
     server_logs: Option<PathBuf>,
@@ -241,31 +275,32 @@ impl RunArgs {
         let mut plan = self.load.plan()?;
         let started =
             |path: PathBuf| Program { path, args: Vec::new(), env: self.env.clone(), log: self.server_log.clone() };
-        let target = match (&self.url, &self.spawn, self.spawn_floor) {
-            (Some(url), None, false) => {
+        let target = match (&self.url, &self.spawn, self.spawn_baseline) {
+            (Some(url), None, None) => {
                 let (address, path) = trial::resolve(url).await?;
                 plan.target = address;
                 plan.path = path.unwrap_or(plan.path);
                 Target::Running
             }
-            (None, Some(path), false) => Target::Spawn(started(path.clone())),
-            (None, None, true) => {
-                let floor = trial::floor_program()?;
-                Target::Floor(Program { args: floor.args, ..started(floor.path) })
+            (None, Some(path), None) => Target::Spawn(started(path.clone())),
+            (None, None, Some(baseline)) => {
+                let program = baseline.program()?;
+                Target::Baseline(Program { args: program.args, ..started(program.path) })
             }
-            _ => bail!("give one of --url, --spawn and --spawn-floor"),
+            _ => bail!("give one of --url, --spawn and --spawn-baseline"),
         };
         if matches!(target, Target::Running) && self.stop_after.is_some() {
             bail!("--stop-after is for a server that is started here: use --spawn");
         }
-        if !self.in_process_s3 && !self.faults.faults.is_empty() {
-            bail!("--faults is for the S3 server of this process: use --in-process-s3");
+        if !self.in_process_s3 && !self.in_memory_s3 && !self.faults.is_empty() {
+            bail!("--faults is for the S3 server of this process: use {S3_FLAGS}");
         }
         let place = match (&self.store, &target) {
             _ if self.in_process_s3 => Place::InProcess(self.faults.plan()?),
+            _ if self.in_memory_s3 => Place::InMemory(self.faults.plan()?),
             (Some(store), _) => Place::Given(parse_store(store).await?),
             (None, Target::Spawn(_)) => Place::Fresh,
-            (None, Target::Running | Target::Floor(_)) => Place::Nowhere,
+            (None, Target::Running | Target::Baseline(_)) => Place::Nowhere,
         };
         let settle = if self.url.is_some() { Duration::from_secs(90) } else { Duration::ZERO };
         Ok(Trial {
@@ -281,17 +316,32 @@ impl RunArgs {
 }
 
 impl CompareArgs {
-    /// The trials of one round: the floor, then each variant.
+    /// The trials of one round: the floor, the other baselines, then each variant.
     pub(crate) fn round(&self, number: usize) -> anyhow::Result<Vec<Trial>> {
+        if self.baselines && (self.load.form != Form::Envelope || self.load.encoding != Encoding::Identity) {
+            bail!("the baselines take an envelope as it is: leave --form and --encoding out");
+        }
         let unnamed = [Variant { name: "server".to_owned(), env: Vec::new() }];
         let variants = if self.variants.is_empty() { &unnamed[..] } else { &self.variants };
         let log = |name: &str| match &self.server_logs {
             Some(folder) => folder.join(format!("{name}-{number}.log")),
             None => PathBuf::from("/dev/null"),
         };
-        let place = || if self.in_process_s3 { Place::InProcess(FaultPlan::none()) } else { Place::Fresh };
-        let floor = Program { log: Some(log("floor")), ..trial::floor_program()? };
-        let mut trials = vec![self.trial("floor", Target::Floor(floor), Place::Nowhere)?];
+        let place = match (self.in_process_s3, self.in_memory_s3) {
+            (true, _) => Place::InProcess(self.faults.plan()?),
+            (_, true) => Place::InMemory(self.faults.plan()?),
+            (false, false) if self.faults.is_empty() => Place::Fresh,
+            (false, false) => bail!("--faults is for the S3 server of this process: use {S3_FLAGS}"),
+        };
+        let baseline = |baseline: Baseline, place: Place| {
+            let name = baseline.name();
+            let program = Program { log: Some(log(name)), ..baseline.program()? };
+            self.trial(name, Target::Baseline(program), place, self.settle)
+        };
+        let mut trials = vec![baseline(Baseline::Floor, Place::Nowhere)?];
+        for design in Baseline::STORY.into_iter().filter(|_| self.baselines) {
+            trials.push(baseline(design, place.clone())?);
+        }
         for variant in variants {
             let program = Program {
                 path: self.spawn.clone(),
@@ -299,19 +349,19 @@ impl CompareArgs {
                 env: variant.env.clone(),
                 log: Some(log(&variant.name)),
             };
-            trials.push(self.trial(&variant.name, Target::Spawn(program), place())?);
+            trials.push(self.trial(&variant.name, Target::Spawn(program), place.clone(), Duration::ZERO)?);
         }
         Ok(trials)
     }
 
-    fn trial(&self, name: &str, target: Target, place: Place) -> anyhow::Result<Trial> {
+    fn trial(&self, name: &str, target: Target, place: Place, settle: Duration) -> anyhow::Result<Trial> {
         Ok(Trial {
             name: name.to_owned(),
             plan: self.load.plan()?,
             target,
             place,
             stop_after: None,
-            settle: Duration::ZERO,
+            settle,
             exit_limit: Duration::from_secs(60),
         })
     }

@@ -1,85 +1,185 @@
-//! The floor and variants of a server under the same load in turn, so that a ratio is of one machine at one time.
+//! The baselines and variants of a server under the same load in turn, so that a ratio is of one machine at one time.
 
 use std::fmt::Write;
 
 use anyhow::Context;
 use loadtest::load::Control;
 use loadtest::report::Report;
+use loadtest::trial::Target;
 use loadtest::units::{show_micros, show_size};
 
 use crate::cli::CompareArgs;
 
+/// How one run went. A baseline has promised nothing: what it loses is a figure like the others.
+struct Run {
+    report: Report,
+    promised: bool,
+}
+
+/// A figure of each run, of which the table shows the median; `None` where there is no such figure.
+struct Column {
+    title: &'static str,
+    width: usize,
+    value: fn(&Run) -> Option<f64>,
+    show: fn(f64) -> String,
+}
+
+const COLUMNS: [Column; 11] = [
+    Column {
+        title: "answered/s",
+        width: 11,
+        value: |run| Some(run.report.requests_per_second),
+        show: |rate| format!("{rate:.0}"),
+    },
+    Column {
+        title: "accepted/s",
+        width: 11,
+        value: |run| Some(run.accepted_per_second()),
+        show: |rate| format!("{rate:.0}"),
+    },
+    Column { title: "us/req", width: 8, value: Run::cpu_per_request, show: |micros| format!("{micros:.1}") },
+    Column {
+        title: "us/payload",
+        width: 11,
+        value: Run::cpu_per_stored_payload,
+        show: |micros| format!("{micros:.2}"),
+    },
+    Column { title: "p50", width: 10, value: |run| Some(run.report.accepted.p50 as f64), show: show_time },
+    Column { title: "p99", width: 10, value: |run| Some(run.report.accepted.p99 as f64), show: show_time },
+    Column { title: "p99.9", width: 10, value: |run| Some(run.report.accepted.p99_9 as f64), show: show_time },
+    Column {
+        title: "memory",
+        width: 11,
+        value: |run| Some(run.report.server.as_ref()?.peak_memory as f64),
+        show: show_bytes,
+    },
+    Column {
+        title: "objects",
+        width: 9,
+        value: |run| Some(run.report.objects?.count as f64),
+        show: |count| format!("{count:.0}"),
+    },
+    Column { title: "bytes out", width: 11, value: |run| Some(run.report.objects?.bytes as f64), show: show_bytes },
+    Column { title: "lost", width: 9, value: Run::lost, show: |count| format!("{count:.0}") },
+];
+
 pub(crate) async fn run(args: &CompareArgs) -> anyhow::Result<bool> {
     let control = Control::default();
-    let reports = crate::interruptible(&control, Box::pin(rounds(args, &control))).await?;
-    crate::show(&table(&reports)?);
+    let runs = crate::interruptible(&control, Box::pin(rounds(args, &control))).await?;
+    crate::show(&table(&runs)?);
     if let Some(path) = &args.json {
+        let reports: Vec<_> = runs.iter().map(|run| &run.report).collect();
         let json = serde_json::to_vec_pretty(&reports)?;
         std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
     }
-    Ok(!reports.iter().any(Report::failed))
+    Ok(!runs.iter().any(Run::failed))
 }
 
-async fn rounds(args: &CompareArgs, control: &Control) -> anyhow::Result<Vec<Report>> {
-    let mut reports: Vec<Report> = Vec::new();
+async fn rounds(args: &CompareArgs, control: &Control) -> anyhow::Result<Vec<Run>> {
+    let mut runs: Vec<Run> = Vec::new();
     'rounds: for round in 0..args.rounds {
         for trial in args.round(round)? {
             let name = trial.name.clone();
+            let promised = !matches!(trial.target, Target::Baseline(_));
             // Each load ends by itself, and all of them when this is interrupted.
             let this = Control { end: control.end.child_token(), ..Control::default() };
             let report = Box::pin(trial.run(this, |_| {})).await.with_context(|| format!("round {round} of {name}"))?;
             if control.end.is_cancelled() {
                 break 'rounds;
             }
-            let verdict = if report.failed() { "FAILED" } else { "holds" };
-            crate::note(&format!("round {round}  {name:<16}{:>9.0}/s   {verdict}", report.requests_per_second));
-            if report.failed() {
-                crate::show(&report.to_string());
+            let run = Run { report, promised };
+            crate::note(&format!(
+                "round {round}  {name:<18}{:>9.0}/s   {}",
+                run.report.requests_per_second,
+                run.verdict()
+            ));
+            if run.failed() {
+                crate::show(&run.report.to_string());
             }
-            reports.push(report);
+            runs.push(run);
         }
     }
-    Ok(reports)
+    Ok(runs)
 }
 
-fn table(reports: &[Report]) -> anyhow::Result<String> {
-    let mut names: Vec<&str> = Vec::new();
-    for report in reports {
-        if !names.contains(&report.name.as_str()) {
-            names.push(&report.name);
+impl Run {
+    fn failed(&self) -> bool {
+        self.promised && self.report.failed()
+    }
+
+    fn verdict(&self) -> String {
+        let exit = self.report.server.as_ref().map(|server| &server.exit);
+        match exit {
+            _ if self.failed() => "FAILED".to_owned(),
+            Some(exit) if exit.code != Some(0) => format!("ended with {}", exit.status),
+            _ if !self.report.checked => "stores nothing".to_owned(),
+            _ if self.report.ledger.lost > 0 => format!("lost {} payloads", self.report.ledger.lost),
+            _ => "holds".to_owned(),
         }
     }
-    let cpu = |report: &Report| report.server.as_ref().map_or(0.0, |server| server.cpu_micros_per_request);
-    let memory = |report: &Report| report.server.as_ref().map_or(0.0, |server| server.peak_memory as f64);
-    let floor = median(reports, "floor", cpu);
+
+    fn accepted_per_second(&self) -> f64 {
+        let accepted: u64 = self.report.statuses.range(200..300).map(|(_, count)| count).sum();
+        accepted as f64 / self.report.seconds.max(f64::MIN_POSITIVE)
+    }
+
+    fn cpu_per_request(&self) -> Option<f64> {
+        Some(self.report.server.as_ref()?.cpu_micros_per_request)
+    }
+
+    /// All that the server used from its start to its end, by what is in the store in the end: a design that answers first
+    /// and works later looks cheap by the request.
+    fn cpu_per_stored_payload(&self) -> Option<f64> {
+        let stored = self.report.ledger.stored;
+        let seconds = self.report.server.as_ref()?.cpu_seconds;
+        (stored > 0).then(|| seconds * 1e6 / stored as f64)
+    }
+
+    fn lost(&self) -> Option<f64> {
+        self.report.checked.then_some(self.report.ledger.lost as f64)
+    }
+}
+
+fn table(runs: &[Run]) -> anyhow::Result<String> {
+    let mut names: Vec<&str> = Vec::new();
+    for run in runs {
+        if !names.contains(&run.report.name.as_str()) {
+            names.push(&run.report.name);
+        }
+    }
     let mut table = String::new();
-    writeln!(
-        table,
-        "{:<16}{:>6}{:>12}{:>10}{:>9}{:>12}{:>12}{:>12}{:>8}",
-        "medians", "runs", "requests/s", "CPU us", "x floor", "p50", "p99", "memory", "failed"
-    )?;
+    write!(table, "{:<16}", "medians")?;
+    for column in COLUMNS {
+        write!(table, "{:>1$}", column.title, column.width)?;
+    }
+    writeln!(table, "{:>8}{:>8}", "x floor", "failed")?;
+    let floor = median(runs, "floor", Run::cpu_per_request).unwrap_or_default();
     for name in names {
-        let of_name = || reports.iter().filter(|report| report.name == name);
-        let us = |of: fn(&Report) -> u64| show_micros(median(reports, name, |report| of(report) as f64) as u64);
-        writeln!(
-            table,
-            "{name:<16}{:>6}{:>12.0}{:>10.2}{:>9.2}{:>12}{:>12}{:>12}{:>8}",
-            of_name().count(),
-            median(reports, name, |report| report.requests_per_second),
-            median(reports, name, cpu),
-            median(reports, name, cpu) / floor.max(f64::MIN_POSITIVE),
-            us(|report| report.accepted.p50),
-            us(|report| report.accepted.p99),
-            show_size(median(reports, name, memory) as u64),
-            of_name().filter(|report| report.failed()).count(),
-        )?;
+        write!(table, "{name:<16}")?;
+        for column in COLUMNS {
+            let value = median(runs, name, column.value);
+            let shown = value.map_or_else(|| "-".to_owned(), column.show);
+            write!(table, "{shown:>0$}", column.width)?;
+        }
+        let ratio = median(runs, name, Run::cpu_per_request).unwrap_or_default() / floor.max(f64::MIN_POSITIVE);
+        let of_name = || runs.iter().filter(|run| run.report.name == name);
+        let failed = of_name().filter(|run| run.failed()).count();
+        writeln!(table, "{ratio:>8.2}{:>8}", format!("{failed}/{}", of_name().count()))?;
     }
     Ok(table)
 }
 
 /// The median over the runs of that name, the lower of the two middle ones if their number is even.
-fn median(reports: &[Report], name: &str, of: impl Fn(&Report) -> f64) -> f64 {
-    let mut values: Vec<f64> = reports.iter().filter(|report| report.name == name).map(of).collect();
+fn median(runs: &[Run], name: &str, of: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
+    let mut values: Vec<f64> = runs.iter().filter(|run| run.report.name == name).filter_map(of).collect();
     values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or_default()
+    values.get(values.len().saturating_sub(1) / 2).copied()
+}
+
+fn show_time(micros: f64) -> String {
+    show_micros(micros as u64)
+}
+
+fn show_bytes(bytes: f64) -> String {
+    show_size(bytes as u64)
 }

@@ -6,13 +6,13 @@
 //! * [`server`] runs a server program and takes its measures;
 //! * [`trial`] puts these together into one run, whose outcome is a [`report`];
 //! * [`proof`] kills, starves and replaces servers under load, and checks that nothing accepted was lost by it;
-//! * [`floor`] is the least that a server could do with a request, to compare with;
+//! * [`baseline`] is what to compare with: the least that a server could do, and the designs that millpond came from;
 //! * [`units`] reads and shows times and sizes.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking"))]
 
+pub mod baseline;
 pub mod batch;
-pub mod floor;
 pub mod ledger;
 pub mod load;
 pub mod payload;

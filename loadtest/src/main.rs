@@ -6,17 +6,19 @@ mod compare;
 mod prove;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use loadtest::floor;
+use loadtest::baseline::{Bucket, Settings};
 use loadtest::load::{Control, Progress};
-use loadtest::s3::S3Server;
+use loadtest::s3::{self, S3Server};
 use loadtest::units::show_micros;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::cli::{Cli, Command, FloorArgs, RunArgs, S3Args};
+use self::cli::{BaselineArgs, Cli, Command, RunArgs, S3Args};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -35,7 +37,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
     match cli.command {
         Command::Run(args) => Box::pin(run_one(&args)).await,
         Command::S3(args) => serve_s3(&args).await,
-        Command::Floor(args) => serve_floor(&args).await,
+        Command::Baseline(args) => serve_baseline(&args).await,
         Command::Prove(args) => Box::pin(prove::run(&args)).await,
         Command::Compare(args) => Box::pin(compare::run(&args)).await,
     }
@@ -65,12 +67,28 @@ async fn serve_s3(args: &S3Args) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-async fn serve_floor(args: &FloorArgs) -> anyhow::Result<bool> {
+async fn serve_baseline(args: &BaselineArgs) -> anyhow::Result<bool> {
+    let bucket = match &args.bucket {
+        Some(name) => Some(Arc::new(Bucket::new(s3::client_from_env().await, name))),
+        None => None,
+    };
+    let settings = Settings { bucket: bucket.clone(), workers: args.max_workers, queue: args.max_queue };
+    limit_memory(args.max_memory as u64)?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("binding {}", args.listen))?;
     let stop = stop_signal()?;
-    note(&format!("floor: listening addr={}", listener.local_addr()?));
-    floor::serve(listener, stop).await?;
+    note(&format!("{}: listening addr={}", args.baseline.name(), listener.local_addr()?));
+    args.baseline.serve(&settings, listener, stop).await?;
+    if let Some(bucket) = bucket {
+        note(&format!("{}: {:?}", args.baseline.name(), bucket.puts()));
+    }
     Ok(true)
+}
+
+/// What a design without bounds takes is bounded by the operating system, or it would take the machine's all: the
+/// allocation beyond the limit ends the process.
+fn limit_memory(bytes: u64) -> anyhow::Result<()> {
+    let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    setrlimit(Resource::Data, limit).context("limiting this process's memory")
 }
 
 /// Carries `work` out; Ctrl-C ends its load and the report is still made. A second one gives up, and what was started

@@ -1,8 +1,7 @@
 //! One run from beginning to end: a store, a server, a load, and the proof.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -19,6 +18,9 @@ use crate::server::{Exit, Program, Server, Usage};
 /// The bucket of an S3 server in this process.
 const BUCKET: &str = "millpond";
 
+/// What an S3 server in this process keeps in memory, in bytes: some 15 s of the most that two cores send, compressed.
+const MEMORY_LIMIT: usize = 1 << 30;
+
 /// How often a running server's store is looked at for what is still to come.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -29,8 +31,8 @@ pub enum Target {
     Running,
     /// A program to start.
     Spawn(Program),
-    /// The floor: this very program with `floor` as its argument. It stores nothing, so nothing is read back.
-    Floor(Program),
+    /// This very program as a [`Baseline`](crate::baseline::Baseline), which may lose what it accepted.
+    Baseline(Program),
 }
 
 /// Where to look for what was accepted.
@@ -44,6 +46,8 @@ pub enum Place {
     Given(Store),
     /// An S3 server in this process, over a fresh folder, which goes wrong as planned.
     InProcess(FaultPlan),
+    /// The same, but it keeps the objects in memory and costs as little as can be.
+    InMemory(FaultPlan),
 }
 
 /// A run.
@@ -76,6 +80,11 @@ impl Trial {
         let s3 = match &self.place {
             Place::InProcess(faults) => {
                 let s3 = S3Server::start(&fresh.path().join("s3"), BUCKET).await?;
+                s3.faults().set(faults.clone());
+                Some(s3)
+            }
+            Place::InMemory(faults) => {
+                let s3 = S3Server::start_in_memory(BUCKET, MEMORY_LIMIT).await?;
                 s3.faults().set(faults.clone());
                 Some(s3)
             }
@@ -124,7 +133,7 @@ impl Trial {
     }
 
     fn program(&self, fresh: &Path, s3: Option<&S3Server>) -> anyhow::Result<Option<Program>> {
-        let (Target::Spawn(program) | Target::Floor(program)) = &self.target else {
+        let (Target::Spawn(program) | Target::Baseline(program)) = &self.target else {
             if s3.is_some() || matches!(self.place, Place::Fresh) {
                 bail!("a server that runs already cannot be given a store: say where its store is");
             }
@@ -150,7 +159,8 @@ impl Trial {
             (Place::InProcess(_), Some(s3)) => {
                 Some(Store::S3 { client: s3.client(), bucket: s3.bucket().to_owned(), prefix: String::new() })
             }
-            (Place::Nowhere | Place::InProcess(_), _) => None,
+            (Place::InMemory(_), Some(s3)) => s3.memory().map(Store::Memory),
+            (Place::Nowhere | Place::InProcess(_) | Place::InMemory(_), _) => None,
         }
     }
 
@@ -203,16 +213,6 @@ async fn settle(reader: &mut Reader, ledger: &mut Ledger, limit: Duration) -> an
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
-}
-
-/// This very program as the floor server.
-///
-/// # Errors
-///
-/// The operating system would not say where this program lies.
-pub fn floor_program() -> anyhow::Result<Program> {
-    let path: PathBuf = std::env::current_exe().context("finding this program")?;
-    Ok(Program { path, args: vec![OsString::from("floor")], env: Vec::new(), log: None })
 }
 
 /// The address and the path of a URL such as `http://127.0.0.1:8080/v1/payloads`.

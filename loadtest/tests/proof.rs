@@ -43,7 +43,7 @@ fn plan() -> Plan {
 /// The floor acknowledges everything and stores nothing.
 fn floor() -> Program {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_loadtest"));
-    Program { path, args: vec!["floor".into()], env: Vec::new(), log: None }
+    Program { path, args: vec!["baseline".into(), "floor".into()], env: Vec::new(), log: None }
 }
 
 fn proof(scenario: Scenario, program: Program, folder: &TempDir) -> Proof {

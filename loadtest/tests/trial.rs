@@ -156,12 +156,12 @@ async fn a_child_is_started_measured_and_stopped() {
     let log = TempDir::new().unwrap();
     let floor = Program {
         path: PathBuf::from(env!("CARGO_BIN_EXE_loadtest")),
-        args: vec!["floor".into()],
+        args: vec!["baseline".into(), "floor".into()],
         env: Vec::new(),
         log: Some(log.path().join("log")),
     };
     let plan = Plan { encoding: Encoding::Identity, ..plan(SocketAddr::from(([127, 0, 0, 1], 0))) };
-    let trial = trial(plan, Target::Floor(floor), Place::Nowhere);
+    let trial = trial(plan, Target::Baseline(floor), Place::Nowhere);
     let report = Box::pin(trial.run(Control::default(), |_| {})).await.unwrap();
     assert!(!report.failed(), "{report}");
     assert_eq!(report.statuses[&202], 50);
