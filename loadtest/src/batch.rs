@@ -5,11 +5,13 @@ use std::fmt;
 use anyhow::Context;
 use clap::ValueEnum;
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+use serde::Deserialize;
 
 use crate::payload::{Number, Payloads};
 
 /// How the payloads of a request are put together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Form {
     /// `{"version":"1","token":"…","data":[…]}`
     #[default]
@@ -31,7 +33,8 @@ impl Form {
 }
 
 /// How the body is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Encoding {
     /// As it is.
     #[default]

@@ -1,22 +1,26 @@
 //! The command line.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use loadtest::baseline::Baseline;
 use loadtest::batch::{Encoding, Form};
-use loadtest::load::Plan;
+use loadtest::load::{Plan, Rate, Shape, Spike};
 use loadtest::readback::Store;
 use loadtest::s3::{Fault, FaultPlan};
 use loadtest::server::Program;
 use loadtest::trial::{self, Place, Target, Trial};
 use loadtest::{payload, units};
+use serde::{Deserialize, Deserializer};
 
 use crate::prove::ProveArgs;
+use crate::scenario::ScenarioArgs;
 
 /// What runs an S3 server in this process.
 const S3_FLAGS: &str = "--in-process-s3 or --in-memory-s3";
@@ -37,6 +41,8 @@ pub(crate) enum Command {
     S3(S3Args),
     /// Run a server to compare with.
     Baseline(BaselineArgs),
+    /// Run scenarios, each a file that asks a question, and answer them. Exits with 1 if an answer is no.
+    Scenario(ScenarioArgs),
     /// Kill, starve or replace servers under load, and check that nothing accepted was lost by it. Exits with 1 if so.
     Prove(Box<ProveArgs>),
     /// Load the floor, the other baselines and variants of a server in turn, and print the medians side by side. Exits
@@ -88,28 +94,45 @@ pub(crate) struct RunArgs {
     pub(crate) json: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
-struct LoadArgs {
-    /// Requests a second over all connections; 0 is as fast as they are answered
-    #[arg(long, default_value_t = 0.0)]
-    rate: f64,
-    /// Connections, each an endpoint of its own
+/// Also the `[load]` of a scenario, where a name and a default are the same.
+#[derive(Debug, Clone, Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct LoadArgs {
+    /// Requests a second over all connections: 20000, or 1000..20000 for a rate that changes evenly over the duration; 0
+    /// is as fast as they are answered
+    #[arg(long, default_value = "0")]
+    rate: Rate,
+    /// Another rate for a time: 50000@10s+5s is 50000 requests a second from 10 s on for 5 s
+    #[arg(long, value_name = "RATE@START+LENGTH")]
+    spike: Option<Spike>,
+    /// Connections, up to 10000
     #[arg(long, default_value_t = 64)]
     connections: u32,
+    /// The share of requests, from 0 to 1, that give their connection up for a new one
+    #[arg(long, default_value_t = 0.0)]
+    new_connections: f64,
+    /// Devices that are simulated, which number their payloads each for itself [default: as many as connections]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    endpoints: u32,
     /// Threads of the generator
     #[arg(long, default_value_t = 1)]
     threads: u32,
     /// How long to send [default: 10s unless --requests is given]
     #[arg(long, value_parser = units::duration)]
-    duration: Option<Duration>,
+    #[serde(deserialize_with = "some_duration")]
+    pub(crate) duration: Option<Duration>,
     /// How many requests to send
     #[arg(long)]
     requests: Option<u64>,
-    /// Payloads in a request
-    #[arg(long, default_value_t = 10)]
-    payloads: usize,
+    /// Payloads in a request: s, m and l are 1, 10 and 100; mixed is all of them, 14 to 5 to 1 [default: m]
+    #[arg(long, conflicts_with = "payloads")]
+    shape: Option<Shape>,
+    /// Payloads in a request, as a number
+    #[arg(long)]
+    payloads: Option<usize>,
     /// Bytes of a payload
     #[arg(long, value_parser = units::size, default_value_t = payload::DEFAULT_SIZE)]
+    #[serde(deserialize_with = "size")]
     payload_size: usize,
     /// How the payloads of a request are put together
     #[arg(long, value_enum, default_value_t)]
@@ -128,16 +151,21 @@ struct LoadArgs {
     token: String,
     /// How long to wait for an answer
     #[arg(long, value_parser = units::duration, default_value = "30s")]
+    #[serde(deserialize_with = "duration")]
     timeout: Duration,
     /// The run's id, in hexadecimal; payloads of other runs in the store are left out of account [default: random]
     #[arg(long, value_parser = |text: &str| u32::from_str_radix(text, 16))]
+    #[serde(skip)]
     run: Option<u32>,
 }
 
-#[derive(Debug, Args)]
+/// Also the `[faults]` of a scenario.
+#[derive(Debug, Clone, Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct FaultArgs {
     /// What goes wrong with PUTs, in turn: slowdown, 500, denied, no-bucket, drop-before, drop-after, hang, delay:TIME
     #[arg(long, value_delimiter = ',')]
+    #[serde(deserialize_with = "all_parsed")]
     faults: Vec<Fault>,
     /// The share of PUTs that go wrong
     #[arg(long, default_value_t = 0.2)]
@@ -222,35 +250,50 @@ pub(crate) struct Variant {
 }
 
 impl LoadArgs {
-    fn plan(&self) -> anyhow::Result<Plan> {
-        if !self.rate.is_finite() || self.rate < 0.0 {
-            bail!("--rate must be 0 or more");
-        }
-        if self.payloads == 0 || self.connections == 0 || self.threads == 0 {
-            bail!("--payloads, --connections and --threads must be 1 or more");
-        }
+    pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
+        let shape = match (self.shape, self.payloads) {
+            (Some(_), Some(_)) => bail!("give a shape or a number of payloads"),
+            (Some(shape), None) => shape,
+            (None, payloads) => Shape::Even(payloads.unwrap_or(10)),
+        };
         let mut path = self.path.clone();
         if let Some(ack) = &self.ack {
             path += if path.contains('?') { "&ack=" } else { "?ack=" };
             path += ack;
         }
         let default = self.requests.is_none().then_some(Duration::from_secs(10));
-        Ok(Plan {
+        let plan = Plan {
             target: SocketAddr::from(([127, 0, 0, 1], 0)),
             path,
-            rate: self.rate,
+            rate: Rate { spike: self.spike, ..self.rate },
+            endpoints: self.endpoints,
             connections: self.connections,
+            new_connections: self.new_connections,
             threads: self.threads,
             duration: self.duration.or(default),
             requests: self.requests,
-            per_request: self.payloads,
+            shape,
             payload_size: self.payload_size,
             run: self.run.unwrap_or_else(|| fastrand::u32(..)),
             form: self.form,
             encoding: self.encoding,
             token: self.token.clone(),
             timeout: self.timeout,
-        })
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+}
+
+impl Default for LoadArgs {
+    fn default() -> Self {
+        defaults()
+    }
+}
+
+impl Default for FaultArgs {
+    fn default() -> Self {
+        defaults()
     }
 }
 
@@ -386,4 +429,39 @@ fn variant(text: &str) -> Result<Variant, String> {
     let (name, env) = text.split_once(':').unwrap_or((text, ""));
     let env = env.split(',').filter(|pair| !pair.is_empty()).map(variable).collect::<Result<_, _>>()?;
     Ok(Variant { name: name.to_owned(), env })
+}
+
+/// What the arguments are when none is given, so that a file that leaves them out means the same.
+pub(crate) fn defaults<A: Args>() -> A {
+    let command = A::augment_args(clap::Command::new("defaults").no_binary_name(true));
+    let matches = command.get_matches_from(std::iter::empty::<&str>());
+    A::from_arg_matches(&matches).unwrap_or_else(|wrong| wrong.exit())
+}
+
+/// Reads a time from a file, as on the command line.
+pub(crate) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    units::duration(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+}
+
+pub(crate) fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    duration(from).map(Some)
+}
+
+/// Reads a size from a file: a number of bytes, or a text as on the command line.
+pub(crate) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Bytes(usize),
+        Text(String),
+    }
+    match Written::deserialize(from)? {
+        Written::Bytes(bytes) => Ok(bytes),
+        Written::Text(text) => units::size(&text).map_err(serde::de::Error::custom),
+    }
+}
+
+fn all_parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(from: D) -> Result<Vec<T>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }

@@ -32,10 +32,11 @@ pub struct Ledger {
     failed_may_stay: bool,
 }
 
-/// What one endpoint sent, in the order of its sequence numbers.
+/// What one endpoint sent, by sequence number.
 #[derive(Debug, Default)]
 pub struct Sent(Vec<u8>);
 
+const NEVER_SENT: u8 = 0;
 const OUTCOME: u8 = 0b0_0111;
 const SEEN_ONCE: u8 = 0b0_1000;
 const SEEN: u8 = 0b1_1000;
@@ -61,14 +62,21 @@ impl Outcome {
 }
 
 impl Sent {
-    /// The sequence number that the next payload bears.
-    pub fn next(&self) -> u64 {
-        self.0.len() as u64
+    /// Takes the next `count` sequence numbers, and returns the first. Until they are booked they are not sent.
+    pub fn take(&mut self, count: usize) -> u64 {
+        let first = self.0.len();
+        self.0.resize(first + count, NEVER_SENT);
+        first as u64
     }
 
-    /// Books the next `count` payloads.
-    pub fn book(&mut self, count: usize, outcome: Outcome) {
-        self.0.resize(self.0.len() + count, outcome.code());
+    /// Books what came of `count` payloads from `first` on.
+    ///
+    /// # Panics
+    ///
+    /// Their numbers have not been taken.
+    pub fn book(&mut self, first: u64, count: usize, outcome: Outcome) {
+        let first = first as usize;
+        self.0[first..first + count].fill(outcome.code());
     }
 }
 
@@ -124,6 +132,9 @@ impl Ledger {
         for entry in self.endpoints.iter().flatten() {
             let seen = (entry & SEEN) / SEEN_ONCE;
             let present = u64::from(seen > 0);
+            if entry & OUTCOME == NEVER_SENT {
+                continue;
+            }
             totals.sent += 1;
             totals.stored += present;
             totals.duplicated += u64::from(seen > 1);
@@ -155,7 +166,8 @@ impl Ledger {
 
     fn entry(&mut self, number: Number) -> Option<&mut u8> {
         let endpoint = self.endpoints.get_mut(usize::try_from(number.endpoint).ok()?)?;
-        endpoint.get_mut(usize::try_from(number.sequence).ok()?)
+        let entry = endpoint.get_mut(usize::try_from(number.sequence).ok()?)?;
+        (*entry & OUTCOME != NEVER_SENT).then_some(entry)
     }
 }
 
@@ -231,7 +243,8 @@ mod tests {
     fn ledger(outcomes: &[Outcome]) -> Ledger {
         let mut sent = Sent::default();
         for outcome in outcomes {
-            sent.book(1, *outcome);
+            let sequence = sent.take(1);
+            sent.book(sequence, 1, *outcome);
         }
         Ledger::new([Sent::default(), sent])
     }
@@ -253,6 +266,22 @@ mod tests {
         let totals = ledger(&[Outcome::Accepted]).totals();
         assert_eq!(totals, Totals { sent: 1, accepted: 1, lost: 1, ..Totals::default() });
         assert!(totals.failed());
+    }
+
+    #[test]
+    fn a_number_that_was_made_and_not_sent_counts_nowhere_and_is_corrupt_in_the_store() {
+        let mut sent = Sent::default();
+        let (kept, second) = (sent.take(3), sent.take(2));
+        sent.book(second, 2, Outcome::Accepted);
+        let mut ledger = Ledger::new([sent]);
+        assert_eq!(ledger.totals(), Totals { sent: 2, accepted: 2, lost: 2, ..Totals::default() });
+        ledger.see(Identity::Intact(number(0, kept)));
+        assert_eq!(ledger.totals().corrupt, 1);
+        for sequence in second..second + 2 {
+            ledger.see(Identity::Intact(number(0, sequence)));
+        }
+        assert!(ledger.complete());
+        assert_eq!(ledger.totals().lost, 0);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod cli;
 mod compare;
 mod prove;
+mod scenario;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Run(args) => Box::pin(run_one(&args)).await,
         Command::S3(args) => serve_s3(&args).await,
         Command::Baseline(args) => serve_baseline(&args).await,
+        Command::Scenario(args) => Box::pin(scenario::run(&args)).await,
         Command::Prove(args) => Box::pin(prove::run(&args)).await,
         Command::Compare(args) => Box::pin(compare::run(&args)).await,
     }

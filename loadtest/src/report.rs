@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::ledger::Totals;
-use crate::load::{Done, Quantiles, Tally};
+use crate::load::{Done, Quantiles, Rate, Tally};
 use crate::readback::Objects;
 use crate::s3::Stats;
 use crate::server::{Exit, Usage};
@@ -58,9 +58,11 @@ pub struct Report {
 #[derive(Debug, Clone, Serialize)]
 #[expect(missing_docs, reason = "each is the setting of the same name")]
 pub struct LoadReport {
-    pub rate: f64,
+    pub rate: String,
     pub connections: u32,
-    pub payloads_per_request: usize,
+    pub endpoints: u32,
+    pub new_connections: f64,
+    pub payloads_per_request: String,
     pub payload_size: usize,
     pub form: String,
     pub encoding: String,
@@ -96,13 +98,13 @@ pub struct S3Report {
 }
 
 impl ServerReport {
-    pub(crate) fn new(before: Usage, after: Usage, exit: Exit, tally: &Tally, per_request: usize) -> Self {
+    pub(crate) fn new(before: Usage, after: Usage, exit: Exit, tally: &Tally, per_request: f64) -> Self {
         // A server that was stopped during the load is not there to be measured after it.
         let after = if after.cpu_micros > before.cpu_micros { after } else { exit.usage };
         let per_answer = trial::cpu_between(before, after) as f64 / tally.answered().max(1) as f64;
         Self {
             cpu_micros_per_request: per_answer,
-            cpu_micros_per_payload: per_answer / per_request.max(1) as f64,
+            cpu_micros_per_payload: per_answer / per_request,
             cpu_seconds: exit.usage.cpu().as_secs_f64(),
             peak_memory: exit.usage.peak.max(after.peak),
             exit,
@@ -130,9 +132,11 @@ impl Report {
             name: trial.name.clone(),
             run: format!("{:08x}", plan.run),
             load: LoadReport {
-                rate: plan.rate,
+                rate: plan.rate.to_string(),
                 connections: plan.connections,
-                payloads_per_request: plan.per_request,
+                endpoints: if plan.endpoints == 0 { plan.connections } else { plan.endpoints },
+                new_connections: plan.new_connections,
+                payloads_per_request: plan.shape.to_string(),
                 payload_size: plan.payload_size,
                 form: format!("{:?}", plan.form).to_lowercase(),
                 encoding: format!("{:?}", plan.encoding).to_lowercase(),
@@ -170,12 +174,12 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let load = &self.load;
-        let pace = if load.rate == 0.0 { "unpaced".to_owned() } else { format!("{}/s", load.rate) };
         writeln!(
             f,
-            "\n{}: run {}, {pace} over {} connections, {} payloads of {} bytes a request, {} {}",
+            "\n{}: run {}, {} over {} connections, {} payloads of {} bytes a request, {} {}",
             self.name,
             self.run,
+            load.rate,
             load.connections,
             load.payloads_per_request,
             load.payload_size,
@@ -192,7 +196,7 @@ impl fmt::Display for Report {
         if self.refused.max > 0 {
             row(f, "latency refused", &quantiles(&self.refused))?;
         }
-        if load.rate > 0.0 {
+        if load.rate != Rate::UNPACED.to_string() {
             row(f, "sent late by", &quantiles(&self.late))?;
         }
         row(f, "CPU of loadtest itself", &format!("{:.2} us a request", self.own_cpu_micros_per_request))?;

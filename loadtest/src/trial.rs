@@ -128,7 +128,7 @@ impl Trial {
         if let Some(s3) = s3 {
             s3.stop().await;
         }
-        let server = exit.map(|exit| ServerReport::new(before, after, exit, &done.tally, self.plan.per_request));
+        let server = exit.map(|exit| ServerReport::new(before, after, exit, &done.tally, self.plan.shape.mean()));
         Ok(Report::new(&self, &done, own, server, objects, stats))
     }
 

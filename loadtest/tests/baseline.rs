@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use loadtest::baseline::{Baseline, Bucket, Puts, Settings};
-use loadtest::batch::{Encoding, Form};
+use loadtest::batch::Encoding;
 use loadtest::load::{self, Control, Plan};
 use loadtest::s3::{Fault, FaultPlan, S3Server};
 use loadtest::server::Program;
@@ -21,22 +21,7 @@ use tokio_util::sync::CancellationToken;
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn plan(target: SocketAddr, requests: u64) -> Plan {
-    Plan {
-        target,
-        path: "/v1/payloads".to_owned(),
-        rate: 0.0,
-        connections: 1,
-        threads: 1,
-        duration: None,
-        requests: Some(requests),
-        per_request: 10,
-        payload_size: 290,
-        run: 0xabc,
-        form: Form::Envelope,
-        encoding: Encoding::Identity,
-        token: "t".to_owned(),
-        timeout: LIMIT,
-    }
+    Plan { connections: 1, requests: Some(requests), encoding: Encoding::Identity, timeout: LIMIT, ..Plan::new(target) }
 }
 
 async fn every_payload_is_an_object(place: fn() -> Place) {

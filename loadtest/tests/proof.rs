@@ -12,9 +12,8 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use loadtest::batch::{Encoding, Form};
-use loadtest::load::{self, Control, Plan, Receipts, Whither};
-use loadtest::proof::{Proof, Scenario, Verdict};
+use loadtest::load::{self, Control, Plan, Rate, Receipts, Shape, Whither};
+use loadtest::proof::{Proof, Scene, Verdict};
 use loadtest::s3::FaultPlan;
 use loadtest::server::Program;
 use tempfile::TempDir;
@@ -23,20 +22,13 @@ use tokio::sync::watch;
 
 fn plan() -> Plan {
     Plan {
-        target: SocketAddr::from(([127, 0, 0, 1], 0)),
-        path: "/v1/payloads".to_owned(),
-        rate: 200.0,
+        rate: Rate::steady(200.0),
         connections: 4,
-        threads: 1,
-        duration: None,
-        requests: None,
-        per_request: 3,
-        payload_size: 290,
+        shape: Shape::Even(3),
         run: 0xabc,
-        form: Form::Envelope,
-        encoding: Encoding::Identity,
         token: "t".to_owned(),
         timeout: Duration::from_secs(10),
+        ..Plan::new(SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 }
 
@@ -46,9 +38,9 @@ fn floor() -> Program {
     Program { path, args: vec!["baseline".into(), "floor".into()], env: Vec::new(), log: None }
 }
 
-fn proof(scenario: Scenario, program: Program, folder: &TempDir) -> Proof {
+fn proof(scene: Scene, program: Program, folder: &TempDir) -> Proof {
     Proof {
-        scenario,
+        scene,
         rounds: 2,
         life: Duration::from_millis(100)..=Duration::from_millis(150),
         span: Duration::from_millis(100),
@@ -65,8 +57,8 @@ fn proof(scenario: Scenario, program: Program, folder: &TempDir) -> Proof {
     }
 }
 
-async fn against_floor(scenario: Scenario, folder: &TempDir) -> Verdict {
-    let proof = proof(scenario, floor(), folder);
+async fn against_floor(scene: Scene, folder: &TempDir) -> Verdict {
+    let proof = proof(scene, floor(), folder);
     let verdict = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap();
     let accepted = verdict.ledger.accepted;
     assert!(accepted > 0, "{verdict}");
@@ -78,7 +70,7 @@ async fn against_floor(scenario: Scenario, folder: &TempDir) -> Verdict {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_keeps_nothing_fails_and_its_traces_are_left() {
     let folder = TempDir::new().unwrap();
-    let verdict = against_floor(Scenario::Kill, &folder).await;
+    let verdict = against_floor(Scene::Kill, &folder).await;
     assert_eq!(verdict.servers, (3, 2, 1), "{verdict}");
     // It gives no receipts either.
     assert!(verdict.jobs.asked > 0 && verdict.jobs.stored == 0, "{verdict}");
@@ -86,26 +78,26 @@ async fn a_server_that_keeps_nothing_fails_and_its_traces_are_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_scenario_with_several_servers_ends_all_of_them() {
+async fn each_scene_with_several_servers_ends_all_of_them() {
     let folder = TempDir::new().unwrap();
-    assert_eq!(against_floor(Scenario::Stop, &folder).await.servers, (3, 0, 3));
-    assert_eq!(against_floor(Scenario::Takeover, &folder).await.servers, (3, 0, 3));
+    assert_eq!(against_floor(Scene::Stop, &folder).await.servers, (3, 0, 3));
+    assert_eq!(against_floor(Scene::Takeover, &folder).await.servers, (3, 0, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_cannot_start_is_an_error_and_no_finding() {
     let folder = TempDir::new().unwrap();
     let program = Program { path: "/bin/false".into(), args: Vec::new(), env: Vec::new(), log: None };
-    let proof = proof(Scenario::Kill, program, &folder);
+    let proof = proof(Scene::Kill, program, &folder);
     let wrong = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap_err();
     assert!(format!("{wrong:#}").contains("/bin/false"), "{wrong:#}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left of what was no proof");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scenarios_own_settings_cannot_be_given() {
+async fn the_scenes_own_settings_cannot_be_given() {
     let folder = TempDir::new().unwrap();
-    let mut proof = proof(Scenario::Kill, floor(), &folder);
+    let mut proof = proof(Scene::Kill, floor(), &folder);
     proof.program.env.push(("SPOOL_DIR".to_owned(), "/elsewhere".to_owned()));
     let wrong = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap_err();
     assert!(wrong.to_string().contains("SPOOL_DIR"), "{wrong:#}");
@@ -132,7 +124,7 @@ async fn a_load_goes_where_it_is_told_and_waits_while_that_is_nowhere() {
     let receipts = Arc::new(Receipts::new(5));
     let control = Control { receipts: Some(Arc::clone(&receipts)), ..Control::default() };
     control.whither.send_replace(Whither::Nowhere);
-    let load = load::run(Plan { rate: 0.0, ..plan() }, control.clone(), |_| {});
+    let load = load::run(Plan { rate: Rate::UNPACED, ..plan() }, control.clone(), |_| {});
     let play = async {
         for (addr, count) in &mut servers {
             assert_eq!(*count.borrow(), 0, "a request went where it was not told to");

@@ -13,8 +13,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use loadtest::batch::{Encoding, Form};
-use loadtest::load::{Control, Plan};
+use loadtest::load::{Control, Plan, Rate, Shape};
 use loadtest::readback::Store;
 use loadtest::report::Report;
 use loadtest::server::Program;
@@ -71,20 +70,13 @@ async fn take(State(toy): State<Arc<Toy>>, body: Bytes) -> StatusCode {
 
 fn plan(target: SocketAddr) -> Plan {
     Plan {
-        target,
-        path: "/v1/payloads".to_owned(),
-        rate: 0.0,
         connections: 4,
         threads: 2,
-        duration: None,
         requests: Some(50),
-        per_request: 10,
-        payload_size: 290,
         run: 0xabc,
-        form: Form::Envelope,
-        encoding: Encoding::Identity,
         token: "t".to_owned(),
         timeout: Duration::from_secs(10),
+        ..Plan::new(target)
     }
 }
 
@@ -145,10 +137,25 @@ async fn a_refusal_is_no_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paced_load_keeps_its_rate() {
-    let report = against_toy(Flaw::None, |plan| plan.rate = 250.0).await;
+    let report = against_toy(Flaw::None, |plan| plan.rate = Rate::steady(250.0)).await;
     assert!(!report.failed(), "{report}");
     // Fifty at 250 a second take a fifth of a second, however slow the machine is.
     assert!(report.seconds >= 0.19, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mix_over_new_connections_and_other_endpoints_is_booked_payload_by_payload() {
+    let report = against_toy(Flaw::None, |plan| {
+        plan.requests = Some(40);
+        plan.threads = 1;
+        plan.shape = Shape::Mixed;
+        plan.endpoints = 7;
+        plan.new_connections = 0.25;
+    })
+    .await;
+    assert!(!report.failed(), "{report}");
+    assert_eq!((report.ledger.sent, report.ledger.stored), (2 * 164, 2 * 164));
+    assert_eq!(report.connects, (4 + 10, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +167,7 @@ async fn a_child_is_started_measured_and_stopped() {
         env: Vec::new(),
         log: Some(log.path().join("log")),
     };
-    let plan = Plan { encoding: Encoding::Identity, ..plan(SocketAddr::from(([127, 0, 0, 1], 0))) };
+    let plan = plan(SocketAddr::from(([127, 0, 0, 1], 0)));
     let trial = trial(plan, Target::Baseline(floor), Place::Nowhere);
     let report = Box::pin(trial.run(Control::default(), |_| {})).await.unwrap();
     assert!(!report.failed(), "{report}");

@@ -11,6 +11,9 @@ use tokio::net::TcpStream;
 /// An answer's head cannot be longer than this.
 const MAX_HEAD: usize = 16 << 10;
 
+/// Answers are read into as much room at first, so that one read usually takes it all.
+const USUAL_ANSWER: usize = 4 << 10;
+
 /// Longer bodies are read and not kept.
 const MAX_BODY: usize = 16 << 10;
 
@@ -33,7 +36,13 @@ impl Connection {
     pub(crate) async fn open(target: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(target).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { target, stream, input: Vec::with_capacity(4 << 10), body: 0..0 })
+        Ok(Self { target, stream, input: Vec::new(), body: 0..0 })
+    }
+
+    /// Swaps the buffer for answers: one that is idle need not hold any.
+    pub(super) fn lend(&mut self, buffer: Vec<u8>) -> Vec<u8> {
+        self.body = 0..0;
+        std::mem::replace(&mut self.input, buffer)
     }
 
     /// Whether the server has neither closed it nor sent anything unasked.
@@ -63,6 +72,7 @@ impl Connection {
 
     async fn read_answer(&mut self) -> io::Result<Answer> {
         self.input.clear();
+        self.input.reserve(USUAL_ANSWER);
         self.body = 0..0;
         loop {
             if self.stream.read_buf(&mut self.input).await? == 0 {

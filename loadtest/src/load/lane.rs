@@ -1,38 +1,47 @@
 //! One thread of the generator: its connections take turns on one runtime, and share nothing with those of other
-//! threads but the tally that is looked at once a second.
+//! threads but the tally that is looked at once a second. A connection without a request that is due holds no buffer.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use tokio::sync::{Barrier, Semaphore};
 use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::pacer::Pacer;
+use super::stock::{Request, Stock};
 use super::tally::Tally;
-use super::{Control, Plan};
-use crate::batch::Batch;
+use super::{Control, Plan, Whither};
 use crate::ledger::{Outcome, Sent};
-use crate::payload::{Number, Payloads};
-
-/// Space before the body for the request's head, which can only be written once the body's length is known.
-const HEADROOM: usize = 512;
 
 /// How long a connection that could not be made waits before it is tried again.
 const RECONNECT: Duration = Duration::from_millis(10);
 
+/// How many connections are being made at once before the load begins: well within a listener's backlog.
+const OPENING: usize = 32;
+
+/// How many requests are made for one that was taken, so that the stock recovers from a burst.
+const REFILL: usize = 2;
+
+/// Buffers for answers that are kept for the next ones.
+const SPARE_ANSWERS: usize = 64;
+
 /// A thread's share of a load.
 pub(super) struct Lane {
     pub(super) plan: Arc<Plan>,
-    /// The endpoints, one to a connection.
-    pub(super) endpoints: Vec<u32>,
-    pub(super) rate: f64,
+    pub(super) connections: usize,
+    pub(super) stock: Stock,
+    pub(super) pacer: Pacer,
     /// Requests it may send; `None` is no limit.
     pub(super) requests: Option<u64>,
     pub(super) control: Control,
+    /// All threads begin when the connections of all are made.
+    pub(super) opened: Arc<Barrier>,
     pub(super) tally: Arc<Mutex<Tally>>,
 }
 
@@ -40,7 +49,11 @@ struct Shared {
     plan: Arc<Plan>,
     control: Control,
     pacer: Pacer,
+    stock: RefCell<Stock>,
+    answers: RefCell<Vec<Vec<u8>>>,
     left: Cell<u64>,
+    /// What has come together of the share of new connections; at 1 there is one to be made.
+    fresh: Cell<f64>,
     tally: Arc<Mutex<Tally>>,
 }
 
@@ -55,19 +68,30 @@ impl Lane {
         let shared = Rc::new(Shared {
             plan: self.plan,
             control: self.control,
-            pacer: Pacer::new(self.rate),
+            pacer: self.pacer,
+            stock: RefCell::new(self.stock),
+            answers: RefCell::default(),
             left: Cell::new(self.requests.unwrap_or(u64::MAX)),
+            fresh: Cell::new(0.0),
             tally: self.tally,
         });
-        let mut senders = JoinSet::new();
-        for endpoint in self.endpoints {
-            let shared = Rc::clone(&shared);
-            senders.spawn_local(async move { Sender::new(shared, endpoint)?.run().await });
-        }
         let end = shared.control.end.clone();
-        let pacing = shared.pacer.run();
+        let senders = tokio::select! {
+            senders = open(&shared, self.connections) => senders?,
+            () = end.cancelled() => Vec::new(),
+        };
+        // Without the others, if one of them has failed.
+        tokio::select! {
+            _ = self.opened.wait() => {}
+            () = end.cancelled() => {}
+        }
+        let start = Instant::now();
+        let mut sending = JoinSet::new();
+        for sender in senders {
+            sending.spawn_local(sender.run());
+        }
+        let pacing = shared.pacer.run(start);
         tokio::pin!(pacing);
-        let mut done = Vec::new();
         loop {
             tokio::select! {
                 () = end.cancelled(), if !shared.pacer.is_closed() => {
@@ -75,13 +99,41 @@ impl Lane {
                     shared.tally().unsent += unsent;
                 }
                 wrong = &mut pacing, if !shared.pacer.is_closed() => wrong?,
-                sender = senders.join_next() => match sender {
-                    Some(sent) => done.push(sent.context("a connection's task failed")??),
-                    None => return Ok(done),
+                sender = sending.join_next() => match sender {
+                    Some(done) => done.context("a connection's task failed")??,
+                    None => break,
                 }
             }
         }
+        Ok(shared.stock.borrow_mut().sent())
     }
+}
+
+/// Makes the connections, a few at a time; one that fails is tried again when there is a request for it.
+async fn open(shared: &Rc<Shared>, count: usize) -> anyhow::Result<Vec<Sender>> {
+    let turns = Arc::new(Semaphore::new(OPENING));
+    let mut opening = JoinSet::new();
+    for _ in 0..count {
+        let (shared, turns) = (Rc::clone(shared), Arc::clone(&turns));
+        opening.spawn_local(async move {
+            let _turn = turns.acquire_owned().await;
+            let mut sender = Sender { shared, connection: None };
+            let target = match *sender.shared.control.whither.borrow() {
+                Whither::Planned => Some(sender.shared.plan.target),
+                Whither::To(target) => Some(target),
+                Whither::Nowhere => None,
+            };
+            if let Some(target) = target {
+                sender.open(target).await;
+            }
+            sender
+        });
+    }
+    let mut senders = Vec::with_capacity(count);
+    while let Some(sender) = opening.join_next().await {
+        senders.push(sender.context("making a connection")?);
+    }
+    Ok(senders)
 }
 
 impl Shared {
@@ -98,57 +150,39 @@ impl Shared {
         }
         left > 0
     }
+
+    /// Whether the next request is one for a new connection; they are spread evenly.
+    fn takes_new_connection(&self) -> bool {
+        let fresh = self.fresh.get() + self.plan.new_connections;
+        let is_due = fresh >= 1.0;
+        self.fresh.set(if is_due { fresh - 1.0 } else { fresh });
+        is_due
+    }
 }
 
 struct Sender {
     shared: Rc<Shared>,
-    endpoint: u32,
-    sent: Sent,
-    batch: Batch,
-    head: Vec<u8>,
-    buffer: Vec<u8>,
     connection: Option<Connection>,
 }
 
 impl Sender {
-    fn new(shared: Rc<Shared>, endpoint: u32) -> anyhow::Result<Self> {
-        let plan = &shared.plan;
-        let payloads = Payloads::new(plan.run, plan.payload_size);
-        let batch = Batch::new(payloads, plan.form, plan.encoding, &plan.token);
-        let head = plan.head();
-        Ok(Self { shared, endpoint, sent: Sent::default(), batch, head, buffer: Vec::new(), connection: None })
-    }
-
-    async fn run(mut self) -> anyhow::Result<(u32, Sent)> {
+    async fn run(mut self) -> anyhow::Result<()> {
         let shared = Rc::clone(&self.shared);
-        loop {
-            // Written before it is due: making the payloads is no latency of the server's.
-            let start = self.prepare()?;
-            let Some(due) = shared.pacer.next().await else { break };
-            if !shared.take_request() || !self.connect(&shared.control).await {
+        while let Some(due) = shared.pacer.next().await {
+            if !shared.take_request() {
                 break;
             }
-            self.exchange(start, due).await;
+            if shared.takes_new_connection() {
+                self.connection = None;
+            }
+            if !self.connect(&shared.control).await {
+                break;
+            }
+            let request = shared.stock.borrow_mut().take()?;
+            self.exchange(request, due).await;
+            shared.stock.borrow_mut().refill(REFILL)?;
         }
-        Ok((self.endpoint, self.sent))
-    }
-
-    /// Writes the next request into the buffer; it begins where this says.
-    fn prepare(&mut self) -> anyhow::Result<usize> {
-        self.buffer.clear();
-        self.buffer.resize(HEADROOM, 0);
-        let first = Number { endpoint: self.endpoint, sequence: self.sent.next() };
-        self.batch.write(first, self.shared.plan.per_request, &mut self.buffer)?;
-        let length = (self.buffer.len() - HEADROOM).to_string();
-        let head = &self.head;
-        let start = HEADROOM
-            .checked_sub(head.len() + length.len() + 4)
-            .context("the request's head is too long: shorten the URL or the token")?;
-        let (room, _) = self.buffer.split_at_mut(HEADROOM);
-        for (at, byte) in (start..).zip(head.iter().chain(length.as_bytes()).chain(b"\r\n\r\n")) {
-            room[at] = *byte;
-        }
-        Ok(start)
+        Ok(())
     }
 
     /// Sees to it that there is a connection; false when the load is over or the server has been sent away.
@@ -162,46 +196,55 @@ impl Sender {
                 return true;
             }
             self.connection = None;
-            let open = tokio::time::timeout(self.shared.plan.timeout, Connection::open(target));
-            match open.await {
-                Ok(Ok(connection)) => {
-                    self.shared.tally().connects += 1;
-                    self.connection = Some(connection);
-                }
-                Ok(Err(_)) | Err(_) => {
-                    self.shared.tally().connect_errors += 1;
-                    if control.server_leaving.is_cancelled() || stopped_after(&control.end, RECONNECT).await {
-                        return false;
-                    }
-                }
+            let is_open = self.open(target).await;
+            if !is_open && (control.server_leaving.is_cancelled() || stopped_after(&control.end, RECONNECT).await) {
+                return false;
             }
         }
     }
 
-    /// Sends the request and books what came of it.
-    async fn exchange(&mut self, start: usize, due: Instant) {
-        let Some(mut connection) = self.connection.take() else { return };
-        let plan = &self.shared.plan;
-        let late = due.elapsed();
-        let answer = tokio::time::timeout(plan.timeout, connection.exchange(&self.buffer[start..])).await;
+    /// Makes a connection, or books that this was not possible.
+    async fn open(&mut self, target: SocketAddr) -> bool {
+        let open = tokio::time::timeout(self.shared.plan.timeout, Connection::open(target)).await;
+        self.connection = open.ok().and_then(Result::ok);
+        let is_open = self.connection.is_some();
         let mut tally = self.shared.tally();
-        tally.late.record(late);
-        let outcome = match answer {
-            Ok(Ok(answer)) => {
-                tally.answer(answer.status, due.elapsed());
-                let outcome = Outcome::of_status(answer.status);
-                if let (Outcome::Accepted, Some(receipts)) = (outcome, &self.shared.control.receipts) {
-                    receipts.offer(connection.body());
-                }
-                self.connection = answer.keep_alive.then_some(connection);
-                outcome
-            }
-            Ok(Err(_)) | Err(_) => {
-                tally.unanswered += 1;
-                Outcome::Unanswered
-            }
+        tally.connects += u64::from(is_open);
+        tally.connect_errors += u64::from(!is_open);
+        is_open
+    }
+
+    /// Sends the request and books what came of it.
+    async fn exchange(&mut self, request: Request, due: Instant) {
+        let Some(mut connection) = self.connection.take() else { return };
+        connection.lend(self.shared.answers.borrow_mut().pop().unwrap_or_default());
+        let late = due.elapsed();
+        let answer = tokio::time::timeout(self.shared.plan.timeout, connection.exchange(request.bytes())).await;
+        let latency = due.elapsed();
+        let outcome = match &answer {
+            Ok(Ok(answer)) => Outcome::of_status(answer.status),
+            Ok(Err(_)) | Err(_) => Outcome::Unanswered,
         };
-        self.sent.book(plan.per_request, outcome);
+        if let (Outcome::Accepted, Some(receipts)) = (outcome, &self.shared.control.receipts) {
+            receipts.offer(connection.body());
+        }
+        {
+            let mut tally = self.shared.tally();
+            tally.late.record(late);
+            match &answer {
+                Ok(Ok(answer)) => tally.answer(answer.status, latency),
+                Ok(Err(_)) | Err(_) => tally.unanswered += 1,
+            }
+        }
+        let buffer = connection.lend(Vec::new());
+        let mut answers = self.shared.answers.borrow_mut();
+        if answers.len() < SPARE_ANSWERS {
+            answers.push(buffer);
+        }
+        if let Ok(Ok(answer)) = answer {
+            self.connection = answer.keep_alive.then_some(connection);
+        }
+        self.shared.stock.borrow_mut().book(request, outcome);
     }
 }
 

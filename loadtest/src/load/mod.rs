@@ -1,28 +1,45 @@
 //! The load generator: every payload is sent once, and every answer is booked.
 
 mod connection;
+mod curve;
+mod files;
 mod lane;
 mod pacer;
+mod rate;
 mod receipts;
+mod shape;
+mod stock;
 mod tally;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use tokio::sync::watch;
+use anyhow::{Context, anyhow, ensure};
+use tokio::sync::{Barrier, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Encoding, Form};
 use crate::ledger::{Ledger, Sent};
+use crate::payload;
 
 pub(crate) use self::connection::Connection;
+use self::curve::Curve;
 use self::lane::Lane;
+use self::pacer::Pacer;
+pub use self::rate::{Rate, Spike};
 pub use self::receipts::Receipts;
+pub use self::shape::Shape;
+use self::stock::Stock;
 pub use self::tally::{Latencies, Quantiles, Tally};
+
+/// The most connections of one load. A loopback address has some 28,000 ports to call from.
+pub const MAX_CONNECTIONS: u32 = 10_000;
+
+/// The most endpoints of one load.
+pub const MAX_ENDPOINTS: u32 = 1_000_000;
 
 /// What to send, where to, and how fast.
 #[derive(Debug, Clone)]
@@ -31,10 +48,14 @@ pub struct Plan {
     pub target: SocketAddr,
     /// Path and query of the request.
     pub path: String,
-    /// Requests a second over all connections; 0 is as fast as they are answered.
-    pub rate: f64,
-    /// Connections kept open; each is one endpoint, with a request under way at a time.
+    /// Requests a second over all connections.
+    pub rate: Rate,
+    /// Devices that are simulated, whose payloads are numbered each for itself; 0 is as many as connections.
+    pub endpoints: u32,
+    /// Connections kept open, with a request under way at a time on each.
     pub connections: u32,
+    /// The share of requests, from 0 to 1, that give their connection up for a new one.
+    pub new_connections: f64,
     /// Threads that the connections are spread over.
     pub threads: u32,
     /// How long to send; `None` is until the requests are used up or the load is stopped.
@@ -42,7 +63,7 @@ pub struct Plan {
     /// How many requests to send; `None` is no limit.
     pub requests: Option<u64>,
     /// Payloads in a request.
-    pub per_request: usize,
+    pub shape: Shape,
     /// Bytes of a payload.
     pub payload_size: usize,
     /// The id of this run, which every payload bears.
@@ -124,6 +145,44 @@ impl Control {
 }
 
 impl Plan {
+    /// Ten payloads a request over 64 connections, as fast as they are answered, for ever.
+    pub fn new(target: SocketAddr) -> Self {
+        Self {
+            target,
+            path: "/v1/payloads".to_owned(),
+            rate: Rate::UNPACED,
+            endpoints: 0,
+            connections: 64,
+            new_connections: 0.0,
+            threads: 1,
+            duration: None,
+            requests: None,
+            shape: Shape::Even(10),
+            payload_size: payload::DEFAULT_SIZE,
+            run: fastrand::u32(..),
+            form: Form::default(),
+            encoding: Encoding::default(),
+            token: "loadtest".to_owned(),
+            timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Whether it can be carried out.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let bounds = [("connections", self.connections, MAX_CONNECTIONS), ("threads", self.threads, MAX_CONNECTIONS)];
+        for (what, count, most) in bounds {
+            ensure!((1..=most).contains(&count), "{count} {what}: there may be 1 to {most}");
+        }
+        ensure!(self.endpoints <= MAX_ENDPOINTS, "{} endpoints: there may be {MAX_ENDPOINTS} at most", self.endpoints);
+        ensure!(self.shape != Shape::Even(0), "a request has 1 payload or more");
+        ensure!((0.0..=1.0).contains(&self.new_connections), "the share of new connections is from 0 to 1");
+        self.rate.check(self.duration).map_err(|wrong| anyhow!(wrong))
+    }
+
     /// The request's head up to its body's length.
     fn head(&self) -> Vec<u8> {
         let mut head = format!("POST {} HTTP/1.1\r\nHost: {}\r\n", self.path, self.target);
@@ -138,20 +197,21 @@ impl Plan {
         head.into_bytes()
     }
 
-    fn lanes(self: &Arc<Self>, control: &Control) -> anyhow::Result<Vec<Lane>> {
-        let count = self.threads.clamp(1, self.connections.max(1));
+    fn lanes(self: &Arc<Self>, control: &Control, opened: &Arc<Barrier>, count: u32) -> anyhow::Result<Vec<Lane>> {
+        let endpoints = if self.endpoints == 0 { self.connections } else { self.endpoints }.max(count);
+        let curve = (!self.rate.is_unpaced()).then(|| Curve::new(self.rate, self.duration));
+        let share = |of: u64, at: u32| of / u64::from(count) + u64::from(u64::from(at) < of % u64::from(count));
         (0..count)
             .map(|at| {
-                let endpoints: Vec<u32> = (at..self.connections).step_by(count as usize).collect();
-                let share = endpoints.len() as f64 / f64::from(self.connections.max(1));
+                let connections = share(self.connections.into(), at) as usize;
                 Ok(Lane {
                     plan: Arc::clone(self),
-                    endpoints,
-                    rate: self.rate * share,
-                    requests: self
-                        .requests
-                        .map(|all| all / u64::from(count) + u64::from(u64::from(at) < all % u64::from(count))),
+                    connections,
+                    stock: Stock::new(self, (at..endpoints).step_by(count as usize).collect(), connections)?,
+                    pacer: Pacer::new(curve.clone(), at.into(), count.into()),
+                    requests: self.requests.map(|all| share(all, at)),
                     control: control.clone(),
+                    opened: Arc::clone(opened),
                     tally: Arc::new(Mutex::new(Tally::new()?)),
                 })
             })
@@ -159,14 +219,20 @@ impl Plan {
     }
 }
 
-/// Carries the plan out, calling `progress` once a second.
+/// Carries the plan out, calling `progress` once a second. First the connections are made, a few at a time; the load
+/// begins when all are there, or have failed once.
 ///
 /// # Errors
 ///
 /// The generator itself failed. A server that is away, refuses or breaks connections is no error but a result.
 pub async fn run(plan: Plan, control: Control, mut progress: impl FnMut(&Progress<'_>)) -> anyhow::Result<Done> {
+    plan.check()?;
+    files::allow(plan.connections)?;
     let plan = Arc::new(plan);
-    let lanes = plan.lanes(&control)?;
+    let count = plan.threads.min(plan.connections);
+    // The threads, and this one, which looks at the clock.
+    let opened = Arc::new(Barrier::new(count as usize + 1));
+    let lanes = plan.lanes(&control, &opened, count)?;
     let tallies: Vec<_> = lanes.iter().map(|lane| Arc::clone(&lane.tally)).collect();
     let (mut total, mut recent) = (Tally::new()?, Tally::new()?);
     let collect = |into: &mut Tally| {
@@ -175,11 +241,18 @@ pub async fn run(plan: Plan, control: Control, mut progress: impl FnMut(&Progres
         }
     };
 
-    let start = Instant::now();
     let mut threads = JoinSet::new();
+    // A thread that fails must not leave the others waiting for it.
+    let end = control.end.clone();
     for lane in lanes {
-        threads.spawn_blocking(move || lane.run());
+        let end = end.clone();
+        threads.spawn_blocking(move || lane.run().inspect_err(|_| end.cancel()));
     }
+    tokio::select! {
+        _ = opened.wait() => {}
+        () = end.cancelled() => {}
+    }
+    let start = Instant::now();
     let deadline = async {
         match plan.duration {
             Some(duration) => tokio::time::sleep(duration).await,
@@ -212,4 +285,28 @@ pub async fn run(plan: Plan, control: Control, mut progress: impl FnMut(&Progres
     sent.sort_unstable_by_key(|(endpoint, _)| *endpoint);
     let ledger = Ledger::new(sent.into_iter().map(|(_, sent): (u32, Sent)| sent));
     Ok(Done { ledger, tally: total, elapsed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(change: impl FnOnce(&mut Plan)) -> String {
+        let mut plan = Plan::new(SocketAddr::from(([127, 0, 0, 1], 1)));
+        plan.check().unwrap();
+        change(&mut plan);
+        plan.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_plan_beyond_its_bounds_is_refused_with_the_bound() {
+        assert_eq!(wrong(|plan| plan.connections = 10_001), "10001 connections: there may be 1 to 10000");
+        assert_eq!(wrong(|plan| plan.connections = 0), "0 connections: there may be 1 to 10000");
+        assert!(wrong(|plan| plan.threads = 0).contains("threads"));
+        assert!(wrong(|plan| plan.endpoints = MAX_ENDPOINTS + 1).contains("1000000 at most"));
+        assert!(wrong(|plan| plan.shape = Shape::Even(0)).contains("1 payload or more"));
+        assert!(wrong(|plan| plan.new_connections = 1.1).contains("from 0 to 1"));
+        assert!(wrong(|plan| plan.new_connections = f64::NAN).contains("from 0 to 1"));
+        assert!(wrong(|plan| plan.rate = Rate { from: 1.0, to: 2.0, spike: None }).contains("duration"));
+    }
 }

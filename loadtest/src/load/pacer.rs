@@ -1,6 +1,6 @@
-//! When requests are due: at a fixed rate, whatever the server does.
+//! When requests are due, whatever the server does.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -11,27 +11,33 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 
+use super::curve::Curve;
+
 /// Tokio's own timer rounds up to whole milliseconds, which would be read as latency. This often is fine enough, and
 /// costs a few percent of a core; arrivals go out half a tick late on average, which the report shows.
 const FINEST_TICK: Duration = Duration::from_micros(200);
 
 /// The arrivals that are due and not yet taken by a connection, in order.
 pub(super) struct Pacer {
-    rate: f64,
+    /// None is no pace at all.
+    curve: Option<Curve>,
+    /// The number of the next arrival of the whole load that is this pacer's, and how far it is to the one after it.
+    next: Cell<u64>,
+    step: u64,
     due: RefCell<VecDeque<Instant>>,
     /// One permit for each entry of `due`; its queue is fair, so that all connections take part.
     ready: Semaphore,
 }
 
 impl Pacer {
-    /// `rate` arrivals a second; 0 is no pace at all.
-    pub(super) fn new(rate: f64) -> Self {
-        Self { rate, due: RefCell::default(), ready: Semaphore::new(0) }
+    /// Every `step`-th arrival of the curve, from the `first`, which is counted from 0.
+    pub(super) fn new(curve: Option<Curve>, first: u64, step: u64) -> Self {
+        Self { curve, next: Cell::new(first + 1), step, due: RefCell::default(), ready: Semaphore::new(0) }
     }
 
     /// Waits for the next arrival, and says when it was due. `None` when the load is over.
     pub(super) async fn next(&self) -> Option<Instant> {
-        if self.rate == 0.0 {
+        if self.curve.is_none() {
             return (!self.ready.is_closed()).then(Instant::now);
         }
         self.ready.acquire().await.ok()?.forget();
@@ -49,51 +55,61 @@ impl Pacer {
     }
 
     /// Lets arrivals come due for ever.
-    pub(super) async fn run(&self) -> anyhow::Result<()> {
-        if self.rate == 0.0 {
-            return std::future::pending().await;
-        }
-        let tick = Duration::from_secs_f64(1.0 / self.rate).max(FINEST_TICK);
-        let timer = timer(tick).context("setting a timer")?;
+    pub(super) async fn run(&self, start: Instant) -> anyhow::Result<()> {
+        let Some(curve) = &self.curve else { return std::future::pending().await };
+        let timer =
+            rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC);
         #[expect(
             deprecated,
             reason = "its replacement is unsafe; the objection is to descriptors that change or close, and this is owned"
         )]
-        let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
-        let start = Instant::now();
-        let mut released = 0_u64;
+        let timer = AsyncFd::with_interest(timer.context("making a timer")?, Interest::READABLE)?;
         loop {
-            let due = (start.elapsed().as_secs_f64() * self.rate) as u64;
-            let fresh = due.saturating_sub(released);
-            for _ in 0..fresh {
-                released += 1;
-                let at = start + Duration::from_secs_f64(released as f64 / self.rate);
-                self.due.borrow_mut().push_back(at);
-            }
-            self.ready.add_permits(usize::try_from(fresh)?);
-            let mut guard = timer.readable().await?;
-            // How many ticks have passed does not matter, the clock decides; reading them arms the timer again.
-            let _ = guard.try_io(|timer| Ok(rustix::io::read(timer, &mut [0_u8; 8])?));
+            let Some(wait) = self.release(curve, start) else { return std::future::pending().await };
+            set(timer.get_ref(), wait.max(FINEST_TICK)).context("setting a timer")?;
+            // How often it has fired does not matter, the clock decides; setting it again takes that back.
+            timer.readable().await?.clear_ready();
         }
+    }
+
+    /// Lets come due what has to by now; returns the time to the next, if there is one.
+    fn release(&self, curve: &Curve, start: Instant) -> Option<Duration> {
+        let now = start.elapsed();
+        let mut due = self.due.borrow_mut();
+        let waiting = due.len();
+        let wait = loop {
+            let at = curve.due(self.next.get()).and_then(|at| Duration::try_from_secs_f64(at).ok());
+            match at.map(|at| at.checked_sub(now).filter(|wait| !wait.is_zero()).ok_or(at)) {
+                None => break None,
+                Some(Ok(wait)) => break Some(wait),
+                Some(Err(at)) => due.push_back(start + at),
+            }
+            self.next.set(self.next.get() + self.step);
+        };
+        self.ready.add_permits(due.len() - waiting);
+        wait
     }
 }
 
-fn timer(tick: Duration) -> rustix::io::Result<OwnedFd> {
-    let timer =
-        rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-    let tick = Timespec { tv_sec: tick.as_secs() as i64, tv_nsec: tick.subsec_nanos().into() };
-    let every = Itimerspec { it_interval: tick, it_value: tick };
-    rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &every)?;
-    Ok(timer)
+fn set(timer: &OwnedFd, wait: Duration) -> rustix::io::Result<()> {
+    let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
+    let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: wait };
+    rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::rate::Rate;
     use super::*;
+
+    fn pacer(rate: f64, first: u64, step: u64) -> Pacer {
+        Pacer::new(Some(Curve::new(Rate::steady(rate), None)), first, step)
+    }
 
     #[tokio::test]
     async fn arrivals_keep_their_times_even_if_nobody_takes_them_in_time() {
-        let pacer = Pacer::new(1_000.0);
+        let pacer = pacer(1_000.0, 0, 1);
         let taking = async {
             let first = pacer.next().await.unwrap();
             // Twenty arrivals come due while this task, and with it the pacer, is kept busy.
@@ -110,9 +126,26 @@ mod tests {
         };
         tokio::select! {
             _ = taking => {}
-            wrong = pacer.run() => panic!("{wrong:?}"),
+            wrong = pacer.run(Instant::now()) => panic!("{wrong:?}"),
         }
         pacer.close();
         assert!(pacer.next().await.is_none());
+    }
+
+    #[test]
+    fn pacers_that_share_a_curve_release_each_of_its_arrivals_once() {
+        let Some(start) = Instant::now().checked_sub(Duration::from_secs(1)) else { return };
+        let mut all: Vec<Duration> = Vec::new();
+        for first in 0..3 {
+            let pacer = pacer(100.0, first, 3);
+            let wait = pacer.release(pacer.curve.as_ref().unwrap(), start).unwrap();
+            assert!(wait <= Duration::from_millis(30));
+            all.extend(pacer.due.take().iter().map(|at| *at - start));
+        }
+        all.sort_unstable();
+        assert!(all.len() >= 100);
+        for (at, number) in all.iter().zip(1..=100_u64) {
+            assert!(at.abs_diff(Duration::from_millis(10 * number)) < Duration::from_micros(1), "{number}: {at:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Whether what was acknowledged outlives what happens to servers, disks and stores.
 //!
-//! A [`Proof`] plays a [`Scenario`]: servers are started on one `SPOOL_DIR` and one store, killed, stopped, replaced, or
+//! A [`Proof`] plays a [`Scene`]: servers are started on one `SPOOL_DIR` and one store, killed, stopped, replaced, or
 //! left without their store or their disk, while a load goes on over all of it. At the end the last server has to drain
 //! the spool and to end with 0, and one ledger is made over everything that was sent.
 //!
@@ -44,7 +44,7 @@ const OURS: [&str; 4] = ["SPOOL_DIR", "STORE_DIR", "S3_BUCKET", "LISTEN_ADDR"];
 
 /// What happens. Its name is as the command line has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scenario {
+pub enum Scene {
     /// The server is killed at random moments, and started again.
     Kill,
     /// The store is away for a time, in one way after the other.
@@ -60,7 +60,7 @@ pub enum Scenario {
     Takeover,
 }
 
-impl Scenario {
+impl Scene {
     /// All of them.
     pub const ALL: [Self; 6] = [Self::Kill, Self::Outage, Self::SlowStore, Self::Stop, Self::DiskFull, Self::Takeover];
 
@@ -76,9 +76,9 @@ impl Scenario {
         }
     }
 
-    /// The scenario of this name.
+    /// The scene of this name.
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|scenario| scenario.name() == name)
+        Self::ALL.into_iter().find(|scene| scene.name() == name)
     }
 
     /// How often it happens unless that is said.
@@ -98,7 +98,7 @@ impl Scenario {
 #[derive(Debug, Clone)]
 pub struct Proof {
     /// What happens.
-    pub scenario: Scenario,
+    pub scene: Scene,
     /// How often.
     pub rounds: u32,
     /// How long a server lives in a round: a random time in this range.
@@ -107,13 +107,13 @@ pub struct Proof {
     pub span: Duration,
     /// What to send. It has no end of its own, and its target is filled in.
     pub plan: Plan,
-    /// The server. Its environment goes before the scenario's.
+    /// The server. Its environment goes before the scene's.
     pub program: Program,
     /// Whether objects go to an S3 server in this process instead of a folder.
     pub in_process_s3: bool,
     /// What the S3 server does wrong, outages aside.
     pub faults: FaultPlan,
-    /// How many bytes [`Scenario::DiskFull`] leaves for the spool.
+    /// How many bytes [`Scene::DiskFull`] leaves for the spool.
     pub disk_bytes: usize,
     /// Whether that is the size of a file system (a tmpfs, if one can be mounted) and not `SPOOL_MAX_BYTES` alone.
     pub real_disk: bool,
@@ -136,7 +136,7 @@ impl Proof {
     /// It could not be set up, or the store could not be read. What a server does wrong is in the verdict.
     pub async fn run(mut self, control: Control, say: impl Fn(&str)) -> anyhow::Result<Verdict> {
         for name in OURS {
-            ensure!(self.program.env.iter().all(|(given, _)| given != name), "{name} is for the scenario to say");
+            ensure!(self.program.env.iter().all(|(given, _)| given != name), "{name} is for the scene to say");
         }
         self.plan.duration = None;
         self.plan.requests = None;

@@ -1,10 +1,10 @@
-//! The scenarios. Each begins with a server running and the load going to it, and ends with such a server.
+//! The scenes. Each begins with a server running and the load going to it, and ends with such a server.
 
 use std::time::Duration;
 
 use anyhow::ensure;
 
-use super::Scenario;
+use super::Scene;
 use super::depot::Away;
 use super::spool::Remains;
 use super::stage::Stage;
@@ -21,13 +21,13 @@ const FULL_FOR: Duration = Duration::from_secs(3);
 const WELL: u32 = 2;
 
 pub(super) async fn play(stage: &mut Stage<'_>, first: Server) -> anyhow::Result<Server> {
-    match stage.proof.scenario {
-        Scenario::Kill => kill(stage, first).await,
-        Scenario::Outage => outage(stage, first).await,
-        Scenario::SlowStore => slow_store(stage, first).await,
-        Scenario::Stop => stop(stage, first).await,
-        Scenario::DiskFull => disk_full(stage, first).await,
-        Scenario::Takeover => takeover(stage, first).await,
+    match stage.proof.scene {
+        Scene::Kill => kill(stage, first).await,
+        Scene::Outage => outage(stage, first).await,
+        Scene::SlowStore => slow_store(stage, first).await,
+        Scene::Stop => stop(stage, first).await,
+        Scene::DiskFull => disk_full(stage, first).await,
+        Scene::Takeover => takeover(stage, first).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a scenario is played on: a spool, a store, the servers on them, and a view of the load.
+//! What a scene is played on: a spool, a store, the servers on them, and a view of the load.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::depot::{Away, Depot};
 use super::spool::Remains;
 use super::tmpfs::Tmpfs;
-use super::{Proof, Scenario};
+use super::{Proof, Scene};
 use crate::load::{Control, Progress, Whither};
 use crate::readback::Store;
 use crate::report::S3Report;
@@ -53,7 +53,7 @@ pub(super) struct Tracks {
     pub(super) stop_longest: Duration,
     pub(super) peak_memory: u64,
     pub(super) drained_in: Option<Duration>,
-    /// What the scenario has to tell beside.
+    /// What the scene has to tell beside.
     pub(super) remarks: Vec<String>,
     /// What went wrong.
     pub(super) broken: Vec<String>,
@@ -96,7 +96,7 @@ impl<'a> Stage<'a> {
             disk: None,
         };
         let mut spool_max = "1GiB".to_owned();
-        if proof.scenario == Scenario::DiskFull {
+        if proof.scene == Scene::DiskFull {
             if proof.real_disk {
                 match Tmpfs::mount(&stage.spool(), proof.disk_bytes) {
                     Ok(disk) => stage.disk = Some(disk),
@@ -140,7 +140,7 @@ impl<'a> Stage<'a> {
     }
 
     pub(super) fn say(&self, what: &str) {
-        (self.say)(&format!("{}: {what}", self.proof.scenario.name()));
+        (self.say)(&format!("{}: {what}", self.proof.scene.name()));
     }
 
     /// Tells, now and in the verdict.

@@ -18,7 +18,7 @@ use crate::units::show_size;
 /// What a proof has shown.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verdict {
-    /// The scenario.
+    /// The scene.
     pub name: &'static str,
     /// The id that its payloads bear.
     pub run: String,
@@ -27,7 +27,7 @@ pub struct Verdict {
     /// From the first request to the last look at the store, in seconds.
     pub seconds: f64,
     /// Requests a second, as they were due.
-    pub rate: f64,
+    pub rate: String,
     /// Requests a second that were answered or broken off, over the whole of the load.
     pub requests_per_second: f64,
     /// Latency of accepted requests, from when they were due, with the time that there was no server.
@@ -44,7 +44,7 @@ pub struct Verdict {
     pub peak_memory: u64,
     /// From the load's end until the spool was drained, in seconds.
     pub drained_in: Option<f64>,
-    /// What the scenario has to tell beside.
+    /// What the scene has to tell beside.
     pub remarks: Vec<String>,
     /// What lies in the spool at the end.
     pub spool: Remains,
@@ -86,11 +86,11 @@ impl Verdict {
         }
         let tally = &shown.done.tally;
         Self {
-            name: proof.scenario.name(),
+            name: proof.scene.name(),
             run: format!("{:08x}", proof.plan.run),
             rounds: proof.rounds,
             seconds: shown.seconds,
-            rate: proof.plan.rate,
+            rate: proof.plan.rate.to_string(),
             requests_per_second: (tally.answered() + tally.unanswered) as f64
                 / shown.done.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
             accepted: tally.accepted.summary(),
@@ -119,8 +119,11 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pace = if self.rate == 0.0 { "unpaced".to_owned() } else { format!("{}/s", self.rate) };
-        writeln!(f, "\n{}: run {}, {pace}, {} rounds in {:.1} s\n", self.name, self.run, self.rounds, self.seconds)?;
+        writeln!(
+            f,
+            "\n{}: run {}, {}, {} rounds in {:.1} s\n",
+            self.name, self.run, self.rate, self.rounds, self.seconds
+        )?;
         let statuses: Vec<_> = self.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
         row(f, "requests by status", &format!("{}, unanswered: {}", statuses.join(", "), self.unanswered))?;
         row(f, "requests sent", &format!("{:.0}/s", self.requests_per_second))?;

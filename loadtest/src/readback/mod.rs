@@ -210,7 +210,8 @@ mod tests {
 
     fn ledger(accepted: usize) -> Ledger {
         let mut sent = Sent::default();
-        sent.book(accepted, Outcome::Accepted);
+        let first = sent.take(accepted);
+        sent.book(first, accepted, Outcome::Accepted);
         Ledger::new([sent])
     }
 
