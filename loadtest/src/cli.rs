@@ -48,6 +48,8 @@ pub(crate) enum Command {
     /// Load the floor, the other baselines and variants of a server in turn, and print the medians side by side. Exits
     /// with 1 if a variant broke a promise.
     Compare(Box<CompareArgs>),
+    /// Print what changed from one JSON report of `run` or `compare` to another
+    Diff(DiffArgs),
 }
 
 #[derive(Debug, Args)]
@@ -55,6 +57,9 @@ pub(crate) struct RunArgs {
     /// A server that is running, as http://127.0.0.1:8080
     #[arg(long, group = "whom")]
     url: Option<String>,
+    /// Its admin listener, to look at its metrics once a second, as http://127.0.0.1:9090
+    #[arg(long, requires = "url")]
+    admin_url: Option<String>,
     /// A server to start on free ports, and to stop at the end
     #[arg(long, group = "whom")]
     spawn: Option<PathBuf>,
@@ -92,6 +97,17 @@ pub(crate) struct RunArgs {
     /// Write the report here too, as JSON
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
+    /// And here as one HTML file, with charts
+    #[arg(long)]
+    pub(crate) html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The JSON file from before
+    pub(crate) before: PathBuf,
+    /// The one from after
+    pub(crate) after: PathBuf,
 }
 
 /// Also the `[load]` of a scenario, where a name and a default are the same.
@@ -345,12 +361,17 @@ impl RunArgs {
             (None, Target::Spawn(_)) => Place::Fresh,
             (None, Target::Running | Target::Baseline(_)) => Place::Nowhere,
         };
+        let admin = match &self.admin_url {
+            Some(url) => Some(trial::resolve(url).await?.0),
+            None => None,
+        };
         let settle = if self.url.is_some() { Duration::from_secs(90) } else { Duration::ZERO };
         Ok(Trial {
             name: "loadtest".to_owned(),
             plan,
             target,
             place,
+            admin,
             stop_after: self.stop_after,
             settle: self.settle.unwrap_or(settle),
             exit_limit: self.exit_limit,
@@ -403,6 +424,7 @@ impl CompareArgs {
             plan: self.load.plan()?,
             target,
             place,
+            admin: None,
             stop_after: None,
             settle,
             exit_limit: Duration::from_secs(60),

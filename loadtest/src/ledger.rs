@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::payload::{Identity, Number};
 
@@ -172,7 +172,7 @@ impl Ledger {
 }
 
 /// The sums of a [`Ledger`], in payloads.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// All that went out: accepted, refused and unanswered together.
     pub sent: u64,
@@ -201,16 +201,9 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Whether a promise was broken: something accepted is lost, something stored is corrupt or there twice, or
-    /// something refused was stored.
-    pub fn failed(&self) -> bool {
-        self.lost + self.duplicated + self.corrupt + self.stored_though_refused > 0
-    }
-}
-
-impl fmt::Display for Totals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = [
+    /// All of them with their names, and whether they have to be 0.
+    pub fn rows(&self) -> [(&'static str, u64, bool); 12] {
+        [
             ("sent", self.sent, false),
             ("accepted", self.accepted, false),
             ("refused", self.refused, false),
@@ -223,8 +216,19 @@ impl fmt::Display for Totals {
             ("duplicated", self.duplicated, true),
             ("corrupt", self.corrupt, true),
             ("stored though refused", self.stored_though_refused, true),
-        ];
-        for (name, count, must_be_zero) in rows {
+        ]
+    }
+
+    /// Whether a promise was broken: something accepted is lost, something stored is corrupt or there twice, or
+    /// something refused was stored.
+    pub fn failed(&self) -> bool {
+        self.lost + self.duplicated + self.corrupt + self.stored_though_refused > 0
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, count, must_be_zero) in self.rows() {
             let mark = if must_be_zero && count > 0 { "  <- must be 0" } else { "" };
             writeln!(f, "  {name:<26}{count:>14}{mark}")?;
         }

@@ -5,6 +5,7 @@
 //! * [`s3`] is an S3 server in this process that can be told to go wrong;
 //! * [`server`] runs a server program and takes its measures;
 //! * [`trial`] puts these together into one run, whose outcome is a [`report`];
+//! * [`timeline`] tells it second by second, and [`diff`] what changed from one report to another;
 //! * [`proof`] kills, starves and replaces servers under load, and checks that nothing accepted was lost by it;
 //! * [`baseline`] is what to compare with: the least that a server could do, and the designs that millpond came from;
 //! * [`units`] reads and shows times and sizes.
@@ -13,6 +14,7 @@
 
 pub mod baseline;
 pub mod batch;
+pub mod diff;
 pub mod ledger;
 pub mod load;
 pub mod payload;
@@ -21,5 +23,6 @@ pub mod readback;
 pub mod report;
 pub mod s3;
 pub mod server;
+pub mod timeline;
 pub mod trial;
 pub mod units;

@@ -3,6 +3,7 @@
 
 mod cli;
 mod compare;
+mod progress;
 mod prove;
 mod scenario;
 
@@ -12,14 +13,15 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Parser;
 use loadtest::baseline::{Bucket, Settings};
-use loadtest::load::{Control, Progress};
+use loadtest::diff::Diff;
+use loadtest::load::Control;
+use loadtest::report;
 use loadtest::s3::{self, S3Server};
-use loadtest::units::show_micros;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::cli::{BaselineArgs, Cli, Command, RunArgs, S3Args};
+use self::cli::{BaselineArgs, Cli, Command, DiffArgs, RunArgs, S3Args};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -42,19 +44,29 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Scenario(args) => Box::pin(scenario::run(&args)).await,
         Command::Prove(args) => Box::pin(prove::run(&args)).await,
         Command::Compare(args) => Box::pin(compare::run(&args)).await,
+        Command::Diff(args) => diff(&args),
     }
 }
 
 async fn run_one(args: &RunArgs) -> anyhow::Result<bool> {
     let trial = args.trial().await?;
     let control = Control::default();
-    let report = interruptible(&control, Box::pin(trial.run(control.clone(), show_progress))).await?;
+    let report = interruptible(&control, Box::pin(progress::watched(trial, control.clone()))).await?;
     show(&report.to_string());
     if let Some(path) = &args.json {
         let json = serde_json::to_vec_pretty(&report)?;
         std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
     }
+    if let Some(path) = &args.html {
+        std::fs::write(path, report.html()).with_context(|| format!("writing {}", path.display()))?;
+    }
     Ok(!report.failed())
+}
+
+fn diff(args: &DiffArgs) -> anyhow::Result<bool> {
+    let diff = Diff::between(&report::read(&args.before)?, &report::read(&args.after)?);
+    show(diff.to_string().trim_end());
+    Ok(true)
 }
 
 async fn serve_s3(args: &S3Args) -> anyhow::Result<bool> {
@@ -117,19 +129,6 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-fn show_progress(progress: &Progress<'_>) {
-    let recent = progress.recent;
-    let rate = recent.answered() as f64 / progress.span.as_secs_f64();
-    note(&format!(
-        "{:>5.0} s {rate:>9.0}/s   accepted {:>8}   refused {:>7}   unanswered {:>5}   p99 {}",
-        progress.elapsed.as_secs_f64(),
-        recent.accepted.count(),
-        recent.refused.count(),
-        recent.unanswered + recent.connect_errors,
-        show_micros(recent.accepted.quantile(0.99)),
-    ));
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]

@@ -1,19 +1,23 @@
 //! One run from beginning to end: a store, a server, a load, and the proof.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 use crate::ledger::Ledger;
-use crate::load::{self, Control, Plan, Progress};
+use crate::load::{self, Control, Plan};
 use crate::payload::Payloads;
 use crate::readback::{Reader, Store};
-use crate::report::{Report, ServerReport};
+use crate::report::{ProgramReport, Report, ServerReport, Shown};
 use crate::s3::{FaultPlan, S3Server};
 use crate::server::{Exit, Program, Server, Usage};
+use crate::timeline::{Observer, Sample};
 
 /// The bucket of an S3 server in this process.
 const BUCKET: &str = "millpond";
@@ -61,6 +65,8 @@ pub struct Trial {
     pub target: Target,
     /// Where what was accepted has to be.
     pub place: Place,
+    /// The admin listener of a server that runs already. One that is started says where its own is.
+    pub admin: Option<SocketAddr>,
     /// SIGTERM to the server this long after the load began, and the load goes on.
     pub stop_after: Option<Duration>,
     /// How long to wait after the load until all that was accepted is in the store of the running server.
@@ -69,13 +75,35 @@ pub struct Trial {
     pub exit_limit: Duration,
 }
 
+/// What a load leaves to be told.
+struct Loaded {
+    done: load::Done,
+    /// What the server, and this process, had used by its end.
+    server: Usage,
+    own: Usage,
+    timeline: Vec<Sample>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nowhere => write!(f, "not looked at"),
+            Self::Fresh => write!(f, "a fresh folder"),
+            Self::Given(Store::Dir(folder)) => write!(f, "the folder {}", folder.display()),
+            Self::Given(Store::S3 { bucket, prefix, .. }) => write!(f, "s3://{bucket}/{prefix}"),
+            Self::InProcess(_) => write!(f, "an S3 server in loadtest"),
+            Self::Given(Store::Memory(_)) | Self::InMemory(_) => write!(f, "an S3 server in loadtest, in memory"),
+        }
+    }
+}
+
 impl Trial {
-    /// Carries it out, calling `progress` once a second during the load.
+    /// Carries it out, calling `progress` once a second during the load and at its end.
     ///
     /// # Errors
     ///
     /// It could not be set up, or the store could not be read. What the server does wrong is in the report.
-    pub async fn run(mut self, control: Control, progress: impl FnMut(&Progress<'_>)) -> anyhow::Result<Report> {
+    pub async fn run(mut self, control: Control, progress: impl FnMut(&Sample)) -> anyhow::Result<Report> {
         let fresh = TempDir::with_prefix("loadtest-").context("making a folder")?;
         let s3 = match &self.place {
             Place::InProcess(faults) => {
@@ -90,21 +118,29 @@ impl Trial {
             }
             Place::Nowhere | Place::Fresh | Place::Given(_) => None,
         };
-        let mut server = match self.program(fresh.path(), s3.as_ref())? {
-            Some(program) => Some(Server::start(&program).await?),
+        let program = self.program(fresh.path(), s3.as_ref())?;
+        let about = match (&self.target, &program) {
+            (Target::Spawn(given) | Target::Baseline(given), Some(whole)) => {
+                Some(ProgramReport::of(given, whole).await)
+            }
+            (Target::Running, _) | (_, None) => None,
+        };
+        let mut server = match &program {
+            Some(program) => Some(Server::start(program).await?),
             None => None,
         };
         if let Some(server) = &server {
             self.plan.target = server.addr()?;
+            self.admin = server.admin_addr();
         }
         let payloads = Payloads::new(self.plan.run, self.plan.payload_size);
         let mut reader = self.store(fresh.path(), s3.as_ref()).map(|store| Reader::new(store, payloads));
 
         let before = server.as_mut().map(Server::usage).unwrap_or_default();
         let own_before = Usage::of(std::process::id()).unwrap_or_default();
-        let mut done = self.load(server.as_mut(), &control, progress).await?;
-        let after = server.as_mut().map(Server::usage).unwrap_or_default();
-        let own = cpu_between(own_before, Usage::of(std::process::id()).unwrap_or_default());
+        let began = now();
+        let Loaded { mut done, server: after, own, timeline } = self.load(server.as_mut(), &control, progress).await?;
+        let own_cpu_micros = cpu_between(own_before, own);
 
         if let Some(reader) = &mut reader {
             settle(reader, &mut done.ledger, self.settle).await?;
@@ -129,7 +165,8 @@ impl Trial {
             s3.stop().await;
         }
         let server = exit.map(|exit| ServerReport::new(before, after, exit, &done.tally, self.plan.shape.mean()));
-        Ok(Report::new(&self, &done, own, server, objects, stats))
+        let shown = Shown { began, own_cpu_micros, program: about, server, objects, s3: stats, timeline };
+        Ok(Report::new(&self, &done, shown))
     }
 
     fn program(&self, fresh: &Path, s3: Option<&S3Server>) -> anyhow::Result<Option<Program>> {
@@ -168,9 +205,33 @@ impl Trial {
         &self,
         server: Option<&mut Server>,
         control: &Control,
-        progress: impl FnMut(&Progress<'_>),
-    ) -> anyhow::Result<load::Done> {
-        let load = load::run(self.plan.clone(), control.clone(), progress);
+        mut progress: impl FnMut(&Sample),
+    ) -> anyhow::Result<Loaded> {
+        let pid = server.as_ref().map(|server| server.pid());
+        let (seconds, mut coming) = mpsc::unbounded_channel();
+        let load = async {
+            let tell = move |progress: &load::Progress<'_>| {
+                // An error is impossible: the other end is there until this one is gone.
+                let _ = seconds.send(Sample::of(progress));
+            };
+            let done = load::run(self.plan.clone(), control.clone(), tell).await?;
+            // Taken at once, and not when the last scrape is over.
+            let usage = |pid: Option<u32>| pid.and_then(Usage::of).unwrap_or_default();
+            anyhow::Ok((done, usage(pid), usage(Some(std::process::id()))))
+        };
+        // Beside the load, so that a server slow to show its metrics does not hold it up.
+        let observe = async {
+            let mut observer = Observer::new(self.admin, pid);
+            while let Some(sample) = coming.recv().await {
+                progress(observer.look(sample).await);
+            }
+            observer.into_samples()
+        };
+        let both = async {
+            let (loaded, timeline) = tokio::join!(load, observe);
+            let (done, server, own) = loaded?;
+            Ok(Loaded { done, server, own, timeline })
+        };
         let watch = async {
             if let Some(server) = server {
                 if let Some(time) = self.stop_after
@@ -188,7 +249,7 @@ impl Trial {
             std::future::pending().await
         };
         tokio::select! {
-            done = Box::pin(load) => done,
+            loaded = Box::pin(both) => loaded,
             wrong = watch => wrong,
         }
     }
@@ -230,6 +291,11 @@ pub async fn resolve(url: &str) -> anyhow::Result<(SocketAddr, Option<String>)> 
     let mut addresses = tokio::net::lookup_host(&host).await.with_context(|| format!("looking up {host}"))?;
     let address = addresses.next().with_context(|| format!("{host} has no address"))?;
     Ok((address, (path.len() > 1).then(|| path.to_owned())))
+}
+
+fn now() -> String {
+    // The only way that this fails is a clock set to before the year 1.
+    DateTime::from_secs(DateTime::from(SystemTime::now()).secs()).fmt(DateTimeFormat::DateTime).unwrap_or_default()
 }
 
 /// The usage between two looks, in microseconds of CPU.

@@ -83,7 +83,7 @@ fn plan(target: SocketAddr) -> Plan {
 fn trial(plan: Plan, target: Target, place: Place) -> Trial {
     let settle = Duration::ZERO;
     let exit_limit = Duration::from_secs(10);
-    Trial { name: "test".to_owned(), plan, target, place, stop_after: None, settle, exit_limit }
+    Trial { name: "test".to_owned(), plan, target, place, admin: None, stop_after: None, settle, exit_limit }
 }
 
 async fn against_toy(flaw: Flaw, change: impl FnOnce(&mut Plan)) -> Report {
@@ -175,6 +175,9 @@ async fn a_child_is_started_measured_and_stopped() {
     let server = report.server.unwrap();
     assert_eq!((server.exit.code, server.exit.killed), (Some(0), false));
     assert!(server.peak_memory > 1 << 20);
+    assert_eq!(report.program.unwrap().version.as_deref(), Some(concat!("loadtest ", env!("CARGO_PKG_VERSION"))));
+    let in_samples: u64 = report.timeline.iter().map(|sample| sample.accepted).sum();
+    assert_eq!(in_samples, 50, "the samples have to add up to the whole");
     assert!(std::fs::read_to_string(log.path().join("log")).unwrap().contains("listening addr=127.0.0.1:"));
 }
 

@@ -219,8 +219,8 @@ impl Plan {
     }
 }
 
-/// Carries the plan out, calling `progress` once a second. First the connections are made, a few at a time; the load
-/// begins when all are there, or have failed once.
+/// Carries the plan out, calling `progress` once a second and at the end. First the connections are made, a few at a time;
+/// the load begins when all are there, or have failed once.
 ///
 /// # Errors
 ///
@@ -281,7 +281,10 @@ pub async fn run(plan: Plan, control: Control, mut progress: impl FnMut(&Progres
         }
     }
     let elapsed = start.elapsed();
-    collect(&mut total);
+    // What came in since the last look is a look of its own, so that the looks add up to the whole.
+    collect(&mut recent);
+    progress(&Progress { elapsed, recent: &recent, span: looked.elapsed() });
+    total.take_from(&mut recent);
     sent.sort_unstable_by_key(|(endpoint, _)| *endpoint);
     let ledger = Ledger::new(sent.into_iter().map(|(_, sent): (u32, Sent)| sent));
     Ok(Done { ledger, tally: total, elapsed })

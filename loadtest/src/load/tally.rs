@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Latencies above this are recorded as this.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -96,7 +96,7 @@ impl Latencies {
         Quantiles { p50, p90, p99, p99_9, max }
     }
 
-    pub(super) fn record(&mut self, time: Duration) {
+    pub(crate) fn record(&mut self, time: Duration) {
         self.0.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1));
     }
 
@@ -108,7 +108,7 @@ impl Latencies {
 }
 
 /// Times in microseconds.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// The median.
     pub p50: u64,

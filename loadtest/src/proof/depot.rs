@@ -161,6 +161,6 @@ fn add(report: &mut S3Report, s3: &S3Server) {
     report.stored += stats.stored;
     report.in_flight_peak = report.in_flight_peak.max(stats.in_flight_peak);
     for (name, count) in stats.faults {
-        *report.faults.entry(name).or_default() += count;
+        *report.faults.entry(name.to_owned()).or_default() += count;
     }
 }

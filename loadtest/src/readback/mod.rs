@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use aws_sdk_s3::Client;
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ledger::Ledger;
 use crate::payload::Payloads;
@@ -49,7 +49,7 @@ pub struct Reader {
 }
 
 /// The objects of a store in figures.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Objects {
     /// How many there are.
     pub count: u64,

@@ -19,6 +19,7 @@ use serde::Serialize;
 use self::answer::{Answer, Overload};
 use self::file::{BUILT_IN, Scenario, StoreKind, Work};
 use crate::cli::LoadArgs;
+use crate::progress;
 
 #[derive(Debug, Args)]
 pub(crate) struct ScenarioArgs {
@@ -37,7 +38,7 @@ pub(crate) struct ScenarioArgs {
     /// Let what a proof is about happen this often, whatever the files say
     #[arg(long)]
     rounds: Option<u32>,
-    /// A folder for what was found, as NAME.json, and the servers' logs, as NAME.log [default: neither is kept]
+    /// A folder for what was found, as NAME.json, a page for each load, as NAME-1.html, and the servers' logs, as NAME.log [default: neither is kept]
     #[arg(long)]
     json: Option<PathBuf>,
 }
@@ -79,6 +80,10 @@ async fn all(args: &ScenarioArgs, scenarios: &[Scenario], control: &Control) -> 
             let path = folder.join(format!("{}.json", finding.name));
             let json = serde_json::to_vec_pretty(&finding)?;
             std::fs::write(&path, json).with_context(|| format!("writing {}", path.display()))?;
+            for (report, number) in finding.reports.iter().zip(1..) {
+                let path = folder.join(format!("{}-{number}.html", finding.name));
+                std::fs::write(&path, report.html()).with_context(|| format!("writing {}", path.display()))?;
+            }
         }
         hold &= finding.answer.holds;
         if control.end.is_cancelled() {
@@ -158,11 +163,12 @@ impl Runner<'_> {
             plan,
             target: Target::Spawn(self.program(Some(log))?),
             place,
+            admin: None,
             stop_after: None,
             settle: Duration::ZERO,
             exit_limit: Duration::from_secs(60),
         };
-        let report = Box::pin(trial.run(self.one_load(), crate::show_progress)).await?;
+        let report = Box::pin(progress::watched(trial, self.one_load())).await?;
         crate::show(&report.to_string());
         Ok(report)
     }

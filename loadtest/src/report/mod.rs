@@ -1,23 +1,51 @@
-//! What a run has shown, as a table and as JSON.
+//! What a run has shown: as text, as JSON that can be read back, and as a page to look at.
+
+mod chart;
+mod figure;
+mod file;
+mod html;
+mod latency;
+mod machine;
+mod program;
+#[cfg(test)]
+pub(crate) mod sample;
+mod text;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use self::figure::{Direction, FIGURES, Figure, median};
+pub use self::file::{Unreadable, read};
+pub use self::latency::Curve;
+pub use self::machine::Machine;
+pub use self::program::ProgramReport;
+pub(crate) use self::text::{quantiles, row};
 
 use crate::ledger::Totals;
 use crate::load::{Done, Quantiles, Rate, Tally};
 use crate::readback::Objects;
 use crate::s3::Stats;
 use crate::server::{Exit, Usage};
+use crate::timeline::Sample;
 use crate::trial::{self, Trial};
-use crate::units::{show_micros, show_size};
+
+/// The format of the JSON. It counts up when what is there already changes its meaning; what is only added does not
+/// count.
+pub const FORMAT: u32 = 1;
 
 /// What a run has shown.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// [`FORMAT`].
+    pub format: u32,
     /// Its name.
     pub name: String,
+    /// When it began, as `2026-11-20T13:00:00Z`.
+    pub began: String,
+    /// Where it ran.
+    pub machine: Machine,
     /// The id that its payloads bear.
     pub run: String,
     /// How it was set up.
@@ -30,6 +58,8 @@ pub struct Report {
     pub accepted: Quantiles,
     /// Latency of refused requests.
     pub refused: Quantiles,
+    /// Both of them in full.
+    pub latency: Latency,
     /// How late requests went out: what the generator itself, or the want of a free connection, added.
     pub late: Quantiles,
     /// Requests by the status of their answers.
@@ -42,7 +72,11 @@ pub struct Report {
     pub connects: (u64, u64),
     /// What this program itself used for each answered request, the S3 server in it included, in microseconds of CPU.
     pub own_cpu_micros_per_request: f64,
-    /// The server, if this program started it.
+    /// What was started, and how, if this program started the server.
+    pub program: Option<ProgramReport>,
+    /// What its objects went into, in words.
+    pub place: String,
+    /// What the server used, if this program started it.
     pub server: Option<ServerReport>,
     /// The objects in the store, if it was read.
     pub objects: Option<Objects>,
@@ -52,10 +86,33 @@ pub struct Report {
     pub ledger: Totals,
     /// Whether the ledger was checked against a store at all.
     pub checked: bool,
+    /// The load second by second.
+    pub timeline: Vec<Sample>,
+}
+
+/// The distributions of latencies, from when requests were due, in microseconds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Of accepted requests.
+    pub accepted: Curve,
+    /// Of refused ones.
+    pub refused: Curve,
+}
+
+/// What a trial knows at its end.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) began: String,
+    pub(crate) own_cpu_micros: u64,
+    pub(crate) program: Option<ProgramReport>,
+    pub(crate) server: Option<ServerReport>,
+    pub(crate) objects: Option<Objects>,
+    pub(crate) s3: Option<Stats>,
+    pub(crate) timeline: Vec<Sample>,
 }
 
 /// The load's settings.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each is the setting of the same name")]
 pub struct LoadReport {
     pub rate: String,
@@ -70,7 +127,7 @@ pub struct LoadReport {
 }
 
 /// What the server used, and how it went.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServerReport {
     /// CPU for each answered request during the load, in microseconds.
     pub cpu_micros_per_request: f64,
@@ -85,7 +142,7 @@ pub struct ServerReport {
 }
 
 /// What the S3 server was asked.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct S3Report {
     /// PutObject calls.
     pub puts: u64,
@@ -94,7 +151,14 @@ pub struct S3Report {
     /// The most of them at once.
     pub in_flight_peak: u64,
     /// Faults injected.
-    pub faults: BTreeMap<&'static str, u64>,
+    pub faults: BTreeMap<String, u64>,
+}
+
+impl LoadReport {
+    /// Whether requests were sent at times of their own, and not when the one before was answered.
+    pub(crate) fn is_paced(&self) -> bool {
+        self.rate != Rate::UNPACED.to_string()
+    }
 }
 
 impl ServerReport {
@@ -113,23 +177,19 @@ impl ServerReport {
 }
 
 impl Report {
-    pub(crate) fn new(
-        trial: &Trial,
-        done: &Done,
-        own_cpu_micros: u64,
-        server: Option<ServerReport>,
-        objects: Option<Objects>,
-        s3: Option<Stats>,
-    ) -> Self {
+    pub(crate) fn new(trial: &Trial, done: &Done, shown: Shown) -> Self {
         let (plan, tally) = (&trial.plan, &done.tally);
         let mut ledger = done.ledger.totals();
-        if objects.is_none() {
+        if shown.objects.is_none() {
             // Nobody looked, so nothing can be said to be missing.
             ledger.lost = 0;
         }
         let seconds = done.elapsed.as_secs_f64();
         Self {
+            format: FORMAT,
             name: trial.name.clone(),
+            began: shown.began,
+            machine: Machine::here(),
             run: format!("{:08x}", plan.run),
             load: LoadReport {
                 rate: plan.rate.to_string(),
@@ -146,22 +206,26 @@ impl Report {
             requests_per_second: tally.answered() as f64 / seconds.max(f64::MIN_POSITIVE),
             accepted: tally.accepted.summary(),
             refused: tally.refused.summary(),
+            latency: Latency { accepted: Curve::of(&tally.accepted), refused: Curve::of(&tally.refused) },
             late: tally.late.summary(),
             statuses: tally.statuses.clone(),
             unanswered: tally.unanswered,
             unsent: tally.unsent,
             connects: (tally.connects, tally.connect_errors),
-            own_cpu_micros_per_request: own_cpu_micros as f64 / tally.answered().max(1) as f64,
-            server,
-            checked: objects.is_some(),
-            objects,
-            s3: s3.map(|stats| S3Report {
+            own_cpu_micros_per_request: shown.own_cpu_micros as f64 / tally.answered().max(1) as f64,
+            program: shown.program,
+            place: trial.place.to_string(),
+            server: shown.server,
+            checked: shown.objects.is_some(),
+            objects: shown.objects,
+            s3: shown.s3.map(|stats| S3Report {
                 puts: stats.puts,
                 stored: stats.stored,
                 in_flight_peak: stats.in_flight_peak,
-                faults: stats.faults,
+                faults: stats.faults.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
             }),
             ledger,
+            timeline: shown.timeline,
         }
     }
 
@@ -171,63 +235,27 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let load = &self.load;
-        writeln!(
-            f,
-            "\n{}: run {}, {} over {} connections, {} payloads of {} bytes a request, {} {}",
-            self.name,
-            self.run,
-            load.rate,
-            load.connections,
-            load.payloads_per_request,
-            load.payload_size,
-            load.encoding,
-            load.form
-        )?;
-        writeln!(f, "\nrequests")?;
-        let statuses: Vec<_> = self.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
-        row(f, "answered", &format!("{:.0}/s for {:.1} s", self.requests_per_second, self.seconds))?;
-        row(f, "by status", &statuses.join(", "))?;
-        row(f, "unanswered, never sent", &format!("{}, {}", self.unanswered, self.unsent))?;
-        row(f, "connections, failed", &format!("{}, {}", self.connects.0, self.connects.1))?;
-        row(f, "latency accepted", &quantiles(&self.accepted))?;
-        if self.refused.max > 0 {
-            row(f, "latency refused", &quantiles(&self.refused))?;
+/// The fields of a JSON value with their paths, as `env.ACK`; those that are null or empty are left out.
+pub(crate) fn flat(value: &Value) -> Vec<(String, String)> {
+    let Value::Object(fields) = value else { return Vec::new() };
+    let mut all = Vec::new();
+    for (name, value) in fields {
+        match value {
+            Value::Null => {}
+            Value::Object(_) => {
+                all.extend(flat(value).into_iter().map(|(inner, text)| (format!("{name}.{inner}"), text)))
+            }
+            Value::String(text) => all.push((name.clone(), text.clone())),
+            Value::Array(parts) => {
+                let parts: Vec<_> =
+                    parts.iter().map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned)).collect();
+                all.push((name.clone(), parts.join(" ")));
+            }
+            Value::Number(number) => all
+                .push((name.clone(), number.as_f64().map_or_else(|| number.to_string(), |number| number.to_string()))),
+            Value::Bool(_) => all.push((name.clone(), value.to_string())),
         }
-        if load.rate != Rate::UNPACED.to_string() {
-            row(f, "sent late by", &quantiles(&self.late))?;
-        }
-        row(f, "CPU of loadtest itself", &format!("{:.2} us a request", self.own_cpu_micros_per_request))?;
-        if let Some(server) = &self.server {
-            let cpu = (server.cpu_micros_per_request, server.cpu_micros_per_payload, server.cpu_seconds);
-            writeln!(f, "\nserver")?;
-            row(f, "CPU", &format!("{:.2} us a request, {:.3} us a payload, {:.2} s in all", cpu.0, cpu.1, cpu.2))?;
-            row(f, "peak memory", &show_size(server.peak_memory))?;
-            let killed = if server.exit.killed { ", killed after the limit" } else { "" };
-            row(f, "end", &format!("{} after {:.2} s{killed}", server.exit.status, server.exit.seconds))?;
-        }
-        if let Some(s3) = &self.s3 {
-            writeln!(f, "\nS3")?;
-            row(f, "PUTs", &format!("{}, {} stored, {} at once at most", s3.puts, s3.stored, s3.in_flight_peak))?;
-            let faults: Vec<_> = s3.faults.iter().map(|(name, count)| format!("{name}: {count}")).collect();
-            row(f, "faults", &if faults.is_empty() { "none".to_owned() } else { faults.join(", ") })?;
-        }
-        if let Some(objects) = &self.objects {
-            writeln!(f, "\nstore")?;
-            row(f, "objects", &objects.to_string())?;
-        }
-        writeln!(f, "\npayloads{}", if self.checked { "" } else { " (no store was read)" })?;
-        write!(f, "{}", self.ledger)
     }
-}
-
-pub(crate) fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {
-    writeln!(f, "  {name:<26}{value}")
-}
-
-pub(crate) fn quantiles(of: &Quantiles) -> String {
-    let [p50, p90, p99, p99_9, max] = [of.p50, of.p90, of.p99, of.p99_9, of.max].map(show_micros);
-    format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
+    all.retain(|(_, text)| !text.is_empty());
+    all
 }

@@ -1,0 +1,447 @@
+//! The report as a page: one file, which asks nothing of any other.
+
+use std::fmt::{self, Display, Write};
+
+use super::chart::{Across, Chart, Series, Up};
+use super::{Curve, Report};
+use crate::timeline::{Gauges, Sample};
+use crate::units::{show_micros, show_size};
+
+const STYLE: &str = include_str!("style.css");
+
+/// A shorter look than this, as there may be at the end, is too little to draw a rate from.
+const SHORTEST_SPAN: f64 = 0.25;
+
+/// Text as it has to stand in HTML, in elements and in quoted attributes alike.
+pub(super) struct Escaped<'a>(pub(super) &'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                _ => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A row of a table, and whether it is what went wrong.
+struct Row {
+    name: String,
+    value: String,
+    wrong: bool,
+}
+
+impl Report {
+    /// The report as one HTML file with its charts in it.
+    pub fn html(&self) -> String {
+        let mut page = String::new();
+        // Nothing that is written to a String fails.
+        let _ = self.write_page(&mut page);
+        page
+    }
+
+    fn write_page(&self, out: &mut String) -> fmt::Result {
+        let name = Escaped(&self.name);
+        // The policy holds the browser to it: nothing is fetched, and nothing runs.
+        writeln!(
+            out,
+            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <title>{name}: {} {}</title>\n<style>\n{STYLE}</style></head>\n<body>",
+            Escaped(&self.began),
+            self.verdict().0
+        )?;
+        let version = self.program.as_ref().and_then(|program| program.version.as_deref());
+        writeln!(
+            out,
+            "<header><h1>{name}</h1><p class=\"about\">{}{} · {} · run {}</p></header>",
+            version.map_or(String::new(), |version| format!("{} · ", Escaped(version))),
+            Escaped(&self.began.replace('T', " ").replace('Z', " UTC")),
+            Escaped(&self.load.to_string()),
+            Escaped(&self.run)
+        )?;
+        self.write_verdict(out)?;
+        self.write_tiles(out)?;
+
+        writeln!(out, "<h2>Latency</h2><div class=\"charts\">")?;
+        let (latency, timeline) = (self.latency_charts(), self.timeline_charts());
+        for chart in latency.iter().filter(|chart| !chart.is_empty()) {
+            chart.write(out)?;
+        }
+        writeln!(out, "</div>\n<h2>Second by second</h2><div class=\"charts\">")?;
+        for chart in timeline.iter().filter(|chart| !chart.is_empty()) {
+            chart.write(out)?;
+        }
+        writeln!(out, "</div>\n<h2>Ledger</h2><div class=\"tables\">")?;
+        table(out, "What became of every payload", self.ledger_rows())?;
+        table(out, "Requests", self.request_rows())?;
+        table(out, "Latency from when requests were due", self.quantile_rows())?;
+        writeln!(out, "</div>\n<h2>Settings</h2><div class=\"tables\">")?;
+        table(out, "Load", settings(&self.load))?;
+        table(out, "Server", self.server_rows())?;
+        table(out, "Store", self.store_rows())?;
+        table(out, "Machine", settings(&self.machine))?;
+        writeln!(
+            out,
+            "</div>\n<footer>Written by loadtest {}. Latency is told from when a request was due, so that a server that \
+             holds up the load is not excused by it. What is not drawn could not be had.</footer>\n</body></html>",
+            env!("CARGO_PKG_VERSION")
+        )
+    }
+
+    /// In a word, its class, and in a sentence.
+    fn verdict(&self) -> (&'static str, &'static str, String) {
+        let totals = &self.ledger;
+        if self.failed() {
+            let mut broken: Vec<String> = totals
+                .rows()
+                .into_iter()
+                .filter(|(_, count, must_be_zero)| *must_be_zero && *count > 0)
+                .map(|(name, count, _)| format!("{} {name}", thousands(count)))
+                .collect();
+            if let Some(server) = self.server.as_ref().filter(|server| server.exit.code != Some(0)) {
+                broken.push(format!("the server ended with {}", server.exit.status));
+            }
+            return ("FAILED", "failed", broken.join(", "));
+        }
+        if !self.checked {
+            let sentence = format!("No store was read; {} payloads were accepted.", thousands(totals.accepted));
+            return ("Not checked", "open", sentence);
+        }
+        let sentence =
+            format!("Each of {} accepted payloads is in the store, intact and once.", thousands(totals.accepted));
+        ("Holds", "holds", sentence)
+    }
+
+    fn write_verdict(&self, out: &mut String) -> fmt::Result {
+        let (word, class, sentence) = self.verdict();
+        let mark = match class {
+            "holds" => "✓",
+            "failed" => "✗",
+            _ => "?",
+        };
+        writeln!(out, "<div class=\"verdict {class}\"><strong>{mark} {word}</strong>{}</div>", Escaped(&sentence))
+    }
+
+    fn write_tiles(&self, out: &mut String) -> fmt::Result {
+        let mut tiles = vec![("Answered", format!("{}/s", thousands(self.requests_per_second.round() as u64)))];
+        if self.accepted.max > 0 {
+            let times = [("p50", self.accepted.p50), ("p99", self.accepted.p99), ("p99.9", self.accepted.p99_9)];
+            tiles.extend(times.map(|(name, micros)| (name, show_micros(micros))));
+        }
+        if let Some(server) = &self.server {
+            tiles.push(("CPU a request", format!("{:.1} us", server.cpu_micros_per_request)));
+            tiles.push(("Peak memory", show_size(server.peak_memory)));
+        }
+        tiles.push(("Payloads refused", thousands(self.ledger.refused)));
+        if let Some(objects) = &self.objects {
+            tiles.push(("Objects", thousands(objects.count)));
+        }
+        write!(out, "<dl class=\"tiles\">")?;
+        for (name, value) in tiles {
+            write!(out, "<div><dt>{}</dt><dd>{}</dd></div>", Escaped(name), Escaped(&value))?;
+        }
+        writeln!(out, "</dl>")
+    }
+
+    fn latency_charts(&self) -> [Chart; 2] {
+        let curve = |name, class, curve: &Curve| {
+            let points: Vec<_> = curve.by_nines().map(|(nines, micros)| (nines, Some(micros as f64))).collect();
+            (!points.is_empty()).then_some(Series { name, class, points })
+        };
+        let distribution =
+            [curve("accepted", "s1", &self.latency.accepted), curve("refused", "s2", &self.latency.refused)];
+        let samples = self.drawn();
+        let of_any =
+            |of: fn(&Sample) -> u64| line(&samples, move |sample| (sample.accepted > 0).then(|| of(sample) as f64));
+        let over_time = vec![
+            Series { name: "p99", class: "s2", points: of_any(|sample| sample.p99) },
+            Series { name: "p50", class: "s1", points: of_any(|sample| sample.p50) },
+        ];
+        [
+            Chart {
+                title: "By percentile",
+                across: Across::Nines,
+                up: Up::Decades,
+                show: micros,
+                series: distribution.into_iter().flatten().collect(),
+            },
+            Chart {
+                title: "Of each second",
+                across: Across::Seconds,
+                up: Up::Decades,
+                show: micros,
+                series: over_time,
+            },
+        ]
+    }
+
+    fn timeline_charts(&self) -> Vec<Chart> {
+        let samples = self.drawn();
+        let rate = |name, class, of: fn(&Sample) -> u64| {
+            let points = line(&samples, move |sample| Some(sample.per_second(of(sample))));
+            Series { name, class, points }
+        };
+        let mut requests =
+            vec![rate("accepted", "s1", |sample| sample.accepted), rate("refused", "s2", |sample| sample.refused)];
+        if samples.iter().any(|sample| sample.unanswered > 0) {
+            requests.push(rate("unanswered", "s3", |sample| sample.unanswered));
+        }
+        let one = |title, name, up, show, of: &dyn Fn(&Sample) -> Option<f64>| {
+            let series = vec![Series { name, class: "s1", points: line(&samples, of) }];
+            Chart { title, across: Across::Seconds, up, show, series }
+        };
+        let gauge = |of: fn(&Gauges) -> Option<u64>| {
+            move |sample: &Sample| sample.gauges.as_ref().and_then(of).map(|value| value as f64)
+        };
+        vec![
+            Chart {
+                title: "Requests a second",
+                across: Across::Seconds,
+                up: Up::Linear,
+                show: per_second,
+                series: requests,
+            },
+            one("CPU of the server, in cores", "cores", Up::Linear, cores, &|sample| sample.cpu_cores),
+            one("Queue, in jobs", "jobs", Up::Whole, whole, &gauge(|gauges| gauges.queue_jobs)),
+            one("Queue, in bytes", "bytes", Up::Bytes, bytes, &gauge(|gauges| gauges.queue_bytes)),
+            one("Busy workers", "busy", Up::Whole, whole, &gauge(|gauges| gauges.busy_workers)),
+            one(
+                "Segments waiting for a worker",
+                "segments",
+                Up::Whole,
+                whole,
+                &gauge(|gauges| gauges.segments_waiting),
+            ),
+            one("Spool on disk", "bytes", Up::Bytes, bytes, &gauge(|gauges| gauges.spool_bytes)),
+            one("Memory of the server", "resident", Up::Bytes, bytes, &|sample| {
+                sample.resident.map(|bytes| bytes as f64)
+            }),
+        ]
+    }
+
+    /// The samples that are long enough to be drawn; all of them if none is.
+    fn drawn(&self) -> Vec<&Sample> {
+        let long: Vec<_> = self.timeline.iter().filter(|sample| sample.span >= SHORTEST_SPAN).collect();
+        if long.is_empty() { self.timeline.iter().collect() } else { long }
+    }
+
+    fn ledger_rows(&self) -> Vec<Row> {
+        let rows = self.ledger.rows().into_iter();
+        rows.map(|(name, count, must_be_zero)| {
+            let wrong = must_be_zero && count > 0;
+            let note = if wrong { " (must be 0)" } else { "" };
+            Row { name: name.to_owned(), value: format!("{}{note}", thousands(count)), wrong }
+        })
+        .collect()
+    }
+
+    fn request_rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = self
+            .statuses
+            .iter()
+            .map(|(status, count)| plain(&format!("answered {status}"), thousands(*count)))
+            .collect();
+        rows.push(plain("unanswered", thousands(self.unanswered)));
+        rows.push(plain("due and never sent", thousands(self.unsent)));
+        rows.push(plain("connections made", thousands(self.connects.0)));
+        rows.push(plain("connections failed", thousands(self.connects.1)));
+        rows.push(plain("from the first to the last", format!("{:.1} s", self.seconds)));
+        rows.push(plain("CPU of loadtest a request", format!("{:.2} us", self.own_cpu_micros_per_request)));
+        rows
+    }
+
+    fn quantile_rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for (of, quantiles) in [("accepted", self.accepted), ("refused", self.refused), ("sent late by", self.late)] {
+            if quantiles.max > 0 {
+                let times = [
+                    ("p50", quantiles.p50),
+                    ("p90", quantiles.p90),
+                    ("p99", quantiles.p99),
+                    ("p99.9", quantiles.p99_9),
+                    ("max", quantiles.max),
+                ];
+                rows.extend(times.map(|(name, micros)| plain(&format!("{of} {name}"), show_micros(micros))));
+            }
+        }
+        rows
+    }
+
+    fn server_rows(&self) -> Vec<Row> {
+        let mut rows = self.program.as_ref().map(settings).unwrap_or_default();
+        if let Some(server) = &self.server {
+            rows.push(plain("CPU a request", format!("{:.2} us", server.cpu_micros_per_request)));
+            rows.push(plain("CPU a payload", format!("{:.3} us", server.cpu_micros_per_payload)));
+            rows.push(plain("CPU in all", format!("{:.2} s", server.cpu_seconds)));
+            rows.push(plain("peak memory", show_size(server.peak_memory)));
+            let wrong = server.exit.code != Some(0);
+            let value = format!("{} after {:.2} s", server.exit.status, server.exit.seconds);
+            rows.push(Row { name: "end".to_owned(), value, wrong });
+        }
+        rows
+    }
+
+    fn store_rows(&self) -> Vec<Row> {
+        let mut rows = vec![plain("place", self.place.clone())];
+        if let Some(objects) = &self.objects {
+            rows.push(plain("objects", thousands(objects.count)));
+            rows.push(plain("lines", thousands(objects.lines)));
+            rows.push(plain("bytes", show_size(objects.bytes)));
+            let [min, median, max] = [objects.min, objects.median, objects.max].map(show_size);
+            rows.push(plain("smallest, median, largest", format!("{min}, {median}, {max}")));
+        }
+        if let Some(s3) = &self.s3 {
+            rows.push(plain("PUTs, stored", format!("{}, {}", thousands(s3.puts), thousands(s3.stored))));
+            rows.push(plain("PUTs at once at most", thousands(s3.in_flight_peak)));
+            rows.extend(s3.faults.iter().map(|(name, count)| plain(&format!("fault {name}"), thousands(*count))));
+        }
+        rows
+    }
+}
+
+/// The fields of a part of the report as rows, the environment's variables by their own names.
+fn settings(of: &impl serde::Serialize) -> Vec<Row> {
+    let value = serde_json::to_value(of).unwrap_or_default();
+    let named = |(name, value): (String, String)| match name.strip_prefix("env.") {
+        Some(variable) => plain(variable, value),
+        None => plain(&name.replace('_', " "), value),
+    };
+    super::flat(&value).into_iter().map(named).collect()
+}
+
+fn plain(name: &str, value: String) -> Row {
+    Row { name: name.to_owned(), value, wrong: false }
+}
+
+fn table(out: &mut String, title: &str, rows: Vec<Row>) -> fmt::Result {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    write!(out, "<div class=\"table\"><h3>{}</h3><table>", Escaped(title))?;
+    for row in rows {
+        let class = if row.wrong { " class=\"wrong\"" } else { "" };
+        write!(out, "<tr{class}><th scope=\"row\">{}</th><td>{}</td></tr>", Escaped(&row.name), Escaped(&row.value))?;
+    }
+    writeln!(out, "</table></div>")
+}
+
+fn line(samples: &[&Sample], of: impl Fn(&Sample) -> Option<f64>) -> Vec<(f64, Option<f64>)> {
+    samples.iter().map(|sample| (sample.at, of(sample))).collect()
+}
+
+/// A count with its thousands apart.
+fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn micros(value: f64) -> String {
+    show_micros(value as u64)
+}
+
+fn bytes(value: f64) -> String {
+    show_size(value as u64)
+}
+
+fn whole(value: f64) -> String {
+    thousands(value as u64)
+}
+
+fn per_second(value: f64) -> String {
+    format!("{}/s", thousands(value.round() as u64))
+}
+
+fn cores(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample::report;
+
+    #[test]
+    fn nothing_on_the_page_is_fetched_and_nothing_runs() {
+        let page = report().html();
+        for wrong in
+            ["http://", "https://", "src=", "href=", "url(", "@import", "<script", "<link", "<img", "javascript:"]
+        {
+            assert!(!page.contains(wrong), "{wrong}");
+        }
+        assert!(page.contains("default-src 'none'"));
+    }
+
+    #[test]
+    fn whatever_text_the_report_holds_stays_text() {
+        let mut report = report();
+        let nasty = "<script>alert('x')</script>\"&".to_owned();
+        report.name.clone_from(&nasty);
+        report.run.clone_from(&nasty);
+        report.began.clone_from(&nasty);
+        report.place.clone_from(&nasty);
+        report.machine.cpu.clone_from(&nasty);
+        report.load.path.clone_from(&nasty);
+        let program = report.program.as_mut().unwrap();
+        program.version = Some(nasty.clone());
+        program.args.push(nasty.clone());
+        program.env.insert(nasty.clone(), nasty.clone());
+        report.s3.as_mut().unwrap().faults.insert(nasty.clone(), 1);
+        let server = report.server.as_mut().unwrap();
+        (server.exit.code, server.exit.status) = (Some(1), nasty);
+        let page = report.html();
+        assert!(!page.contains("<script") && !page.contains("alert('"), "{page}");
+        assert!(page.matches("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;").count() >= 12);
+    }
+
+    #[test]
+    fn the_verdict_stands_on_top_and_says_why() {
+        let mut report = report();
+        assert!(report.html().contains("✓ Holds</strong>Each of 49,990 accepted payloads"));
+        report.ledger.lost = 3;
+        let page = report.html();
+        assert!(page.contains("✗ FAILED</strong>3 lost<"), "{page}");
+        assert!(page.contains("<tr class=\"wrong\"><th scope=\"row\">lost</th><td>3 (must be 0)</td>"));
+        report.ledger.lost = 0;
+        report.server.as_mut().unwrap().exit.code = None;
+        assert!(report.html().contains("✗ FAILED</strong>the server ended with"));
+        report.server = None;
+        report.checked = false;
+        assert!(report.html().contains("? Not checked</strong>"));
+    }
+
+    #[test]
+    fn there_is_a_chart_of_all_that_is_known_and_none_of_what_is_not() {
+        let mut report = report();
+        assert_eq!(report.html().matches("<svg").count(), 10);
+        for sample in &mut report.timeline {
+            (sample.gauges, sample.cpu_cores, sample.resident) = (None, None, None);
+        }
+        assert_eq!(report.html().matches("<svg").count(), 3);
+        report.timeline.clear();
+        assert_eq!(report.html().matches("<svg").count(), 1);
+    }
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!(
+            ["0", "999", "1,000", "1,234,567"],
+            [0, 999, 1_000, 1_234_567].map(thousands).each_ref().map(|text| &**text)
+        );
+    }
+}

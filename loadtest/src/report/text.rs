@@ -1,0 +1,68 @@
+//! The report as text, for a terminal.
+
+use std::fmt;
+
+use super::{LoadReport, Report};
+use crate::load::Quantiles;
+use crate::units::{show_micros, show_size};
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rate, connections, payloads_per_request, payload_size, encoding, form, .. } = self;
+        write!(
+            f,
+            "{rate} over {connections} connections, {payloads_per_request} payloads of {payload_size} bytes a request, \
+             {encoding} {form}"
+        )
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let load = &self.load;
+        writeln!(f, "\n{}: run {}, {load}", self.name, self.run)?;
+        writeln!(f, "\nrequests")?;
+        let statuses: Vec<_> = self.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
+        row(f, "answered", &format!("{:.0}/s for {:.1} s", self.requests_per_second, self.seconds))?;
+        row(f, "by status", &statuses.join(", "))?;
+        row(f, "unanswered, never sent", &format!("{}, {}", self.unanswered, self.unsent))?;
+        row(f, "connections, failed", &format!("{}, {}", self.connects.0, self.connects.1))?;
+        row(f, "latency accepted", &quantiles(&self.accepted))?;
+        if self.refused.max > 0 {
+            row(f, "latency refused", &quantiles(&self.refused))?;
+        }
+        if load.is_paced() {
+            row(f, "sent late by", &quantiles(&self.late))?;
+        }
+        row(f, "CPU of loadtest itself", &format!("{:.2} us a request", self.own_cpu_micros_per_request))?;
+        if let Some(server) = &self.server {
+            let cpu = (server.cpu_micros_per_request, server.cpu_micros_per_payload, server.cpu_seconds);
+            writeln!(f, "\nserver")?;
+            row(f, "CPU", &format!("{:.2} us a request, {:.3} us a payload, {:.2} s in all", cpu.0, cpu.1, cpu.2))?;
+            row(f, "peak memory", &show_size(server.peak_memory))?;
+            let killed = if server.exit.killed { ", killed after the limit" } else { "" };
+            row(f, "end", &format!("{} after {:.2} s{killed}", server.exit.status, server.exit.seconds))?;
+        }
+        if let Some(s3) = &self.s3 {
+            writeln!(f, "\nS3")?;
+            row(f, "PUTs", &format!("{}, {} stored, {} at once at most", s3.puts, s3.stored, s3.in_flight_peak))?;
+            let faults: Vec<_> = s3.faults.iter().map(|(name, count)| format!("{name}: {count}")).collect();
+            row(f, "faults", &if faults.is_empty() { "none".to_owned() } else { faults.join(", ") })?;
+        }
+        if let Some(objects) = &self.objects {
+            writeln!(f, "\nstore")?;
+            row(f, "objects", &objects.to_string())?;
+        }
+        writeln!(f, "\npayloads{}", if self.checked { "" } else { " (no store was read)" })?;
+        write!(f, "{}", self.ledger)
+    }
+}
+
+pub(crate) fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {
+    writeln!(f, "  {name:<26}{value}")
+}
+
+pub(crate) fn quantiles(of: &Quantiles) -> String {
+    let [p50, p90, p99, p99_9, max] = [of.p50, of.p90, of.p99, of.p99_9, of.max].map(show_micros);
+    format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
+}
