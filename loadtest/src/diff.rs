@@ -177,9 +177,10 @@ impl fmt::Display for Diff {
         } else {
             writeln!(f, "set up differently")?;
             let none = || "-".to_owned();
+            let width = self.settings.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0) + 2;
             for (name, a, b) in &self.settings {
                 let (a, b) = (a.clone().unwrap_or_else(none), b.clone().unwrap_or_else(none));
-                writeln!(f, "  {name:<26}{a}  ->  {b}")?;
+                writeln!(f, "  {name:<width$}{a}  ->  {b}")?;
             }
         }
         for (names, which) in self.alone.iter().zip(["first", "second"]) {

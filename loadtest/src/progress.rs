@@ -28,6 +28,9 @@ impl ProgressLine {
     }
 
     fn show(&mut self, sample: &Sample) {
+        if sample.is_short() {
+            return;
+        }
         let line = line(sample);
         if self.in_place {
             // The cursor goes back to the line's begin, so that a line of the server's log does not stand behind it.

@@ -65,7 +65,7 @@ pub struct Trial {
     pub target: Target,
     /// Where what was accepted has to be.
     pub place: Place,
-    /// The admin listener of a server that runs already. One that is started says where its own is.
+    /// The admin listener of a server that runs already. One that is started says itself where it is.
     pub admin: Option<SocketAddr>,
     /// SIGTERM to the server this long after the load began, and the load goes on.
     pub stop_after: Option<Duration>,
@@ -131,7 +131,6 @@ impl Trial {
         };
         if let Some(server) = &server {
             self.plan.target = server.addr()?;
-            self.admin = server.admin_addr();
         }
         let payloads = Payloads::new(self.plan.run, self.plan.payload_size);
         let mut reader = self.store(fresh.path(), s3.as_ref()).map(|store| Reader::new(store, payloads));
@@ -208,6 +207,8 @@ impl Trial {
         mut progress: impl FnMut(&Sample),
     ) -> anyhow::Result<Loaded> {
         let pid = server.as_ref().map(|server| server.pid());
+        let started = server.as_ref().map(|server| server.admin_addr());
+        let admin = || started.as_ref().map_or(self.admin, |started| started());
         let (seconds, mut coming) = mpsc::unbounded_channel();
         let load = async {
             let tell = move |progress: &load::Progress<'_>| {
@@ -221,7 +222,7 @@ impl Trial {
         };
         // Beside the load, so that a server slow to show its metrics does not hold it up.
         let observe = async {
-            let mut observer = Observer::new(self.admin, pid);
+            let mut observer = Observer::new(admin, pid);
             while let Some(sample) = coming.recv().await {
                 progress(observer.look(sample).await);
             }

@@ -33,6 +33,7 @@ async fn every_payload_is_an_object(place: fn() -> Place) {
             plan: plan(SocketAddr::from(([127, 0, 0, 1], 0)), 5),
             target: Target::Baseline(Program { path, args, env: Vec::new(), log: None }),
             place: place(),
+            admin: None,
             stop_after: None,
             settle: LIMIT,
             exit_limit: LIMIT,

@@ -9,9 +9,6 @@ use crate::units::{show_micros, show_size};
 
 const STYLE: &str = include_str!("style.css");
 
-/// A shorter look than this, as there may be at the end, is too little to draw a rate from.
-const SHORTEST_SPAN: f64 = 0.25;
-
 /// Text as it has to stand in HTML, in elements and in quoted attributes alike.
 pub(super) struct Escaped<'a>(pub(super) &'a str);
 
@@ -230,7 +227,7 @@ impl Report {
 
     /// The samples that are long enough to be drawn; all of them if none is.
     fn drawn(&self) -> Vec<&Sample> {
-        let long: Vec<_> = self.timeline.iter().filter(|sample| sample.span >= SHORTEST_SPAN).collect();
+        let long: Vec<_> = self.timeline.iter().filter(|sample| !sample.is_short()).collect();
         if long.is_empty() { self.timeline.iter().collect() } else { long }
     }
 

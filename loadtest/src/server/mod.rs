@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use self::usage::Usage;
@@ -46,7 +47,8 @@ pub struct Program {
 pub struct Server {
     child: Child,
     pid: Pid,
-    addresses: Addresses,
+    /// What its log has said of them up to now.
+    addresses: watch::Receiver<Addresses>,
     /// The last that could be measured.
     usage: Usage,
     /// The tasks that read its log.
@@ -99,10 +101,10 @@ impl Server {
         if let Some(err) = child.stderr.take() {
             tasks.spawn(log.copy(err));
         }
-        let addresses = tokio::select! {
+        tokio::select! {
             found = tokio::time::timeout(START_LIMIT, listening.wait_for(|found| found.public.is_some())) => {
                 match found.with_context(|| format!("{shown} did not say where it listens"))? {
-                    Ok(found) => *found,
+                    Ok(_) => {}
                     // Its pipes close a moment before it can be waited for.
                     Err(_) => match tokio::time::timeout(LAST_LINES, child.wait()).await {
                         Ok(status) => bail!("{shown} ended before it listened: {}", status?),
@@ -111,18 +113,19 @@ impl Server {
                 }
             }
             status = child.wait() => bail!("{shown} ended before it listened: {}", status?),
-        };
-        Ok(Self { child, pid, addresses, usage: Usage::default(), log: tasks })
+        }
+        Ok(Self { child, pid, addresses: listening, usage: Usage::default(), log: tasks })
     }
 
     /// The address that takes payloads.
     pub fn addr(&self) -> anyhow::Result<SocketAddr> {
-        self.addresses.public.context("the server did not say where it listens")
+        self.addresses.borrow().public.context("the server did not say where it listens")
     }
 
-    /// The address of its admin listener, if it has said so by the time it listened.
-    pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.addresses.admin
+    /// Looks up the address of its admin listener, which it may say a moment after the other.
+    pub fn admin_addr(&self) -> impl Fn() -> Option<SocketAddr> + use<> {
+        let addresses = self.addresses.clone();
+        move || addresses.borrow().admin
     }
 
     /// Its process id.

@@ -15,6 +15,9 @@ use crate::server::Usage;
 /// CPU time comes in ticks of 10 ms: over a shorter span, one tick more or less would be read as a change.
 const SHORTEST_CPU_SPAN: Duration = Duration::from_millis(500);
 
+/// A rate over a shorter span than this, in seconds, says more of the span than of the rate.
+const SHORTEST_SPAN: f64 = 0.25;
+
 /// One look at a run, usually of a second. The looks of a run add up to the whole of it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
@@ -67,6 +70,11 @@ impl Sample {
         self.accepted + self.refused + self.unanswered
     }
 
+    /// Whether the span is too short to tell a rate from, as it may be at the end.
+    pub fn is_short(&self) -> bool {
+        self.span < SHORTEST_SPAN
+    }
+
     /// A count of this span as a count a second.
     pub fn per_second(&self, count: u64) -> f64 {
         count as f64 / self.span.max(f64::MIN_POSITIVE)
@@ -75,17 +83,16 @@ impl Sample {
 
 /// Completes samples with what the server shows of itself. What cannot be had is left out: a server that is away is
 /// what many a run is about.
-#[derive(Debug)]
-pub(crate) struct Observer {
-    admin: Option<SocketAddr>,
+pub(crate) struct Observer<A> {
+    admin: A,
     pid: Option<u32>,
     last: Option<(Instant, Usage)>,
     samples: Vec<Sample>,
 }
 
-impl Observer {
-    /// Of the process `pid`, whose metrics are at `admin`.
-    pub(crate) fn new(admin: Option<SocketAddr>, pid: Option<u32>) -> Self {
+impl<A: Fn() -> Option<SocketAddr>> Observer<A> {
+    /// Of the process `pid`, whose metrics are where `admin` says.
+    pub(crate) fn new(admin: A, pid: Option<u32>) -> Self {
         let last = pid.and_then(Usage::of).map(|usage| (Instant::now(), usage));
         Self { admin, pid, last, samples: Vec::new() }
     }
@@ -107,7 +114,7 @@ impl Observer {
                 None => self.last = Some((now, usage)),
             }
         }
-        if let Some(admin) = self.admin {
+        if let Some(admin) = (self.admin)() {
             sample.gauges = scrape::scrape(admin).await;
         }
         let at = self.samples.len();
@@ -128,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_shows_nothing_leaves_gaps() {
         // Nobody listens on port 1.
-        let mut observer = Observer::new(Some(SocketAddr::from(([127, 0, 0, 1], 1))), None);
+        let mut observer = Observer::new(|| Some(SocketAddr::from(([127, 0, 0, 1], 1))), None);
         let sample = observer.look(Sample { at: 1.0, span: 1.0, accepted: 7, ..Sample::default() }).await;
         assert_eq!((sample.accepted, sample.gauges, sample.cpu_cores, sample.resident), (7, None, None, None));
         assert_eq!(observer.into_samples().len(), 1);
@@ -136,7 +143,7 @@ mod tests {
 
     #[tokio::test]
     async fn too_short_a_span_has_memory_and_no_cpu() {
-        let mut observer = Observer::new(None, Some(std::process::id()));
+        let mut observer = Observer::new(|| None, Some(std::process::id()));
         let now = Instant::now();
         observer.last = observer.last.map(|(_, usage)| (now + Duration::from_secs(60), usage));
         let sample = observer.look(Sample::default()).await;
