@@ -1,5 +1,6 @@
 //! The lines that a batch is stored as.
 
+use std::io::{self, Write};
 use std::time::SystemTime;
 
 use memchr::memchr2;
@@ -64,9 +65,12 @@ impl Lines {
     }
 }
 
+/// Room for what lines begin with, so that it is not moved as it is written.
+const HEAD_USUAL_BYTES: usize = 256;
+
 /// What every line of the batch begins with, up to the payload.
 fn head(batch: &Batch<'_>, meta: &Meta<'_>) -> Vec<u8> {
-    let mut head = Vec::with_capacity(128);
+    let mut head = Vec::with_capacity(HEAD_USUAL_BYTES);
     head.extend_from_slice(b"{\"received_at\":\"");
     push_rfc3339(&mut head, meta.received_at);
     head.extend_from_slice(b"\",\"request_id\":\"");
@@ -116,6 +120,7 @@ fn push_rfc3339(bytes: &mut Vec<u8>, at: SystemTime) {
     let (year, month, day) = at.to_calendar_date();
     let (hour, minute, second, milli) = at.to_hms_milli();
     let month = u8::from(month);
-    let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z");
-    bytes.extend_from_slice(text.as_bytes());
+    // A vector takes whatever is written to it.
+    let _: io::Result<()> =
+        write!(bytes, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z");
 }

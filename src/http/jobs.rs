@@ -98,22 +98,31 @@ async fn in_store(edge: &Edge, job: JobId, until: Instant) -> Result<Fate, Probl
 
 impl Fate {
     fn answer(&self, edge: &Edge, job: JobId) -> Response {
-        let body = match self {
-            Self::Spooled { key } => {
-                format!("{{\"job\":\"{job}\",\"state\":\"spooled\",\"object\":{}}}\n", object(edge, key))
-            }
-            Self::Stored { key } => {
-                format!("{{\"job\":\"{job}\",\"state\":\"stored\",\"object\":{}}}\n", object(edge, key))
-            }
-            Self::Dead => format!("{{\"job\":\"{job}\",\"state\":\"dead\"}}\n"),
+        let (state, key) = match self {
+            Self::Spooled { key } => ("spooled", Some(key)),
+            Self::Stored { key } => ("stored", Some(key)),
+            Self::Dead => ("dead", None),
         };
+        let mut body = format!("{{\"job\":\"{job}\",\"state\":\"{state}\"");
+        if let Some(key) = key {
+            body.push_str(",\"object\":");
+            push_object(&mut body, edge, key);
+        }
+        body.push_str("}\n");
         (StatusCode::OK, [(CONTENT_TYPE, JSON)], Body::from(body)).into_response()
     }
 }
 
-/// Where an object is or will be, as a JSON string.
-pub(super) fn object(edge: &Edge, key: &str) -> String {
-    serde_json::Value::from(format!("{}/{key}", edge.store.location())).to_string()
+/// Appends where an object is or will be, as a JSON string.
+pub(super) fn push_object(body: &mut String, edge: &Edge, key: &str) {
+    let location = edge.store.location();
+    let is_plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'));
+    if is_plain(location) && is_plain(key) {
+        // As nearly all are: there is nothing to escape.
+        ["\"", location, "/", key, "\""].iter().for_each(|part| body.push_str(part));
+    } else {
+        body.push_str(&serde_json::Value::from(format!("{location}/{key}")).to_string());
+    }
 }
 
 /// Seconds to wait, from the query; none if it does not say.

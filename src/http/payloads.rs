@@ -1,5 +1,6 @@
 //! `POST /v1/payloads` and `POST /`: a batch, taken whole or refused whole.
 
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,7 +17,6 @@ use super::{Edge, Problem, body};
 use crate::config::{Ack, HttpSettings};
 use crate::decode::{self, DecodeError, Form, Lines, Meta, Record};
 use crate::inflate::{Encoding, InflateError, inflate};
-use crate::metrics::Outcome;
 use crate::queue::{Receipt, Reservation};
 use crate::segment::JobId;
 use crate::spool;
@@ -33,13 +33,16 @@ const LINES_PER_DECODED: usize = 4;
 /// They may be so many bytes even where `MAX_DECODED_BYTES` is small.
 const LINES_ALLOWED_BYTES: usize = 4 << 20;
 
+/// Room for an answer, so that it is not moved as it is written.
+const ANSWER_USUAL_BYTES: usize = 384;
+
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Decides what can be decided before the body is read, reads it, decodes it and queues it.
 pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Result<Response, Problem> {
     let received_at = SystemTime::now();
     let (parts, body) = request.into_parts();
-    let id = parts.extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::new);
+    let id = RequestId::of(&parts.headers);
     if let Some(problem) = edge.closed() {
         return Err(problem);
     }
@@ -115,16 +118,17 @@ impl Accepted {
     fn answer(&self, edge: &Edge, id: &RequestId, payloads: u32) -> Response {
         let status = if self.level == Ack::Stored { StatusCode::OK } else { StatusCode::ACCEPTED };
         let (id, level) = (id.as_str(), self.level.name());
-        let mut body = format!("{{\"request_id\":\"{id}\",\"payloads\":{payloads},\"ack\":\"{level}\"");
+        let mut body = String::with_capacity(ANSWER_USUAL_BYTES);
+        // A string takes whatever is written to it.
+        let _: fmt::Result = write!(body, "{{\"request_id\":\"{id}\",\"payloads\":{payloads},\"ack\":\"{level}\"");
         if let Some(Receipt { segment, place }) = &self.receipt {
             let job = JobId { segment: segment.id(), place: *place };
-            let object = super::jobs::object(edge, segment.key(&edge.prefix));
-            body.push_str(&format!(",\"job\":\"{job}\",\"object\":{object}"));
+            let _: fmt::Result = write!(body, ",\"job\":\"{job}\",\"object\":");
+            super::jobs::push_object(&mut body, edge, segment.key(&edge.prefix));
         }
         body.push_str("}\n");
         let mut response = (status, Body::from(body)).into_response();
         response.headers_mut().insert(CONTENT_TYPE, JSON);
-        response.extensions_mut().insert(Outcome::Accepted);
         response
     }
 }
