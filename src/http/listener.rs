@@ -98,7 +98,8 @@ pub async fn serve<S>(
             continue;
         }
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-            let (service, stop, metrics) = (service.clone(), stop.clone(), metrics.clone());
+            // A token of its own: every look at a shared one takes the lock that they share.
+            let (service, stop, metrics) = (service.clone(), stop.child_token(), metrics.clone());
             connections.spawn(async move {
                 let _open = metrics.as_ref().map(|metrics| Open::count(&metrics.connections));
                 let refused = connection::run(stream, service, timeouts, stop).await;
