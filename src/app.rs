@@ -20,6 +20,7 @@ use crate::health::Health;
 use crate::http::{self, Edge, Limits, Public};
 use crate::metrics::{Balance, Metrics};
 use crate::queue::{JobReceiver, queue};
+use crate::reload::Reload;
 use crate::spool::{Backlog, SealedSegment, Spool};
 use crate::store::Store;
 use crate::worker::{UploadLimit, Uploads, backoff};
@@ -46,13 +47,15 @@ pub struct Listeners {
     pub admin: TcpListener,
 }
 
-/// How the server is told to stop.
+/// What the server is told while it runs.
 #[derive(Debug, Clone, Default)]
-pub struct Stop {
-    /// Finish what was begun, within `SHUTDOWN_GRACE`.
+pub struct Orders {
+    /// Finish what was begun, within `SHUTDOWN_GRACE`, and stop.
     pub gently: CancellationToken,
-    /// Leave everything as it is.
+    /// Leave everything as it is, and stop.
     pub at_once: CancellationToken,
+    /// Read again what may have changed.
+    pub reload: Reload,
 }
 
 /// How it went.
@@ -90,7 +93,7 @@ pub async fn run(
     settings: Settings,
     (spool, left): (Spool, Vec<SealedSegment>),
     listeners: Listeners,
-    stop: Stop,
+    orders: Orders,
 ) -> anyhow::Result<Ended> {
     let metrics = Arc::new(Metrics::new(Registry::new()).context("the metrics cannot be declared")?);
     let spool = Arc::new(spool);
@@ -119,7 +122,7 @@ pub async fn run(
     public.spawn(serve_public(listeners.public, edge, &settings, Arc::clone(&outlet.metrics), requests.clone()));
 
     let mut failure = tokio::select! {
-        () = stop.gently.cancelled() => None,
+        () = orders.gently.cancelled() => None,
         ended = pipeline.ended() => Some(ended.context("the pipeline ended by itself")),
         _ = public.join_next() => Some(anyhow!("the public listener ended by itself")),
         _ = aside.join_next() => Some(anyhow!("the admin listener or the look at the spool ended by itself")),
@@ -144,7 +147,7 @@ pub async fn run(
             Ok(result) => failure = failure.or(result.err()),
             Err(_) => tracing::warn!("SHUTDOWN_GRACE is over"),
         },
-        () = stop.at_once.cancelled() => tracing::warn!("stopping at once"),
+        () = orders.at_once.cancelled() => tracing::warn!("stopping at once"),
     }
     pipeline.abort().await;
     outlet.spool.close();

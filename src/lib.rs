@@ -20,6 +20,7 @@ pub mod http;
 pub mod inflate;
 pub mod metrics;
 pub mod queue;
+pub mod reload;
 pub mod segment;
 pub mod spool;
 pub mod store;

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use millpond::app::{self, Ended, Listeners, Stop};
+use millpond::app::{self, Ended, Listeners, Orders};
 use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings};
 use millpond::disk::RealDisk;
 use millpond::http::bind;
 use millpond::metrics::Count;
+use millpond::reload::Reload;
 use millpond::segment::SegmentId;
 use millpond::store::Store;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -96,13 +97,13 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     tracing::info!(addr = %public.local_addr()?, "listening");
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
 
-    let stop = Stop::default();
-    let run = app::run(settings, spool, Listeners { public, admin }, stop.clone());
+    let orders = Orders::default();
+    let run = app::run(settings, spool, Listeners { public, admin }, orders.clone());
     let watch = async {
-        signals.next().await;
-        stop.gently.cancel();
-        signals.next().await;
-        stop.at_once.cancel();
+        signals.stop(&orders.reload).await;
+        orders.gently.cancel();
+        signals.stop(&orders.reload).await;
+        orders.at_once.cancel();
         std::future::pending::<()>().await;
     };
     let Ended { balance, is_durable, failure } = tokio::select! {
@@ -170,21 +171,30 @@ async fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
     )))
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT, which stop; SIGHUP, which does not.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+    /// Waits for a signal that stops; those that do not are passed on.
+    async fn stop(&mut self, reload: &Reload) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => reload.now(),
+            }
         }
     }
 }

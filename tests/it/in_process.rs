@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use millpond::app::{self, Ended, Listeners, Stop};
+use millpond::app::{self, Ended, Listeners, Orders};
 use millpond::config::Settings;
 use millpond::disk::{Disk, RealDisk};
 use millpond::http::bind;
@@ -59,7 +59,7 @@ impl Place {
         let listeners =
             Listeners { public: bind(settings.http.listen_addr).unwrap(), admin: bind(settings.admin_addr).unwrap() };
         let (public, admin) = (listeners.public.local_addr().unwrap(), listeners.admin.local_addr().unwrap());
-        let stop = Stop::default();
+        let stop = Orders::default();
         let mut running = JoinSet::new();
         running.spawn(app::run(settings, spool, listeners, stop.clone()));
         Ok(InProcess { public, admin, stop, running })
@@ -101,7 +101,7 @@ impl Place {
 pub(crate) struct InProcess {
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
-    stop: Stop,
+    stop: Orders,
     running: JoinSet<anyhow::Result<Ended>>,
 }
 

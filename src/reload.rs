@@ -1,0 +1,191 @@
+//! When files are to be read again: when somebody says so (SIGHUP), or when they are no longer what they were.
+//!
+//! Files are looked at and not watched: what replaces them may be an editor, a rename or a symbolic link that now points
+//! elsewhere, on any file system, and all of these change what a look sees.
+
+use std::fmt::Display;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::sleep;
+
+/// How often files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Tells those who follow files to read them again.
+#[derive(Debug, Clone, Default)]
+pub struct Reload(watch::Sender<()>);
+
+impl Reload {
+    /// Has every file that is followed read again, changed or not.
+    pub fn now(&self) {
+        self.0.send_replace(());
+    }
+
+    /// Follows the files at `paths` from now on: whoever reads them first after this misses no change. It touches the disk.
+    pub fn follow(&self, paths: Vec<PathBuf>) -> Followed {
+        let seen = look(&paths);
+        Followed { paths, seen, asked: self.0.subscribe() }
+    }
+}
+
+/// Files, as they were when they were last looked at.
+#[derive(Debug)]
+pub struct Followed {
+    paths: Vec<PathBuf>,
+    seen: Vec<Option<Version>>,
+    asked: watch::Receiver<()>,
+}
+
+/// What tells one version of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Version {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    /// In seconds and nanoseconds.
+    modified: (i64, i64),
+    /// The inode's own: a copy can keep the time of modification, but not this.
+    changed: (i64, i64),
+}
+
+impl Version {
+    fn of(file: &Metadata) -> Self {
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+            bytes: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        }
+    }
+}
+
+/// The versions that the files have; none of one that is not there.
+fn look(paths: &[PathBuf]) -> Vec<Option<Version>> {
+    paths.iter().map(|path| std::fs::metadata(path).ok().as_ref().map(Version::of)).collect()
+}
+
+impl Followed {
+    /// Calls `read`, on a thread that may block, whenever the files have changed or somebody asks for it. When it fails, what
+    /// was read before is to stay in force; that is logged, once for each bad version and each time that somebody asks.
+    ///
+    /// Returns only when it can go on no longer, for whoever owns the task to end the process.
+    pub async fn run<E: Display>(mut self, mut read: impl FnMut() -> Result<(), E> + Send + 'static) -> io::Error {
+        let mut asked = self.asked.clone();
+        loop {
+            let is_asked = tokio::select! {
+                () = sleep(LOOK_INTERVAL) => false,
+                asked = asked.changed() => match asked {
+                    Ok(()) => true,
+                    Err(gone) => return io::Error::other(gone),
+                },
+            };
+            let looked: Result<_, JoinError> = spawn_blocking(move || {
+                self.look_and_read(is_asked, &mut read);
+                (self, read)
+            })
+            .await;
+            (self, read) = match looked {
+                Ok(both) => both,
+                Err(error) => return io::Error::other(error),
+            };
+        }
+    }
+
+    /// Reads the files if they have changed since the last look, or are asked for.
+    fn look_and_read<E: Display>(&mut self, is_asked: bool, read: impl FnOnce() -> Result<(), E>) {
+        // Before they are read: a change in between is seen at the next look.
+        let now = look(&self.paths);
+        if now == self.seen && !is_asked {
+            return;
+        }
+        self.seen = now;
+        match read() {
+            Ok(()) => tracing::info!(files = ?self.paths, "read again"),
+            Err(error) => {
+                tracing::error!(files = ?self.paths, %error, "read again and not good: what was read before stays in force");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn follow(path: &Path) -> Followed {
+        Reload::default().follow(vec![path.to_owned()])
+    }
+
+    /// How often one look reads the file.
+    fn reads(files: &mut Followed, is_asked: bool) -> usize {
+        let mut reads = 0;
+        files.look_and_read(is_asked, || {
+            reads += 1;
+            Err("bad")
+        });
+        reads
+    }
+
+    #[test]
+    fn each_version_is_read_once_even_a_bad_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "one").unwrap();
+        let mut files = follow(&path);
+        assert_eq!(reads(&mut files, false), 0, "nothing has changed");
+        std::fs::write(&path, "three").unwrap();
+        assert_eq!([reads(&mut files, false), reads(&mut files, false)], [1, 0]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!([reads(&mut files, false), reads(&mut files, false)], [1, 0], "gone is a version, too");
+    }
+
+    #[test]
+    fn a_file_that_takes_the_place_of_another_is_a_new_version_though_it_looks_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("file"), folder.path().join("other"));
+        std::fs::write(&path, "one").unwrap();
+        std::fs::write(&other, "two").unwrap();
+        let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+        std::fs::File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
+        let mut files = follow(&path);
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(reads(&mut files, false), 1);
+    }
+
+    #[test]
+    fn a_link_that_points_elsewhere_is_a_new_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, one, two] = ["file", "one", "two"].map(|name| folder.path().join(name));
+        std::fs::write(&one, "x").unwrap();
+        std::fs::write(&two, "x").unwrap();
+        std::os::unix::fs::symlink(&one, &path).unwrap();
+        let mut files = follow(&path);
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&two, &path).unwrap();
+        assert_eq!(reads(&mut files, false), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_has_all_files_read_again_though_they_have_not_changed() {
+        let reload = Reload::default();
+        let (read, mut was_read) = tokio::sync::mpsc::unbounded_channel();
+        let mut running = tokio::task::JoinSet::new();
+        for name in ["one", "two"] {
+            let read = read.clone();
+            running.spawn(reload.follow(vec![PathBuf::from(name)]).run(move || read.send(name)));
+        }
+        reload.now();
+        let mut names = [was_read.recv().await.unwrap(), was_read.recv().await.unwrap()];
+        names.sort_unstable();
+        assert_eq!(names, ["one", "two"]);
+    }
+}
