@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, AdminService};
-use crate::config::{Ack, Settings};
+use crate::config::{Ack, Settings, TenantSettings};
 use crate::disk::Disk;
 use crate::dispatcher::{Dispatcher, Outlet};
 use crate::health::Health;
@@ -23,6 +23,7 @@ use crate::queue::{JobReceiver, queue};
 use crate::reload::Reload;
 use crate::spool::{Backlog, SealedSegment, Spool};
 use crate::store::Store;
+use crate::tenants::{Tenants, TenantsFile};
 use crate::worker::{UploadLimit, Uploads, backoff};
 
 /// How often to look for what other processes have left in the spool.
@@ -85,6 +86,16 @@ pub fn open_spool(settings: &Settings, disk: Arc<dyn Disk>) -> anyhow::Result<(S
     }
 }
 
+/// The file of tenants that the settings name, followed from now on; `None` lets anybody send.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn open_tenants(settings: &Settings, reload: &Reload) -> anyhow::Result<Option<TenantsFile>> {
+    let Some(TenantSettings { file, .. }) = &settings.tenants else { return Ok(None) };
+    let opened = TenantsFile::open(file.clone(), reload);
+    opened.map(Some).with_context(|| format!("TOKENS_FILE={} is not good", file.display()))
+}
+
 /// Runs the server until it is told to stop, beginning with the segments that are `left`.
 ///
 /// # Errors
@@ -92,6 +103,7 @@ pub fn open_spool(settings: &Settings, disk: Arc<dyn Disk>) -> anyhow::Result<(S
 pub async fn run(
     settings: Settings,
     (spool, left): (Spool, Vec<SealedSegment>),
+    tenants: Option<TenantsFile>,
     listeners: Listeners,
     orders: Orders,
 ) -> anyhow::Result<Ended> {
@@ -117,7 +129,21 @@ pub async fn run(
     aside.spawn(serve_admin(listeners.admin, Admin::new(&outlet, jobs.depth())));
 
     let requests = CancellationToken::new();
-    let edge = Edge::new(&settings, jobs, outlet.clone(), store);
+    let tenants = match (tenants, &settings.tenants) {
+        (Some(file), Some(TenantSettings { queue_percent, .. })) => {
+            let (tenants, following) = Tenants::new(file, jobs.shares(*queue_percent), settings.http.max_body_bytes);
+            aside.spawn(async move {
+                let error = following.await;
+                tracing::error!(%error, "TOKENS_FILE is followed no more");
+            });
+            Some(tenants)
+        }
+        _ => {
+            tracing::warn!("anybody may send: TOKENS_FILE is not set");
+            None
+        }
+    };
+    let edge = Edge::new(&settings, jobs, outlet.clone(), store, tenants);
     let mut public = JoinSet::new();
     public.spawn(serve_public(listeners.public, edge, &settings, Arc::clone(&outlet.metrics), requests.clone()));
 
@@ -125,7 +151,7 @@ pub async fn run(
         () = orders.gently.cancelled() => None,
         ended = pipeline.ended() => Some(ended.context("the pipeline ended by itself")),
         _ = public.join_next() => Some(anyhow!("the public listener ended by itself")),
-        _ = aside.join_next() => Some(anyhow!("the admin listener or the look at the spool ended by itself")),
+        _ = aside.join_next() => Some(anyhow!("the admin listener, the look at the spool or at TOKENS_FILE ended by itself")),
     };
 
     tracing::info!(grace = ?settings.shutdown_grace, "stopping: requests in flight are finished, then the queue is drained");

@@ -33,6 +33,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// The queue's two capacities.
     pub queue: QueueSettings,
+    /// Who may send; `None` lets anybody.
+    pub tenants: Option<TenantSettings>,
     /// How lines become objects.
     pub objects: ObjectSettings,
     /// Concurrent uploads.
@@ -110,6 +112,15 @@ pub struct QueueSettings {
     pub max_jobs: usize,
     /// Bytes waiting.
     pub max_bytes: usize,
+}
+
+/// Who may send.
+#[derive(Debug, Clone)]
+pub struct TenantSettings {
+    /// The file of tenants.
+    pub file: PathBuf,
+    /// How much of the queue one tenant may hold, in percent: 1 to 100.
+    pub queue_percent: usize,
 }
 
 /// When a segment is sealed and how it is compressed.

@@ -7,6 +7,7 @@ mod listener;
 mod payloads;
 mod problem;
 mod request_id;
+mod sender;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -33,6 +34,12 @@ use crate::dispatcher::Outlet;
 use crate::metrics::Outcome;
 use crate::queue::JobQueue;
 use crate::store::Store;
+use crate::tenants::Tenants;
+
+/// Requests that may wait for what becomes of a job; the others are answered at once.
+const WAITS_MAX: usize = 1024;
+/// Requests that may ask the store at once for a job that this machine does not know; the others are told to come back.
+const STORE_ASKS_MAX: usize = 32;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -44,21 +51,34 @@ pub struct Edge {
     queue: JobQueue,
     outlet: Outlet,
     store: Arc<Store>,
+    /// `None` lets anybody send.
+    tenants: Option<Arc<Tenants>>,
+    waits: Semaphore,
+    store_asks: Semaphore,
     /// Large bodies are decoded off the async threads, one a core at a time: the copies that decoding makes are bounded
     /// with it.
     large_bodies: Arc<Semaphore>,
 }
 
 impl Edge {
-    /// The edge in front of `queue`, and of `store` for those who ask after jobs of other machines.
-    pub fn new(settings: &Settings, queue: JobQueue, outlet: Outlet, store: Arc<Store>) -> Self {
+    /// The edge in front of `queue`, and of `store` for those who ask after jobs of other machines; for `tenants` alone, if
+    /// there are any.
+    pub fn new(
+        settings: &Settings,
+        queue: JobQueue,
+        outlet: Outlet,
+        store: Arc<Store>,
+        tenants: Option<Arc<Tenants>>,
+    ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let large_bodies = Arc::new(Semaphore::new(cores));
         let (mut settings, prefix) = (settings.http.clone(), settings.prefix.clone());
-        // A body that the queue could never hold would be told forever to come back later.
-        settings.max_body_bytes = settings.max_body_bytes.min(queue.max_bytes());
-        let limits = DecodeLimits::new(&settings, queue.max_bytes());
-        Self { settings, limits, prefix, queue, outlet, store, large_bodies }
+        let most = tenants.as_ref().map_or(queue.max_bytes(), |tenants| tenants.max_queue_bytes());
+        // A body that the sender's part of the queue could never hold would be told forever to come back later.
+        settings.max_body_bytes = settings.max_body_bytes.min(most);
+        let limits = DecodeLimits::new(&settings, most);
+        let (waits, store_asks) = (Semaphore::new(WAITS_MAX), Semaphore::new(STORE_ASKS_MAX));
+        Self { settings, limits, prefix, queue, outlet, store, tenants, waits, store_asks, large_bodies }
     }
 
     fn retry_after(&self) -> u64 {

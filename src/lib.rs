@@ -7,7 +7,7 @@
 //! A handler in [`http`] reads a batch within its limits, [`decode`] turns it into lines, and a [`queue::Job`] goes onto
 //! the bounded [`queue`]. The [`dispatcher`] drains what waits, packs it into a frame ([`segment`]) and commits that to the
 //! open segment in the [`spool`]. A segment that is full or old enough goes to an idle [`worker`], which puts it into the
-//! [`store`] and keeps it until the store has said yes. [`app`] wires these together and takes them apart in order.
+//! [`store`] and keeps it until the store has said yes. Who may send, and how much, is in [`tenants`]. [`app`] wires these together and takes them apart in order.
 
 pub mod admin;
 pub mod app;
@@ -24,4 +24,5 @@ pub mod reload;
 pub mod segment;
 pub mod spool;
 pub mod store;
+pub mod tenants;
 pub mod worker;

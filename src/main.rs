@@ -84,8 +84,11 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     raise_open_files(&mut settings);
     // Before anything else, so that a signal that comes early is not lost.
     let mut signals = Signals::new().context("signals cannot be caught")?;
-    let spool = match app::open_spool(&settings, Arc::new(RealDisk)) {
-        Ok(spool) => spool,
+    let orders = Orders::default();
+    let opened = app::open_tenants(&settings, &orders.reload)
+        .and_then(|tenants| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, tenants)));
+    let (spool, tenants) = match opened {
+        Ok(opened) => opened,
         Err(error) => {
             tracing::error!("{error:#}");
             return Ok(ExitCode::from(EXIT_USAGE));
@@ -97,8 +100,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     tracing::info!(addr = %public.local_addr()?, "listening");
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
 
-    let orders = Orders::default();
-    let run = app::run(settings, spool, Listeners { public, admin }, orders.clone());
+    let run = app::run(settings, spool, tenants, Listeners { public, admin }, orders.clone());
     let watch = async {
         signals.stop(&orders.reload).await;
         orders.gently.cancel();
@@ -150,7 +152,9 @@ fn raise_open_files(settings: &mut Settings) {
 }
 
 async fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let (spool, left) = match app::open_spool(settings, Arc::new(RealDisk)) {
+    let opened =
+        app::open_tenants(settings, &Reload::default()).and_then(|_| app::open_spool(settings, Arc::new(RealDisk)));
+    let (spool, left) = match opened {
         Ok(opened) => opened,
         Err(error) => return Ok(refuse(&format!("millpond: {error:#}"))),
     };

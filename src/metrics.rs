@@ -34,8 +34,16 @@ pub enum Outcome {
     Slow,
     /// 404, 405, 411, 415: the request is not one that the server knows.
     NotUnderstood,
+    /// 401: no token.
+    NoToken,
+    /// 403: a token that nobody has.
+    UnknownToken,
+    /// 429: a tenant is over one of its limits.
+    OverRate,
     /// 503 because the queue is full.
     QueueFull,
+    /// 503 because the sender's share of the queue is full.
+    ShareFull,
     /// 503 because `MAX_CONNECTIONS` are open.
     TooManyConnections,
     /// 503 because the spool is full or fails.
@@ -49,13 +57,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str); 11] = [
+    const ALL: [(Self, &'static str); 15] = [
         (Self::Accepted, "accepted"),
         (Self::Invalid, "invalid"),
         (Self::TooLarge, "too_large"),
         (Self::Slow, "slow"),
         (Self::NotUnderstood, "not_understood"),
+        (Self::NoToken, "no_token"),
+        (Self::UnknownToken, "unknown_token"),
+        (Self::OverRate, "over_rate"),
         (Self::QueueFull, "queue_full"),
+        (Self::ShareFull, "share_full"),
         (Self::TooManyConnections, "too_many_connections"),
         (Self::NoSpool, "no_spool"),
         (Self::Draining, "draining"),

@@ -17,8 +17,8 @@ use tokio::sync::oneshot;
 use crate::decode::Lines;
 use crate::metrics::Ledger;
 use crate::spool::{SegmentStatus, SpoolError};
-use capacity::Capacity;
-pub use capacity::Reservation;
+use capacity::Room;
+pub use capacity::{Full, Reservation, Share, Shares};
 use drain_rate::DrainRate;
 use gathering::Gathering;
 
@@ -32,7 +32,7 @@ pub struct Job {
     /// Nobody, if the job was accepted when it was queued.
     waiting: Option<oneshot::Sender<Result<Receipt, SpoolError>>>,
     /// Held until the lines are packed.
-    slot: Slot,
+    held: Reservation,
 }
 
 /// Where a job is: the answer to a committed one.
@@ -53,7 +53,7 @@ impl Job {
     /// The job is in a segment: gives its capacity back, and says so to the one who waits. One who has gone away does not
     /// matter.
     pub fn acknowledge(self, receipt: impl FnOnce() -> Receipt) {
-        drop(self.slot);
+        drop(self.held);
         if let Some(waiting) = self.waiting {
             let _: Result<_, _> = waiting.send(Ok(receipt()));
         }
@@ -61,25 +61,19 @@ impl Job {
 
     /// The job is in no segment, and is not accepted.
     pub fn refuse(self, error: SpoolError) {
-        drop(self.slot);
+        drop(self.held);
         if let Some(waiting) = self.waiting {
             let _: Result<_, _> = waiting.send(Err(error));
         }
     }
 }
 
-#[derive(Debug)]
-struct Slot {
-    _bytes: Reservation,
-    _job: Reservation,
-}
-
 /// Why a job was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
-    /// `MAX_QUEUE` or `MAX_QUEUE_BYTES` is reached.
-    #[error("the queue is full")]
-    Full,
+    /// `MAX_QUEUE` or `MAX_QUEUE_BYTES` is reached, or the sender's share of them.
+    #[error(transparent)]
+    Full(#[from] Full),
     /// The server is stopping.
     #[error("the queue is closed")]
     Closed,
@@ -88,8 +82,7 @@ pub enum PushError {
 /// The handlers' end.
 #[derive(Debug, Clone)]
 pub struct JobQueue {
-    jobs: Arc<Capacity>,
-    bytes: Arc<Capacity>,
+    room: Arc<Room>,
     drain_rate: Arc<DrainRate>,
     gathering: Arc<Gathering>,
     ledger: Arc<Ledger>,
@@ -107,24 +100,29 @@ pub struct JobReceiver {
 /// A queue of at most `max_jobs` jobs and `max_bytes` bytes, which enters what it takes in `ledger`.
 pub fn queue(max_jobs: usize, max_bytes: usize, ledger: Arc<Ledger>) -> (JobQueue, JobReceiver) {
     let (sender, receiver) = mpsc::channel(max_jobs);
-    let jobs = Arc::new(Capacity::new(max_jobs));
-    let bytes = Arc::new(Capacity::new(max_bytes));
+    let room = Arc::new(Room::new(max_jobs, max_bytes));
     let drain_rate = Arc::new(DrainRate::new(Instant::now()));
     let gathering = Arc::new(Gathering::default());
     let (rate, crowd) = (Arc::clone(&drain_rate), Arc::clone(&gathering));
-    let queue = JobQueue { jobs, bytes, drain_rate, gathering, ledger, sender };
+    let queue = JobQueue { room, drain_rate, gathering, ledger, sender };
     (queue, JobReceiver { drain_rate: rate, gathering: crowd, receiver })
 }
 
 impl JobQueue {
     /// Whether a job would be refused now, whatever its size: for refusing it before its body is read.
     pub fn is_full(&self) -> bool {
-        self.jobs.is_full() || self.bytes.is_full()
+        self.room.is_full()
     }
 
-    /// A hold on the queue's bytes, empty as yet, for a request whose body is about to be read.
-    pub fn reserve(&self) -> Reservation {
-        Reservation::empty(Arc::clone(&self.bytes))
+    /// A hold on the queue's bytes, empty as yet, for a request whose body is about to be read; it counts against `share`,
+    /// if its sender has one.
+    pub fn reserve(&self, share: Option<&Share>) -> Reservation {
+        Reservation::empty(Arc::clone(&self.room), share.cloned())
+    }
+
+    /// What shares of so many percent of the queue are cut from.
+    pub fn shares(&self, percent: usize) -> Shares {
+        Shares::new(percent, self.room.jobs.most(), self.room.bytes.most())
     }
 
     /// Takes a job that is accepted with that, or refuses it, at once.
@@ -158,60 +156,52 @@ impl JobQueue {
         is_urgent: bool,
     ) -> Result<(), PushError> {
         let length = lines.bytes.len();
-        if !reservation.grow_to(length) {
-            return Err(PushError::Full);
-        }
+        reservation.grow_to(length)?;
         reservation.shrink_to(length);
-        let mut job = Reservation::empty(Arc::clone(&self.jobs));
-        if !job.grow_to(1) {
-            return Err(PushError::Full);
-        }
+        reservation.add_job()?;
         let place = self.sender.try_reserve().map_err(|error| match error {
-            TrySendError::Full(()) => PushError::Full,
+            TrySendError::Full(()) => PushError::Full(Full::Queue),
             TrySendError::Closed(()) => PushError::Closed,
         })?;
         if waiting.is_none() {
             // Entered before it is sent, so that no job is ever stored before it was accepted.
             self.ledger.accepted(1, u64::from(lines.payloads));
         }
-        place.send(Job { lines, is_urgent, waiting, slot: Slot { _bytes: reservation, _job: job } });
-        self.gathering.joined(|| self.jobs.used());
+        place.send(Job { lines, is_urgent, waiting, held: reservation });
+        self.gathering.joined(|| self.room.jobs.used());
         Ok(())
     }
 
     /// More bytes than this are never taken.
     pub fn max_bytes(&self) -> usize {
-        self.bytes.most()
+        self.room.bytes.most()
     }
 
     /// For looking at the queue without keeping it open.
     pub fn depth(&self) -> Depth {
-        Depth { jobs: Arc::clone(&self.jobs), bytes: Arc::clone(&self.bytes) }
+        Depth(Arc::clone(&self.room))
     }
 
     /// In how many seconds a sender that was refused may find room, at the rate at which jobs left of late, with jitter
     /// so that those who were refused together do not come back together.
     pub fn retry_after(&self) -> u64 {
-        self.drain_rate.retry_after(self.jobs.used(), Instant::now(), fastrand::f64())
+        self.drain_rate.retry_after(self.room.jobs.used(), Instant::now(), fastrand::f64())
     }
 }
 
 /// How full the queue is.
 #[derive(Debug, Clone)]
-pub struct Depth {
-    jobs: Arc<Capacity>,
-    bytes: Arc<Capacity>,
-}
+pub struct Depth(Arc<Room>);
 
 impl Depth {
     /// Whether a job would be refused now, whatever its size.
     pub fn is_full(&self) -> bool {
-        self.jobs.is_full() || self.bytes.is_full()
+        self.0.is_full()
     }
 
     /// How many jobs wait, and how many bytes wait or are being read.
     pub fn now(&self) -> (usize, usize) {
-        (self.jobs.used(), self.bytes.used())
+        (self.0.jobs.used(), self.0.bytes.used())
     }
 }
 
@@ -241,7 +231,7 @@ mod tests {
     }
 
     fn push(queue: &JobQueue, length: usize) -> Result<(), PushError> {
-        queue.try_push(lines(length), queue.reserve())
+        queue.try_push(lines(length), queue.reserve(None))
     }
 
     #[tokio::test]
@@ -249,11 +239,11 @@ mod tests {
         let (queue, mut receiver) = queue(2, 1000, Arc::default());
         assert_eq!([push(&queue, 1), push(&queue, 1)], [Ok(()), Ok(())]);
         assert!(queue.is_full());
-        assert_eq!(push(&queue, 1), Err(PushError::Full));
+        assert_eq!(push(&queue, 1), Err(PushError::Full(Full::Queue)));
         assert_eq!(queue.depth().now(), (2, 2));
         let mut jobs = Vec::new();
         assert_eq!(receiver.recv_many(&mut jobs, 10).await, 2);
-        assert_eq!(push(&queue, 1), Err(PushError::Full), "taken out is not packed");
+        assert_eq!(push(&queue, 1), Err(PushError::Full(Full::Queue)), "taken out is not packed");
         jobs.into_iter().for_each(|job| job.refuse(SpoolError::Full));
         assert_eq!(push(&queue, 1), Ok(()));
         assert_eq!(queue.depth().now(), (1, 1));
@@ -283,7 +273,7 @@ mod tests {
     fn a_queue_full_of_bytes_refuses_and_leaves_nothing_behind() {
         let (queue, _receiver) = queue(100, 10, Arc::default());
         assert_eq!(push(&queue, 6), Ok(()));
-        assert_eq!(push(&queue, 5), Err(PushError::Full));
+        assert_eq!(push(&queue, 5), Err(PushError::Full(Full::Queue)));
         assert!(!queue.is_full(), "a smaller one has room");
         assert_eq!(push(&queue, 4), Ok(()));
         assert!(queue.is_full());
@@ -293,14 +283,48 @@ mod tests {
     #[test]
     fn a_body_in_flight_counts_and_what_it_held_too_much_is_given_back() {
         let (queue, _receiver) = queue(100, 10, Arc::default());
-        let mut reservation = queue.reserve();
-        assert!(reservation.grow_to(8));
-        assert_eq!(push(&queue, 3), Err(PushError::Full));
-        assert!(!reservation.grow_to(11));
+        let mut reservation = queue.reserve(None);
+        assert_eq!(reservation.grow_to(8), Ok(()));
+        assert_eq!(push(&queue, 3), Err(PushError::Full(Full::Queue)));
+        assert_eq!(reservation.grow_to(11), Err(Full::Queue));
         assert_eq!(queue.try_push(lines(2), reservation), Ok(()));
         assert_eq!(queue.depth().now(), (1, 2));
-        drop(queue.reserve());
+        drop(queue.reserve(None));
         assert_eq!(queue.depth().now(), (1, 2));
+    }
+
+    #[test]
+    fn a_full_share_refuses_its_own_sender_and_nobody_else() {
+        let (queue, _receiver) = queue(4, 10, Arc::default());
+        let shares = queue.shares(50);
+        let (one, other) = (shares.cut(), shares.cut());
+        let push = |length, share: &Option<Share>| queue.try_push(lines(length), queue.reserve(share.as_ref()));
+        assert_eq!([push(1, &one), push(1, &one)], [Ok(()), Ok(())]);
+        assert!(one.as_ref().unwrap().is_full() && !queue.is_full());
+        assert_eq!(push(1, &one), Err(PushError::Full(Full::Share)), "over its jobs");
+        assert_eq!(push(6, &other), Err(PushError::Full(Full::Share)), "over its bytes");
+        assert_eq!(queue.depth().now(), (2, 2), "nothing is left behind");
+        assert_eq!([push(1, &other), push(1, &other)], [Ok(()), Ok(())]);
+        assert_eq!(push(1, &None), Err(PushError::Full(Full::Queue)));
+        assert!(queue.shares(100).cut().is_none(), "all of it is no share");
+        assert_eq!(queue.shares(1).cut().unwrap().0.jobs.most(), 1, "a share of a small queue is not nothing");
+    }
+
+    #[test]
+    fn what_is_held_moves_to_the_share_of_whom_it_turns_out_to_be() {
+        let (queue, _receiver) = queue(100, 10, Arc::default());
+        let shares = queue.shares(50);
+        let (unnamed, named) = (shares.cut(), shares.cut());
+        let mut first = queue.reserve(unnamed.as_ref());
+        assert_eq!([first.grow_to(5), first.grow_to(6)], [Ok(()), Err(Full::Share)]);
+        assert_eq!(queue.reserve(unnamed.as_ref()).grow_to(1), Err(Full::Share));
+        assert_eq!(first.move_to(named.as_ref()), Ok(()));
+        let mut second = queue.reserve(unnamed.as_ref());
+        assert_eq!(second.grow_to(5), Ok(()), "what was moved is given back");
+        assert_eq!(second.move_to(named.as_ref()), Err(Full::Share));
+        drop((first, second));
+        assert_eq!(queue.depth().now(), (0, 0));
+        assert!([unnamed, named].into_iter().all(|share| share.unwrap().0.bytes.used() == 0));
     }
 
     #[test]

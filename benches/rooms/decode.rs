@@ -4,7 +4,7 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use loadtest::batch;
 use loadtest::payload::DEFAULT_SIZE;
-use millpond::decode::{Form, decode};
+use millpond::decode::{self, Form, Lines};
 
 use crate::sample::{Batch, batches, meta};
 
@@ -36,7 +36,8 @@ fn run(bencher: Bencher<'_, '_>, bodies: &[Vec<u8>], payloads: usize, form: Form
     let mut bodies = bodies.iter().cycle();
     let bencher = bencher.counter(ItemsCount::new(payloads)).counter(BytesCount::new(bytes));
     bencher.bench_local(|| {
-        let lines = decode(black_box(bodies.next().unwrap()), form, &meta(), |_| true).unwrap();
+        let batch = decode::Batch::read(black_box(bodies.next().unwrap()), form).unwrap();
+        let lines = Lines::write(&batch, &meta(), |_| true).unwrap();
         assert_eq!(black_box(lines).payloads as usize, payloads);
     });
 }

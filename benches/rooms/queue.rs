@@ -30,7 +30,7 @@ fn one_thread(bencher: Bencher<'_, '_>, jobs: usize) {
     let mut drained = Vec::new();
     let bencher = bencher.counter(ItemsCount::new(jobs)).with_inputs(|| lines(jobs));
     bencher.bench_local_values(|lines| {
-        let push = |lines| queue.try_push_for_commit(lines, queue.reserve(), false).unwrap();
+        let push = |lines| queue.try_push_for_commit(lines, queue.reserve(None), false).unwrap();
         let mut committed: Vec<_> = lines.into_iter().map(push).collect();
         assert_eq!(runtime.block_on(receiver.recv_many(&mut drained, DRAIN_MAX_JOBS)), jobs);
         acknowledge(&receiver, &status, &mut drained);
@@ -62,7 +62,7 @@ fn producers(bencher: Bencher<'_, '_>, producers: usize) {
 
 async fn produce(queue: JobQueue, share: Vec<Lines>) {
     for lines in share {
-        let committed = queue.try_push_for_commit(lines, queue.reserve(), false).unwrap();
+        let committed = queue.try_push_for_commit(lines, queue.reserve(None), false).unwrap();
         committed.await.unwrap().unwrap();
     }
 }

@@ -48,13 +48,16 @@ impl Batch {
 
     /// The lines that a job holds of it.
     pub(crate) fn lines(self, number: u32) -> Lines {
-        decode::decode(&self.body(batch::Form::Envelope, number), decode::Form::Json, &meta(), |_| true).unwrap()
+        let body = self.body(batch::Form::Envelope, number);
+        let batch = decode::Batch::read(&body, decode::Form::Json).unwrap();
+        Lines::write(&batch, &meta(), |_| true).unwrap()
     }
 }
 
 /// What the server knows of a request.
 pub(crate) fn meta() -> Meta<'static> {
-    Meta { received_at: now(), request_id: "019d2f3c-8a51-7c3e-9b0e-5f6d7a8b9c0d", record: Record::Envelope }
+    let request_id = "019d2f3c-8a51-7c3e-9b0e-5f6d7a8b9c0d";
+    Meta { received_at: now(), request_id, tenant: None, record: Record::Envelope }
 }
 
 /// A moment in November 2026.

@@ -6,7 +6,7 @@
 use std::time::UNIX_EPOCH;
 
 use libfuzzer_sys::fuzz_target;
-use millpond::decode::{Batch, DecodeError, Form, MAX_DEPTH, Meta, Record, decode};
+use millpond::decode::{Batch, Form, Lines, MAX_DEPTH, Meta, NoRoom, Record};
 use millpond::inflate::{Encoding, InflateError, inflate};
 use serde_json::value::RawValue;
 
@@ -31,21 +31,16 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn decoded(body: &[u8], form: Form) {
-    let meta = |record| Meta { received_at: UNIX_EPOCH, request_id: "fuzz", record };
-    let bare = decode(body, form, &meta(Record::Payload), |_| true);
-    let envelope = decode(body, form, &meta(Record::Envelope), |_| true);
-    let (bare, envelope) = match (bare, envelope) {
-        (Ok(bare), Ok(envelope)) => (bare, envelope),
-        (Err(one), Err(other)) => {
-            assert_eq!(one, other);
-            let DecodeError::Invalid(invalid) = one else { panic!("no room where there is no end of it") };
+    let batch = match Batch::read(body, form) {
+        Ok(batch) => batch,
+        Err(invalid) => {
             assert!(invalid.byte <= body.len());
             return;
         }
-        _ => panic!("what a line holds decides nothing"),
     };
-    let text = std::str::from_utf8(body).expect("only UTF-8 is accepted");
-    let batch = Batch::parse(text, form).expect("it was accepted");
+    let meta = |record| Meta { received_at: UNIX_EPOCH, request_id: "fuzz", tenant: None, record };
+    let write = |record| Lines::write(&batch, &meta(record), |_| true).expect("there is room without end");
+    let (bare, envelope) = (write(Record::Payload), write(Record::Envelope));
     assert_eq!(batch.payloads.len(), bare.payloads as usize);
     assert_eq!(bare.payloads, envelope.payloads);
     let (bare_lines, envelope_lines) = (lines(&bare.bytes), lines(&envelope.bytes));
@@ -66,8 +61,8 @@ fn decoded(body: &[u8], form: Form) {
     }
     // The room that is asked for is what the lines take, and without it there are none.
     let room = envelope.bytes.len();
-    let refused = decode(body, form, &meta(Record::Envelope), |bytes| bytes < room);
-    assert_eq!(refused, Err(DecodeError::NoRoom { bytes: room }));
+    let refused = Lines::write(&batch, &meta(Record::Envelope), |bytes| bytes < room);
+    assert_eq!(refused, Err(NoRoom { bytes: room }));
 }
 
 /// The lines, each of which ends with a line feed.

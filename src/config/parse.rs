@@ -67,6 +67,14 @@ pub(super) fn count(text: &str, range: RangeInclusive<usize>) -> Result<usize, S
         .ok_or_else(|| format!("a whole number from {} to {}", range.start(), range.end()))
 }
 
+/// A share of something, in percent.
+pub(super) fn percent(text: &str) -> Result<usize, String> {
+    scaled(text.strip_suffix('%').unwrap_or_default(), &[], 1)
+        .and_then(|percent| usize::try_from(percent).ok())
+        .filter(|percent| (1..=100).contains(percent))
+        .ok_or_else(|| "a share from 1% to 100%".to_owned())
+}
+
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an IP address and a port, such as 0.0.0.0:8080 or [::1]:8080".to_owned())
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     HttpSettings, LogSettings, ObjectSettings, QueueSettings, S3Settings, Settings, SettingsError, SpoolSettings,
-    StoreSettings, parse, table,
+    StoreSettings, TenantSettings, parse, table,
 };
 
 pub(super) fn settings(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Settings, SettingsError> {
@@ -63,6 +63,8 @@ struct Raw {
     spool_max_bytes: Option<String>,
     store_dir: Option<String>,
     stored_linger: Option<String>,
+    tenant_queue_share: Option<String>,
+    tokens_file: Option<String>,
 }
 
 /// Collects what is wrong while the settings are read.
@@ -138,6 +140,8 @@ impl Check {
         let http = self.http(raw, admin_addr, stored_linger);
         let max_jobs = self.get("MAX_QUEUE", &raw.max_queue, |s| parse::count(s, 1..=100_000_000));
         let max_queue_bytes = self.get("MAX_QUEUE_BYTES", &raw.max_queue_bytes, parse::positive_size);
+        let tokens_file = self.get("TOKENS_FILE", &raw.tokens_file, parse::path);
+        let queue_percent = self.get("TENANT_QUEUE_SHARE", &raw.tenant_queue_share, parse::percent);
         let max_object_bytes = self.get("OBJECT_MAX_BYTES", &raw.object_max_bytes, parse::object_size);
         let max_age = self.get("OBJECT_MAX_AGE", &raw.object_max_age, parse::positive_duration);
         let compression = self.get("COMPRESSION", &raw.compression, parse::compression);
@@ -176,6 +180,10 @@ impl Check {
             prefix: prefix?,
             http: http?,
             queue: QueueSettings { max_jobs: max_jobs?, max_bytes: max_queue_bytes? },
+            tenants: match tokens_file {
+                Some(file) => Some(TenantSettings { file, queue_percent: queue_percent? }),
+                None => None,
+            },
             objects: ObjectSettings {
                 max_bytes: max_object_bytes?,
                 max_age: max_age?,

@@ -51,6 +51,13 @@ pub const SETTINGS: &[Setting] = &[
     setting("SHUTDOWN_GRACE", "25s", "time", "from SIGTERM to the exit"),
     setting("RUST_LOG", "info", "filter", "what is logged, to standard error: warn, or info,millpond=debug"),
     setting("LOG_FORMAT", "text", "text, json", "of the log"),
+    unset("TOKENS_FILE", "file", "tenants: digests of their tokens, and limits; unset, anybody may send"),
+    setting(
+        "TENANT_QUEUE_SHARE",
+        "50%",
+        "percent",
+        "of MAX_QUEUE and MAX_QUEUE_BYTES, the most for one tenant; 100% is no limit",
+    ),
     unset("AWS_REGION", "name", "the SDK's own, as are AWS_ACCESS_KEY_ID and the rest of its credential chain"),
     unset("AWS_ENDPOINT_URL_S3", "URL", "an S3-compatible server; the bucket then goes into the path"),
     unset("AWS_ENDPOINT_URL", "URL", "the same, for every service"),

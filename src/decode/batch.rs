@@ -24,21 +24,38 @@ pub enum Form {
 pub struct Batch<'a> {
     /// JSON objects, in the order of the body; at least one.
     pub payloads: Vec<&'a str>,
-    /// The envelope's `token`, as it was written.
-    pub token: Option<&'a str>,
+    /// The envelope's `token`.
+    pub token: Option<Token<'a>>,
     /// The envelope's `version`, as it was written.
     pub version: Option<&'a str>,
     /// The envelope's other members: names, and values as they were written.
     pub context: Vec<(Cow<'a, str>, &'a str)>,
 }
 
+/// A token as it was written, in JSON. It is a secret, so it is not printed.
+#[derive(Clone, Copy)]
+pub struct Token<'a>(pub(super) &'a str);
+
+impl<'a> Token<'a> {
+    /// The string that it spells; none if it is no string.
+    pub fn text(self) -> Option<Cow<'a, str>> {
+        serde_json::from_str::<Text<'a>>(self.0).ok().map(|Text(text)| text)
+    }
+}
+
+impl fmt::Debug for Token<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(a token)")
+    }
+}
+
 impl<'a> Batch<'a> {
-    /// Finds the batch in `text`.
+    /// Finds the batch in `body`.
     ///
     /// # Errors
     /// [`Invalid`], for the first thing wrong.
-    pub fn parse(text: &'a str, form: Form) -> Result<Self, Invalid> {
-        let source = Source { text };
+    pub fn read(body: &'a [u8], form: Form) -> Result<Self, Invalid> {
+        let source = Source { text: check::utf8(body)? };
         let batch = match form {
             Form::Json => source.json()?,
             Form::Ndjson => source.ndjson()?,
@@ -49,7 +66,8 @@ impl<'a> Batch<'a> {
         for (index, payload) in batch.payloads.iter().enumerate() {
             source.check_payload(index, payload)?;
         }
-        let own = batch.token.iter().chain(&batch.version).chain(batch.context.iter().map(|(_, value)| value));
+        let token = batch.token.map(|Token(json)| json);
+        let own = token.iter().chain(&batch.version).chain(batch.context.iter().map(|(_, value)| value));
         for value in own {
             check::value(value).map_err(|(reason, at)| source.invalid(&reason, None, source.offset(value) + at))?;
         }
@@ -212,7 +230,7 @@ impl<'de> Visitor<'de> for Object<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = Members::default();
-        while let Some(Name(name)) = map.next_key()? {
+        while let Some(Text(name)) = map.next_key()? {
             if name == "data" {
                 members.data_twice |= members.data.is_some();
                 members.data = Some(map.next_value_seed(Payloads { index: self.index })?);
@@ -241,7 +259,7 @@ impl<'a> Members<'a> {
         let mut batch = Batch { payloads, ..Batch::default() };
         for (name, value) in self.others {
             match name.as_ref() {
-                "token" => batch.token = Some(value),
+                "token" => batch.token = Some(Token(value)),
                 "version" => batch.version = Some(value),
                 _ => batch.context.push((name, value)),
             }
@@ -257,6 +275,6 @@ struct Envelope<'a> {
     data: &'a RawValue,
 }
 
-/// A member's name, borrowed unless it has escapes.
+/// A string, borrowed unless it has escapes.
 #[derive(serde::Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

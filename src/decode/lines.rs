@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use memchr::memchr2;
 use time::OffsetDateTime;
 
-use super::{Batch, DecodeError};
+use super::{Batch, Token};
 
 /// What a stored line holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +24,18 @@ pub struct Meta<'a> {
     pub received_at: SystemTime,
     /// The request's id: visible ASCII without quotes and backslashes, so that it stands in JSON as it is.
     pub request_id: &'a str,
+    /// Whose batch it is, when senders have names: letters, digits and `._-`, which stand in a line in place of the token.
+    pub tenant: Option<&'a str>,
     /// What a line holds.
     pub record: Record,
+}
+
+/// The caller has no room for the lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the stored lines would be {bytes} bytes long")]
+pub struct NoRoom {
+    /// How long they would be.
+    pub bytes: usize,
 }
 
 /// NDJSON, one line a payload, each ended by a line feed.
@@ -38,19 +48,19 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Writes the lines of `batch`, if `grant` allows so many bytes.
-    pub(super) fn write(
-        batch: &Batch<'_>,
-        meta: &Meta<'_>,
-        grant: impl FnOnce(usize) -> bool,
-    ) -> Result<Self, DecodeError> {
+    /// Writes the lines of `batch`, if `grant` says that there is room for so many bytes: the envelope's own fields stand in
+    /// every line, so the lines of a small body can be long, and they are not written before they are allowed.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; no line is left behind then.
+    pub fn write(batch: &Batch<'_>, meta: &Meta<'_>, grant: impl FnOnce(usize) -> bool) -> Result<Self, NoRoom> {
         let (head, tail): (Vec<u8>, &[u8]) = match meta.record {
             Record::Envelope => (head(batch, meta), b"}\n"),
             Record::Payload => (Vec::new(), b"\n"),
         };
         let around = (head.len() + tail.len()).saturating_mul(batch.payloads.len());
         let length = batch.payloads.iter().fold(around, |sum, payload| sum.saturating_add(payload.len()));
-        let no_room = DecodeError::NoRoom { bytes: length };
+        let no_room = NoRoom { bytes: length };
         let Ok(payloads) = u32::try_from(batch.payloads.len()) else { return Err(no_room) };
         if !grant(length) {
             return Err(no_room);
@@ -76,7 +86,16 @@ fn head(batch: &Batch<'_>, meta: &Meta<'_>) -> Vec<u8> {
     head.extend_from_slice(b"\",\"request_id\":\"");
     head.extend_from_slice(meta.request_id.as_bytes());
     head.push(b'"');
-    for (name, value) in [(",\"token\":", batch.token), (",\"version\":", batch.version)] {
+    let token = match meta.tenant {
+        Some(name) => {
+            head.extend_from_slice(b",\"tenant\":\"");
+            head.extend_from_slice(name.as_bytes());
+            head.push(b'"');
+            None
+        }
+        None => batch.token.map(|Token(json)| json),
+    };
+    for (name, value) in [(",\"token\":", token), (",\"version\":", batch.version)] {
         if let Some(value) = value {
             head.extend_from_slice(name.as_bytes());
             push_on_one_line(&mut head, value);

@@ -5,17 +5,38 @@ use serde_json::Value;
 
 use super::*;
 
-const META: Meta<'static> = Meta { received_at: UNIX_EPOCH, request_id: "r-1", record: Record::Envelope };
+const META: Meta<'static> = Meta { received_at: UNIX_EPOCH, request_id: "r-1", tenant: None, record: Record::Envelope };
 const BARE: Meta<'static> = Meta { record: Record::Payload, ..META };
 
-fn bare(body: &str, form: Form) -> Result<String, DecodeError> {
-    decode(body.as_bytes(), form, &BARE, |_| true).map(|lines| String::from_utf8(lines.bytes).unwrap())
+fn decode(body: &[u8], form: Form, meta: &Meta<'_>) -> Result<Lines, Invalid> {
+    Ok(Lines::write(&Batch::read(body, form)?, meta, |_| true).unwrap())
+}
+
+fn bare(body: &str, form: Form) -> Result<String, Invalid> {
+    decode(body.as_bytes(), form, &BARE).map(|lines| String::from_utf8(lines.bytes).unwrap())
 }
 
 fn refusal(body: &[u8], form: Form) -> Invalid {
-    match decode(body, form, &META, |_| true) {
-        Err(DecodeError::Invalid(invalid)) => invalid,
+    match decode(body, form, &META) {
+        Err(invalid) => invalid,
         other => panic!("expected a refusal of {:?}, got {other:?}", String::from_utf8_lossy(body)),
+    }
+}
+
+#[test]
+fn the_tenants_name_stands_in_a_line_where_the_token_would_and_in_a_bare_one_nothing_does() {
+    let body = br#"{"version":"1","data":[{"a":1}],"token":"s\u0065cret"}"#;
+    let named = Meta { tenant: Some("acme"), ..META };
+    let line = String::from_utf8(decode(body, Form::Json, &named).unwrap().bytes).unwrap();
+    assert!(line.contains(r#""request_id":"r-1","tenant":"acme","version":"1","payload""#), "{line}");
+    let bare = decode(body, Form::Json, &Meta { record: Record::Payload, ..named }).unwrap();
+    assert_eq!(bare.bytes, b"{\"a\":1}\n");
+    let batch = Batch::read(body, Form::Json).unwrap();
+    assert_eq!(batch.token.and_then(Token::text).as_deref(), Some("secret"));
+    assert!(!format!("{batch:?}").contains("cret"));
+    for other in ["null", "1", "[]", "{}"] {
+        let body = format!("{{\"data\":[{{}}],\"token\":{other}}}");
+        assert_eq!(Batch::read(body.as_bytes(), Form::Json).unwrap().token.unwrap().text(), None, "{other}");
     }
 }
 
@@ -23,7 +44,7 @@ fn refusal(body: &[u8], form: Form) -> Invalid {
 fn the_envelope_s_fields_stand_in_every_line() {
     let body = r#"{"version":"1.50","data":[{"a":1},{"b":2}],"token":"t","host":"h","n":[1]}"#;
     let meta = Meta { received_at: UNIX_EPOCH + Duration::from_millis(1_795_183_199_999), ..META };
-    let lines = decode(body.as_bytes(), Form::Json, &meta, |_| true).unwrap();
+    let lines = decode(body.as_bytes(), Form::Json, &meta).unwrap();
     let head = concat!(
         r#"{"received_at":"2026-11-20T13:59:59.999Z","request_id":"r-1","token":"t","version":"1.50","#,
         r#""context":{"host":"h","n":[1]},"payload":"#
@@ -34,7 +55,7 @@ fn the_envelope_s_fields_stand_in_every_line() {
 
 #[test]
 fn a_field_that_the_batch_did_not_give_is_left_out() {
-    let lines = decode(b"[{}]", Form::Json, &META, |_| true).unwrap();
+    let lines = decode(b"[{}]", Form::Json, &META).unwrap();
     let text = String::from_utf8(lines.bytes).unwrap();
     assert_eq!(text, "{\"received_at\":\"1970-01-01T00:00:00.000Z\",\"request_id\":\"r-1\",\"payload\":{}}\n");
 }
@@ -130,10 +151,10 @@ fn nesting_is_allowed_up_to_its_limit_and_no_further() {
 #[test]
 fn lines_over_the_callers_limit_are_not_written() {
     let body = br#"{"version":"0123456789","data":[{},{},{}]}"#;
-    let needed = decode(body, Form::Json, &META, |_| true).unwrap().bytes.len();
-    assert!(decode(body, Form::Json, &META, |bytes| bytes <= needed).is_ok());
-    let refused = decode(body, Form::Json, &META, |bytes| bytes < needed);
-    assert_eq!(refused, Err(DecodeError::NoRoom { bytes: needed }));
+    let batch = Batch::read(body, Form::Json).unwrap();
+    let needed = Lines::write(&batch, &META, |_| true).unwrap().bytes.len();
+    assert!(Lines::write(&batch, &META, |bytes| bytes <= needed).is_ok());
+    assert_eq!(Lines::write(&batch, &META, |bytes| bytes < needed), Err(NoRoom { bytes: needed }));
 }
 
 /// JSON texts with every kind of value, written with white space where the grammar allows it.
@@ -189,7 +210,7 @@ proptest! {
         let mut body = b"[".to_vec();
         body.extend_from_slice(&bytes);
         body.push(b']');
-        let accepted = decode(&body, Form::Json, &BARE, |_| true).is_ok();
+        let accepted = decode(&body, Form::Json, &BARE).is_ok();
         // `Value` refuses what overflows an f64; the grammar does not.
         let is_json = match serde_json::from_slice::<Vec<serde_json::Map<String, Value>>>(&body) {
             Ok(objects) => !objects.is_empty(),

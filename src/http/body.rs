@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::Problem;
 use crate::decode::Form;
 use crate::inflate::Encoding;
-use crate::queue::{JobQueue, Reservation};
+use crate::queue::{JobQueue, Reservation, Share};
 
 /// The form that the `Content-Type` names; without one it is JSON.
 pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
@@ -50,29 +50,35 @@ pub(super) fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Problem>
     }
 }
 
-/// What the headers say of the body's length, held against the limit before a byte is read.
-pub(super) fn check_length(headers: &HeaderMap, version: Version, most: usize) -> Result<(), Problem> {
+/// What the headers say of the body's length, if they do, held against the limit before a byte is read.
+pub(super) fn length(headers: &HeaderMap, version: Version, most: usize) -> Result<Option<usize>, Problem> {
     let Some(length) = headers.get(CONTENT_LENGTH) else {
         let framed = version == Version::HTTP_2 || headers.contains_key(TRANSFER_ENCODING);
-        return if framed { Ok(()) } else { Err(Problem::LengthRequired) };
+        return if framed { Ok(None) } else { Err(Problem::LengthRequired) };
     };
-    // hyper has refused what is no number already; one too long for a u64 is too long for us.
-    let length = length.to_str().ok().and_then(|length| length.parse::<u64>().ok()).unwrap_or(u64::MAX);
-    if length > most as u64 { Err(too_large(most)) } else { Ok(()) }
+    // hyper has refused what is no number already; one too long for a usize is too long for us.
+    let length = length.to_str().ok().and_then(|length| length.parse::<usize>().ok()).unwrap_or(usize::MAX);
+    if length > most { Err(too_large(most)) } else { Ok(Some(length)) }
 }
 
 /// The whole body and the hold on the queue's bytes that it has.
 pub(super) async fn read(
     body: Body,
     queue: &JobQueue,
+    share: Option<&Share>,
     most: usize,
     within: Duration,
 ) -> Result<(Bytes, Reservation), Problem> {
-    timeout(within, collect(body, queue, most)).await.unwrap_or(Err(Problem::SlowBody))
+    timeout(within, collect(body, queue, share, most)).await.unwrap_or(Err(Problem::SlowBody))
 }
 
-async fn collect(mut body: Body, queue: &JobQueue, most: usize) -> Result<(Bytes, Reservation), Problem> {
-    let mut reservation = queue.reserve();
+async fn collect(
+    mut body: Body,
+    queue: &JobQueue,
+    share: Option<&Share>,
+    most: usize,
+) -> Result<(Bytes, Reservation), Problem> {
+    let mut reservation = queue.reserve(share);
     let mut whole = Pieces::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
@@ -84,9 +90,7 @@ async fn collect(mut body: Body, queue: &JobQueue, most: usize) -> Result<(Bytes
         if length > most {
             return Err(too_large(most));
         }
-        if !reservation.grow_to(length) {
-            return Err(Problem::QueueFull { retry_after: queue.retry_after() });
-        }
+        reservation.grow_to(length).map_err(|full| Problem::full(full, queue.retry_after()))?;
         whole.push(data);
     }
     Ok((whole.into_bytes(), reservation))
@@ -94,7 +98,7 @@ async fn collect(mut body: Body, queue: &JobQueue, most: usize) -> Result<(Bytes
 
 fn too_large(most: usize) -> Problem {
     Problem::TooLarge(format!(
-        "the body is over {most} bytes as sent (the lesser of MAX_BODY_BYTES and MAX_QUEUE_BYTES): split the batch"
+        "the body is over {most} bytes as sent (the least of MAX_BODY_BYTES, MAX_QUEUE_BYTES and a sender's share of it): split the batch"
     ))
 }
 

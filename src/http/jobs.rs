@@ -2,6 +2,9 @@
 //!
 //! A segment that this process has, or had lately, is answered from memory. Any other is looked for in the store under the
 //! key that follows from the receipt, so that every machine of a fleet can answer for every job.
+//!
+//! Where senders need tokens, so do those who ask. Any tenant may ask after any job: nothing is kept per job, so nobody
+//! knows whose it is, and the answer tells nothing of what is in it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +12,23 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{RawQuery, State as Shared};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::payloads::JSON;
+use super::sender::Sender;
 use super::{Edge, Problem};
 use crate::segment::{Compression, JobId};
 use crate::spool::State;
 use crate::store::Found;
+use crate::tenants::Limit;
 
 /// Nobody is kept waiting longer.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// What one is told to wait when the store is asked for too many, in seconds, beyond the first: the most, so that they do
+/// not come back together.
+const ASK_AGAIN_SECS: u64 = 2;
 /// How often the store is asked for a segment of another machine while somebody waits.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -34,13 +42,17 @@ enum Fate {
 /// Answers for the job, at once or, with `?wait=SECONDS`, when it is spooled no more.
 pub(super) async fn get(
     Shared(edge): Shared<Arc<Edge>>,
+    headers: HeaderMap,
     uri: Uri,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
+    Sender::in_headers(&headers, edge.tenants.as_ref())?.take(Limit::Requests, 1)?;
     // As it stands: a receipt has nothing in it that would be escaped.
     let receipt = uri.path().rsplit('/').next().unwrap_or_default();
     let job: JobId = receipt.parse().map_err(Problem::InvalidReceipt)?;
-    let wait = wait(query.as_deref())?;
+    let asked = wait(query.as_deref())?;
+    let place = if asked.is_zero() { None } else { edge.waits.try_acquire().ok() };
+    let wait = place.as_ref().map_or(Duration::ZERO, |_| asked);
     let until = Instant::now() + wait;
     let fate = match edge.outlet.spool.segments().find(job.segment) {
         Some(segment) => {
@@ -71,6 +83,8 @@ pub(super) async fn get(
 /// Asks the store, until it has the job's object or the time is over.
 async fn in_store(edge: &Edge, job: JobId, until: Instant) -> Result<Fate, Problem> {
     loop {
+        let asking = edge.store_asks.try_acquire();
+        let asking = asking.map_err(|_| Problem::StoreBusy { retry_after: 1 + fastrand::u64(0..=ASK_AGAIN_SECS) })?;
         // A machine with other settings may have stored it.
         let own = edge.outlet.spool.compression();
         let others = Compression::ALL.into_iter().filter(|compression| *compression != own);
@@ -92,6 +106,7 @@ async fn in_store(edge: &Edge, job: JobId, until: Instant) -> Result<Fate, Probl
         if Instant::now() + ASK_INTERVAL > until || edge.outlet.health.is_draining() {
             return Err(Problem::UnknownJob);
         }
+        drop(asking);
         sleep(ASK_INTERVAL).await;
     }
 }

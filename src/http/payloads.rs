@@ -13,13 +13,15 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use super::request_id::RequestId;
+use super::sender::Sender;
 use super::{Edge, Problem, body};
 use crate::config::{Ack, HttpSettings};
-use crate::decode::{self, DecodeError, Form, Lines, Meta, Record};
+use crate::decode::{Batch, Form, Lines, Meta, Record};
 use crate::inflate::{Encoding, InflateError, inflate};
-use crate::queue::{Receipt, Reservation};
+use crate::queue::{Full, Receipt, Reservation, Share};
 use crate::segment::JobId;
 use crate::spool;
+use crate::tenants::{Limit, Tenant};
 
 /// A body up to this size, decompressed, is decoded where it was read: that takes less than handing it to another thread
 /// is worth. A larger one would hold up the other requests of its thread.
@@ -43,17 +45,39 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     let received_at = SystemTime::now();
     let (parts, body) = request.into_parts();
     let id = RequestId::of(&parts.headers);
+    let sender = Sender::of(&parts.headers, edge.tenants.as_ref())?;
     if let Some(problem) = edge.closed() {
         return Err(problem);
     }
+    if sender.share().is_some_and(Share::is_full) {
+        return Err(Problem::ShareFull { retry_after: edge.retry_after() });
+    }
+    sender.take(Limit::Requests, 1)?;
     let level = asked(parts.uri.query())?.max(edge.settings.ack);
     let form = body::form(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
-    body::check_length(&parts.headers, parts.version, edge.settings.max_body_bytes)?;
-    let (body, reservation) =
-        body::read(body, &edge.queue, edge.settings.max_body_bytes, edge.settings.body_timeout).await?;
+    if matches!((&sender, form), (Sender::Unnamed(_), Form::Ndjson)) {
+        // There is no envelope in which a token could still come.
+        return Err(Problem::NoToken);
+    }
+    let (most, within) = (edge.settings.max_body_bytes, edge.settings.body_timeout);
+    let length = body::length(&parts.headers, parts.version, most)?;
+    sender.take(Limit::Bytes, length.unwrap_or_default())?;
+    let (body, reservation) = body::read(body, &edge.queue, sender.share(), most, within).await?;
     edge.outlet.metrics.bytes_in.inc_by(body.len() as u64);
-    let work = Work { form, encoding, received_at, id: id.clone(), limits: edge.limits };
+    if length.is_none() {
+        sender.take(Limit::Bytes, body.len())?;
+    }
+    let work = Work {
+        form,
+        encoding,
+        received_at,
+        id: id.clone(),
+        limits: edge.limits,
+        sender,
+        is_counted: false,
+        body_bytes: body.len(),
+    };
     let (lines, reservation) = decode(&edge, work, body, reservation).await?;
     let payloads = lines.payloads;
     let accepted = match level {
@@ -137,13 +161,16 @@ impl Accepted {
 /// they need.
 async fn decode(
     edge: &Edge,
-    work: Work,
+    mut work: Work,
     body: Bytes,
     mut reservation: Reservation,
 ) -> Result<(Lines, Reservation), Problem> {
-    let full = |edge: &Edge| Problem::QueueFull { retry_after: edge.retry_after() };
+    let problem = |refusal| match refusal {
+        Refusal::Problem(problem) => problem,
+        Refusal::Full(full) => Problem::full(full, edge.retry_after()),
+    };
     if let Some(decoded) = work.small(&body, &mut reservation) {
-        return decoded.map(|lines| (lines, reservation)).map_err(|refusal| refusal.into_problem(full(edge)));
+        return decoded.map(|lines| (lines, reservation)).map_err(problem);
     }
     let permit = Arc::clone(&edge.large_bodies).acquire_owned().await.map_err(|_| Problem::Internal)?;
     // The hold goes along: a sender that goes away leaves the work, and what it takes, behind.
@@ -152,7 +179,7 @@ async fn decode(
         work.large(&body, &mut reservation).map(|lines| (lines, reservation))
     });
     match decoded.await {
-        Ok(decoded) => decoded.map_err(|refusal| refusal.into_problem(full(edge))),
+        Ok(decoded) => decoded.map_err(problem),
         Err(error) => {
             tracing::error!(%error, "decoding failed");
             Err(Problem::Internal)
@@ -164,16 +191,19 @@ async fn decode(
 enum Refusal {
     /// Whoever sends it again gets the same.
     Problem(Problem),
-    /// There is no room in the queue now.
-    Full,
+    /// There is no room now.
+    Full(Full),
 }
 
-impl Refusal {
-    fn into_problem(self, full: Problem) -> Problem {
-        match self {
-            Self::Problem(problem) => problem,
-            Self::Full => full,
-        }
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        Self::Full(full)
     }
 }
 
@@ -200,11 +230,16 @@ struct Work {
     received_at: SystemTime,
     id: RequestId,
     limits: DecodeLimits,
+    sender: Sender,
+    /// As it was sent.
+    body_bytes: usize,
+    /// Whether the batch was counted against the sender's limits already.
+    is_counted: bool,
 }
 
 impl Work {
     /// The lines of a body that turns out to be small, and its lines with it; none if they are not.
-    fn small(&self, body: &[u8], reservation: &mut Reservation) -> Option<Result<Lines, Refusal>> {
+    fn small(&mut self, body: &[u8], reservation: &mut Reservation) -> Option<Result<Lines, Refusal>> {
         if self.encoding.is_none() && body.len() > self.limits.max_decoded_bytes {
             return Some(Err(not_inflated(&InflateError::TooLarge(self.limits.max_decoded_bytes))));
         }
@@ -225,32 +260,47 @@ impl Work {
         is_small.then_some(lines)
     }
 
-    fn large(&self, body: &[u8], reservation: &mut Reservation) -> Result<Lines, Refusal> {
+    fn large(&mut self, body: &[u8], reservation: &mut Reservation) -> Result<Lines, Refusal> {
         let Some(encoding) = self.encoding else { return self.lines(body, reservation, |_| true) };
         let inflated = inflate(encoding, body, self.limits.max_decoded_bytes).map_err(|error| not_inflated(&error))?;
-        if !reservation.grow_to(inflated.len()) {
-            return Err(Refusal::Full);
-        }
+        reservation.grow_to(inflated.len())?;
         self.lines(&inflated, reservation, |_| true)
     }
 
     /// The lines of a decompressed body, if they are wanted, allowed and there is room for them.
     fn lines(
-        &self,
+        &mut self,
         body: &[u8],
         reservation: &mut Reservation,
         wanted: impl FnOnce(usize) -> bool,
     ) -> Result<Lines, Refusal> {
+        let batch = Batch::read(body, self.form).map_err(Problem::InvalidBatch)?;
+        if let Some(tenant) = self.sender.in_envelope(batch.token)? {
+            self.sender = Sender::Tenant(tenant);
+            reservation.move_to(self.sender.share())?;
+            self.sender.take(Limit::Requests, 1)?;
+            self.sender.take(Limit::Bytes, self.body_bytes)?;
+        }
+        if !std::mem::replace(&mut self.is_counted, true) {
+            self.sender.take(Limit::Payloads, batch.payloads.len())?;
+        }
         let DecodeLimits { record, max_line_bytes, .. } = self.limits;
-        let meta = Meta { received_at: self.received_at, request_id: self.id.as_str(), record };
-        let grant = |bytes| wanted(bytes) && bytes <= max_line_bytes && reservation.grow_to(bytes);
-        decode::decode(body, self.form, &meta, grant).map_err(|error| match error {
-            DecodeError::Invalid(invalid) => Refusal::Problem(Problem::InvalidBatch(invalid)),
-            DecodeError::NoRoom { bytes } if bytes > max_line_bytes => Refusal::Problem(Problem::TooLarge(format!(
-                "{error}, over {max_line_bytes} (the lesser of MAX_QUEUE_BYTES and {LINES_PER_DECODED} times \
-                 MAX_DECODED_BYTES), since the envelope's fields stand in each: split the batch"
-            ))),
-            DecodeError::NoRoom { .. } => Refusal::Full,
+        let tenant = self.sender.tenant().map(Tenant::name);
+        let meta = Meta { received_at: self.received_at, request_id: self.id.as_str(), tenant, record };
+        let mut room = Ok(());
+        let grant = |bytes| {
+            wanted(bytes) && bytes <= max_line_bytes && {
+                room = reservation.grow_to(bytes);
+                room.is_ok()
+            }
+        };
+        let lines = Lines::write(&batch, &meta, grant);
+        room?;
+        lines.map_err(|error| {
+            Refusal::Problem(Problem::TooLarge(format!(
+                "{error}, over {max_line_bytes} (the least of MAX_QUEUE_BYTES, a sender's share of it and \
+                 {LINES_PER_DECODED} times MAX_DECODED_BYTES), since the envelope's fields stand in each: split the batch"
+            )))
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Every refusal, its status, and what the sender is told (RFC 9457).
 
 use axum::body::Body;
-use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -9,11 +9,14 @@ use serde::Serialize;
 use super::request_id::RequestId;
 use crate::decode::Invalid;
 use crate::metrics::Outcome;
-use crate::queue::PushError;
+use crate::queue::{Full, PushError};
 use crate::segment::NoJobId;
 use crate::spool::SpoolError;
+use crate::tenants::Limit;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// RFC 6750, 3: without an error, since nothing was tried.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"millpond\"");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Why a request was refused.
@@ -27,6 +30,12 @@ pub(crate) enum Problem {
     InvalidQuery(String),
     /// 400: what should be a receipt is none.
     InvalidReceipt(NoJobId),
+    /// 400: the envelope's token is no string.
+    TokenNoString,
+    /// 401.
+    NoToken,
+    /// 403: a token that nobody has.
+    UnknownToken,
     /// 404.
     NotFound,
     /// 404: no job by this receipt.
@@ -43,10 +52,22 @@ pub(crate) enum Problem {
     UnsupportedType,
     /// 415: the body's encoding.
     UnsupportedEncoding,
+    /// 429: the tenant is over one of its limits.
+    OverRate {
+        /// Which one.
+        limit: Limit,
+        /// Seconds.
+        retry_after: u64,
+    },
     /// 500: a bug.
     Internal,
     /// 503: the queue is full.
     QueueFull {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 503: the sender's share of the queue is full.
+    ShareFull {
         /// Seconds.
         retry_after: u64,
     },
@@ -67,6 +88,11 @@ pub(crate) enum Problem {
     },
     /// 503: the store cannot say what became of a job.
     StoreSilent {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 503: so many ask the store already that it is not asked for another.
+    StoreBusy {
         /// Seconds.
         retry_after: u64,
     },
@@ -101,8 +127,16 @@ impl Problem {
     /// Why the queue did not take a job.
     pub(super) fn refused(error: PushError, retry_after: u64) -> Self {
         match error {
-            PushError::Full => Self::QueueFull { retry_after },
+            PushError::Full(full) => Self::full(full, retry_after),
             PushError::Closed => Self::Draining { retry_after },
+        }
+    }
+
+    /// Why there is no room for a batch.
+    pub(super) fn full(full: Full, retry_after: u64) -> Self {
+        match full {
+            Full::Queue => Self::QueueFull { retry_after },
+            Full::Share => Self::ShareFull { retry_after },
         }
     }
 
@@ -116,9 +150,14 @@ impl Problem {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::InvalidBatch(_) | Self::InvalidBody(_) | Self::InvalidQuery(_) | Self::InvalidReceipt(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::InvalidBatch(_)
+            | Self::InvalidBody(_)
+            | Self::InvalidQuery(_)
+            | Self::InvalidReceipt(_)
+            | Self::TokenNoString => StatusCode::BAD_REQUEST,
+            Self::NoToken => StatusCode::UNAUTHORIZED,
+            Self::UnknownToken => StatusCode::FORBIDDEN,
+            Self::OverRate { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NotFound | Self::UnknownJob => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody | Self::SlowHeaders => StatusCode::REQUEST_TIMEOUT,
@@ -127,6 +166,8 @@ impl Problem {
             Self::UnsupportedType | Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::QueueFull { .. }
+            | Self::ShareFull { .. }
+            | Self::StoreBusy { .. }
             | Self::SpoolFull { .. }
             | Self::SpoolFailed { .. }
             | Self::NotConfirmed { .. }
@@ -139,9 +180,14 @@ impl Problem {
     /// How the refusal is counted.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::InvalidBatch(_) | Self::InvalidBody(_) | Self::InvalidQuery(_) | Self::InvalidReceipt(_) => {
-                Outcome::Invalid
-            }
+            Self::InvalidBatch(_)
+            | Self::InvalidBody(_)
+            | Self::InvalidQuery(_)
+            | Self::InvalidReceipt(_)
+            | Self::TokenNoString => Outcome::Invalid,
+            Self::NoToken => Outcome::NoToken,
+            Self::UnknownToken => Outcome::UnknownToken,
+            Self::OverRate { .. } => Outcome::OverRate,
             Self::NotFound
             | Self::UnknownJob
             | Self::MethodNotAllowed
@@ -152,8 +198,9 @@ impl Problem {
             Self::TooLarge(_) => Outcome::TooLarge,
             Self::Internal => Outcome::Failed,
             Self::QueueFull { .. } => Outcome::QueueFull,
+            Self::ShareFull { .. } => Outcome::ShareFull,
             Self::SpoolFull { .. } | Self::SpoolFailed { .. } | Self::NotConfirmed { .. } => Outcome::NoSpool,
-            Self::StoreSilent { .. } => Outcome::Failed,
+            Self::StoreSilent { .. } | Self::StoreBusy { .. } => Outcome::Failed,
             Self::Draining { .. } => Outcome::Draining,
             Self::TooManyConnections { .. } => Outcome::TooManyConnections,
         }
@@ -167,6 +214,18 @@ impl Problem {
             Self::UnknownJob => {
                 "this machine does not have the job, and the store does not have its object, or not yet".to_owned()
             }
+            Self::TokenNoString => "the envelope's `token` is no string: send the token as it is, in quotes".to_owned(),
+            Self::NoToken => {
+                "there is no token: send it as Authorization: Bearer, as X-Api-Key, or as the envelope's `token`"
+                    .to_owned()
+            }
+            Self::UnknownToken => "this token is nobody's here: ask whoever runs the server for one".to_owned(),
+            Self::OverRate { limit, retry_after } => {
+                format!(
+                    "this tenant is over its {}; nothing was taken: send it again after {retry_after} s",
+                    limit.name()
+                )
+            }
             Self::NotFound => "there is nothing here: POST batches to /v1/payloads".to_owned(),
             Self::MethodNotAllowed => "this path takes other methods: see the Allow header".to_owned(),
             Self::SlowBody => "the body did not arrive in time: send it again".to_owned(),
@@ -179,6 +238,12 @@ impl Problem {
             Self::Internal => "the server failed; the batch was not taken: send it again".to_owned(),
             Self::QueueFull { retry_after } => {
                 format!("the queue is full; the batch was not taken: send it again after {retry_after} s")
+            }
+            Self::ShareFull { retry_after } => format!(
+                "this sender's share of the queue is full; the batch was not taken: send it again after {retry_after} s"
+            ),
+            Self::StoreBusy { retry_after } => {
+                format!("too many ask the store what became of their jobs: ask again after {retry_after} s")
             }
             Self::SpoolFull { retry_after } => {
                 format!("the spool is full; the batch was not taken: send it again after {retry_after} s")
@@ -203,7 +268,10 @@ impl Problem {
 
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::QueueFull { retry_after }
+            Self::OverRate { retry_after, .. }
+            | Self::QueueFull { retry_after }
+            | Self::ShareFull { retry_after }
+            | Self::StoreBusy { retry_after }
             | Self::SpoolFull { retry_after }
             | Self::SpoolFailed { retry_after }
             | Self::NotConfirmed { retry_after }
@@ -243,6 +311,9 @@ impl Problem {
         }
         if matches!(self, Self::UnsupportedEncoding) {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, zstd"));
+        }
+        if matches!(self, Self::NoToken) {
+            headers.insert(WWW_AUTHENTICATE, CHALLENGE);
         }
         if self.ends_connection() {
             headers.insert(CONNECTION, CLOSE);

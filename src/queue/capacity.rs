@@ -1,4 +1,4 @@
-//! A counted bound, and holds on it.
+//! Counted bounds, and holds on them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ pub(super) struct Capacity {
 }
 
 impl Capacity {
-    pub(super) fn new(most: usize) -> Self {
+    fn new(most: usize) -> Self {
         Self { most, used: AtomicUsize::new(0) }
     }
 
@@ -19,15 +19,18 @@ impl Capacity {
         self.most
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.used() >= self.most
-    }
-
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
+    fn is_full(&self) -> bool {
+        self.used() >= self.most
+    }
+
     fn take(&self, units: usize) -> bool {
+        if units == 0 {
+            return true;
+        }
         // The count guards no other memory, so relaxed is enough: what a job holds is passed on by the channel.
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(units).filter(|sum| *sum <= self.most)
@@ -36,43 +39,171 @@ impl Capacity {
     }
 
     fn give_back(&self, units: usize) {
-        self.used.fetch_sub(units, Ordering::Relaxed);
+        if units > 0 {
+            self.used.fetch_sub(units, Ordering::Relaxed);
+        }
     }
 }
 
-/// A hold on some units of a capacity, given back when it is dropped.
+/// The two capacities of the queue, or of one sender's share of it.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) jobs: Capacity,
+    pub(super) bytes: Capacity,
+}
+
+impl Room {
+    pub(super) fn new(max_jobs: usize, max_bytes: usize) -> Self {
+        Self { jobs: Capacity::new(max_jobs), bytes: Capacity::new(max_bytes) }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.jobs.is_full() || self.bytes.is_full()
+    }
+
+    fn take(&self, jobs: usize, bytes: usize) -> bool {
+        if !self.jobs.take(jobs) {
+            return false;
+        }
+        let taken = self.bytes.take(bytes);
+        if !taken {
+            self.jobs.give_back(jobs);
+        }
+        taken
+    }
+
+    fn give_back(&self, jobs: usize, bytes: usize) {
+        self.jobs.give_back(jobs);
+        self.bytes.give_back(bytes);
+    }
+}
+
+/// A part of the queue that one sender may hold, and no more. Clones are the same share.
+#[derive(Debug, Clone)]
+pub struct Share(pub(super) Arc<Room>);
+
+impl Share {
+    /// Whether a job of this sender's would be refused now, whatever its size.
+    pub fn is_full(&self) -> bool {
+        self.0.is_full()
+    }
+}
+
+/// What shares are cut from.
+#[derive(Debug, Clone, Copy)]
+pub struct Shares {
+    /// Whether everybody may hold all, so that there are no shares.
+    is_all: bool,
+    max_jobs: usize,
+    max_bytes: usize,
+}
+
+impl Shares {
+    /// So many percent of a queue of this size, and a job and a byte at the least.
+    pub(super) fn new(percent: usize, max_jobs: usize, max_bytes: usize) -> Self {
+        // In 128 bits, where nothing overflows; what comes of it is no more than it was.
+        let part = |most: usize| ((most as u128 * percent as u128 / 100) as usize).max(1);
+        Self { is_all: percent >= 100, max_jobs: part(max_jobs), max_bytes: part(max_bytes) }
+    }
+
+    /// Another share, of which nothing is held.
+    pub fn cut(&self) -> Option<Share> {
+        (!self.is_all).then(|| Share(Arc::new(Room::new(self.max_jobs, self.max_bytes))))
+    }
+
+    /// More bytes than this nobody holds.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+}
+
+/// Where there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// In the queue.
+    #[error("the queue is full")]
+    Queue,
+    /// In the sender's share of it.
+    #[error("the sender's share of the queue is full")]
+    Share,
+}
+
+/// A hold on some of the queue's capacity, and on as much of the sender's share of it, given back when it is dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    of: Arc<Capacity>,
-    units: usize,
+    of: Arc<Room>,
+    share: Option<Share>,
+    jobs: usize,
+    bytes: usize,
 }
 
 impl Reservation {
-    pub(super) fn empty(of: Arc<Capacity>) -> Self {
-        Self { of, units: 0 }
+    pub(super) fn empty(of: Arc<Room>, share: Option<Share>) -> Self {
+        Self { of, share, jobs: 0, bytes: 0 }
     }
 
-    /// Holds at least `units`; false, and no more than before, if there is no room for them.
-    #[must_use]
-    pub fn grow_to(&mut self, units: usize) -> bool {
-        let more = units.saturating_sub(self.units);
-        if more > 0 && !self.of.take(more) {
-            return false;
+    /// Holds at least so many bytes.
+    ///
+    /// # Errors
+    /// When there is no room for them; no more than before is held then.
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), Full> {
+        self.take(0, bytes.saturating_sub(self.bytes))
+    }
+
+    /// Holds a job's place beside the bytes.
+    pub(super) fn add_job(&mut self) -> Result<(), Full> {
+        self.take(1, 0)
+    }
+
+    fn take(&mut self, jobs: usize, bytes: usize) -> Result<(), Full> {
+        if jobs + bytes == 0 {
+            return Ok(());
         }
-        self.units += more;
-        true
+        if self.share.as_ref().is_some_and(|share| !share.0.take(jobs, bytes)) {
+            return Err(Full::Share);
+        }
+        if !self.of.take(jobs, bytes) {
+            if let Some(share) = &self.share {
+                share.0.give_back(jobs, bytes);
+            }
+            return Err(Full::Queue);
+        }
+        self.jobs += jobs;
+        self.bytes += bytes;
+        Ok(())
     }
 
-    /// Holds at most `units`.
-    pub(super) fn shrink_to(&mut self, units: usize) {
-        let less = self.units.saturating_sub(units);
-        self.of.give_back(less);
-        self.units -= less;
+    /// Moves what is held from one share to another: the sender is known now.
+    ///
+    /// # Errors
+    /// When there is no room for it; everything is as before then.
+    pub fn move_to(&mut self, share: Option<&Share>) -> Result<(), Full> {
+        if share.is_some_and(|share| !share.0.take(self.jobs, self.bytes)) {
+            return Err(Full::Share);
+        }
+        if let Some(share) = std::mem::replace(&mut self.share, share.cloned()) {
+            share.0.give_back(self.jobs, self.bytes);
+        }
+        Ok(())
+    }
+
+    /// Holds at most so many bytes.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.give_back(0, less);
+        self.bytes -= less;
+    }
+
+    fn give_back(&self, jobs: usize, bytes: usize) {
+        self.of.give_back(jobs, bytes);
+        if let Some(share) = &self.share {
+            share.0.give_back(jobs, bytes);
+        }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.of.give_back(self.units);
+        self.give_back(self.jobs, self.bytes);
     }
 }

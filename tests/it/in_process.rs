@@ -60,8 +60,9 @@ impl Place {
             Listeners { public: bind(settings.http.listen_addr).unwrap(), admin: bind(settings.admin_addr).unwrap() };
         let (public, admin) = (listeners.public.local_addr().unwrap(), listeners.admin.local_addr().unwrap());
         let stop = Orders::default();
+        let tenants = app::open_tenants(&settings, &stop.reload)?;
         let mut running = JoinSet::new();
-        running.spawn(app::run(settings, spool, listeners, stop.clone()));
+        running.spawn(app::run(settings, spool, tenants, listeners, stop.clone()));
         Ok(InProcess { public, admin, stop, running })
     }
 

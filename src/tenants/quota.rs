@@ -1,0 +1,144 @@
+//! What a tenant may send in a time: requests, payloads and bytes, each by a limiter of its own (GCRA, by governor), which
+//! is a number and two constants.
+
+use std::num::NonZeroU32;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota as Cells, RateLimiter};
+
+use super::Limits;
+
+/// A batch of up to so many payloads is never too large for a limit on payloads a second, however low that is.
+const PAYLOADS_AT_ONCE: u64 = 10_000;
+/// governor counts in whole nanoseconds a cell. A faster rate is counted in cells of several units, so that a cell takes at
+/// least a microsecond, and rounding changes no rate by more than a thousandth.
+const CELLS_PER_SECOND_MAX: u64 = 1_000_000;
+
+/// A limit, as the file names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// `requests_per_second`.
+    Requests,
+    /// `payloads_per_second`.
+    Payloads,
+    /// `bytes_per_second`, of bodies as they are sent.
+    Bytes,
+}
+
+impl Limit {
+    /// As it is written in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests_per_second",
+            Self::Payloads => "payloads_per_second",
+            Self::Bytes => "bytes_per_second",
+        }
+    }
+}
+
+/// What is over a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// It may come after this time.
+    For(Duration),
+    /// It is more than may ever come at once.
+    Ever {
+        /// So much may.
+        most: u64,
+    },
+}
+
+/// The limits of one tenant and what it has used of them. What is refused by one limit has used those before it.
+#[derive(Debug)]
+pub struct Quota<C: Clock = Monotonic> {
+    requests: Option<Rate<C>>,
+    payloads: Option<Rate<C>>,
+    bytes: Option<Rate<C>>,
+}
+
+impl Quota {
+    pub(super) fn new(limits: &Limits, max_body_bytes: usize) -> Self {
+        Self::with_clock(limits, max_body_bytes, &Monotonic)
+    }
+}
+
+impl<C: Clock + Clone> Quota<C> {
+    fn with_clock(limits: &Limits, max_body_bytes: usize, clock: &C) -> Self {
+        let rate = |per_second: Option<u64>, at_once| {
+            per_second.map(|per_second| Rate::new(per_second, limits.burst_seconds, at_once, clock.clone()))
+        };
+        Self {
+            requests: rate(limits.requests_per_second, 1),
+            payloads: rate(limits.payloads_per_second, PAYLOADS_AT_ONCE),
+            bytes: rate(limits.bytes_per_second, max_body_bytes as u64),
+        }
+    }
+}
+
+impl<C: Clock> Quota<C> {
+    /// Takes `amount` of what `limit` allows.
+    ///
+    /// # Errors
+    /// [`Over`]; nothing was taken then.
+    pub fn take(&self, limit: Limit, amount: usize) -> Result<(), Over> {
+        let rate = match limit {
+            Limit::Requests => &self.requests,
+            Limit::Payloads => &self.payloads,
+            Limit::Bytes => &self.bytes,
+        };
+        rate.as_ref().map_or(Ok(()), |rate| rate.take(amount as u64))
+    }
+}
+
+#[derive(Debug)]
+struct Rate<C: Clock> {
+    limiter: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
+    clock: C,
+    /// Units in a cell.
+    cell: u64,
+    at_once: u64,
+}
+
+impl<C: Clock + Clone> Rate<C> {
+    /// So much a second; at once as much as in `burst_seconds`, and `at_once` at the least.
+    fn new(per_second: u64, burst_seconds: u64, at_once: u64, clock: C) -> Self {
+        let cell = per_second.div_ceil(CELLS_PER_SECOND_MAX).max(1);
+        let at_once = per_second.saturating_mul(burst_seconds).max(at_once);
+        let burst = u32::try_from(at_once.div_ceil(cell)).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX);
+        // Not zero: a cell takes a microsecond or more.
+        let nanos = (u128::from(cell) * 1_000_000_000 / u128::from(per_second.max(1))) as u64;
+        let cells = Cells::with_period(Duration::from_nanos(nanos)).unwrap_or(Cells::per_second(NonZeroU32::MIN));
+        let limiter = RateLimiter::direct_with_clock(cells.allow_burst(burst), clock.clone());
+        Self { limiter, clock, cell, at_once }
+    }
+}
+
+impl<C: Clock> Rate<C> {
+    fn take(&self, amount: u64) -> Result<(), Over> {
+        let never = Over::Ever { most: self.at_once };
+        let cells = u32::try_from(amount.div_ceil(self.cell)).map_err(|_| never)?;
+        let Some(cells) = NonZeroU32::new(cells) else { return Ok(()) };
+        match self.limiter.check_n(cells) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(later)) => Err(Over::For(later.wait_time_from(self.clock.now()))),
+            Err(_) => Err(never),
+        }
+    }
+}
+
+/// The system's monotonic clock, as time since it was first looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Monotonic;
+
+impl Clock for Monotonic {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGAN.elapsed()
+    }
+}

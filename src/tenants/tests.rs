@@ -1,0 +1,64 @@
+use super::*;
+use crate::metrics::Ledger;
+use crate::queue::{JobQueue, queue};
+
+fn tenants(text: &str) -> (Tenants, JobQueue) {
+    let (queue, _) = queue(100, 1000, Arc::<Ledger>::default());
+    (Tenants::of(entries(text), queue.shares(50), 100), queue)
+}
+
+/// `a:token:rate b:token`, as the file would have it.
+fn entries(text: &str) -> Vec<Entry> {
+    let entry = |word: &str| {
+        let mut parts = word.split(':');
+        let name = parts.next().unwrap().to_owned();
+        let tokens = parts.next().unwrap().split('+').map(|token| Digest::of(token.as_bytes()).unwrap()).collect();
+        let requests_per_second = parts.next().map(|rate| rate.parse().unwrap());
+        Entry { name, tokens, limits: Limits { requests_per_second, ..Limits::default() } }
+    };
+    text.split(' ').map(entry).collect()
+}
+
+fn name(tenants: &Tenants, token: &str) -> Option<String> {
+    tenants.find(token.as_bytes()).map(|tenant| tenant.name().to_owned())
+}
+
+#[test]
+fn every_token_of_a_tenant_is_the_tenants_and_no_other_is() {
+    let (tenants, _) = tenants("a:one+two b:three");
+    assert_eq!(["one", "two", "three"].map(|token| name(&tenants, token).unwrap()), ["a", "a", "b"]);
+    for token in ["", "on", "onee", "ONE", "one\0", &"x".repeat(10_000)] {
+        assert_eq!(name(&tenants, token), None, "{token}");
+    }
+}
+
+#[test]
+fn who_is_still_there_keeps_what_it_holds_and_has_used_and_who_is_not_is_forgotten() {
+    let (tenants, queue) = tenants("same:one:1 changed:two:1 gone:three:1");
+    let before = ["one", "two", "three"].map(|token| tenants.find(token.as_bytes()).unwrap());
+    before.iter().for_each(|tenant| assert_eq!(tenant.quota().take(Limit::Requests, 1), Ok(())));
+    let gone = Arc::downgrade(&before[2]);
+
+    tenants.replace(entries("same:one+four:1 changed:two:2 new:five:1"));
+    assert_eq!(name(&tenants, "three"), None);
+    let [same, changed] = ["four", "two"].map(|token| tenants.find(token.as_bytes()).unwrap());
+    assert!(matches!(same.quota().take(Limit::Requests, 1), Err(Over::For(_))), "a new token is no new quota");
+    assert_eq!(changed.quota().take(Limit::Requests, 1), Ok(()), "new limits begin anew");
+    let held = [&before[0], &before[1]].map(|tenant| {
+        let mut held = queue.reserve(tenant.share());
+        assert_eq!(held.grow_to(500), Ok(()));
+        held
+    });
+    assert!([&same, &changed].iter().all(|tenant| tenant.share().unwrap().is_full()), "what was held still counts");
+    drop((before, held));
+    assert!(gone.upgrade().is_none(), "nothing is kept of a tenant that is gone");
+}
+
+#[test]
+fn nothing_that_is_printed_shows_a_token_or_its_digest() {
+    let (tenants, _) = tenants("a:s3cret");
+    let digest = "1ec1c26b50d5d3c58d9583181af8076655fe00756bf7285940ba3670f99fcba0";
+    assert_eq!(digest.parse::<Digest>(), Ok(Digest::of(b"s3cret").unwrap()));
+    let printed = format!("{tenants:?} {:?}", entries("a:s3cret"));
+    assert!(!printed.contains("s3cret") && !printed.contains("1ec1c2") && !printed.contains("30, 193"), "{printed}");
+}
