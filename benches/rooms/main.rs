@@ -12,6 +12,7 @@ mod inflate;
 mod queue;
 mod receipt;
 mod sample;
+mod tenants;
 
 fn main() {
     divan::main();

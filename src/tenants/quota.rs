@@ -142,3 +142,68 @@ impl Clock for Monotonic {
         BEGAN.elapsed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BODY_MAX_BYTES: usize = 1000;
+
+    fn quota(limits: &Limits) -> (Quota<FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        (Quota::with_clock(limits, BODY_MAX_BYTES, &clock), clock)
+    }
+
+    #[test]
+    fn a_limit_is_saved_up_for_as_long_as_the_file_says_and_then_comes_at_its_rate() {
+        let limits = Limits { requests_per_second: Some(10), burst_seconds: 2, ..Limits::default() };
+        let (quota, clock) = quota(&limits);
+        assert_eq!((0..20).find(|_| quota.take(Limit::Requests, 1).is_err()), None);
+        let Err(Over::For(wait)) = quota.take(Limit::Requests, 1) else { panic!("that was the burst") };
+        assert_eq!(wait, Duration::from_millis(100));
+        clock.advance(wait);
+        assert_eq!(quota.take(Limit::Requests, 1), Ok(()), "the wait that it tells is enough");
+        assert!(quota.take(Limit::Requests, 1).is_err());
+        assert_eq!([Limit::Payloads, Limit::Bytes].map(|limit| quota.take(limit, usize::MAX)), [Ok(()), Ok(())]);
+    }
+
+    #[test]
+    fn the_largest_body_and_a_batch_of_ten_thousand_are_not_refused_for_ever_and_a_larger_batch_is_told_so() {
+        let limits = Limits { payloads_per_second: Some(1), bytes_per_second: Some(1), ..Limits::default() };
+        let (quota, clock) = quota(&limits);
+        assert_eq!(quota.take(Limit::Bytes, BODY_MAX_BYTES), Ok(()));
+        assert_eq!(quota.take(Limit::Payloads, 10_001), Err(Over::Ever { most: 10_000 }));
+        assert_eq!(quota.take(Limit::Payloads, 10_000), Ok(()));
+        assert_eq!(quota.take(Limit::Payloads, 10_000), Err(Over::For(Duration::from_secs(10_000))));
+        clock.advance(Duration::from_secs(10_000));
+        assert_eq!(quota.take(Limit::Payloads, 10_000), Ok(()), "what was used is paid back, too");
+        assert_eq!(quota.take(Limit::Payloads, usize::MAX), Err(Over::Ever { most: 10_000 }));
+    }
+
+    proptest! {
+        #[test]
+        fn over_time_the_rate_is_what_the_file_says(rate in 1..=1_000_000_000_u64, each in 1..1000_u64) {
+            let limits = Limits { bytes_per_second: Some(rate), ..Limits::default() };
+            let (quota, clock) = quota(&limits);
+            // Pieces that the rate allows about a hundred of in a second, after what may come at once is used up.
+            let piece = (rate / 100).max(each) as usize;
+            while quota.take(Limit::Bytes, piece).is_ok() {}
+            let (mut taken, mut passed) = (0, Duration::ZERO);
+            for _ in 0..300 {
+                match quota.take(Limit::Bytes, piece) {
+                    Ok(()) => taken += piece as u64,
+                    Err(Over::For(wait)) => {
+                        clock.advance(wait);
+                        passed += wait;
+                    }
+                    Err(Over::Ever { .. }) => panic!("a piece is less than a burst"),
+                }
+            }
+            let most = rate as f64 * passed.as_secs_f64();
+            prop_assert!((taken as f64 - most).abs() <= 0.02 * most + piece as f64, "{taken} of {most}");
+        }
+    }
+}

@@ -5,6 +5,7 @@
 mod crash;
 mod disk_faults;
 mod edge;
+mod fairness;
 mod faulty_disk;
 mod in_process;
 mod main_job;
@@ -16,3 +17,4 @@ mod settings;
 mod shutdown;
 mod slow;
 mod support;
+mod tokens;

@@ -1,0 +1,62 @@
+//! What it takes to know a sender by its token, and to count its request against all three limits.
+
+use std::sync::Arc;
+
+use divan::{Bencher, black_box};
+use millpond::queue::queue;
+use millpond::tenants::{Digest, Entry, Limit, Limits, Tenants};
+
+const TOKEN: &str = "mp_7d1f5b0c9a3e4f68b2d0c1e5a7f93b46";
+
+/// So many tenants with a token each; the last one's is [`TOKEN`].
+fn tenants(count: usize) -> Tenants {
+    let per_second = Some(1_000_000);
+    let limits = Limits {
+        requests_per_second: per_second,
+        payloads_per_second: Some(1_000_000_000),
+        bytes_per_second: Some(1_000_000_000_000),
+        burst_seconds: 3600,
+    };
+    let entry = |n: usize| {
+        let token = if n + 1 == count { TOKEN.to_owned() } else { format!("token-{n}") };
+        let tokens = vec![Digest::of(token.as_bytes()).unwrap()];
+        Entry { name: format!("tenant-{n}"), tokens, limits: limits.clone() }
+    };
+    let (queue, _) = queue(10_000, 256 << 20, Arc::default());
+    Tenants::of((0..count).map(entry).collect(), queue.shares(50), 1 << 20)
+}
+
+#[divan::bench(args = [1, 100_000], max_time = 1)]
+fn token(bencher: Bencher<'_, '_>, count: usize) {
+    let tenants = tenants(count);
+    bencher.bench_local(|| tenants.find(black_box(TOKEN.as_bytes())).unwrap());
+}
+
+#[divan::bench(max_time = 1)]
+fn unknown_token(bencher: Bencher<'_, '_>) {
+    let tenants = tenants(100_000);
+    bencher.bench_local(|| assert!(tenants.find(black_box(b"nobody has this one, of about that length")).is_none()));
+}
+
+#[divan::bench(max_time = 1)]
+fn quotas(bencher: Bencher<'_, '_>) {
+    let tenants = tenants(1);
+    let tenant = tenants.find(TOKEN.as_bytes()).unwrap();
+    bencher.bench_local(|| {
+        let quota = tenant.quota();
+        let taken = [(Limit::Requests, 1), (Limit::Bytes, 3500), (Limit::Payloads, 10)]
+            .map(|(limit, amount)| quota.take(limit, black_box(amount)));
+        assert_eq!(taken, [Ok(()); 3]);
+    });
+}
+
+/// A hold on the queue for a body and a job, without a share and with one.
+#[divan::bench(args = [100, 50], max_time = 1)]
+fn hold(bencher: Bencher<'_, '_>, percent: usize) {
+    let (queue, _receiver) = queue(10_000, 256 << 20, Arc::default());
+    let share = queue.shares(percent).cut();
+    bencher.bench_local(|| {
+        let mut held = queue.reserve(black_box(share.as_ref()));
+        assert_eq!(held.grow_to(3500), Ok(()));
+    });
+}

@@ -1,0 +1,170 @@
+//! Quotas and shares: what one tenant does is paid for by that tenant.
+
+use loadtest::s3::{Fault, FaultPlan, S3Server};
+
+use crate::support::{Answer, Connection, Server, post, until};
+use crate::tokens::TokensFile;
+
+async fn send(server: &Server, token: &str, body: &str) -> Answer {
+    server.post(&format!("Content-Type: application/json\r\nX-Api-Key: {token}\r\n"), body.as_bytes()).await
+}
+
+/// The statuses of requests that are the same, until one of them is not 202; and that one.
+async fn until_refused(server: &Server, token: &str, body: &str) -> (usize, Answer) {
+    for accepted in 0.. {
+        let answer = send(server, token, body).await;
+        if answer.status != 202 {
+            return (accepted, answer);
+        }
+    }
+    unreachable!("somewhere it ends")
+}
+
+fn is_429(answer: &Answer, limit: &str) {
+    assert!(answer.refusal(429).contains(limit), "{}", answer.text());
+    assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+}
+
+#[tokio::test]
+async fn each_rate_refuses_what_is_over_it_with_429_and_another_tenant_is_not_concerned() {
+    // At these rates nothing comes back while the test runs.
+    let file = TokensFile::new(&[
+        ("requests", &["r"], r#"{"requests_per_second":1,"burst_seconds":5}"#),
+        ("payloads", &["p"], r#"{"payloads_per_second":1}"#),
+        ("bytes", &["b"], r#"{"bytes_per_second":1}"#),
+        ("free", &["f"], "{}"),
+    ]);
+    let mut server = file.start(&[("MAX_BODY_BYTES", "1000")]).await;
+    let (accepted, answer) = until_refused(&server, "r", "{}").await;
+    // A request or two may come back during the others.
+    assert!((5..10).contains(&accepted), "{accepted}");
+    is_429(&answer, "requests_per_second");
+    let body = format!("[{}{{}}]", "{},".repeat(99));
+    let batch = format!("[{}{{}}]", "{},".repeat(249));
+    let hundred = async |token| until_refused(&server, token, &body).await;
+    let (accepted, answer) = hundred("b").await;
+    assert_eq!(accepted, 1000 / body.len(), "{}", answer.text());
+    is_429(&answer, "bytes_per_second");
+    let (accepted, answer) = until_refused(&server, "p", &batch).await;
+    assert_eq!(accepted, 10_000 / 250);
+    is_429(&answer, "payloads_per_second");
+    // A smaller one still fits: bytes of a body without a length count, too.
+    let mut connection = server.connect().await;
+    let head = "POST / HTTP/1.1\r\nHost: x\r\nX-Api-Key: b\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let size = body.len();
+    connection.write(format!("{head}{size:x}\r\n{body}\r\n0\r\n\r\n").as_bytes()).await;
+    is_429(&connection.answer().await.unwrap(), "bytes_per_second");
+    assert_eq!(send(&server, "f", &batch).await.status, 202);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"over_rate\"}").await, 4.0);
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_sender_that_is_named_in_the_envelope_is_held_to_the_same_limits() {
+    let limits = r#"{"requests_per_second":1,"burst_seconds":1}"#;
+    let file = TokensFile::new(&[("a", &["t"], limits)]);
+    let server = file.start(&[]).await;
+    let body = r#"{"token":"t","data":[{}]}"#;
+    let mut answer = server.post_json(body).await;
+    assert_eq!(answer.status, 202);
+    until("a refusal", async || {
+        answer = server.post_json(body).await;
+        answer.status != 202
+    })
+    .await;
+    is_429(&answer, "requests_per_second");
+}
+
+#[tokio::test]
+async fn what_is_over_a_rate_is_refused_before_the_body_is_read() {
+    let file = TokensFile::new(&[("a", &["t"], r#"{"bytes_per_second":1}"#)]);
+    let server = file.start(&[("MAX_BODY_BYTES", "100")]).await;
+    let head = "POST / HTTP/1.1\r\nHost: x\r\nX-Api-Key: t\r\nContent-Length: 100\r\n\r\n";
+    let mut connection = server.connect().await;
+    connection.write(head.as_bytes()).await;
+    connection.write(&[b' '; 100]).await;
+    assert_eq!(connection.answer().await.unwrap().status, 400);
+    // No byte of this body is ever sent.
+    is_429(&server.send(head.as_bytes()).await, "bytes_per_second");
+}
+
+#[tokio::test]
+async fn a_batch_that_could_never_come_at_once_is_413_and_not_429_for_ever() {
+    let file = TokensFile::new(&[("a", &["t"], r#"{"payloads_per_second":1}"#)]);
+    let server = file.start(&[]).await;
+    let large = format!("[{}{{}}]", "{},".repeat(10_000));
+    assert!(send(&server, "t", &large).await.refusal(413).contains("10001 is more than the 10000"));
+    assert_eq!(send(&server, "t", "[{}]").await.status, 202, "it has used nothing");
+}
+
+#[tokio::test]
+async fn a_tenant_that_fills_its_share_gets_503s_and_others_none() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    s3.faults().set(FaultPlan::always(Fault::Hang));
+    let file = TokensFile::new(&[("flood", &["f"], "{}"), ("quiet", &["q"], "{}")]);
+    let path = file.path();
+    let env = [
+        ("TOKENS_FILE", path.to_str().unwrap()),
+        ("TENANT_QUEUE_SHARE", "40%"),
+        ("ACK", "memory"),
+        ("MAX_WORKERS", "1"),
+        ("MAX_QUEUE", "10"),
+        ("OBJECT_MAX_BYTES", "1"),
+    ];
+    let mut server = Server::start_with_s3(&s3, &env).await;
+    // A refusal may come because the dispatcher is only behind: until it takes no more.
+    let mut answer = send(&server, "f", "{}").await;
+    until("the share is full", async || {
+        answer = until_refused(&server, "f", "{}").await.1;
+        let metrics = server.metrics().await;
+        metrics["millpond_queue_jobs"] == 4.0 && metrics["millpond_segments_waiting"] == 1.0
+    })
+    .await;
+    assert!(answer.refusal(503).contains("share of the queue"));
+    assert!((1..=45).contains(&answer.header("retry-after").parse::<u64>().unwrap()));
+    for _ in 0..4 {
+        assert_eq!(send(&server, "q", "{}").await.status, 202);
+    }
+    assert!(send(&server, "q", "{}").await.refusal(503).contains("share of the queue"));
+    assert_eq!(server.metric("millpond_queue_jobs").await, 8.0);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"queue_full\"}").await, 0.0);
+    assert!(server.metric("millpond_requests_total{outcome=\"share_full\"}").await >= 2.0);
+    s3.faults().set(FaultPlan::none());
+    until("room", async || send(&server, "f", "{}").await.status == 202).await;
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn bodies_on_their_way_count_against_the_share_also_of_senders_who_have_not_said_who_they_are() {
+    let file = TokensFile::new(&[("flood", &["f"], "{}"), ("quiet", &["q"], "{}")]);
+    let server = file.start(&[("MAX_QUEUE_BYTES", "100KiB"), ("TENANT_QUEUE_SHARE", "50%")]).await;
+    let half = b"{".repeat(40 * 1024);
+    let mut slow: Vec<Connection> = Vec::new();
+    for headers in ["X-Api-Key: f\r\n", ""] {
+        let mut connection = server.connect().await;
+        let head = format!("POST / HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n", half.len() + 1);
+        connection.write(head.as_bytes()).await;
+        connection.write(&half).await;
+        slow.push(connection);
+    }
+    server.metric_is("millpond_queue_bytes", |bytes| bytes == 2.0 * half.len() as f64).await;
+    let twelve = format!("[{{\"a\":\"{}\"}}]", "x".repeat(12 * 1024));
+    assert!(send(&server, "f", &twelve).await.refusal(503).contains("share of the queue"));
+    let unnamed = format!("{{\"token\":\"q\",\"data\":{twelve}}}");
+    assert!(server.post_json(&unnamed).await.refusal(503).contains("share of the queue"));
+    assert_eq!(send(&server, "q", &twelve).await.status, 202);
+    let too_long = "x".repeat(51 * 1024);
+    assert!(send(&server, "q", &too_long).await.refusal(413).contains("share"), "it would never fit");
+}
+
+#[tokio::test]
+async fn with_the_whole_queue_as_its_share_one_tenant_may_fill_it() {
+    let file = TokensFile::new(&[("a", &["t"], "{}")]);
+    let server = file.start(&[("MAX_QUEUE_BYTES", "4KiB"), ("TENANT_QUEUE_SHARE", "100%")]).await;
+    let mut slow = server.connect().await;
+    slow.write(&post("X-Api-Key: t\r\n", &[b'{'; 4096])[..4096]).await;
+    server.metric_is("millpond_queue_bytes", |bytes| bytes > 3000.0).await;
+    let kib = format!("[{{\"a\":\"{}\"}}]", "x".repeat(1024));
+    assert!(send(&server, "t", &kib).await.refusal(503).contains("the queue is full"));
+}
