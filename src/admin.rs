@@ -1,4 +1,4 @@
-//! The admin listener's routes: for operators and their tools, never public.
+//! The admin listener's routes: for operators and their tools, never public. With `ADMIN_TOKEN`, all but `/live` ask for it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -8,8 +8,8 @@ use std::time::UNIX_EPOCH;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, Request, StatusCode};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::Incoming;
@@ -20,9 +20,11 @@ use crate::dispatcher::Outlet;
 use crate::health::{Health, Trouble};
 use crate::metrics::Metrics;
 use crate::queue::Depth;
+use crate::secret::Secret;
 use crate::spool::{Backlog, Spool};
 
 const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"millpond admin\"");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// What the admin routes look at.
@@ -44,18 +46,33 @@ impl Admin {
 
 /// The admin routes as a service for a listener.
 #[derive(Clone)]
-pub struct AdminService(Router);
+pub struct AdminService {
+    routes: Router,
+    token: Option<Arc<Secret>>,
+}
 
 impl AdminService {
-    /// `/metrics`, `/live`, `/ready`.
-    pub fn new(admin: Admin) -> Self {
+    /// `/metrics`, `/live`, `/ready`; for those who have the token, if there is one.
+    pub fn new(admin: Admin, token: Option<Secret>) -> Self {
         let routes = Router::new()
             .route("/metrics", get(metrics))
             .route("/live", get(|| async { "ok\n" }))
             .route("/ready", get(ready))
             .with_state(Arc::new(admin));
-        Self(routes)
+        Self { routes, token: token.map(Arc::new) }
     }
+
+    /// Whoever asks whether the process lives, a supervisor say, learns nothing else by it and needs no token.
+    fn admits<B>(&self, request: &Request<B>) -> bool {
+        let Some(token) = &self.token else { return true };
+        request.uri().path() == "/live" || bearer(request.headers()).is_some_and(|guess| token.is(guess))
+    }
+}
+
+/// What an `Authorization: Bearer` header holds (RFC 6750, 2.1).
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.as_bytes().split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii_start())
 }
 
 impl Service<Request<Incoming>> for AdminService {
@@ -64,7 +81,11 @@ impl Service<Request<Incoming>> for AdminService {
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut routes = self.0.clone();
+        if !self.admits(&request) {
+            let refused = (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, BEARER)], "ADMIN_TOKEN is asked for\n");
+            return Box::pin(std::future::ready(Ok(refused.into_response())));
+        }
+        let mut routes = self.routes.clone();
         Box::pin(async move { tower::Service::call(&mut routes, request.map(Body::new)).await })
     }
 }

@@ -17,7 +17,7 @@ use crate::config::{Ack, Settings, TenantSettings};
 use crate::disk::Disk;
 use crate::dispatcher::{Dispatcher, Outlet};
 use crate::health::Health;
-use crate::http::{self, Edge, Limits, Public};
+use crate::http::{self, Edge, Limits, Public, Tls, Transport, TrustedProxies};
 use crate::metrics::{Balance, Metrics};
 use crate::queue::{JobReceiver, queue};
 use crate::reload::Reload;
@@ -40,10 +40,11 @@ const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const ADMIN_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The bound listeners.
-#[derive(Debug)]
 pub struct Listeners {
     /// For senders.
     pub public: TcpListener,
+    /// What TLS is spoken with on it, if it is.
+    pub tls: Option<Arc<Tls>>,
     /// For operators.
     pub admin: TcpListener,
 }
@@ -126,7 +127,15 @@ pub async fn run(
     if is_durable {
         aside.spawn(adopt(outlet.clone()));
     }
-    aside.spawn(serve_admin(listeners.admin, Admin::new(&outlet, jobs.depth())));
+    let admin = AdminService::new(Admin::new(&outlet, jobs.depth()), settings.admin_token.clone());
+    aside.spawn(serve_admin(listeners.admin, admin));
+    if let Some(tls) = listeners.tls.clone() {
+        let files = orders.reload.follow(tls.files());
+        aside.spawn(async move {
+            let error = files.run(move || tls.reload()).await;
+            tracing::error!(%error, "TLS_CERT and TLS_KEY can be followed no longer");
+        });
+    }
 
     let requests = CancellationToken::new();
     let tenants = match (tenants, &settings.tenants) {
@@ -145,13 +154,15 @@ pub async fn run(
     };
     let edge = Edge::new(&settings, jobs, outlet.clone(), store, tenants);
     let mut public = JoinSet::new();
-    public.spawn(serve_public(listeners.public, edge, &settings, Arc::clone(&outlet.metrics), requests.clone()));
+    let serving =
+        serve_public((listeners.public, listeners.tls), edge, &settings, Arc::clone(&outlet.metrics), requests.clone());
+    public.spawn(serving);
 
     let mut failure = tokio::select! {
         () = orders.gently.cancelled() => None,
         ended = pipeline.ended() => Some(ended.context("the pipeline ended by itself")),
         _ = public.join_next() => Some(anyhow!("the public listener ended by itself")),
-        _ = aside.join_next() => Some(anyhow!("the admin listener, the look at the spool or at TOKENS_FILE ended by itself")),
+        _ = aside.join_next() => Some(anyhow!("the admin listener, or the look at the spool or at files, ended by itself")),
     };
 
     tracing::info!(grace = ?settings.shutdown_grace, "stopping: requests in flight are finished, then the queue is drained");
@@ -180,18 +191,18 @@ pub async fn run(
     Ok(Ended { balance: outlet.metrics.ledger.balance(), is_durable, failure })
 }
 
-async fn serve_admin(listener: TcpListener, admin: Admin) {
+async fn serve_admin(listener: TcpListener, admin: AdminService) {
     let limits = Limits {
         max_connections: ADMIN_MAX_CONNECTIONS,
         header_timeout: ADMIN_HEADER_TIMEOUT,
         idle_timeout: ADMIN_IDLE_TIMEOUT,
     };
     // Until the process ends: a shutdown wants watching, too.
-    http::serve(listener, AdminService::new(admin), limits, None, CancellationToken::new()).await;
+    http::serve(listener, move |_| admin.clone(), limits, Transport::default(), None, CancellationToken::new()).await;
 }
 
 fn serve_public(
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<Arc<Tls>>),
     edge: Edge,
     settings: &Settings,
     metrics: Arc<Metrics>,
@@ -202,7 +213,14 @@ fn serve_public(
         header_timeout: settings.http.header_timeout,
         idle_timeout: settings.http.idle_timeout,
     };
-    http::serve(listener, Public::new(Arc::new(edge)), limits, Some(metrics), stop)
+    let transport = Transport {
+        tls,
+        proxies: TrustedProxies::new(&settings.transport.trusted_proxies),
+        proxy_protocol: settings.transport.proxy_protocol,
+        max_per_address: settings.transport.max_connections_per_address,
+    };
+    let public = Public::new(Arc::new(edge));
+    http::serve(listener, move |peer| public.of(peer), limits, transport, Some(metrics), stop)
 }
 
 /// Looks for the store until it has been seen once, so that `/ready` tells of a missing bucket before the first upload.

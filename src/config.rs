@@ -14,9 +14,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 pub use table::{SETTINGS, Setting};
 
 use crate::decode::Record;
+use crate::secret::Secret;
 use crate::segment::Compression;
 
 /// The process exits with this code when the settings are bad (`EX_USAGE` of BSD's sysexits.h).
@@ -31,6 +34,8 @@ pub struct Settings {
     pub prefix: String,
     /// The public edge.
     pub http: HttpSettings,
+    /// How connections come to the public edge.
+    pub transport: TransportSettings,
     /// The queue's two capacities.
     pub queue: QueueSettings,
     /// Who may send; `None` lets anybody.
@@ -43,6 +48,8 @@ pub struct Settings {
     pub spool: SpoolSettings,
     /// The admin listener's address; port 0 picks one.
     pub admin_addr: SocketAddr,
+    /// What the admin routes ask for, if anything.
+    pub admin_token: Option<Secret>,
     /// From the signal to the exit.
     pub shutdown_grace: Duration,
     /// How the server logs.
@@ -103,6 +110,28 @@ pub struct HttpSettings {
     pub ack: Ack,
     /// How long an answer waits for what it is to promise.
     pub ack_timeout: Duration,
+}
+
+/// How connections come to the public edge, before they speak HTTP.
+#[derive(Debug, Clone)]
+pub struct TransportSettings {
+    /// The pair of files for TLS; without it the listener speaks plain HTTP.
+    pub tls: Option<TlsSettings>,
+    /// Whose word on a sender's address is taken.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Connections from trusted proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// Open connections of one address, if they are limited.
+    pub max_connections_per_address: Option<usize>,
+}
+
+/// Where the certificate lies, and its key; both PEM.
+#[derive(Debug, Clone)]
+pub struct TlsSettings {
+    /// The certificate, and after it those that vouch for it.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
 }
 
 /// The queue's two capacities; whichever is hit first is full.

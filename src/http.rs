@@ -1,13 +1,18 @@
 //! The public edge: routes, handlers, and what is said to those who are refused.
 
+mod addresses;
+mod arrivals;
 mod body;
 mod connection;
 mod jobs;
 mod listener;
 mod payloads;
+mod peer;
 mod problem;
+mod proxy_header;
 mod request_id;
 mod sender;
+mod tls;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -24,10 +29,13 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::sync::Semaphore;
 
-pub use listener::{Limits, bind, serve};
+pub use arrivals::Transport;
+pub use listener::{Limits, bind, serve, serve_connection};
 use payloads::DecodeLimits;
+pub use peer::{Peer, TrustedProxies};
 pub(crate) use problem::Problem;
 use request_id::RequestId;
+pub use tls::{Tls, TlsError};
 
 use crate::config::{HttpSettings, Settings};
 use crate::dispatcher::Outlet;
@@ -105,6 +113,7 @@ impl Edge {
 pub struct Public {
     routes: Router,
     edge: Arc<Edge>,
+    peer: Option<Peer>,
 }
 
 impl Public {
@@ -118,7 +127,12 @@ impl Public {
             .fallback(|| async { Problem::NotFound })
             .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
             .with_state(Arc::clone(&edge));
-        Self { routes, edge }
+        Self { routes, edge, peer: None }
+    }
+
+    /// The same for a connection whose other end is known.
+    pub fn of(&self, peer: Peer) -> Self {
+        Self { peer: Some(peer), ..self.clone() }
     }
 }
 
@@ -140,18 +154,20 @@ impl Service<Request<Incoming>> for Public {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let began = Instant::now();
-        let Self { routes, edge } = self.clone();
+        let (mut routes, edge) = (self.routes.clone(), Arc::clone(&self.edge));
+        // It may cost a look through the headers, so only if somebody will read it.
+        let client = self.peer.as_ref().filter(|_| tracing::enabled!(tracing::Level::DEBUG));
+        let client = client.map(|peer| peer.client(request.headers()));
         Box::pin(async move {
             let id = RequestId::of(request.headers());
             let (is_head, is_post) = (request.method() == Method::HEAD, request.method() == Method::POST);
             let mut request = request.map(Body::new);
             // The handlers find it there, whoever made it; an extension would cost three allocations.
             request.headers_mut().insert(X_REQUEST_ID, id.clone().into());
-            let mut routes = routes;
             let Ok(mut response) = tower::Service::call(&mut routes, request).await;
             let outcome = match response.extensions_mut().remove::<Problem>() {
                 Some(problem) => {
-                    response = problem.render(&id, response);
+                    response = problem.render(&id, client, response);
                     if is_head {
                         // hyper leaves it out in HTTP/1.1 alone.
                         *response.body_mut() = Body::empty();

@@ -21,6 +21,7 @@ pub mod inflate;
 pub mod metrics;
 pub mod queue;
 pub mod reload;
+pub mod secret;
 pub mod segment;
 pub mod spool;
 pub mod store;

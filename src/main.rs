@@ -8,11 +8,12 @@ use anyhow::Context;
 use millpond::app::{self, Ended, Listeners, Orders};
 use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings};
 use millpond::disk::RealDisk;
-use millpond::http::bind;
+use millpond::http::{Tls, bind};
 use millpond::metrics::Count;
 use millpond::reload::Reload;
 use millpond::segment::SegmentId;
 use millpond::store::Store;
+use millpond::tenants::TenantsFile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::layer::SubscriberExt;
@@ -85,9 +86,9 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal that comes early is not lost.
     let mut signals = Signals::new().context("signals cannot be caught")?;
     let orders = Orders::default();
-    let opened = app::open_tenants(&settings, &orders.reload)
-        .and_then(|tenants| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, tenants)));
-    let (spool, tenants) = match opened {
+    let opened = open(&settings, &orders.reload)
+        .and_then(|opened| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, opened)));
+    let (spool, Opened { tenants, tls }) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -100,7 +101,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     tracing::info!(addr = %public.local_addr()?, "listening");
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
 
-    let run = app::run(settings, spool, tenants, Listeners { public, admin }, orders.clone());
+    let run = app::run(settings, spool, tenants, Listeners { public, tls, admin }, orders.clone());
     let watch = async {
         signals.stop(&orders.reload).await;
         orders.gently.cancel();
@@ -133,8 +134,8 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     Ok(if is_failure { ExitCode::from(EXIT_FAILURE) } else { ExitCode::SUCCESS })
 }
 
-/// Raises the limit on open files as far as the system lets us, and lowers `MAX_CONNECTIONS` to what it allows: beyond it
-/// not only connections would fail, but uploads.
+/// Raises the limit on open files as far as the system lets us, says what it allows, and lowers `MAX_CONNECTIONS` to that:
+/// beyond it not only connections would fail, but uploads.
 fn raise_open_files(settings: &mut Settings) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
@@ -148,12 +149,24 @@ fn raise_open_files(settings: &mut Settings) {
             "the limit on open files allows fewer connections than MAX_CONNECTIONS: raise ulimit -n"
         );
         settings.http.max_connections = connections;
+    } else {
+        tracing::info!(files, connections, "the limit on open files allows more connections than MAX_CONNECTIONS");
     }
 }
 
+/// What the settings name files for, read from them.
+struct Opened {
+    tenants: Option<TenantsFile>,
+    tls: Option<Arc<Tls>>,
+}
+
+fn open(settings: &Settings, reload: &Reload) -> anyhow::Result<Opened> {
+    let tls = settings.transport.tls.as_ref().map(|files| Tls::load(files).map(Arc::new)).transpose()?;
+    Ok(Opened { tenants: app::open_tenants(settings, reload)?, tls })
+}
+
 async fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let opened =
-        app::open_tenants(settings, &Reload::default()).and_then(|_| app::open_spool(settings, Arc::new(RealDisk)));
+    let opened = open(settings, &Reload::default()).and_then(|_| app::open_spool(settings, Arc::new(RealDisk)));
     let (spool, left) = match opened {
         Ok(opened) => opened,
         Err(error) => return Ok(refuse(&format!("millpond: {error:#}"))),

@@ -46,6 +46,8 @@ pub enum Outcome {
     ShareFull,
     /// 503 because `MAX_CONNECTIONS` are open.
     TooManyConnections,
+    /// 429 because the address has `MAX_CONNECTIONS_PER_ADDRESS` open.
+    TooManyFromAddress,
     /// 503 because the spool is full or fails.
     NoSpool,
     /// 503 because the server stops.
@@ -57,7 +59,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str); 15] = [
+    const ALL: [(Self, &'static str); 16] = [
         (Self::Accepted, "accepted"),
         (Self::Invalid, "invalid"),
         (Self::TooLarge, "too_large"),
@@ -69,6 +71,7 @@ impl Outcome {
         (Self::QueueFull, "queue_full"),
         (Self::ShareFull, "share_full"),
         (Self::TooManyConnections, "too_many_connections"),
+        (Self::TooManyFromAddress, "too_many_from_address"),
         (Self::NoSpool, "no_spool"),
         (Self::Draining, "draining"),
         (Self::Other, "other"),
@@ -126,6 +129,8 @@ pub struct Metrics {
     pub objects: IntCounter,
     /// Connections open on the public listener.
     pub connections: IntGauge,
+    /// Connections that failed at TLS's handshake or the PROXY header.
+    pub failed_arrivals: IntCounter,
     /// Jobs that one frame holds.
     pub frame_jobs: Histogram,
     /// Segments when sealed.
@@ -180,6 +185,11 @@ impl Metrics {
             bytes_out: counter(r, "stored_bytes_total", "Bytes of objects that the store took")?,
             objects: counter(r, "objects_stored_total", "Objects that the store took")?,
             connections: gauge(r, "connections", "Connections open on the public listener")?,
+            failed_arrivals: counter(
+                r,
+                "connections_failed_total",
+                "Connections that failed at TLS's handshake or the PROXY header",
+            )?,
             frame_jobs: histogram(r, "frame_jobs", "Jobs in a frame", &exponential_buckets(1.0, 2.0, 12)?)?,
             segment_bytes: histogram(
                 r,

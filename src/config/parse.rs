@@ -1,14 +1,16 @@
 //! One value each: text in, a value or what was expected instead. Pure.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
 use super::Ack;
 use crate::decode::Record;
+use crate::secret::Secret;
 use crate::segment::Compression;
 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
@@ -18,6 +20,8 @@ const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3
 const PUT_MAX_BYTES: usize = 5 << 30;
 /// S3's keys end at 1,024 bytes; this leaves room for what follows the prefix.
 const PREFIX_MAX_BYTES: usize = 900;
+/// A shorter token can be guessed.
+const TOKEN_MIN_BYTES: usize = 16;
 /// A longer wait than this is a slip of the unit.
 const MAX_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -77,6 +81,33 @@ pub(super) fn percent(text: &str) -> Result<usize, String> {
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an IP address and a port, such as 0.0.0.0:8080 or [::1]:8080".to_owned())
+}
+
+/// Addresses and networks between commas or spaces. An address is the network of itself alone.
+pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let network = |part: &str| part.parse().or_else(|_| part.parse::<IpAddr>().map(IpNet::from)).ok();
+    text.split([',', ' ', '\t'])
+        .filter(|part| !part.is_empty())
+        .map(network)
+        .collect::<Option<_>>()
+        .ok_or_else(|| "IP addresses and networks between commas, such as 10.0.0.0/8,192.0.2.1,fd00::/8".to_owned())
+}
+
+/// How many at most; none is no limit.
+pub(super) fn limit(text: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, String> {
+    match text {
+        "off" | "0" => Ok(None),
+        _ => count(text, range).map(Some).map_err(|expected| format!("{expected}, or off")),
+    }
+}
+
+/// A token that can stand in a header, and is not known again once it is read.
+pub(super) fn token(text: &str) -> Result<Secret, String> {
+    if text.len() >= TOKEN_MIN_BYTES && text.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(Secret::new(text.as_bytes()))
+    } else {
+        Err(format!("at least {TOKEN_MIN_BYTES} letters, digits and signs of ASCII, without spaces"))
+    }
 }
 
 /// Whether two listeners would ask for the same port of the same address.

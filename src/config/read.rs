@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     HttpSettings, LogSettings, ObjectSettings, QueueSettings, S3Settings, Settings, SettingsError, SpoolSettings,
-    StoreSettings, TenantSettings, parse, table,
+    StoreSettings, TenantSettings, TlsSettings, TransportSettings, parse, table,
 };
 
 pub(super) fn settings(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Settings, SettingsError> {
@@ -35,6 +35,7 @@ struct Raw {
     ack: Option<String>,
     ack_timeout: Option<String>,
     admin_addr: Option<String>,
+    admin_token: Option<String>,
     aws_endpoint_url: Option<String>,
     aws_endpoint_url_s3: Option<String>,
     aws_region: Option<String>,
@@ -46,12 +47,14 @@ struct Raw {
     log_format: Option<String>,
     max_body_bytes: Option<String>,
     max_connections: Option<String>,
+    max_connections_per_address: Option<String>,
     max_decoded_bytes: Option<String>,
     max_queue: Option<String>,
     max_queue_bytes: Option<String>,
     max_workers: Option<String>,
     object_max_age: Option<String>,
     object_max_bytes: Option<String>,
+    proxy_protocol: Option<String>,
     record: Option<String>,
     rust_log: Option<String>,
     s3_bucket: Option<String>,
@@ -65,6 +68,9 @@ struct Raw {
     stored_linger: Option<String>,
     tenant_queue_share: Option<String>,
     tokens_file: Option<String>,
+    tls_cert: Option<String>,
+    tls_key: Option<String>,
+    trusted_proxies: Option<String>,
 }
 
 /// Collects what is wrong while the settings are read.
@@ -108,10 +114,14 @@ impl Check {
         }
     }
 
-    /// Checks a variable of the SDK's without repeating its value, which may hold a secret.
-    fn quietly(&mut self, name: &str, value: Option<&str>, parse: impl Fn(&str) -> Result<(), String>) {
-        if let Some(Err(expected)) = value.map(parse) {
-            self.problems.push(format!("{name}: expected {expected}"));
+    /// Checks a variable that has no default without repeating its value, which may hold a secret.
+    fn quietly<T>(&mut self, name: &str, value: Option<&str>, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        match value.map(parse)? {
+            Ok(value) => Some(value),
+            Err(expected) => {
+                self.problems.push(format!("{name}: expected {expected}"));
+                None
+            }
         }
     }
 
@@ -136,6 +146,13 @@ impl Check {
         let dir = self.get("STORE_DIR", &raw.store_dir, parse::path);
         let prefix = self.get("S3_PREFIX", &raw.s3_prefix, parse::prefix);
         let admin_addr = self.get("ADMIN_ADDR", &raw.admin_addr, parse::address);
+        let admin_token = self.quietly("ADMIN_TOKEN", raw.admin_token.as_deref(), parse::token);
+        self.contradicts(
+            raw.admin_token.is_none() && admin_addr.is_some_and(|addr| !addr.ip().to_canonical().is_loopback()),
+            true,
+            "ADMIN_ADDR is not loopback and ADMIN_TOKEN is not set: give the admin listener a token, or bind it to 127.0.0.1",
+        );
+        let transport = self.transport(raw);
         let stored_linger = self.get("STORED_LINGER", &raw.stored_linger, parse::duration);
         let http = self.http(raw, admin_addr, stored_linger);
         let max_jobs = self.get("MAX_QUEUE", &raw.max_queue, |s| parse::count(s, 1..=100_000_000));
@@ -179,6 +196,7 @@ impl Check {
             store,
             prefix: prefix?,
             http: http?,
+            transport: transport?,
             queue: QueueSettings { max_jobs: max_jobs?, max_bytes: max_queue_bytes? },
             tenants: match tokens_file {
                 Some(file) => Some(TenantSettings { file, queue_percent: queue_percent? }),
@@ -193,6 +211,7 @@ impl Check {
             max_workers: max_workers?,
             spool: SpoolSettings { dir: spool_dir?, max_bytes: spool_max_bytes? },
             admin_addr: admin_addr?,
+            admin_token,
             shutdown_grace: shutdown_grace?,
             log: LogSettings { filter: filter?, json: json? },
         })
@@ -246,6 +265,31 @@ impl Check {
             record: record?,
             ack: ack?,
             ack_timeout: ack_timeout?,
+        })
+    }
+
+    fn transport(&mut self, raw: &Raw) -> Option<TransportSettings> {
+        let cert = self.get("TLS_CERT", &raw.tls_cert, parse::path);
+        let key = self.get("TLS_KEY", &raw.tls_key, parse::path);
+        self.contradicts(
+            raw.tls_cert.is_some() != raw.tls_key.is_some(),
+            true,
+            "TLS_CERT and TLS_KEY go together: set both, or neither",
+        );
+        let trusted_proxies = self.get("TRUSTED_PROXIES", &raw.trusted_proxies, parse::networks);
+        let proxy_protocol = self.get("PROXY_PROTOCOL", &raw.proxy_protocol, parse::switch);
+        self.contradicts(
+            proxy_protocol == Some(true) && raw.trusted_proxies.is_none(),
+            true,
+            "PROXY_PROTOCOL is on and TRUSTED_PROXIES is not set: nobody's PROXY header would be read, so name the proxies",
+        );
+        let per_address = |text: &str| parse::limit(text, 1..=1_000_000);
+        let max_per_address = self.get("MAX_CONNECTIONS_PER_ADDRESS", &raw.max_connections_per_address, per_address);
+        Some(TransportSettings {
+            tls: cert.zip(key).map(|(cert, key)| TlsSettings { cert, key }),
+            trusted_proxies: trusted_proxies.unwrap_or_default(),
+            proxy_protocol: proxy_protocol?,
+            max_connections_per_address: max_per_address?,
         })
     }
 }

@@ -25,6 +25,15 @@ const fn unset(name: &'static str, unit: &'static str, help: &'static str) -> Se
 pub const SETTINGS: &[Setting] = &[
     setting("LISTEN_ADDR", "0.0.0.0:8080", "address:port", "public listener; port 0 picks one"),
     setting("ADMIN_ADDR", "127.0.0.1:9090", "address:port", "admin listener, never public"),
+    unset("ADMIN_TOKEN", "text", "what operators send as a Bearer token; a must where ADMIN_ADDR is not loopback"),
+    unset("TLS_CERT", "file", "the public listener's certificate and its chain, in PEM; read again when it changes"),
+    unset("TLS_KEY", "file", "its private key, in PEM"),
+    unset(
+        "TRUSTED_PROXIES",
+        "addresses, networks",
+        "proxies whose word on a sender's address is taken: 10.0.0.0/8, ::1",
+    ),
+    setting("PROXY_PROTOCOL", "off", "on, off", "connections from TRUSTED_PROXIES begin with a PROXY header, v1 or v2"),
     setting("ACK", "disk", "memory, disk, stored", "what an answer promises at least; a request may ask for more"),
     setting("ACK_TIMEOUT", "10s", "time", "an answer waits this long for what it is to promise"),
     setting("SPOOL_DIR", "./millpond-data/spool", "folder", "accepted work until it is stored, unless ACK=memory"),
@@ -45,6 +54,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("MAX_BODY_BYTES", "1MiB", "size", "a request's body as sent; more is answered 413"),
     setting("MAX_DECODED_BYTES", "10MiB", "size", "a request's body decompressed; more is answered 413"),
     setting("MAX_CONNECTIONS", "16384", "connections", "open at once on the public listener; more are answered 503"),
+    setting(
+        "MAX_CONNECTIONS_PER_ADDRESS",
+        "1024",
+        "connections, off",
+        "of one sender (IPv6: one /64); more are answered 429",
+    ),
     setting("HEADER_TIMEOUT", "10s", "time", "from a request's first byte to the end of its headers; then 408"),
     setting("BODY_TIMEOUT", "30s", "time", "from the end of the headers to the end of the body; then 408"),
     setting("IDLE_TIMEOUT", "75s", "time", "a connection without a request; keep it above the load balancer's"),

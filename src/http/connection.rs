@@ -2,7 +2,7 @@
 //!
 //! hyper has one timeout for headers and idling alike, and closes without a word. Here the socket and the service leave
 //! marks in an [`Activity`], and the connection's task looks at it now and then: a sender that is slow with its headers is
-//! told 408, one that idles is closed gently. When hyper is done with the socket it is closed so that an answer which the
+//! told 408, one that idles is closed gently, one that does not read its answers at once. When hyper is done with the socket it is closed so that an answer which the
 //! sender has not read yet survives: what still comes in is read and thrown away, for a while, since a socket that is
 //! closed over unread bytes resets the connection and takes the answer with it (RFC 9112, 9.6).
 
@@ -21,8 +21,7 @@ use hyper::rt::Executor;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -59,13 +58,9 @@ pub(super) struct Timeouts {
 /// Runs the connection to its end: the sender's, a time limit's, or after `stop` that of its requests in flight.
 ///
 /// Says what is to be counted of a request that no service saw.
-pub(super) async fn run<S>(
-    stream: TcpStream,
-    service: S,
-    timeouts: Timeouts,
-    stop: CancellationToken,
-) -> Option<Outcome>
+pub(super) async fn run<IO, S>(stream: IO, service: S, timeouts: Timeouts, stop: CancellationToken) -> Option<Outcome>
 where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + 'static,
     S::Future: Send + Unpin + 'static,
 {
@@ -82,14 +77,15 @@ where
 }
 
 /// Speaks HTTP until the connection is over; says what the sender is still to be told.
-async fn talk<S>(
-    lent: Lent,
+async fn talk<IO, S>(
+    lent: Lent<IO>,
     service: Watched<S>,
     timeouts: Timeouts,
     stop: CancellationToken,
     activity: &Activity,
 ) -> Option<Problem>
 where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + 'static,
     S::Future: Send + Unpin + 'static,
 {
@@ -121,6 +117,7 @@ where
                 match activity.verdict(now, timeouts) {
                     Verdict::Fine => {}
                     Verdict::SlowHeaders => break Some(Problem::SlowHeaders),
+                    Verdict::Stuck => break None,
                     Verdict::Idle if ending => break None,
                     Verdict::Idle => {
                         ending = true;
@@ -135,7 +132,7 @@ where
 }
 
 /// Says one thing to a sender whose request was not read, and closes.
-pub(super) async fn answer_and_close(mut stream: TcpStream, problem: &Problem) {
+pub(super) async fn answer_and_close(mut stream: impl AsyncRead + AsyncWrite + Unpin, problem: &Problem) {
     let answer = problem.on_the_wire(&RequestId::new());
     // A sender that does not read is not worth waiting for; a short answer fits the socket's buffer.
     if timeout(LINGER_TIME, stream.write_all(&answer)).await.is_ok() {
@@ -143,12 +140,16 @@ pub(super) async fn answer_and_close(mut stream: TcpStream, problem: &Problem) {
     }
 }
 
-async fn close(mut stream: TcpStream) {
-    // An error here means that the sender has closed already.
-    if stream.shutdown().await.is_ok() {
-        let mut unread = stream.take(LINGER_MAX_BYTES);
-        let _: Result<_, _> = timeout(LINGER_TIME, copy(&mut unread, &mut sink())).await;
-    }
+async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let end = async {
+        // With TLS this is something to write, too, which a sender that does not read can hold up. An error means that the
+        // sender has closed already.
+        if stream.shutdown().await.is_ok() {
+            let mut unread = stream.take(LINGER_MAX_BYTES);
+            let _: Result<_, _> = copy(&mut unread, &mut sink()).await;
+        }
+    };
+    let _: Result<_, _> = timeout(LINGER_TIME, end).await;
 }
 
 /// Owns the tasks that hyper makes for HTTP/2's streams. Each holds a clone of it, so they are ended by name.

@@ -10,28 +10,24 @@ use axum::http::Request;
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::service::Service;
-use prometheus::IntGauge;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Problem;
+use super::arrivals::{Arrivals, Said, Transport};
 use super::connection::{self, Timeouts};
-use crate::metrics::{Metrics, Outcome};
+use super::peer::Peer;
+use crate::metrics::Metrics;
 
 /// Connections that the kernel holds until they are accepted; the kernel caps it at its own `somaxconn`.
 const BACKLOG: i32 = 4096;
 /// How long accepting pauses when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often it is said that they are missing.
-const SAY_AGAIN: Duration = Duration::from_secs(10);
-/// Connections over the limit that are being told so; more are just closed.
-const REFUSALS_MAX: usize = 64;
-/// What a sender over the connection limit is told to wait, in seconds, before jitter doubles it at most.
-const CONNECT_AGAIN_SECS: u64 = 5;
 
 /// What one listener allows.
 #[derive(Debug, Clone)]
@@ -42,6 +38,12 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long a connection may stay open without a request.
     pub idle_timeout: Duration,
+}
+
+impl Limits {
+    pub(super) fn timeouts(&self) -> Timeouts {
+        Timeouts { header: self.header_timeout, idle: self.idle_timeout }
+    }
 }
 
 /// Listens on `address`.
@@ -57,23 +59,24 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves `service` on `listener` until `stop` is cancelled; then accepts no more, and returns when the requests in
-/// flight are answered. Dropping the future ends what is left.
+/// Serves the requests of `listener`'s connections until `stop` is cancelled; then accepts no more, and returns when the
+/// requests in flight are answered. Dropping the future ends what is left. Each connection gets the service that
+/// `service` makes for its peer.
 pub async fn serve<S>(
     listener: TcpListener,
-    service: S,
+    service: impl Fn(Peer) -> S + Send + Sync + 'static,
     limits: Limits,
+    transport: Transport,
     metrics: Option<Arc<Metrics>>,
     stop: CancellationToken,
 ) where
-    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + Sync + 'static,
     S::Future: Send + Unpin,
 {
-    let timeouts = Timeouts { header: limits.header_timeout, idle: limits.idle_timeout };
     let places = Arc::new(Semaphore::new(limits.max_connections));
-    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let arrivals = Arc::new(Arrivals::new(service, &limits, transport, metrics, stop.clone()));
     let mut connections = JoinSet::new();
-    let mut said: Option<Instant> = None;
+    let mut said = Said::default();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -81,13 +84,12 @@ pub async fn serve<S>(
             // Ended connections are let go of while nobody new comes, too.
             Some(_) = connections.join_next() => continue,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok((stream, address)) => (stream, address.ip()),
             Err(error) if is_the_sender_s(&error) => continue,
             Err(error) => {
-                if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                if said.may_say() {
                     tracing::error!(%error, "cannot accept connections; is the limit on open files too low?");
-                    said = Some(Instant::now());
                 }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
@@ -97,48 +99,26 @@ pub async fn serve<S>(
         if stream.set_nodelay(true).is_err() {
             continue;
         }
+        let arrivals = Arc::clone(&arrivals);
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-            // A token of its own: every look at a shared one takes the lock that they share.
-            let (service, stop, metrics) = (service.clone(), stop.child_token(), metrics.clone());
-            connections.spawn(async move {
-                let _open = metrics.as_ref().map(|metrics| Open::count(&metrics.connections));
-                let refused = connection::run(stream, service, timeouts, stop).await;
-                metrics.iter().zip(refused).for_each(|(metrics, outcome)| metrics.request(outcome));
-                drop(place);
-            });
-        } else {
-            metrics.iter().for_each(|metrics| metrics.request(Outcome::TooManyConnections));
-            if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
-                connections.spawn(async move {
-                    refuse(stream).await;
-                    drop(place);
-                });
-            }
+            connections.spawn(async move { arrivals.serve(stream, address, place).await });
+        } else if let Some(refusal) = arrivals.refuse(|retry_after| Problem::TooManyConnections { retry_after }) {
+            connections.spawn(async move { arrivals.tell(stream, refusal).await });
         }
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-/// Counts a connection for as long as it is there, however it ends.
-struct Open(IntGauge);
-
-impl Open {
-    fn count(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-async fn refuse(stream: TcpStream) {
-    let retry_after = CONNECT_AGAIN_SECS + fastrand::u64(..=CONNECT_AGAIN_SECS);
-    connection::answer_and_close(stream, &Problem::TooManyConnections { retry_after }).await;
+/// Serves one connection that is open already, whatever it runs over, to its end: for tests, which have both ends of a
+/// pipe in hand.
+pub async fn serve_connection<IO, S>(stream: IO, service: S, limits: &Limits, stop: CancellationToken)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + 'static,
+    S::Future: Send + Unpin + 'static,
+{
+    connection::run(stream, service, limits.timeouts(), stop).await;
 }
 
 /// Whether it was one connection that failed, and not the listener.

@@ -1,5 +1,7 @@
 //! Every refusal, its status, and what the sender is told (RFC 9457).
 
+use std::net::IpAddr;
+
 use axum::body::Body;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -106,6 +108,11 @@ pub(crate) enum Problem {
         /// Seconds.
         retry_after: u64,
     },
+    /// 429: too many connections of one address.
+    TooManyFromAddress {
+        /// Seconds.
+        retry_after: u64,
+    },
     /// 408: the headers came too slowly.
     SlowHeaders,
 }
@@ -174,6 +181,7 @@ impl Problem {
             | Self::StoreSilent { .. }
             | Self::Draining { .. }
             | Self::TooManyConnections { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyFromAddress { .. } => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -203,6 +211,7 @@ impl Problem {
             Self::StoreSilent { .. } | Self::StoreBusy { .. } => Outcome::Failed,
             Self::Draining { .. } => Outcome::Draining,
             Self::TooManyConnections { .. } => Outcome::TooManyConnections,
+            Self::TooManyFromAddress { .. } => Outcome::TooManyFromAddress,
         }
     }
 
@@ -263,6 +272,11 @@ impl Problem {
             Self::TooManyConnections { retry_after } => {
                 format!("too many connections; nothing was taken: connect again after {retry_after} s")
             }
+            Self::TooManyFromAddress { retry_after } => {
+                format!(
+                    "too many connections of this address; nothing was taken: use those, or connect again after {retry_after} s"
+                )
+            }
         }
     }
 
@@ -277,14 +291,22 @@ impl Problem {
             | Self::NotConfirmed { retry_after }
             | Self::StoreSilent { retry_after }
             | Self::Draining { retry_after }
-            | Self::TooManyConnections { retry_after } => Some(*retry_after),
+            | Self::TooManyConnections { retry_after }
+            | Self::TooManyFromAddress { retry_after } => Some(*retry_after),
             _ => None,
         }
     }
 
     /// Whether the connection is of no use after this: what the sender may still send is not a request.
     fn ends_connection(&self) -> bool {
-        matches!(self, Self::SlowBody | Self::SlowHeaders | Self::TooManyConnections { .. } | Self::Draining { .. })
+        matches!(
+            self,
+            Self::SlowBody
+                | Self::SlowHeaders
+                | Self::TooManyConnections { .. }
+                | Self::TooManyFromAddress { .. }
+                | Self::Draining { .. }
+        )
     }
 
     fn body(&self, id: &RequestId) -> Vec<u8> {
@@ -320,13 +342,15 @@ impl Problem {
         }
     }
 
-    /// The whole answer. Headers that the routes have set, such as `Allow`, are kept.
-    pub(super) fn render(&self, id: &RequestId, routed: Response) -> Response {
+    /// The whole answer. Headers that the routes have set, such as `Allow`, are kept. `client` is for the log alone, and an
+    /// address: whatever a sender wrote into its headers, nothing of that is logged.
+    pub(super) fn render(&self, id: &RequestId, client: Option<IpAddr>, routed: Response) -> Response {
         let status = self.status();
         if status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(request_id = id.as_str(), %status, detail = self.detail(), "failed");
         } else {
-            tracing::debug!(request_id = id.as_str(), %status, detail = self.detail(), "refused");
+            let client = client.map(tracing::field::display);
+            tracing::debug!(request_id = id.as_str(), %status, client, detail = self.detail(), "refused");
         }
         let (mut parts, _) = routed.into_parts();
         parts.status = status;

@@ -56,8 +56,11 @@ impl Place {
     pub(crate) fn start(&self, disk: impl Disk + 'static) -> anyhow::Result<InProcess> {
         let settings = self.settings();
         let spool = app::open_spool(&settings, Arc::new(disk))?;
-        let listeners =
-            Listeners { public: bind(settings.http.listen_addr).unwrap(), admin: bind(settings.admin_addr).unwrap() };
+        let listeners = Listeners {
+            public: bind(settings.http.listen_addr).unwrap(),
+            tls: None,
+            admin: bind(settings.admin_addr).unwrap(),
+        };
         let (public, admin) = (listeners.public.local_addr().unwrap(), listeners.admin.local_addr().unwrap());
         let stop = Orders::default();
         let tenants = app::open_tenants(&settings, &stop.reload)?;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod admin_token;
 mod crash;
 mod disk_faults;
 mod edge;
@@ -9,6 +10,7 @@ mod fairness;
 mod faulty_disk;
 mod in_process;
 mod main_job;
+mod peers;
 mod pressure;
 mod receipts;
 mod recovery;
@@ -16,5 +18,7 @@ mod repack;
 mod settings;
 mod shutdown;
 mod slow;
+mod steering;
 mod support;
+mod tls;
 mod tokens;

@@ -1,6 +1,9 @@
 //! Senders that are slow, and those that say nothing at all.
 
-use crate::support::{Server, post};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use crate::support::{PATIENCE, Server, post};
 
 #[tokio::test]
 async fn headers_that_come_too_slowly_are_answered_408() {
@@ -41,6 +44,19 @@ async fn a_body_that_stalls_is_answered_408_and_gives_its_bytes_back() {
     assert_eq!(server.metric("millpond_queue_bytes").await, 0.0);
     assert_eq!(server.stop().await, Some(0));
     assert!(server.lines().is_empty());
+}
+
+#[tokio::test]
+async fn a_sender_that_does_not_read_its_answers_is_closed_and_its_memory_given_back() {
+    let server = Server::start(&[("IDLE_TIMEOUT", "300ms")]).await;
+    let before = server.resident();
+    let mut deaf = server.connect().await;
+    let requests = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    // Until no buffer takes any more, and the server gives up.
+    let flood = async { while deaf.0.write_all(&requests).await.is_ok() {} };
+    timeout(PATIENCE, flood).await.expect("the server closes");
+    server.metric_is("millpond_connections", |open| open == 0.0).await;
+    assert!(server.resident() < before + 16 * 1024, "{} KiB", server.resident());
 }
 
 #[tokio::test]

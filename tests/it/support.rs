@@ -11,7 +11,7 @@ use flate2::read::MultiGzDecoder;
 use loadtest::s3::S3Server;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -33,11 +33,21 @@ pub(crate) struct Server {
 }
 
 fn command(folder: &Path, env: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(PROGRAM);
+    prepare(Command::new(PROGRAM), folder, env)
+}
+
+fn prepare(mut command: Command, folder: &Path, env: &[(&str, &str)]) -> Command {
     command.env_clear().current_dir(folder).kill_on_drop(true).stdin(Stdio::null());
     command.envs([("LISTEN_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0")]);
     command.envs(env.iter().copied());
     command
+}
+
+/// The program, which may have no more than `files` open.
+fn command_with_files(files: u32, folder: &Path, env: &[(&str, &str)]) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\""), PROGRAM]);
+    prepare(shell, folder, env)
 }
 
 /// Runs the program to its end.
@@ -49,7 +59,18 @@ pub(crate) async fn run(folder: &Path, env: &[(&str, &str)], arguments: &[&str])
 impl Server {
     pub(crate) async fn start(env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = command(folder.path(), env).stderr(Stdio::piped()).spawn().unwrap();
+        let command = command(folder.path(), env);
+        Self::spawn(command, folder).await
+    }
+
+    pub(crate) async fn start_with_files(files: u32, env: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let command = command_with_files(files, folder.path(), env);
+        Self::spawn(command, folder).await
+    }
+
+    async fn spawn(mut command: Command, folder: TempDir) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, mut log) = watch::channel(String::new());
         let mut reading = JoinSet::new();
@@ -215,9 +236,9 @@ pub(crate) async fn get(addr: SocketAddr, path: &str) -> Answer {
 }
 
 /// A connection on which nothing is done that the test does not say.
-pub(crate) struct Connection(pub(crate) TcpStream);
+pub(crate) struct Connection<S = TcpStream>(pub(crate) S);
 
-impl Connection {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).await.unwrap();
     }

@@ -27,6 +27,8 @@ pub(super) struct Activity {
     is_h2: AtomicBool,
     /// When the connection began to idle, or the headers to come: milliseconds since it was opened.
     since: AtomicU64,
+    /// When the socket took bytes last, while it takes none: milliseconds since the connection was opened, and one.
+    stuck_since: AtomicU64,
 }
 
 /// What is to be done about a connection.
@@ -35,6 +37,8 @@ pub(super) enum Verdict {
     Fine,
     Idle,
     SlowHeaders,
+    /// The sender does not read its answers.
+    Stuck,
 }
 
 impl Activity {
@@ -45,6 +49,7 @@ impl Activity {
             headers_begun: AtomicBool::new(false),
             is_h2: AtomicBool::new(false),
             since: AtomicU64::new(0),
+            stuck_since: AtomicU64::new(0),
         }
     }
 
@@ -61,6 +66,15 @@ impl Activity {
         if !self.is_h2.load(Ordering::Relaxed) {
             self.mark(Instant::now());
             self.headers_begun.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The socket was given bytes, and took some or none.
+    pub(super) fn wrote(&self, took_some: bool) {
+        let is_stuck = self.stuck_since.load(Ordering::Relaxed) != 0;
+        if is_stuck == took_some {
+            let since = if took_some { 0 } else { self.millis(Instant::now()).saturating_add(1) };
+            self.stuck_since.store(since, Ordering::Relaxed);
         }
     }
 
@@ -84,6 +98,10 @@ impl Activity {
 
     /// Whether the connection may go on as it is.
     pub(super) fn verdict(&self, now: Instant, timeouts: Timeouts) -> Verdict {
+        if let Some(since) = self.stuck_since.load(Ordering::Relaxed).checked_sub(1) {
+            let passed = u128::from(self.millis(now).saturating_sub(since));
+            return if passed >= timeouts.idle.as_millis() { Verdict::Stuck } else { Verdict::Fine };
+        }
         if self.in_flight.load(Ordering::Relaxed) > 0 {
             return Verdict::Fine;
         }

@@ -1,0 +1,277 @@
+//! TLS on the public listener, and certificates that change under open connections.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::generate_simple_self_signed;
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+
+use crate::support::{Connection, PATIENCE, Server, post, run, until};
+
+const ALL: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
+
+/// A certificate for `localhost` and its key, in files that may be written again.
+struct Pair {
+    _folder: TempDir,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl Pair {
+    fn new() -> (Self, CertificateDer<'static>) {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        let pair = Self { _folder: folder, cert, key };
+        let der = pair.renew();
+        (pair, der)
+    }
+
+    /// Another certificate and key in the same files.
+    fn renew(&self) -> CertificateDer<'static> {
+        let made = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&self.key, made.signing_key.serialize_pem()).unwrap();
+        std::fs::write(&self.cert, made.cert.pem()).unwrap();
+        made.cert.der().clone()
+    }
+
+    fn env(&self) -> [(&str, &str); 2] {
+        [("TLS_CERT", text(&self.cert)), ("TLS_KEY", text(&self.key))]
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+async fn start(pair: &Pair, env: &[(&str, &str)]) -> Server {
+    Server::start(&[&pair.env(), env].concat()).await
+}
+
+/// A connection to a server that proves itself with `cert`.
+async fn secure(
+    server: &Server,
+    cert: &CertificateDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.clone()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let stream = TcpStream::connect(server.public).await?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+}
+
+async fn connect(server: &Server, cert: &CertificateDer<'static>) -> Connection<TlsStream<TcpStream>> {
+    Connection(secure(server, cert, ALL, &[]).await.unwrap())
+}
+
+/// Posts over HTTP/2 on a connection that has agreed on it; the status.
+async fn post_h2(stream: TlsStream<TcpStream>) -> u16 {
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(connection);
+    let request = hyper::Request::post("https://localhost/v1/payloads").body(Full::new(Bytes::from("{}"))).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    let status = answer.status().as_u16();
+    answer.into_body().collect().await.unwrap();
+    status
+}
+
+#[tokio::test]
+async fn both_versions_of_tls_take_batches_and_http_2_is_agreed_on_by_alpn() {
+    let (pair, cert) = Pair::new();
+    let mut server = start(&pair, &[]).await;
+    for version in ALL {
+        for protocols in [&[][..], &["http/1.1"], &["h2", "http/1.1"], &["h2"]] {
+            let stream = secure(&server, &cert, &[version], protocols).await.unwrap();
+            let (_, tls) = stream.get_ref();
+            assert_eq!(tls.protocol_version(), Some(version.version));
+            assert_eq!(tls.alpn_protocol(), protocols.first().map(|protocol| protocol.as_bytes()));
+            if protocols.first() == Some(&"h2") {
+                assert_eq!(post_h2(stream).await, 202);
+            } else {
+                let mut connection = Connection(stream);
+                for _ in 0..2 {
+                    connection.write(&post("", b"{}")).await;
+                    assert_eq!(connection.answer().await.expect("an answer").status, 202);
+                }
+            }
+        }
+        // HTTP/2 by prior knowledge, as without TLS.
+        assert_eq!(post_h2(secure(&server, &cert, &[version], &[]).await.unwrap()).await, 202);
+    }
+    let nothing_in_common = secure(&server, &cert, ALL, &["spdy/3"]).await;
+    nothing_in_common.expect_err("no protocol is agreed on");
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(server.lines().len(), 14);
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_taken_up_and_no_connection_is_dropped_for_it() {
+    let (pair, first) = Pair::new();
+    let mut server = start(&pair, &[]).await;
+    let mut old = connect(&server, &first).await;
+    old.write(&post("", b"{}")).await;
+    assert_eq!(old.answer().await.unwrap().status, 202);
+
+    let second = pair.renew();
+    server.signal(Signal::HUP);
+    until("the new certificate", async || secure(&server, &second, ALL, &[]).await.is_ok()).await;
+    secure(&server, &first, ALL, &[]).await.expect_err("the old certificate is gone");
+    old.write(&post("", b"{}")).await;
+    assert_eq!(old.answer().await.unwrap().status, 202, "the connection is still there");
+
+    // Without a signal, too.
+    let third = pair.renew();
+    until("the new certificate", async || secure(&server, &third, ALL, &[]).await.is_ok()).await;
+    old.write(&post("", b"{}")).await;
+    assert_eq!(old.answer().await.unwrap().status, 202);
+
+    // And a bad one is not.
+    let line = "MC4CAQAwBQYDK2VwBCIEIHd3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3";
+    std::fs::write(&pair.key, format!("-----BEGIN PRIVATE KEY-----\n{line}\n-----END PRIVATE WHAT-----\n")).unwrap();
+    server.signal(Signal::HUP);
+    server.logged("stays in force").await;
+    assert!(server.log().contains("expected a private key in PEM"), "{}", server.log());
+    assert!(!server.log().contains(line) && !server.log().contains("WHAT"), "nothing of the key is logged");
+    connect(&server, &third).await;
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(server.lines().len(), 3);
+}
+
+#[tokio::test]
+async fn a_pair_that_cannot_be_used_is_refused_at_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let ((pair, _), (other, _)) = (Pair::new(), Pair::new());
+    let (cert, key) = (text(&pair.cert), text(&pair.key));
+    let bad: [(&[(&str, &str)], &str); 6] = [
+        (&[("TLS_CERT", cert)], "go together"),
+        (&[("TLS_KEY", key)], "go together"),
+        (&[("TLS_CERT", "nowhere.pem"), ("TLS_KEY", key)], "TLS_CERT=nowhere.pem: No such file"),
+        (&[("TLS_CERT", key), ("TLS_KEY", key)], "expected a certificate"),
+        (&[("TLS_CERT", cert), ("TLS_KEY", cert)], "expected a private key"),
+        (&[("TLS_CERT", cert), ("TLS_KEY", text(&other.key))], "no pair"),
+    ];
+    for (env, said) in bad {
+        for arguments in [&[][..], &["--check"]] {
+            let output = run(folder.path(), env, arguments).await;
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(64), "{env:?} {stderr}");
+            assert!(stderr.contains(said), "{env:?} {stderr}");
+            assert!(!stderr.contains("listening"), "{stderr}");
+        }
+    }
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "no folder was made");
+}
+
+#[tokio::test]
+async fn a_handshake_that_stalls_gives_its_place_back() {
+    let (pair, cert) = Pair::new();
+    let server = start(&pair, &[("MAX_CONNECTIONS", "1"), ("HEADER_TIMEOUT", "100ms")]).await;
+    for start in [&b""[..], b"\x16\x03\x01\x01\x00\x01\x00\x00\xfc\x03\x03"] {
+        let mut stalled = server.connect().await;
+        stalled.write(start).await;
+        assert!(stalled.closed().await);
+    }
+    until("a free place", async || {
+        let mut connection = connect(&server, &cert).await;
+        connection.write(&post("", b"{}")).await;
+        connection.answer().await.is_some_and(|answer| answer.status == 202)
+    })
+    .await;
+    assert_eq!(server.metric("millpond_connections_failed_total").await, 2.0);
+}
+
+#[tokio::test]
+async fn a_handshake_that_stalls_does_not_hold_up_a_stop() {
+    let (pair, cert) = Pair::new();
+    let mut server = start(&pair, &[("HEADER_TIMEOUT", "1h"), ("SHUTDOWN_GRACE", "1h")]).await;
+    let _stalled = server.connect().await;
+    let mut connection = connect(&server, &cert).await;
+    connection.write(&post("", b"{}")).await;
+    assert_eq!(connection.answer().await.unwrap().status, 202);
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(server.lines().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_tls_is_closed_and_others_go_on() {
+    let (pair, cert) = Pair::new();
+    let mut server = start(&pair, &[("RUST_LOG", "millpond=debug")]).await;
+    let noise: Vec<u8> = (0..20_000_u32).map(|n| (n * 7919 % 251) as u8).collect();
+    for garbage in [post("X-Secret: hush\r\n", b"{}"), b"\x16\x03\x01\xff\xff".to_vec(), noise] {
+        let mut connection = server.connect().await;
+        connection.write(&garbage).await;
+        // An alert may come before the end, but no HTTP.
+        let mut said = Vec::new();
+        let _: Result<_, _> = connection.0.read_to_end(&mut said).await;
+        assert!(said.len() <= 7 && !said.starts_with(b"HTTP"), "{}", said.escape_ascii());
+    }
+    server.logged("failed before its first request").await;
+    assert!(!server.log().contains("hush"));
+    let mut connection = connect(&server, &cert).await;
+    connection.write(&post("", b"{}")).await;
+    assert_eq!(connection.answer().await.unwrap().status, 202);
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(server.lines().len(), 1);
+}
+
+#[tokio::test]
+async fn a_sender_over_the_limit_is_told_so_within_tls_in_http_1() {
+    let (pair, cert) = Pair::new();
+    let server = start(&pair, &[("MAX_CONNECTIONS", "1")]).await;
+    let mut first = connect(&server, &cert).await;
+    first.write(&post("", b"{}")).await;
+    assert_eq!(first.answer().await.unwrap().status, 202);
+    let stream = secure(&server, &cert, ALL, &["h2", "http/1.1"]).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    let refused = Connection(stream).answer().await.expect("an answer");
+    assert!(refused.refusal(503).contains("too many connections"));
+}
+
+#[tokio::test]
+async fn a_sender_that_does_not_read_its_answers_is_closed_with_tls_too() {
+    let (pair, cert) = Pair::new();
+    let server = start(&pair, &[("IDLE_TIMEOUT", "300ms")]).await;
+    let mut deaf = connect(&server, &cert).await;
+    let requests = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    let flood = async { while deaf.0.write_all(&requests).await.is_ok() {} };
+    timeout(PATIENCE, flood).await.expect("the server closes");
+    server.metric_is("millpond_connections", |open| open == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_a_word_and_its_last_answer_survives() {
+    let (pair, cert) = Pair::new();
+    let server = start(&pair, &[("MAX_BODY_BYTES", "64KiB"), ("IDLE_TIMEOUT", "200ms")]).await;
+    let mut idle = connect(&server, &cert).await;
+    let mut rest = Vec::new();
+    idle.0.read_to_end(&mut rest).await.expect("a close_notify, else this is an error");
+    assert!(rest.is_empty());
+    // The answer comes before the body is sent, and the sender sends on.
+    let mut large = connect(&server, &cert).await;
+    large.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n").await;
+    large.write(&vec![b'x'; 8 << 20]).await;
+    assert_eq!(large.answer().await.expect("an answer").status, 413);
+    large.0.read_to_end(&mut rest).await.expect("a close_notify");
+}
