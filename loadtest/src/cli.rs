@@ -19,6 +19,7 @@ use loadtest::trial::{self, Place, Target, Trial};
 use loadtest::{payload, units};
 use serde::{Deserialize, Deserializer};
 
+use crate::besiege::BesiegeArgs;
 use crate::prove::ProveArgs;
 use crate::scenario::ScenarioArgs;
 
@@ -50,6 +51,9 @@ pub(crate) enum Command {
     Compare(Box<CompareArgs>),
     /// Print what changed from one JSON report of `run` or `compare` to another
     Diff(DiffArgs),
+    /// Attack a server on this machine, or start one and see what a normal load beside each attack notices. Exits with 1
+    /// if anything of the load was refused or lost.
+    Attack(Box<BesiegeArgs>),
 }
 
 #[derive(Debug, Args)]

@@ -7,11 +7,13 @@
 //! * [`trial`] puts these together into one run, whose outcome is a [`report`];
 //! * [`timeline`] tells it second by second, and [`diff`] what changed from one report to another;
 //! * [`proof`] kills, starves and replaces servers under load, and checks that nothing accepted was lost by it;
+//! * [`attack`] is what hostile senders do, and what the others notice of it;
 //! * [`baseline`] is what to compare with: the least that a server could do, and the designs that millpond came from;
 //! * [`units`] reads and shows times and sizes.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking"))]
 
+pub mod attack;
 pub mod baseline;
 pub mod batch;
 pub mod diff;

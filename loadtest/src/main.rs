@@ -1,6 +1,7 @@
 //! The command line of loadtest. It exits with 0 when all is well, with 1 when a promise was broken, and with 2 when
 //! it could not find out.
 
+mod besiege;
 mod cli;
 mod compare;
 mod progress;
@@ -43,6 +44,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Baseline(args) => serve_baseline(&args).await,
         Command::Scenario(args) => Box::pin(scenario::run(&args)).await,
         Command::Prove(args) => Box::pin(prove::run(&args)).await,
+        Command::Attack(args) => Box::pin(besiege::run(&args)).await,
         Command::Compare(args) => Box::pin(compare::run(&args)).await,
         Command::Diff(args) => diff(&args),
     }

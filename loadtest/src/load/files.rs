@@ -11,7 +11,7 @@ const OTHERS: u64 = 256;
 /// # Errors
 ///
 /// The system does not allow it.
-pub(super) fn allow(connections: u32) -> anyhow::Result<()> {
+pub(crate) fn allow(connections: u32) -> anyhow::Result<()> {
     let needed = u64::from(connections) + OTHERS;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {

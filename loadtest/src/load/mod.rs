@@ -2,7 +2,7 @@
 
 mod connection;
 mod curve;
-mod files;
+pub(crate) mod files;
 mod lane;
 mod pacer;
 mod rate;
