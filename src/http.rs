@@ -4,6 +4,7 @@ mod addresses;
 mod arrivals;
 mod body;
 mod connection;
+mod head;
 mod jobs;
 mod listener;
 mod payloads;
@@ -23,7 +24,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderName, Method, Request};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -164,7 +165,13 @@ impl Service<Request<Incoming>> for Public {
             let mut request = request.map(Body::new);
             // The handlers find it there, whoever made it; an extension would cost three allocations.
             request.headers_mut().insert(X_REQUEST_ID, id.clone().into());
-            let Ok(mut response) = tower::Service::call(&mut routes, request).await;
+            let mut response = match head::check(request.version(), request.headers()) {
+                Ok(()) => {
+                    let Ok(response) = tower::Service::call(&mut routes, request).await;
+                    response
+                }
+                Err(problem) => problem.into_response(),
+            };
             let outcome = match response.extensions_mut().remove::<Problem>() {
                 Some(problem) => {
                     response = problem.render(&id, client, response);

@@ -8,6 +8,7 @@
 
 mod activity;
 mod lent;
+mod metered;
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use activity::{Activity, Verdict, Watched};
 use lent::Lent;
+use metered::Metered;
 
 use super::Problem;
 use super::request_id::RequestId;
@@ -38,9 +40,23 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_MAX_BYTES: u64 = 16 << 20;
 /// A request's line and headers must fit into this, and a body is read in pieces of at most this.
 const READ_BUFFER_MAX_BYTES: usize = 64 * 1024;
+/// Header lines of a request; more are answered 431. hyper reserves room for them all, so that it is not to be large.
+const HEADERS_MAX: usize = 100;
 /// HTTP/2: requests at once on one connection, and the size of one's headers.
 const STREAMS_MAX: u32 = 128;
 const H2_HEADERS_MAX_BYTES: u32 = 16 * 1024;
+/// HTTP/2: the least that a frame may be limited to (RFC 9113, 4.2): what is held of one that is not whole yet.
+const FRAME_MAX_BYTES: u32 = 16 * 1024;
+/// HTTP/2: what may be on its way of one body and of all bodies on a connection, before it is read: a body of the default
+/// `MAX_BODY_BYTES` in one go.
+const WINDOW_BYTES: u32 = 1 << 20;
+/// HTTP/2: what is held of an answer that the sender does not make room for; ours are of a few hundred bytes.
+const SEND_MAX_BYTES: usize = 16 * 1024;
+/// HTTP/2: streams that were opened and reset before they were looked at (CVE-2023-44487); one more ends the connection.
+const RESETS_PENDING_MAX: usize = 20;
+/// HTTP/2: streams that the sender made us reset, by breaking the rules (CVE-2025-8671), over the connection's life; one
+/// more ends it. Who keeps the rules causes none, but for streams over `STREAMS_MAX` before it has heard of that.
+const RESETS_CAUSED_MAX: usize = 64;
 /// HTTP/2: a peer that does not answer a ping is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -92,9 +108,14 @@ where
     let streams = Streams::default();
     let mut builder = auto::Builder::new(streams.clone());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(READ_BUFFER_MAX_BYTES);
+    builder.http1().max_headers(HEADERS_MAX);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
     builder.http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(H2_HEADERS_MAX_BYTES);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(lent), service));
+    builder.http2().max_frame_size(FRAME_MAX_BYTES).max_send_buf_size(SEND_MAX_BYTES);
+    builder.http2().initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
+    builder.http2().max_pending_accept_reset_streams(RESETS_PENDING_MAX);
+    builder.http2().max_local_error_reset_streams(RESETS_CAUSED_MAX);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Metered::new(lent)), service));
 
     let interval = (timeouts.header.min(timeouts.idle) / LOOKS).min(LOOK_INTERVAL_MAX);
     let mut look = pin!(sleep_until(Instant::now() + interval));

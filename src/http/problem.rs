@@ -28,6 +28,8 @@ pub(crate) enum Problem {
     InvalidBatch(Invalid),
     /// 400: the body did not arrive, or not as its headers say.
     InvalidBody(String),
+    /// 400: the head is not as HTTP has it.
+    InvalidHead(&'static str),
     /// 400: the query is none of ours.
     InvalidQuery(String),
     /// 400: what should be a receipt is none.
@@ -61,6 +63,8 @@ pub(crate) enum Problem {
         /// Seconds.
         retry_after: u64,
     },
+    /// 501: the body is framed in a way that is none of ours.
+    UnsupportedCoding,
     /// 500: a bug.
     Internal,
     /// 503: the queue is full.
@@ -159,6 +163,7 @@ impl Problem {
         match self {
             Self::InvalidBatch(_)
             | Self::InvalidBody(_)
+            | Self::InvalidHead(_)
             | Self::InvalidQuery(_)
             | Self::InvalidReceipt(_)
             | Self::TokenNoString => StatusCode::BAD_REQUEST,
@@ -171,6 +176,7 @@ impl Problem {
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType | Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::QueueFull { .. }
             | Self::ShareFull { .. }
@@ -190,6 +196,7 @@ impl Problem {
         match self {
             Self::InvalidBatch(_)
             | Self::InvalidBody(_)
+            | Self::InvalidHead(_)
             | Self::InvalidQuery(_)
             | Self::InvalidReceipt(_)
             | Self::TokenNoString => Outcome::Invalid,
@@ -201,7 +208,8 @@ impl Problem {
             | Self::MethodNotAllowed
             | Self::LengthRequired
             | Self::UnsupportedType
-            | Self::UnsupportedEncoding => Outcome::NotUnderstood,
+            | Self::UnsupportedEncoding
+            | Self::UnsupportedCoding => Outcome::NotUnderstood,
             Self::SlowBody | Self::SlowHeaders => Outcome::Slow,
             Self::TooLarge(_) => Outcome::TooLarge,
             Self::Internal => Outcome::Failed,
@@ -219,6 +227,7 @@ impl Problem {
         match self {
             Self::InvalidBatch(invalid) => invalid.to_string(),
             Self::InvalidBody(detail) | Self::InvalidQuery(detail) | Self::TooLarge(detail) => detail.clone(),
+            Self::InvalidHead(detail) => (*detail).to_owned(),
             Self::InvalidReceipt(error) => error.to_string(),
             Self::UnknownJob => {
                 "this machine does not have the job, and the store does not have its object, or not yet".to_owned()
@@ -244,6 +253,9 @@ impl Problem {
                 "send the batch as application/json, application/x-ndjson or application/jsonl, in UTF-8".to_owned()
             }
             Self::UnsupportedEncoding => "send the body plain, or in one of gzip, deflate and zstd".to_owned(),
+            Self::UnsupportedCoding => {
+                "send the body with a Content-Length, or with chunked as its only Transfer-Encoding".to_owned()
+            }
             Self::Internal => "the server failed; the batch was not taken: send it again".to_owned(),
             Self::QueueFull { retry_after } => {
                 format!("the queue is full; the batch was not taken: send it again after {retry_after} s")
@@ -301,7 +313,9 @@ impl Problem {
     fn ends_connection(&self) -> bool {
         matches!(
             self,
-            Self::SlowBody
+            Self::InvalidHead(_)
+                | Self::UnsupportedCoding
+                | Self::SlowBody
                 | Self::SlowHeaders
                 | Self::TooManyConnections { .. }
                 | Self::TooManyFromAddress { .. }
