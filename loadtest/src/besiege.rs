@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use loadtest::attack::{Assault, Attack, Besieged, Siege};
 use loadtest::server::Program;
-use loadtest::trial;
+use loadtest::{trial, units};
 
 use crate::cli::{LoadArgs, variable};
 
@@ -31,6 +31,9 @@ pub(crate) struct BesiegeArgs {
     /// Connections of the attack
     #[arg(long, default_value_t = 100)]
     attackers: u32,
+    /// Bytes a second of the attack over all its connections; 0 is as fast as they are taken
+    #[arg(long, value_parser = units::size, default_value = "16MiB")]
+    attack_bandwidth: usize,
     #[command(flatten)]
     load: LoadArgs,
     /// Write all that was seen here too, as JSON
@@ -45,8 +48,9 @@ pub(crate) async fn run(args: &BesiegeArgs) -> anyhow::Result<bool> {
             let (target, _) = trial::resolve(url).await?;
             for attack in attacks.iter().copied() {
                 let duration = args.load.duration.unwrap_or(Duration::from_secs(10));
-                let connections = args.attackers;
-                let outcome = Assault { attack, target, connections, duration, persists: true }.run().await?;
+                let (connections, bandwidth) = (args.attackers, args.bandwidth());
+                let assault = Assault { attack, target, connections, duration, persists: true, bandwidth };
+                let outcome = assault.run().await?;
                 crate::show(&format!("{}: {outcome:?}", attack.name()));
             }
             Ok(true)
@@ -56,13 +60,20 @@ pub(crate) async fn run(args: &BesiegeArgs) -> anyhow::Result<bool> {
     }
 }
 
+impl BesiegeArgs {
+    fn bandwidth(&self) -> Option<u64> {
+        (self.attack_bandwidth > 0).then_some(self.attack_bandwidth as u64)
+    }
+}
+
 async fn besiege(args: &BesiegeArgs, path: PathBuf, attacks: &[Attack]) -> anyhow::Result<bool> {
     let program = Program { path, args: Vec::new(), env: args.env.clone(), log: Some("/dev/null".into()) };
     let plan = args.load.plan()?;
     let mut seen = Vec::new();
     crate::show(Besieged::HEAD);
     for attack in std::iter::once(None).chain(attacks.iter().copied().map(Some)) {
-        let siege = Siege { program: program.clone(), plan: plan.clone(), attack, connections: args.attackers };
+        let (program, plan) = (program.clone(), plan.clone());
+        let siege = Siege { program, plan, attack, connections: args.attackers, bandwidth: args.bandwidth() };
         let besieged = Box::pin(siege.run()).await.with_context(|| format!("{attack:?}"))?;
         crate::show(&besieged.to_string());
         seen.push(besieged);

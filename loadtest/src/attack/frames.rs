@@ -35,10 +35,10 @@ pub const INITIAL_WINDOW_SIZE: u16 = 4;
 /// SETTINGS_MAX_FRAME_SIZE.
 pub const MAX_FRAME_SIZE: u16 = 5;
 
-/// A header block by HPACK's static table alone (RFC 7541, appendix A): `GET / http` of authority `x`.
-pub const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'x'];
+/// `GET / http` of authority `x`, by HPACK's static table and without a change to the other (RFC 7541, 6.2.2).
+pub const GET: &[u8] = &[0x82, 0x86, 0x84, 0x01, 0x01, b'x'];
 /// The same with POST.
-pub const POST: &[u8] = &[0x83, 0x86, 0x84, 0x41, 0x01, b'x'];
+pub const POST: &[u8] = &[0x83, 0x86, 0x84, 0x01, 0x01, b'x'];
 
 /// A frame with this payload, whatever it may be.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

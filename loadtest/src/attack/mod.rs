@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use self::script::Script;
 pub use self::siege::{Besieged, Siege};
@@ -60,6 +60,8 @@ pub enum Attack {
     EmptyContinuation,
     /// A header block of few bytes that is megabytes once it is decoded.
     HpackBomb,
+    /// Header blocks of as many fields as fit, all of them wrong.
+    MalformedHeaders,
     /// Pings, each of which has to be answered (CVE-2019-9512), beside a request under way.
     Ping,
     /// The same, and the answers are never read.
@@ -98,6 +100,8 @@ pub struct Assault {
     pub duration: Duration,
     /// Whether a connection that the server has ended is made anew.
     pub persists: bool,
+    /// Bytes a second over all connections, as an attacker's line would have it; `None` is as fast as they are taken.
+    pub bandwidth: Option<u64>,
 }
 
 /// What has come of an attack.
@@ -150,8 +154,14 @@ impl Assault {
         Ok(total)
     }
 
+    /// Seconds for each byte of one connection.
+    fn pace(self) -> f64 {
+        self.bandwidth.map_or(0.0, |bandwidth| f64::from(self.connections) / bandwidth.max(1) as f64)
+    }
+
     async fn attack_until(self, until: Instant, script: &Script) -> Outcome {
         let mut outcome = Outcome::default();
+        let began = Instant::now();
         loop {
             match timeout_at(until, TcpStream::connect(self.target)).await {
                 Err(_) => break,
@@ -159,21 +169,23 @@ impl Assault {
                 Ok(Ok(stream)) => {
                     outcome.connected += 1;
                     // The counts are kept when the time is over.
-                    let done = timeout_at(until, talk(stream, script, &mut outcome)).await;
+                    let done = timeout_at(until, talk(stream, script, self.pace(), &mut outcome)).await;
                     outcome.ended += u64::from(done.is_ok());
                 }
             }
-            if !self.persists || Instant::now() + AGAIN >= until {
+            let line_is_free = began + Duration::from_secs_f64(self.pace() * outcome.sent as f64);
+            let again = line_is_free.max(Instant::now() + AGAIN);
+            if !self.persists || again >= until {
                 break;
             }
-            sleep(AGAIN).await;
+            sleep_until(again).await;
         }
         outcome
     }
 }
 
 /// Sends what the script says until the server has ended the connection.
-async fn talk(stream: TcpStream, script: &Script, outcome: &mut Outcome) {
+async fn talk(stream: TcpStream, script: &Script, pace: f64, outcome: &mut Outcome) {
     let Outcome { sent, received, .. } = outcome;
     let (mut reader, mut writer) = stream.into_split();
     let write = async {
@@ -188,7 +200,7 @@ async fn talk(stream: TcpStream, script: &Script, outcome: &mut Outcome) {
             }
             *sent += bytes.len() as u64;
             at = at.wrapping_add(1);
-            sleep(script.pause).await;
+            sleep(script.pause.max(Duration::from_secs_f64(pace * bytes.len() as f64))).await;
         }
         std::future::pending().await
     };
@@ -215,7 +227,7 @@ mod tests {
 
     fn assault(target: SocketAddr) -> Assault {
         let duration = Duration::from_secs(60);
-        Assault { attack: Attack::Idle, target, connections: 3, duration, persists: false }
+        Assault { attack: Attack::Idle, target, connections: 3, duration, persists: false, bandwidth: None }
     }
 
     #[tokio::test]

@@ -80,6 +80,10 @@ impl Script {
                 let first = frames::headers(stream(0), END_STREAM, &first);
                 Some([first, frames::headers(stream(1), END_STREAM, &again)].concat())
             }),
+            Attack::MalformedHeaders => flood(frames::opening(&[]), |at| {
+                let block = [GET, &[0x84; 12_000]].concat();
+                Some(burst(at, 10, |stream| frames::headers(stream, END_STREAM, &block)))
+            }),
             Attack::Ping => {
                 flood(busy(), |_| Some(frames::frame(kind::PING, 0, 0, b"12345678").repeat(BURST as usize)))
             }

@@ -29,6 +29,8 @@ pub struct Siege {
     pub attack: Option<Attack>,
     /// Its connections.
     pub connections: u32,
+    /// Its bytes a second over all of them; `None` is as fast as they are taken.
+    pub bandwidth: Option<u64>,
 }
 
 /// What was seen.
@@ -61,7 +63,7 @@ impl Siege {
     ///
     /// Something could not be set up or read back.
     pub async fn run(self) -> anyhow::Result<Besieged> {
-        let Self { mut program, mut plan, attack, connections } = self;
+        let Self { mut program, mut plan, attack, connections, bandwidth } = self;
         let fresh = TempDir::with_prefix("loadtest-").context("making a folder")?;
         let folder = |name: &str| fresh.path().join(name);
         let given = std::mem::take(&mut program.env);
@@ -77,7 +79,8 @@ impl Siege {
             match attack {
                 None => Ok(Outcome::default()),
                 Some(attack) => {
-                    Assault { attack, target: plan.target, connections, duration, persists: true }.run().await
+                    let target = plan.target;
+                    Assault { attack, target, connections, duration, persists: true, bandwidth }.run().await
                 }
             }
         };
