@@ -3,12 +3,16 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admin_token;
+mod attacks;
+mod bodies;
+mod conformance;
 mod crash;
 mod disk_faults;
 mod edge;
 mod fairness;
 mod faulty_disk;
 mod in_process;
+mod injection;
 mod main_job;
 mod peers;
 mod pressure;

@@ -82,6 +82,8 @@ impl Server {
         let started = log.wait_for(|log| log.contains("objects go here"));
         let text = timeout(PATIENCE, started).await.expect("the server starts").map(|log| log.clone());
         let text = text.unwrap_or_else(|_| panic!("the server ended at its start: {}", log.borrow().clone()));
+        // In a log of JSON they stand in quotes.
+        let text = text.replace("\",\"addr\":\"", " addr=").replace('"', " ");
         let (public, admin) = (addr(&text, " listening addr="), addr(&text, "admin listening addr="));
         Self { child, public, admin, folder, log, _reading: reading }
     }
@@ -154,6 +156,10 @@ impl Server {
         until(name, async || good(self.metric(name).await)).await;
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Resident memory, in KiB.
     pub(crate) fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
@@ -182,7 +188,7 @@ pub(crate) async fn until(what: &str, mut good: impl AsyncFnMut() -> bool) {
 
 fn addr(log: &str, before: &str) -> SocketAddr {
     let line = log.lines().find_map(|line| line.split_once(before)).unwrap_or_else(|| panic!("no {before:?} in {log}"));
-    line.1.trim().parse().unwrap()
+    line.1.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// Every file under `root`.

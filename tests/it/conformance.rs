@@ -1,0 +1,500 @@
+//! HTTP by the book, case by case: bytes in, and what has to come out. RFC 9112 for HTTP/1.1, RFC 9113 for HTTP/2.
+
+use loadtest::attack::frames::{
+    self, ACK, END_HEADERS, END_STREAM, Frame, GET, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, PADDED, POST, PREFACE, kind,
+};
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use crate::support::{Connection, PATIENCE, Server};
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    /// It serves another request.
+    Open,
+    /// It is closed.
+    Closed,
+}
+use Then::{Closed, Open};
+
+async fn http1(cases: &[(&str, &[u8], u16, Then)]) {
+    let mut server = Server::start(&[("RECORD", "payload")]).await;
+    for (what, bytes, status, then) in cases {
+        let mut connection = server.connect().await;
+        connection.write(bytes).await;
+        let answer = connection.answer().await.unwrap_or_else(|| panic!("{what}: no answer"));
+        assert_eq!(answer.status, *status, "{what}");
+        match then {
+            Closed => assert!(connection.closed().await, "{what}: more came"),
+            Open => {
+                connection.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await;
+                assert_eq!(connection.answer().await.unwrap_or_else(|| panic!("{what}: closed")).status, 200, "{what}");
+            }
+        }
+    }
+    assert_eq!(server.stop().await, Some(0));
+    let accepted = cases.iter().filter(|(_, _, status, _)| *status == 202).count();
+    assert_eq!(server.lines(), vec!["{\"a\":1}"; accepted], "only what was accepted, and nothing smuggled");
+}
+
+fn lines(count: usize) -> Vec<u8> {
+    let headers: String = (1..count).map(|n| format!("X-{n}: y\r\n")).collect();
+    format!("GET /health HTTP/1.1\r\nHost: x\r\n{headers}\r\n").into_bytes()
+}
+
+#[tokio::test]
+async fn heads_of_http_1_are_taken_or_refused_by_the_book() {
+    let long_target = [b"GET /", &[b'x'; 70_000][..], b" HTTP/1.1\r\nHost: x\r\n\r\n"].concat();
+    let long_header = [b"GET / HTTP/1.1\r\nHost: x\r\nX: ", &[b'x'; 70_000][..], b"\r\n\r\n"].concat();
+    let (most, more) = (lines(100), lines(101));
+    http1(&[
+        ("origin form", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 200, Open),
+        ("absolute form", b"GET http://elsewhere/health HTTP/1.1\r\nHost: x\r\n\r\n", 200, Open),
+        ("an empty Host", b"GET /health HTTP/1.1\r\nHost:\r\n\r\n", 200, Open),
+        ("an address as the Host", b"GET /health HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", 200, Open),
+        ("line breaks before the request", b"\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n", 200, Open),
+        ("space around a value", b"GET /health HTTP/1.1\r\nHost: \t x \t\r\n\r\n", 200, Open),
+        ("names in any case", b"GET /health HTTP/1.1\r\nhOST: x\r\n\r\n", 200, Open),
+        ("lines that end in LF alone, as 2.2 allows", b"GET /health HTTP/1.1\nHost: x\n\n", 200, Open),
+        (
+            "an upgrade that is not wanted",
+            b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            200,
+            Open,
+        ),
+        ("Connection: close", b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200, Closed),
+        ("HTTP/1.0", b"GET /health HTTP/1.0\r\n\r\n", 200, Closed),
+        ("HTTP/1.0 with keep-alive", b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", 200, Open),
+        ("as many headers as may be", &most, 200, Open),
+        ("one more", &more, 431, Closed),
+        ("a long header", &long_header, 431, Closed),
+        ("a long target", &long_target, 431, Closed),
+        ("no Host", b"GET /health HTTP/1.1\r\n\r\n", 400, Closed),
+        ("two of them", b"GET /health HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400, Closed),
+        ("a Host that is none", b"GET /health HTTP/1.1\r\nHost: x/y@z\r\n\r\n", 400, Closed),
+        ("a space before the colon", b"GET /health HTTP/1.1\r\nHost : x\r\n\r\n", 400, Closed),
+        ("a line that goes on in the next", b"GET /health HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n", 400, Closed),
+        ("a first line that begins with a space", b"GET /health HTTP/1.1\r\n Host: x\r\n\r\n", 400, Closed),
+        ("no colon", b"GET /health HTTP/1.1\r\nHost: x\r\nX\r\n\r\n", 400, Closed),
+        ("an empty name", b"GET /health HTTP/1.1\r\nHost: x\r\n: y\r\n\r\n", 400, Closed),
+        ("NUL in a value", b"GET /health HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n", 400, Closed),
+        ("NUL in a name", b"GET /health HTTP/1.1\r\nHost: x\r\nX\0: a\r\n\r\n", 400, Closed),
+        ("a lone CR in a value", b"GET /health HTTP/1.1\r\nHost: x\r\nX: a\rb\r\n\r\n", 400, Closed),
+        ("ESC in a value", b"GET /health HTTP/1.1\r\nHost: x\r\nX: \x1b[31m\r\n\r\n", 400, Closed),
+        ("two spaces in the first line", b"GET  /health HTTP/1.1\r\nHost: x\r\n\r\n", 400, Closed),
+        ("a space in the target", b"GET /he alth HTTP/1.1\r\nHost: x\r\n\r\n", 400, Closed),
+        ("ESC in the target", b"GET /\x1b[31m HTTP/1.1\r\nHost: x\r\n\r\n", 400, Closed),
+        ("no version", b"GET /health\r\n\r\n", 400, Closed),
+        ("another version", b"GET /health HTTP/3.0\r\nHost: x\r\n\r\n", 400, Closed),
+        ("a version in lower case", b"GET /health http/1.1\r\nHost: x\r\n\r\n", 400, Closed),
+        ("a method that is no token", b"G(T /health HTTP/1.1\r\nHost: x\r\n\r\n", 400, Closed),
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, Closed),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn methods_and_targets_that_are_not_ours_are_refused() {
+    http1(&[
+        ("a method that is unknown", b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", 405, Open),
+        ("methods are told apart by case", b"get /health HTTP/1.1\r\nHost: x\r\n\r\n", 405, Open),
+        ("TRACE", b"TRACE /health HTTP/1.1\r\nHost: x\r\n\r\n", 405, Open),
+        ("OPTIONS", b"OPTIONS /v1/payloads HTTP/1.1\r\nHost: x\r\n\r\n", 405, Open),
+        ("asterisk form", b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404, Open),
+        ("authority form", b"CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n", 404, Open),
+        ("an expectation that is unknown", b"GET /health HTTP/1.1\r\nHost: x\r\nExpect: more\r\n\r\n", 200, Open),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_to_head_has_no_body_whatever_it_is() {
+    let server = Server::start(&[]).await;
+    for path in ["/health", "/elsewhere", "/v1/payloads"] {
+        let mut connection = server.connect().await;
+        connection.write(format!("HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await;
+        let mut answer = String::new();
+        timeout(PATIENCE, connection.0.read_to_string(&mut answer)).await.expect("the end").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 ") && answer.find("\r\n\r\n") == Some(answer.len() - 4), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_s_end_is_where_everybody_sees_it_or_the_request_is_refused() {
+    // A request that could hide behind another, for those who see that one's end elsewhere.
+    macro_rules! post {
+        ($headers:literal, $body:literal) => {
+            concat!("POST / HTTP/1.1\r\nHost: x\r\n", $headers, "\r\n", $body).as_bytes()
+        };
+    }
+    const SMUGGLED: &str = "0\r\n\r\nPOST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n{\"b\":1}";
+    let both = |first: &str, second: &str| {
+        let whole = "7\r\n{\"a\":1}\r\n";
+        let headers = format!("POST / HTTP/1.1\r\nHost: x\r\n{first}{second}\r\n");
+        [headers, whole.to_owned(), SMUGGLED.to_owned()].concat().into_bytes()
+    };
+    let (length, chunked) = ("Content-Length: 12\r\n", "Transfer-Encoding: chunked\r\n");
+    let long_extension =
+        [b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7;", &[b'x'; 20_000][..]].concat();
+    let trailers = |count: usize| {
+        let trailers: String = (0..count).map(|n| format!("X-{n}: y\r\n")).collect();
+        format!("POST / HTTP/1.1\r\nHost: x\r\n{chunked}\r\n7\r\n{{\"a\":1}}\r\n0\r\n{trailers}\r\n").into_bytes()
+    };
+    http1(&[
+        ("a length", post!("Content-Length: 7\r\n", "{\"a\":1}"), 202, Open),
+        ("the same length twice", post!("Content-Length: 7\r\nContent-Length: 7\r\n", "{\"a\":1}"), 202, Open),
+        ("leading zeros", post!("Content-Length: 007\r\n", "{\"a\":1}"), 202, Open),
+        ("chunks", post!("Transfer-Encoding: chunked\r\n", "3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n"), 202, Open),
+        ("in any case", post!("Transfer-Encoding: CHUNKED\r\n", "0007\r\n{\"a\":1}\r\n0\r\n\r\n"), 202, Open),
+        ("extensions", post!("Transfer-Encoding: chunked\r\n", "7;a=b;c=\"d\"\r\n{\"a\":1}\r\n0;e\r\n\r\n"), 202, Open),
+        ("trailers", &trailers(3), 202, Open),
+        // The length is not what counts, and whoever may have gone by it is told by the end of the connection (6.1).
+        ("a length and chunks", &both(length, chunked), 202, Closed),
+        ("chunks and a length", &both(chunked, length), 202, Closed),
+        (
+            "HTTP/1.0 and chunks",
+            b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n{\"a\":1}\r\n0\r\n\r\n",
+            400,
+            Closed,
+        ),
+        ("two lengths", post!("Content-Length: 7\r\nContent-Length: 8\r\n", "{\"a\":1}"), 400, Closed),
+        ("lengths in a list", post!("Content-Length: 7, 7\r\n", "{\"a\":1}"), 400, Closed),
+        ("+7", post!("Content-Length: +7\r\n", "{\"a\":1}"), 400, Closed),
+        ("-7", post!("Content-Length: -7\r\n", "{\"a\":1}"), 400, Closed),
+        ("0x7", post!("Content-Length: 0x7\r\n", "{\"a\":1}"), 400, Closed),
+        ("7 7", post!("Content-Length: 7 7\r\n", "{\"a\":1}"), 400, Closed),
+        ("no digits", post!("Content-Length: \r\n", "{\"a\":1}"), 400, Closed),
+        ("more than 64 bits", post!("Content-Length: 18446744073709551623\r\n", "{\"a\":1}"), 400, Closed),
+        ("identity", post!("Transfer-Encoding: identity\r\n", "{\"a\":1}"), 400, Closed),
+        (
+            "chunked, identity",
+            post!("Transfer-Encoding: chunked, identity\r\n", "7\r\n{\"a\":1}\r\n0\r\n\r\n"),
+            400,
+            Closed,
+        ),
+        ("xchunked", post!("Transfer-Encoding: xchunked\r\n", "7\r\n{\"a\":1}\r\n0\r\n\r\n"), 400, Closed),
+        ("gzip, chunked", post!("Transfer-Encoding: gzip, chunked\r\n", "7\r\n{\"a\":1}\r\n0\r\n\r\n"), 501, Closed),
+        (
+            "chunked twice",
+            post!("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "7\r\n{\"a\":1}\r\n0\r\n\r\n"),
+            501,
+            Closed,
+        ),
+        ("a size of no digits", post!("Transfer-Encoding: chunked\r\n", "\r\n{\"a\":1}\r\n0\r\n\r\n"), 400, Closed),
+        ("a size with a sign", post!("Transfer-Encoding: chunked\r\n", "+7\r\n{\"a\":1}\r\n0\r\n\r\n"), 400, Closed),
+        ("0x7 as a size", post!("Transfer-Encoding: chunked\r\n", "0x7\r\n{\"a\":1}\r\n0\r\n\r\n"), 400, Closed),
+        (
+            "a size over 64 bits",
+            post!("Transfer-Encoding: chunked\r\n", "10000000000000007\r\n{\"a\":1}\r\n0\r\n\r\n"),
+            400,
+            Closed,
+        ),
+        (
+            "a size's line that ends in LF",
+            post!("Transfer-Encoding: chunked\r\n", "7\n{\"a\":1}\r\n0\r\n\r\n"),
+            400,
+            Closed,
+        ),
+        (
+            "an extension's that does",
+            post!("Transfer-Encoding: chunked\r\n", "7;a\n{\"a\":1}\r\n0\r\n\r\n"),
+            400,
+            Closed,
+        ),
+        (
+            "a chunk longer than its size",
+            post!("Transfer-Encoding: chunked\r\n", "6\r\n{\"a\":1}\r\n0\r\n\r\n"),
+            400,
+            Closed,
+        ),
+        ("a long extension", &long_extension, 400, Closed),
+        ("a hundred trailers and one", &trailers(101), 400, Closed),
+    ])
+    .await;
+}
+
+/// An HTTP/2 connection of which every frame is the test's.
+struct Http2 {
+    connection: Connection,
+    input: Vec<u8>,
+}
+
+impl Http2 {
+    async fn open(server: &Server) -> Self {
+        let mut connection = server.connect().await;
+        connection.write(&frames::opening(&[])).await;
+        Self { connection, input: Vec::new() }
+    }
+
+    async fn frame(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = Frame::take(&mut self.input) {
+                return Some(frame);
+            }
+            let read =
+                timeout(PATIENCE, self.connection.0.read_buf(&mut self.input)).await.expect("a frame or the end");
+            if !matches!(read, Ok(1..)) {
+                return None;
+            }
+        }
+    }
+
+    /// The first frame that ends a stream or the connection; nothing if it is ended without one.
+    async fn end(&mut self) -> Option<Frame> {
+        while let Some(frame) = self.frame().await {
+            let ends = frame.flags & END_STREAM != 0 && matches!(frame.kind, kind::DATA | kind::HEADERS);
+            // A GOAWAY without an error only says that it will end.
+            if ends || frame.kind == kind::RST_STREAM || frame.kind == kind::GOAWAY && frame.error_code() != Some(0) {
+                return Some(frame);
+            }
+        }
+        None
+    }
+}
+
+const PROTOCOL_ERROR: u32 = 1;
+const FLOW_CONTROL_ERROR: u32 = 3;
+const STREAM_CLOSED: u32 = 5;
+const FRAME_SIZE_ERROR: u32 = 6;
+const COMPRESSION_ERROR: u32 = 9;
+
+/// What has to come of some frames. h2 has PROTOCOL_ERROR for some errors that have a code of their own: the connection is
+/// ended all the same, which is what counts.
+#[derive(Clone, Copy)]
+enum Must {
+    /// The request on stream 1 is answered.
+    Answer,
+    /// The stream, or as 5.4.2 allows the connection, is ended with one of these errors.
+    EndStream(&'static [u32]),
+    /// The connection is ended with one of these errors.
+    EndConnection(&'static [u32]),
+}
+use Must::{Answer, EndConnection, EndStream};
+
+#[tokio::test]
+async fn frames_of_http_2_are_taken_or_refused_by_the_book() {
+    let get = || frames::headers(1, END_STREAM, GET);
+    let opened = || frames::headers(1, 0, POST);
+    let with = |fields: &[&[u8]]| [GET, &fields.concat()].concat();
+    let request = |block: &[u8]| frames::headers(1, END_STREAM, block);
+    let field = frames::field;
+    let settings = |pairs: &[(u16, u32)]| [frames::settings(pairs), get()].concat();
+    let any = frames::frame;
+    let padded = [&[3][..], GET, &[0, 0, 0]].concat();
+    let prioritised = [&[0, 0, 0, 0, 15][..], GET].concat();
+    let on_itself = [&[0, 0, 0, 1, 15][..], GET].concat();
+    let (begun, rest) = GET.split_at(2);
+    let cases: Vec<(&str, Vec<u8>, Must)> = vec![
+        ("a request", get(), Answer),
+        ("padding", any(kind::HEADERS, END_STREAM | END_HEADERS | PADDED, 1, &padded), Answer),
+        ("a priority", any(kind::HEADERS, END_STREAM | END_HEADERS | 0x20, 1, &prioritised), Answer),
+        ("an unknown frame type is passed over (4.1)", [any(0x99, 0xff, 7, b"?"), get()].concat(), Answer),
+        ("unknown flags are (4.1)", any(kind::HEADERS, END_STREAM | END_HEADERS | 0x50, 1, GET), Answer),
+        ("an unknown setting is (6.5.2)", settings(&[(0x99, 1)]), Answer),
+        ("the reserved bit is (4.1)", any(kind::HEADERS, END_STREAM | END_HEADERS, 0x8000_0001, GET), Answer),
+        (
+            "a header block in pieces",
+            [any(kind::HEADERS, END_STREAM, 1, begun), any(kind::CONTINUATION, END_HEADERS, 1, rest)].concat(),
+            Answer,
+        ),
+        (
+            "priorities of streams that are none",
+            [any(kind::PRIORITY, 0, 99, &[0, 0, 0, 0, 15]), get()].concat(),
+            Answer,
+        ),
+        ("a window at its most", [frames::window_update(0, 0x7fff_ffff - 65_535), get()].concat(), Answer),
+        // 4.2, 6.x: sizes.
+        (
+            "a frame over 16 KiB",
+            any(kind::HEADERS, END_STREAM | END_HEADERS, 1, &[0x84; 16_385]),
+            EndConnection(&[FRAME_SIZE_ERROR]),
+        ),
+        ("a ping of 7 bytes", any(kind::PING, 0, 0, &[0; 7]), EndConnection(&[FRAME_SIZE_ERROR, PROTOCOL_ERROR])),
+        ("settings of 7 bytes", any(kind::SETTINGS, 0, 0, &[0; 7]), EndConnection(&[FRAME_SIZE_ERROR, PROTOCOL_ERROR])),
+        (
+            "settings acknowledged with a payload",
+            any(kind::SETTINGS, ACK, 0, &[0; 6]),
+            EndConnection(&[FRAME_SIZE_ERROR, PROTOCOL_ERROR]),
+        ),
+        (
+            "a window update of 3 bytes",
+            any(kind::WINDOW_UPDATE, 0, 0, &[0; 3]),
+            EndConnection(&[FRAME_SIZE_ERROR, PROTOCOL_ERROR]),
+        ),
+        (
+            "a reset of 3 bytes",
+            [opened(), any(kind::RST_STREAM, 0, 1, &[0; 3])].concat(),
+            EndConnection(&[FRAME_SIZE_ERROR, PROTOCOL_ERROR]),
+        ),
+        // 5.1: states.
+        ("data on a stream that is idle", any(kind::DATA, 0, 1, b"{}"), EndConnection(&[PROTOCOL_ERROR])),
+        ("a reset of one", frames::cancel(1), EndConnection(&[PROTOCOL_ERROR])),
+        ("a window for one", frames::window_update(1, 1), EndConnection(&[PROTOCOL_ERROR])),
+        ("CONTINUATION of nothing", any(kind::CONTINUATION, END_HEADERS, 1, GET), EndConnection(&[PROTOCOL_ERROR])),
+        (
+            "data after the end",
+            [opened(), any(kind::DATA, END_STREAM, 1, b"{"), any(kind::DATA, 0, 1, b"}")].concat(),
+            EndStream(&[STREAM_CLOSED, PROTOCOL_ERROR]),
+        ),
+        ("an even stream (5.1.1)", frames::headers(2, END_STREAM, GET), EndConnection(&[PROTOCOL_ERROR])),
+        ("stream 0", frames::headers(0, END_STREAM, GET), EndConnection(&[PROTOCOL_ERROR])),
+        (
+            "a stream below the last (5.1.1)",
+            [frames::headers(5, 0, POST), frames::headers(3, END_STREAM, GET)].concat(),
+            EndConnection(&[PROTOCOL_ERROR, STREAM_CLOSED]),
+        ),
+        (
+            "a stream that depends on itself",
+            any(kind::HEADERS, END_STREAM | END_HEADERS | 0x20, 1, &on_itself),
+            EndStream(&[PROTOCOL_ERROR]),
+        ),
+        // 6: frames where they may not be.
+        ("data on stream 0", any(kind::DATA, 0, 0, b"{}"), EndConnection(&[PROTOCOL_ERROR])),
+        ("a ping on a stream", any(kind::PING, 0, 1, &[0; 8]), EndConnection(&[PROTOCOL_ERROR])),
+        ("settings on a stream", any(kind::SETTINGS, 0, 1, &[]), EndConnection(&[PROTOCOL_ERROR])),
+        ("going away on a stream", any(kind::GOAWAY, 0, 1, &[0; 8]), EndConnection(&[PROTOCOL_ERROR])),
+        (
+            "a push from a client",
+            [opened(), any(kind::PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2])].concat(),
+            EndConnection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "another frame within a header block",
+            [any(kind::HEADERS, END_STREAM, 1, begun), any(kind::PING, 0, 0, &[0; 8])].concat(),
+            EndConnection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "another stream's within one",
+            [any(kind::HEADERS, END_STREAM, 1, begun), any(kind::CONTINUATION, END_HEADERS, 3, rest)].concat(),
+            EndConnection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "padding as long as the frame",
+            [opened(), any(kind::DATA, PADDED, 1, &[2, 0])].concat(),
+            EndConnection(&[PROTOCOL_ERROR]),
+        ),
+        ("settings: push of 2", settings(&[(2, 2)]), EndConnection(&[PROTOCOL_ERROR])),
+        (
+            "settings: a window of 2^31",
+            settings(&[(INITIAL_WINDOW_SIZE, 1 << 31)]),
+            EndConnection(&[FLOW_CONTROL_ERROR, PROTOCOL_ERROR]),
+        ),
+        ("settings: frames below 16 KiB", settings(&[(MAX_FRAME_SIZE, 16_383)]), EndConnection(&[PROTOCOL_ERROR])),
+        ("settings: frames over 16 MiB", settings(&[(MAX_FRAME_SIZE, 1 << 24)]), EndConnection(&[PROTOCOL_ERROR])),
+        ("a window that grows by nothing", frames::window_update(0, 0), EndConnection(&[PROTOCOL_ERROR])),
+        ("a stream's that does", [opened(), frames::window_update(1, 0)].concat(), EndStream(&[PROTOCOL_ERROR])),
+        ("a window over its most", frames::window_update(0, 0x7fff_ffff), EndConnection(&[FLOW_CONTROL_ERROR])),
+        (
+            "a stream's over its most",
+            [opened(), frames::window_update(1, 0x7fff_ffff)].concat(),
+            EndStream(&[FLOW_CONTROL_ERROR]),
+        ),
+        (
+            "a header block that is no HPACK",
+            request(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+            EndConnection(&[COMPRESSION_ERROR, PROTOCOL_ERROR]),
+        ),
+        ("an index that is in no table", request(&[0xfe]), EndConnection(&[COMPRESSION_ERROR, PROTOCOL_ERROR])),
+        // 8: requests.
+        ("a name in upper case", request(&with(&[&field(b"X-A", b"b")])), EndStream(&[PROTOCOL_ERROR])),
+        ("an unknown pseudo-header", request(&with(&[&field(b":x", b"y")])), EndStream(&[PROTOCOL_ERROR])),
+        ("an answer's pseudo-header", request(&with(&[&field(b":status", b"200")])), EndStream(&[PROTOCOL_ERROR])),
+        (
+            "a pseudo-header behind a header",
+            request(&[&[0x83, 0x86][..], &field(b"x", b"y"), &[0x84]].concat()),
+            EndStream(&[PROTOCOL_ERROR]),
+        ),
+        ("one given twice", request(&with(&[&[0x84]])), EndStream(&[PROTOCOL_ERROR])),
+        ("no method", request(&[0x86, 0x84]), EndStream(&[PROTOCOL_ERROR])),
+        ("no scheme", request(&[0x82, 0x84]), EndStream(&[PROTOCOL_ERROR])),
+        // h2 lets it through, and nothing is there: 404.
+        ("no path", request(&[0x82, 0x86]), Answer),
+        ("an empty path", request(&[&[0x82, 0x86][..], &field(b":path", b"")].concat()), EndStream(&[PROTOCOL_ERROR])),
+        ("Connection (8.2.2)", request(&with(&[&field(b"connection", b"close")])), EndStream(&[PROTOCOL_ERROR])),
+        (
+            "Transfer-Encoding (8.2.2)",
+            request(&with(&[&field(b"transfer-encoding", b"chunked")])),
+            EndStream(&[PROTOCOL_ERROR]),
+        ),
+        ("TE other than trailers (8.2.2)", request(&with(&[&field(b"te", b"gzip")])), EndStream(&[PROTOCOL_ERROR])),
+        ("NUL in a value", request(&with(&[&field(b"x", b"a\0b")])), EndStream(&[PROTOCOL_ERROR])),
+        ("a line break in a value", request(&with(&[&field(b"x", b"a\r\nb")])), EndStream(&[PROTOCOL_ERROR])),
+        (
+            "more data than its content-length (8.1.1)",
+            [
+                frames::headers(1, 0, &[POST, &field(b"content-length", b"1")].concat()),
+                any(kind::DATA, END_STREAM, 1, b"{}"),
+            ]
+            .concat(),
+            EndStream(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "less than that",
+            [
+                frames::headers(1, 0, &[POST, &field(b"content-length", b"9")].concat()),
+                any(kind::DATA, END_STREAM, 1, b"{}"),
+            ]
+            .concat(),
+            EndStream(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "trailers that do not end the stream (8.1)",
+            [opened(), any(kind::DATA, 0, 1, b"{"), frames::headers(1, 0, &field(b"x", b"y"))].concat(),
+            EndStream(&[PROTOCOL_ERROR]),
+        ),
+    ];
+    let server = Server::start(&[]).await;
+    let mut wrong = Vec::new();
+    for (what, bytes, must) in cases {
+        let mut http2 = Http2::open(&server).await;
+        http2.connection.write(&bytes).await;
+        let end = http2.end().await;
+        let code = end.as_ref().and_then(Frame::error_code);
+        let came = end.as_ref().map(|frame| frame.kind);
+        let good = match must {
+            Answer => matches!(came, Some(kind::DATA | kind::HEADERS)),
+            EndStream(codes) => code.is_some_and(|code| codes.contains(&code)),
+            EndConnection(codes) => came == Some(kind::GOAWAY) && code.is_some_and(|code| codes.contains(&code)),
+        };
+        if !good {
+            wrong.push(format!("{what}: {end:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn pings_and_settings_are_acknowledged() {
+    let server = Server::start(&[]).await;
+    let mut http2 = Http2::open(&server).await;
+    http2.connection.write(&frames::frame(kind::PING, 0, 0, b"12345678")).await;
+    let (mut settings, mut acknowledged, mut pong) = (false, false, false);
+    while !(settings && acknowledged && pong) {
+        let frame = http2.frame().await.expect("a frame");
+        match (frame.kind, frame.flags & ACK != 0) {
+            (kind::SETTINGS, is_ack) => {
+                settings |= !is_ack;
+                acknowledged |= is_ack;
+            }
+            (kind::PING, true) => {
+                assert_eq!(frame.payload, b"12345678");
+                pong = true;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_preface_that_is_none_ends_the_connection() {
+    let server = Server::start(&[]).await;
+    let mut connection = server.connect().await;
+    connection.write(&[&PREFACE[..PREFACE.len() - 1], b"X"].concat()).await;
+    connection.write(&frames::headers(1, END_STREAM, GET)).await;
+    let mut http2 = Http2 { connection, input: Vec::new() };
+    // Whatever it takes this for, it does not serve it.
+    if let Some(answer) = http2.connection.answer().await {
+        assert_eq!(answer.status, 400);
+    }
+}
