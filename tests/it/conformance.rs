@@ -45,8 +45,8 @@ fn lines(count: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn heads_of_http_1_are_taken_or_refused_by_the_book() {
-    let long_target = [b"GET /", &[b'x'; 70_000][..], b" HTTP/1.1\r\nHost: x\r\n\r\n"].concat();
-    let long_header = [b"GET / HTTP/1.1\r\nHost: x\r\nX: ", &[b'x'; 70_000][..], b"\r\n\r\n"].concat();
+    let long_target = [b"GET /", &b"x".repeat(70_000)[..], b" HTTP/1.1\r\nHost: x\r\n\r\n"].concat();
+    let long_header = [b"GET / HTTP/1.1\r\nHost: x\r\nX: ", &b"x".repeat(70_000)[..], b"\r\n\r\n"].concat();
     let (most, more) = (lines(100), lines(101));
     http1(&[
         ("origin form", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 200, Open),
@@ -136,7 +136,7 @@ async fn a_body_s_end_is_where_everybody_sees_it_or_the_request_is_refused() {
     };
     let (length, chunked) = ("Content-Length: 12\r\n", "Transfer-Encoding: chunked\r\n");
     let long_extension =
-        [b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7;", &[b'x'; 20_000][..]].concat();
+        [b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7;", &b"x".repeat(20_000)[..]].concat();
     let trailers = |count: usize| {
         let trailers: String = (0..count).map(|n| format!("X-{n}: y\r\n")).collect();
         format!("POST / HTTP/1.1\r\nHost: x\r\n{chunked}\r\n7\r\n{{\"a\":1}}\r\n0\r\n{trailers}\r\n").into_bytes()
