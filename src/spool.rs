@@ -14,7 +14,6 @@ mod ended;
 mod folders;
 mod loaded;
 mod open;
-mod shrinkage;
 mod space;
 mod status;
 
@@ -31,7 +30,6 @@ pub use folders::Adopted;
 use folders::{Folder, Folders};
 use open::Appending;
 pub use open::OpenSegment;
-use shrinkage::Shrinkage;
 use space::Charge;
 pub use space::Space;
 pub use status::{SegmentStatus, Segments, State};
@@ -69,7 +67,6 @@ pub struct Spool {
     segments: Arc<Segments>,
     /// One for all: it takes memory and a processor.
     repacker: Arc<AsyncMutex<Repacker>>,
-    shrinkage: Shrinkage,
     place: Place,
 }
 
@@ -110,12 +107,7 @@ enum Source {
 impl Spool {
     /// A spool in memory.
     pub fn in_memory(compression: Compression) -> Self {
-        Self::new(compression, Place::Memory)
-    }
-
-    fn new(compression: Compression, place: Place) -> Self {
-        let (segments, repacker, shrinkage) = (Arc::default(), Arc::default(), Shrinkage::default());
-        Self { compression, segments, repacker, shrinkage, place }
+        Self { compression, segments: Arc::default(), repacker: Arc::default(), place: Place::Memory }
     }
 
     /// Whether there is work in the folder, of this process's format.
@@ -136,7 +128,8 @@ impl Spool {
         let (folders, left) = Folders::open(&settings.dir, Arc::clone(&disk), &space)?;
         let buffers = Arc::new(Buffers::new(objects.max_bytes));
         let place = Place::Disk(DiskSpool { disk, folders, space, buffers, left: Mutex::default() });
-        let spool = Self::new(objects.compression, place);
+        let spool =
+            Self { compression: objects.compression, segments: Arc::default(), repacker: Arc::default(), place };
         let mut left: Vec<_> = left.into_iter().map(|segment| spool.take_over(segment)).collect();
         left.extend(spool.adopt()?);
         Ok((spool, left))
@@ -185,14 +178,14 @@ impl Spool {
     pub fn open(&self, now: SystemTime, expected_bytes: usize) -> Result<OpenSegment, SpoolError> {
         let id = SegmentId::new(now);
         match &self.place {
-            Place::Memory => Ok(OpenSegment::in_memory(self.add(id), self.shrinkage.now(), expected_bytes)),
+            Place::Memory => Ok(OpenSegment::in_memory(self.add(id), expected_bytes)),
             Place::Disk(spool) => {
                 let folder = spool.folders.own();
                 let path = folder.segment(id, self.compression);
                 let charge = spool.space.charge(file::FILE_HEADER_LEN).ok_or(SpoolError::Full)?;
                 let file = spool.disk.create(&path).map_err(naming(&path))?;
                 let appending = Appending::new(Arc::clone(&spool.disk), file, path, Arc::clone(folder), charge, id);
-                Ok(OpenSegment::on_disk(self.add(id), self.shrinkage.now(), appending))
+                Ok(OpenSegment::on_disk(self.add(id), appending))
             }
         }
     }
@@ -252,10 +245,8 @@ impl Spool {
                     segment.status.committed(salvage.places);
                 }
                 let len = bytes.len();
-                let sizes = FrameSizes::of(compression, &bytes, &frames);
-                if sizes.are_small() {
+                if FrameSizes::of(compression, &bytes, &frames).are_small() {
                     bytes = self.repack(compression, frames, || bytes).await?;
-                    self.shrinkage.saw(sizes, len, bytes.len());
                 }
                 let saved = len - bytes.len();
                 Ok(Loaded { body: Bytes::from(bytes), salvage, saved, room, is_gone: false })
@@ -264,11 +255,9 @@ impl Spool {
                 let (places, jobs, payloads) = (*jobs, u64::from(*jobs), u64::from(*payloads));
                 let salvage = Salvage { places, jobs, payloads, ..Salvage::default() };
                 let len = body.len();
-                let sizes = FrameSizes::of(compression, body, frames);
-                if sizes.are_small() {
+                if FrameSizes::of(compression, body, frames).are_small() {
                     let (frames, packed) = (std::mem::take(frames), body.clone());
                     *body = Bytes::from(self.repack(compression, frames, || Vec::from(packed)).await?);
-                    self.shrinkage.saw(sizes, len, body.len());
                 }
                 Ok(Loaded { body: body.clone(), salvage, saved: len - body.len(), room: None, is_gone: false })
             }

@@ -46,11 +46,6 @@ impl FrameSizes {
         self.lines = self.lines.saturating_add(lines(compression, frame).unwrap_or(usize::MAX));
     }
 
-    /// Whether the lines make a whole frame at least.
-    pub fn fill_a_frame(self) -> bool {
-        self.lines >= FRAME_MAX_BYTES
-    }
-
     /// Whether [`Repacker::repack`] is worth its while.
     pub fn are_small(self) -> bool {
         self.frames > 1 && self.lines / self.frames < SMALL_FRAME_BYTES

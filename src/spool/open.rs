@@ -12,8 +12,8 @@ use super::space::Charge;
 use super::status::SegmentStatus;
 use super::{SealedSegment, Source, SpoolError};
 use crate::disk::{Disk, DiskFile, naming};
+use crate::segment::SegmentId;
 use crate::segment::file::{FRAME_HEADER_LEN, FrameCounts, file_header, frame_header};
-use crate::segment::{FrameSizes, SegmentId};
 
 /// Room in memory that a new segment is given at once, so that a full one has not been copied as it grew. Untouched pages
 /// cost nothing.
@@ -26,9 +26,6 @@ pub struct OpenSegment {
     opened: Instant,
     jobs: u32,
     payloads: u32,
-    sizes: FrameSizes,
-    /// What becomes of a byte of small frames when they are packed anew.
-    shrinkage: f64,
     body: Body,
 }
 
@@ -60,19 +57,18 @@ pub(super) struct Appending {
 }
 
 impl OpenSegment {
-    pub(super) fn in_memory(status: Arc<SegmentStatus>, shrinkage: f64, expected_bytes: usize) -> Self {
+    pub(super) fn in_memory(status: Arc<SegmentStatus>, expected_bytes: usize) -> Self {
         // The frame that fills a segment goes some way over.
         let capacity = expected_bytes.saturating_add(expected_bytes / 8).min(INITIAL_CAPACITY_MAX);
-        Self::new(status, shrinkage, Body::Memory { bytes: Vec::with_capacity(capacity), frames: Vec::new() })
+        Self::new(status, Body::Memory { bytes: Vec::with_capacity(capacity), frames: Vec::new() })
     }
 
-    pub(super) fn on_disk(status: Arc<SegmentStatus>, shrinkage: f64, appending: Appending) -> Self {
-        Self::new(status, shrinkage, Body::File(appending))
+    pub(super) fn on_disk(status: Arc<SegmentStatus>, appending: Appending) -> Self {
+        Self::new(status, Body::File(appending))
     }
 
-    fn new(status: Arc<SegmentStatus>, shrinkage: f64, body: Body) -> Self {
-        let sizes = FrameSizes::default();
-        Self { status, opened: Instant::now(), jobs: 0, payloads: 0, sizes, shrinkage, body }
+    fn new(status: Arc<SegmentStatus>, body: Body) -> Self {
+        Self { status, opened: Instant::now(), jobs: 0, payloads: 0, body }
     }
 
     /// Names the segment.
@@ -99,29 +95,26 @@ impl OpenSegment {
     ) -> Result<u32, SpoolError> {
         let first_job = self.jobs;
         let counts = FrameCounts { first_job, jobs, first_payload: self.payloads, payloads };
-        let frame = match &mut self.body {
+        match &mut self.body {
             Body::Memory { bytes, frames } => {
                 let start = bytes.len();
                 pack(bytes)?;
                 frames.push(bytes.len() - start);
-                bytes.get(start..).unwrap_or_default()
             }
             Body::File(file) => file.commit(counts, pack)?,
-        };
-        self.sizes.add(self.status.compression(), frame);
+        }
         self.jobs = self.jobs.saturating_add(jobs);
         self.payloads = self.payloads.saturating_add(payloads);
         self.status.committed(self.jobs);
         Ok(first_job)
     }
 
-    /// Bytes as they will be stored; about, if its frames are small and will be packed anew.
+    /// Bytes as they will be stored.
     pub fn len(&self) -> usize {
-        let len = match &self.body {
+        match &self.body {
             Body::Memory { bytes, .. } => bytes.len(),
             Body::File(file) => file.data_len,
-        };
-        if self.sizes.are_small() { (len as f64 * self.shrinkage) as usize } else { len }
+        }
     }
 
     /// Whether nothing was committed yet.
@@ -160,12 +153,11 @@ impl Appending {
         Self { disk, file, path, folder, charge, id, buffer: Vec::new(), len: 0, data_len: 0 }
     }
 
-    /// Appends the frame and makes it durable; its data.
     fn commit(
         &mut self,
         counts: FrameCounts,
         pack: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
-    ) -> Result<&[u8], SpoolError> {
+    ) -> Result<(), SpoolError> {
         self.buffer.clear();
         if self.len == 0 {
             self.buffer.extend_from_slice(&file_header(self.id));
@@ -188,7 +180,7 @@ impl Appending {
             return Err(naming(&self.path)(error).into());
         }
         (self.len, self.data_len) = (len, data_len);
-        Ok(self.buffer.get(data_at..).unwrap_or_default())
+        Ok(())
     }
 
     /// Appends the buffer and makes it durable, and with the first of them the file's name.

@@ -107,26 +107,3 @@ async fn an_object_that_an_older_build_has_stored_is_there_whatever_its_bytes() 
     assert_eq!(std::fs::read(root.path().join("telemetry").join(&key)).unwrap(), old, "it is not put over");
     assert_eq!(lines(&root.path().join("telemetry")), all);
 }
-
-#[tokio::test]
-async fn objects_are_of_the_size_that_was_asked_for_though_their_frames_are_joined() {
-    const ASKED: u64 = 128 << 10;
-    let folder = tempfile::tempdir().unwrap();
-    let place = Place::new(folder.path(), &[("OBJECT_MAX_BYTES", "128KiB"), ("OBJECT_MAX_AGE", "1h")]);
-    let server = place.start(RealDisk).unwrap();
-    let mut sizes = Vec::new();
-    // The third is the first to be opened after one was stored.
-    while sizes.len() < 3 {
-        let words = (0..1000).map(|_| ["probe", "north", "nominal", "trace"][fastrand::usize(..4)]);
-        let payload = format!("{{\"note\":\"{}\"}}", words.collect::<Vec<_>>().join(" ") + &"device-site-".repeat(200));
-        assert_eq!(server.post(&payload).await.status, 202);
-        until("the upload", async || place.segments().len() <= 1).await;
-        let stored: Vec<_> = objects(&place.store()).iter().map(|path| path.metadata().unwrap().len()).collect();
-        if stored.len() > sizes.len() {
-            sizes = stored;
-        }
-    }
-    server.stop().await;
-    let off = |size: u64| size.abs_diff(ASKED) as f64 / ASKED as f64;
-    assert!(off(sizes[0]) > off(sizes[2]) && off(sizes[2]) < 0.1, "{sizes:?}");
-}
