@@ -211,10 +211,11 @@ proptest! {
         body.extend_from_slice(&bytes);
         body.push(b']');
         let accepted = decode(&body, Form::Json, &BARE).is_ok();
-        // `Value` refuses what overflows an f64; the grammar does not.
         let is_json = match serde_json::from_slice::<Vec<serde_json::Map<String, Value>>>(&body) {
             Ok(objects) => !objects.is_empty(),
-            Err(error) => error.to_string().contains("number out of range"),
+            // `Value` refuses what overflows an f64, the grammar does not; and it stops there, so the rest is anyone's guess.
+            Err(error) if error.to_string().contains("number out of range") => return Ok(()),
+            Err(_) => false,
         };
         prop_assert_eq!(accepted, is_json, "{:?}", String::from_utf8_lossy(&body));
     }
