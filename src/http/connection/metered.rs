@@ -12,8 +12,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// Bytes that are read before other connections have their turn: a thousand of the smallest frames, some 0.1 ms.
-const TURN_BYTES: usize = 16 * 1024;
+/// Bytes of HTTP/2 that are read before other connections have their turn: a thousand of the smallest frames, some 0.1 ms.
+const H2_TURN_BYTES: usize = 16 * 1024;
+/// The same of HTTP/1, whose requests cost far more than their bytes. hyper closes a connection whose refused body it cannot
+/// read away at once, so a turn is to be longer than the usual body.
+const H1_TURN_BYTES: usize = 256 * 1024;
 
 /// What an HTTP/2 connection begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -146,7 +149,8 @@ impl Frames {
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Metered<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.read >= TURN_BYTES {
+        let turn = if matches!(self.frames.state, State::Http1) { H1_TURN_BYTES } else { H2_TURN_BYTES };
+        if self.read >= turn {
             self.read = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -261,7 +265,7 @@ mod tests {
     async fn a_sender_that_always_has_more_leaves_turns_to_others() {
         let endless = tokio::io::repeat(b'x');
         let mut metered = Metered::new(endless);
-        let mut buffer = vec![0; TURN_BYTES];
+        let mut buffer = vec![0; H1_TURN_BYTES];
         let mut read = || {
             let mut buffer = ReadBuf::new(&mut buffer);
             let mut cx = Context::from_waker(std::task::Waker::noop());
