@@ -182,7 +182,7 @@ impl Service<Request<Incoming>> for Public {
                     problem.outcome()
                 }
                 // What is posted is a batch.
-                None if is_post => Outcome::Accepted,
+                None if is_post && response.status().is_success() => Outcome::Accepted,
                 None => Outcome::Other,
             };
             response.headers_mut().insert(X_REQUEST_ID, id.into());
