@@ -63,7 +63,7 @@ impl Dispatcher {
     /// When the codec cannot be set up.
     pub fn new(queue: JobReceiver, limits: ObjectSettings, outlet: Outlet) -> io::Result<Self> {
         let encoder = FrameEncoder::new(limits.compression)?;
-        let pace = Pace::default();
+        let pace = Pace::new(queue.max_jobs());
         Ok(Self { queue, drained: Vec::new(), encoder, limits, outlet, pace, next_probe: Instant::now() })
     }
 
@@ -152,10 +152,17 @@ impl Dispatcher {
     }
 
     /// Lets jobs gather for the next commit, while that pays. Blocks.
-    fn rest(&self) {
-        let connections = usize::try_from(self.outlet.metrics.connections.get()).unwrap_or_default();
-        if let Some(crowd) = self.pace.crowd(connections) {
-            self.queue.gather(crowd, pace::REST);
+    fn rest(&mut self) {
+        let Some(crowd) = self.pace.crowd() else { return };
+        for _ in 0..pace::SLICES_MAX {
+            let (before, bytes) = self.queue.waiting();
+            // With a whole frame waiting there is nothing to gather for.
+            if bytes >= FRAME_MAX_BYTES || self.queue.gather(crowd, pace::SLICE) {
+                return;
+            }
+            if self.queue.waiting().0 <= before {
+                return self.pace.was_quiet();
+            }
         }
     }
 

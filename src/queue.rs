@@ -93,6 +93,7 @@ pub struct JobQueue {
 #[derive(Debug)]
 pub struct JobReceiver {
     drain_rate: Arc<DrainRate>,
+    depth: Depth,
     gathering: Arc<Gathering>,
     receiver: mpsc::Receiver<Job>,
 }
@@ -105,7 +106,8 @@ pub fn queue(max_jobs: usize, max_bytes: usize, ledger: Arc<Ledger>) -> (JobQueu
     let gathering = Arc::new(Gathering::default());
     let (rate, crowd) = (Arc::clone(&drain_rate), Arc::clone(&gathering));
     let queue = JobQueue { room, drain_rate, gathering, ledger, sender };
-    (queue, JobReceiver { drain_rate: rate, gathering: crowd, receiver })
+    let depth = queue.depth();
+    (queue, JobReceiver { drain_rate: rate, depth, gathering: crowd, receiver })
 }
 
 impl JobQueue {
@@ -211,9 +213,19 @@ impl JobReceiver {
         self.receiver.recv_many(jobs, most).await
     }
 
-    /// Blocks until `crowd` jobs wait, or `most` has passed.
-    pub fn gather(&self, crowd: usize, most: Duration) {
-        self.gathering.rest(crowd, most, || self.receiver.len());
+    /// Blocks until `crowd` jobs wait, or `most` has passed; says whether they do.
+    pub fn gather(&self, crowd: usize, most: Duration) -> bool {
+        self.gathering.slice(crowd, most, || self.waiting().0)
+    }
+
+    /// How many jobs wait, and how many bytes wait or are being read.
+    pub fn waiting(&self) -> (usize, usize) {
+        self.depth.now()
+    }
+
+    /// How many jobs the queue holds at most.
+    pub fn max_jobs(&self) -> usize {
+        self.receiver.max_capacity()
     }
 
     /// Tells the queue that `jobs` jobs were packed.
@@ -252,21 +264,21 @@ mod tests {
     #[test]
     fn a_consumer_at_rest_is_woken_by_the_one_who_completes_the_crowd() {
         let (queue, receiver) = queue(100, 1000, Arc::default());
-        // So long that the test would be seen to hang: nothing but the crowd ends the rest.
-        let most = Duration::from_secs(3600);
-        std::thread::scope(|scope| {
-            let rest = scope.spawn(|| receiver.gather(3, most));
-            for _ in 0..3 {
+        // Far longer than a push takes: what ends the rest in time is the crowd.
+        let most = Duration::from_secs(60);
+        let began = Instant::now();
+        let is_there = std::thread::scope(|scope| {
+            let rest = scope.spawn(|| receiver.gather(50, most));
+            for _ in 0..50 {
                 assert_eq!(push(&queue, 1), Ok(()));
-            }
-            // Between the consumer's count and its rest a wake-up may be missed; the next to come finds it at rest.
-            while !rest.is_finished() {
-                queue.gathering.joined(|| 3);
+                // So that the consumer is asleep for most of them.
                 std::thread::yield_now();
             }
+            rest.join().unwrap()
         });
-        receiver.gather(3, most);
-        receiver.gather(4, Duration::ZERO);
+        assert!(is_there);
+        assert!(began.elapsed() < most, "it slept on");
+        assert!(!receiver.gather(51, Duration::ZERO));
     }
 
     #[test]
