@@ -5,7 +5,7 @@
 //! before the next one until a crowd waits. A lone request never waits for company.
 //!
 //! Senders that wait for an answer before they send again are not to be rested for: they are all here, and nobody else
-//! comes. How many they are nobody says, so it is learnt: a rest that ends because nobody came any more halves the crowd,
+//! comes. How many they are nobody says, so it is learnt: a rest that ends because nobody came any more takes a quarter of the crowd away,
 //! and only after many that were completed in time is it let grow.
 
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ const QUEUE_SHARE: usize = 2;
 /// Jobs come fast when at least so many are expected during a rest.
 const COMPANY: f64 = 4.0;
 /// After so many commits that served a whole crowd, one more is waited for.
-const GROWTH: u32 = 32;
+const GROWTH: u32 = 16;
 
 /// The pace of commits.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Pace {
 
     /// A rest has ended because nobody came any more.
     pub(super) fn was_quiet(&mut self) {
-        self.crowd = (self.crowd / 2).max(1);
+        self.crowd = (self.crowd - self.crowd.div_ceil(4)).max(1);
         self.completed = 0;
     }
 }
@@ -112,14 +112,14 @@ mod tests {
                 pace.committed(senders, now);
             }
             // Some at first, and then one for every time that the crowd has grown.
-            assert!((1..=5 + 1000 / GROWTH).contains(&quiet), "{quiet} rests were in vain for {senders}");
+            assert!((1..=10 + 1000 / GROWTH).contains(&quiet), "{quiet} rests were in vain for {senders}");
         }
     }
 
     #[test]
     fn a_crowd_that_was_quiet_grows_again() {
         let mut pace = pace(8, 16_667.0, MANY);
-        for _ in 0..10 {
+        for _ in 0..CROWD_MAX {
             pace.was_quiet();
         }
         assert_eq!(pace.crowd(), None);
