@@ -1,10 +1,13 @@
 //! Whatever a sender sends: a body that is accepted comes out as lines that any JSON reader reads, each payload byte for
-//! byte; and no compressed body comes to more than it may.
+//! byte; and no compressed body comes to more than it may, or is taken when it is cut short or goes on behind its end.
 
 #![no_main]
 
+use std::io::Write;
 use std::time::UNIX_EPOCH;
 
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use libfuzzer_sys::fuzz_target;
 use millpond::decode::{Batch, Form, Lines, MAX_DEPTH, Meta, NoRoom, Record};
 use millpond::inflate::{Encoding, InflateError, inflate};
@@ -19,6 +22,8 @@ fuzz_target!(|input: &[u8]| {
         [None, Some(Encoding::Gzip), Some(Encoding::Deflate), Some(Encoding::Zstd)][usize::from(mode >> 1 & 3)];
     match encoding {
         None => decoded(body, form),
+        // The fuzzer writes no compressed text by itself, so it is compressed for it.
+        Some(encoding) if mode & 8 != 0 => compressed(encoding, mode & 16 != 0, body, form),
         Some(encoding) => match inflate(encoding, body, DECODED_MAX_BYTES) {
             Ok(inflated) => {
                 assert!(inflated.len() <= DECODED_MAX_BYTES);
@@ -30,6 +35,29 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
+fn compressed(encoding: Encoding, is_bare: bool, body: &[u8], form: Form) {
+    let sent = match encoding {
+        Encoding::Gzip => written(GzEncoder::new(Vec::new(), Compression::fast()), body, GzEncoder::finish),
+        Encoding::Deflate if is_bare => {
+            written(DeflateEncoder::new(Vec::new(), Compression::fast()), body, DeflateEncoder::finish)
+        }
+        Encoding::Deflate => written(ZlibEncoder::new(Vec::new(), Compression::fast()), body, ZlibEncoder::finish),
+        Encoding::Zstd => zstd::encode_all(body, 1).expect("a vector takes it"),
+    };
+    match inflate(encoding, &sent, DECODED_MAX_BYTES) {
+        Ok(inflated) => assert_eq!(inflated, body),
+        Err(error) => panic!("what was compressed is refused: {error}"),
+    }
+    let (_, short) = sent.split_last().expect("no format is empty");
+    inflate(encoding, short, DECODED_MAX_BYTES).expect_err("cut short");
+    inflate(encoding, &[&sent[..], b"x"].concat(), DECODED_MAX_BYTES).expect_err("more behind the end");
+    decoded(body, form);
+}
+
+fn written<W: Write>(mut encoder: W, body: &[u8], finish: impl Fn(W) -> std::io::Result<Vec<u8>>) -> Vec<u8> {
+    encoder.write_all(body).and_then(|()| finish(encoder)).expect("a vector takes it")
+}
+
 fn decoded(body: &[u8], form: Form) {
     let batch = match Batch::read(body, form) {
         Ok(batch) => batch,
@@ -38,6 +66,10 @@ fn decoded(body: &[u8], form: Form) {
             return;
         }
     };
+    if let Some(token) = batch.token {
+        // Text or not, it is looked at without trouble.
+        let _: bool = token.text().is_some();
+    }
     let meta = |record| Meta { received_at: UNIX_EPOCH, request_id: "fuzz", tenant: None, record };
     let write = |record| Lines::write(&batch, &meta(record), |_| true).expect("there is room without end");
     let (bare, envelope) = (write(Record::Payload), write(Record::Envelope));

@@ -1,0 +1,56 @@
+//! Whatever a trusted proxy says first on a connection: a header lets in what follows it, and anything else is closed
+//! without a word.
+
+#![no_main]
+
+mod world;
+
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use millpond::http::{Transport, TrustedProxies, bind, serve};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime;
+use tokio_util::sync::CancellationToken;
+
+use world::{World, settled};
+
+const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+// The first byte says in what pieces the rest comes, and whether it is a header's binary part.
+fuzz_target!(|input: &[u8]| {
+    let Some((how, rest)) = input.split_first() else { return };
+    let start: &[u8] = if how & 128 == 0 { b"" } else { b"\r\n\r\n\0\r\nQUIT\n" };
+    let sent = [start, rest, REQUEST].concat();
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(converse(&sent, if how & 127 == 0 { sent.len() } else { usize::from(how & 127) }));
+});
+
+async fn converse(sent: &[u8], piece: usize) {
+    let World { public, limits, dispatcher, metrics, depth } = World::new(false).await;
+    let listener = bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let proxies = TrustedProxies::new(&["127.0.0.0/8".parse().expect("a network")]);
+    let transport = Transport { proxies, proxy_protocol: true, ..Transport::default() };
+    let stop = CancellationToken::new();
+    let server = serve(listener, move |peer| public.of(peer), limits, transport, None, stop.clone());
+    let client = async move {
+        let mut stream = TcpStream::connect(address).await.expect("a listener");
+        let mut answers = Vec::new();
+        for piece in sent.chunks(piece) {
+            if stream.write_all(piece).await.is_err() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        // Errors mean that the server has closed over what it had not read.
+        let _: Result<_, _> = stream.shutdown().await;
+        let within = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answers));
+        let _: Result<_, _> = within.await.expect("the server closes");
+        stop.cancel();
+        answers
+    };
+    let (answers, (), ()) = tokio::join!(client, server, dispatcher.run());
+    settled(&depth, &metrics, &answers);
+}
