@@ -176,6 +176,7 @@ impl Sender {
                 self.connection = None;
             }
             if !self.connect(&shared.control).await {
+                shared.tally().unsent += 1;
                 break;
             }
             let request = shared.stock.borrow_mut().take()?;

@@ -301,6 +301,24 @@ mod tests {
         plan.check().unwrap_err().to_string()
     }
 
+    /// A port that nobody listens on.
+    async fn closed_port() -> SocketAddr {
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_due_and_found_no_server_is_booked_as_never_sent() {
+        // Twenty come due at once, and no more for as long as anybody waits.
+        let spike = Some("400@0s+0.05s".parse().unwrap());
+        let rate = Rate { spike, ..Rate::steady(1e-6) };
+        let duration = Some(Duration::from_secs(1));
+        let plan = Plan { rate, duration, connections: 8, threads: 2, ..Plan::new(closed_port().await) };
+        let done = Box::pin(run(plan, Control::default(), |_| {})).await.unwrap();
+        assert_eq!((done.tally.answered(), done.tally.unanswered, done.tally.unsent), (0, 0, 20));
+        assert_eq!(done.tally.connects, 0);
+        assert!(done.tally.connect_errors >= 8);
+    }
+
     #[test]
     fn a_plan_beyond_its_bounds_is_refused_with_the_bound() {
         assert_eq!(wrong(|plan| plan.connections = 10_001), "10001 connections: there may be 1 to 10000");

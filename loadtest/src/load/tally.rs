@@ -27,7 +27,7 @@ pub struct Tally {
     pub connects: u64,
     /// Connections that could not be made.
     pub connect_errors: u64,
-    /// Requests that were due but that no connection was free for before the end.
+    /// Requests that were due but that no connection was free for, or could be made for, before the end.
     pub unsent: u64,
 }
 
