@@ -212,7 +212,7 @@ async fn a_stopped_server_refuses_connections_and_starts_again_in_the_same_place
 
 #[tokio::test]
 async fn in_memory_it_answers_the_sdk_as_over_a_folder_and_what_it_holds_can_be_read() {
-    let server = S3Server::start_in_memory("objects", 100).await.unwrap();
+    let server = S3Server::start_in_memory("objects", 1 << 20).await.unwrap();
     let (client, memory) = (server.client(), server.memory().unwrap());
     client.head_bucket().bucket("objects").send().await.unwrap();
     put(&client, "dt=2026-11-20/hr=13/a.ndjson").await.unwrap();
@@ -236,7 +236,7 @@ async fn in_memory_it_answers_the_sdk_as_over_a_folder_and_what_it_holds_can_be_
 
 #[tokio::test]
 async fn in_memory_it_goes_wrong_as_over_a_folder() {
-    let server = S3Server::start_in_memory("objects", 100).await.unwrap();
+    let server = S3Server::start_in_memory("objects", 1 << 20).await.unwrap();
     let (client, memory) = (server.client(), server.memory().unwrap());
     server.faults().set(FaultPlan::share(0.5, [Fault::SlowDown]).unwrap());
     assert!(put(&client, "a").await.is_ok());
@@ -247,7 +247,8 @@ async fn in_memory_it_goes_wrong_as_over_a_folder() {
 
 #[tokio::test]
 async fn memory_that_is_full_takes_no_more_and_is_not_read_as_if_all_were_there() {
-    let server = S3Server::start_in_memory("objects", 20).await.unwrap();
+    // Of 8 bytes each, and yet there is room for two: an object costs more than its body.
+    let server = S3Server::start_in_memory("objects", 2_100).await.unwrap();
     let (client, memory) = (server.client(), server.memory().unwrap());
     // The same key again takes no more room.
     for key in ["a", "b", "b"] {

@@ -17,11 +17,15 @@ use super::service::error;
 /// What the SDKs put before the names of an object's metadata.
 const METADATA: &str = "x-amz-meta-";
 
+/// What an object takes beside its body, in bytes, more or less: its key, its metadata, and its place among the others.
+/// Without it, many small objects would take many times the limit.
+const OBJECT_COST: usize = 1 << 10;
+
 /// A bucket in memory.
 #[derive(Debug)]
 pub struct Memory {
     bucket: String,
-    /// Bytes of all bodies.
+    /// Of what all objects cost, in bytes.
     limit: usize,
     held: Mutex<Held>,
 }
@@ -39,6 +43,13 @@ struct Held {
 struct Object {
     body: Bytes,
     metadata: HeaderMap,
+}
+
+impl Object {
+    /// What it takes of the limit, in bytes.
+    fn cost(&self) -> usize {
+        self.body.len() + OBJECT_COST
+    }
 }
 
 impl Memory {
@@ -83,8 +94,18 @@ impl Memory {
 
     fn put(&self, key: &str, request: &Request<Bytes>) -> anyhow::Result<Response<Body>> {
         let (headers, body) = (request.headers(), request.body());
+        // A copy: the body is a piece of what was read from the connection, and would keep the whole of it. It is made
+        // before the lock is taken, which all requests share.
+        let copy = Object {
+            body: Bytes::from(body.to_vec()),
+            metadata: headers
+                .iter()
+                .filter(|(name, _)| name.as_str().starts_with(METADATA))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        };
         let mut held = self.held();
-        let before = held.objects.get(key).map(|object| object.body.len());
+        let before = held.objects.get(key).map(Object::cost);
         if before.is_some() && headers.contains_key(IF_NONE_MATCH) {
             return error(
                 StatusCode::PRECONDITION_FAILED,
@@ -92,16 +113,12 @@ impl Memory {
                 "At least one of the pre-conditions you specified did not hold",
             );
         }
-        let bytes = held.bytes - before.unwrap_or_default() + body.len();
+        let bytes = held.bytes - before.unwrap_or_default() + copy.cost();
         if bytes > self.limit {
             held.full = true;
             return error(StatusCode::SERVICE_UNAVAILABLE, "SlowDown", "Please reduce your request rate.");
         }
-        // A copy: the body is a piece of what was read from the connection, and would keep the whole of it.
-        let body = Bytes::from(body.to_vec());
-        let metadata = headers.iter().filter(|(name, _)| name.as_str().starts_with(METADATA));
-        let metadata = metadata.map(|(name, value)| (name.clone(), value.clone())).collect();
-        held.objects.insert(key.to_owned(), Object { body, metadata });
+        held.objects.insert(key.to_owned(), copy);
         held.bytes = bytes;
         Ok(Response::builder().header(ETAG, "\"in-memory\"").body(Body::empty())?)
     }
