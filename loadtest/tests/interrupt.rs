@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -10,6 +11,9 @@ use axum::routing::post;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+/// How long the program may take to send a few requests.
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_run_still_reports_what_it_has_seen() {
@@ -30,10 +34,11 @@ async fn an_interrupted_run_still_reports_what_it_has_seen() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    seen.wait_for(|count| *count >= 20).await.unwrap();
+    let sent = tokio::time::timeout(LIMIT, seen.wait_for(|count| *count >= 20)).await.map(|seen| seen.is_ok());
     kill_process(Pid::from_raw(program.id().cast_signed()).unwrap(), Signal::INT).unwrap();
     let output = tokio::task::spawn_blocking(move || program.wait_with_output()).await.unwrap().unwrap();
 
+    assert_eq!(sent, Ok(true), "nothing was sent");
     let report = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}\n{report}", output.status);
     let accepted = report.lines().find_map(|line| line.trim().strip_prefix("accepted")).unwrap();
