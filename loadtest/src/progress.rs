@@ -52,12 +52,13 @@ impl ProgressLine {
 fn line(sample: &Sample) -> String {
     let queue = sample.gauges.and_then(|gauges| gauges.queue_jobs).map_or("-".to_owned(), |jobs| jobs.to_string());
     format!(
-        "{:>5.0} s {:>9.0}/s   accepted {:>7}   refused {:>6}   unanswered {:>4}   p99 {:>9}   queue {queue}",
+        "{:>5.0} s {:>9.0}/s   accepted {:>7}   refused {:>6}   unanswered {:>4}   not connected {:>4}   p99 {:>9}   queue {queue}",
         sample.at,
         sample.per_second(sample.accepted + sample.refused),
         sample.accepted,
         sample.refused,
-        sample.unanswered + sample.connect_errors,
+        sample.unanswered,
+        sample.connect_errors,
         show_micros(sample.p99),
     )
 }
@@ -70,9 +71,27 @@ mod tests {
 
     #[test]
     fn the_line_has_the_second_in_figures_and_says_when_the_queue_is_not_known() {
-        let sample = Sample { at: 3.0, span: 0.5, accepted: 90, refused: 10, p99: 1_500, ..Sample::default() };
+        let sample = Sample {
+            at: 3.0,
+            span: 0.5,
+            accepted: 90,
+            refused: 10,
+            unanswered: 3,
+            connect_errors: 7,
+            p99: 1_500,
+            ..Sample::default()
+        };
         let text = line(&sample);
-        for part in ["3 s ", " 200/s ", "accepted      90 ", "refused     10 ", "p99   1.50 ms", "queue -"] {
+        for part in [
+            "3 s ",
+            " 200/s ",
+            "accepted      90 ",
+            "refused     10 ",
+            "unanswered    3 ",
+            "not connected    7 ",
+            "p99   1.50 ms",
+            "queue -",
+        ] {
             assert!(text.contains(part), "{part:?} in {text:?}");
         }
         let gauges = Some(Gauges { queue_jobs: Some(12), ..Gauges::default() });
