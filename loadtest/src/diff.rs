@@ -263,11 +263,24 @@ mod tests {
         env.insert("MAX_WORKERS".to_owned(), "2".to_owned());
         b.machine.cores += 1;
         b.load.connections = 7;
+        b.load.threads = Some(2);
+        (b.load.duration, b.load.requests) = (None, Some(100));
+        let faults = crate::s3::FaultPlan::share(0.2, [crate::s3::Fault::Delay(std::time::Duration::from_millis(50))]);
+        b.load.faults = faults.unwrap().to_string();
         let diff = Diff::between(&[a], &[b]);
-        let told: Vec<_> = diff.settings.iter().map(|(name, ..)| &**name).collect();
-        assert_eq!(told, ["load connections", "machine cores", "program env.ACK", "program env.MAX_WORKERS"]);
-        assert_eq!(diff.settings[2].1.as_deref(), Some("memory"));
-        assert_eq!((diff.settings[3].1.as_deref(), diff.settings[3].2.as_deref()), (None, Some("2")));
+        let differs = |name: &str| {
+            let (_, a, b) = diff.settings.iter().find(|(told, ..)| told == name).unwrap();
+            (a.as_deref(), b.as_deref())
+        };
+        assert_eq!(differs("load connections"), (Some("64"), Some("7")));
+        assert_eq!(differs("load threads"), (Some("1"), Some("2")));
+        assert_eq!(differs("load duration"), (Some("10"), None));
+        assert_eq!(differs("load requests"), (None, Some("100")));
+        assert_eq!(differs("load faults"), (None, Some("20% delay:50ms")));
+        assert_eq!(differs("machine cores"), (Some("2"), Some("3")));
+        assert_eq!(differs("program env.ACK"), (Some("memory"), Some("stored")));
+        assert_eq!(differs("program env.MAX_WORKERS"), (None, Some("2")));
+        assert_eq!(diff.settings.len(), 8);
     }
 
     #[test]

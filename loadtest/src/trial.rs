@@ -97,6 +97,16 @@ impl fmt::Display for Place {
     }
 }
 
+impl Place {
+    /// What the S3 server of this process does wrong, if there is one.
+    pub(crate) fn faults(&self) -> Option<&FaultPlan> {
+        match self {
+            Self::InProcess(faults) | Self::InMemory(faults) => Some(faults),
+            Self::Nowhere | Self::Fresh | Self::Given(_) => None,
+        }
+    }
+}
+
 impl Trial {
     /// Carries it out, calling `progress` once a second during the load and at its end.
     ///

@@ -6,11 +6,11 @@ use super::html::Escaped;
 use super::latency::nines;
 
 const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 250.0;
+const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 66.0;
 const RIGHT: f64 = 26.0;
-const TOP: f64 = 12.0;
-const BOTTOM: f64 = 30.0;
+const TOP: f64 = 26.0;
+const BOTTOM: f64 = 46.0;
 
 /// More places to point at than this are too narrow to be hit.
 const MAX_COLUMNS: usize = 400;
@@ -56,6 +56,8 @@ pub(super) struct Chart {
     pub(super) title: &'static str,
     pub(super) across: Across,
     pub(super) up: Up,
+    /// What the vertical axis counts, in a word or two.
+    pub(super) unit: &'static str,
     pub(super) show: fn(f64) -> String,
     pub(super) series: Vec<Series>,
 }
@@ -147,9 +149,16 @@ impl Chart {
             write!(
                 out,
                 "<text class=\"tick\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{label}</text>",
-                HEIGHT - 10.0
+                HEIGHT - 26.0
             )?;
         }
+        write!(
+            out,
+            "<text class=\"tick\" x=\"{end}\" y=\"{}\" text-anchor=\"end\">{}</text>",
+            HEIGHT - 6.0,
+            self.across.title()
+        )?;
+        write!(out, "<text class=\"tick\" x=\"{LEFT}\" y=\"12\">{}</text>", Escaped(self.unit))?;
         write!(out, "<path class=\"axis\" d=\"M{LEFT} {floor}H{end}\"/>")
     }
 
@@ -219,6 +228,13 @@ impl Chart {
 }
 
 impl Across {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Seconds => "time since the load began",
+            Self::Nines => "share of requests, logarithmic to the right",
+        }
+    }
+
     fn ticks(self, right: f64) -> Vec<(f64, String)> {
         match self {
             Self::Nines => {
@@ -338,11 +354,19 @@ mod tests {
     fn a_gap_breaks_the_line() {
         let points = vec![(1.0, Some(1.0)), (2.0, Some(2.0)), (3.0, None), (4.0, Some(1.0)), (5.0, Some(2.0))];
         let series = vec![Series { name: "jobs", class: "s1", points }];
-        let chart = Chart { title: "Queue", across: Across::Seconds, up: Up::Whole, show: |v| format!("{v}"), series };
+        let chart = Chart {
+            title: "Queue",
+            across: Across::Seconds,
+            up: Up::Whole,
+            unit: "jobs",
+            show: |v| format!("{v}"),
+            series,
+        };
         let mut svg = String::new();
         chart.write(&mut svg).unwrap();
         assert_eq!(svg.matches("class=\"line s1\"").count(), 2, "{svg}");
         assert_eq!(svg.matches("<g class=\"at\">").count(), 4, "{svg}");
+        assert!(svg.contains(">time since the load began<") && svg.contains(">jobs<"), "{svg}");
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     }
 

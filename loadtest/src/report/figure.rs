@@ -1,6 +1,6 @@
 //! The figures of a report that are compared with those of another.
 
-use super::Report;
+use super::{Report, ServerReport};
 use crate::units::{show_micros, show_size};
 
 /// Which way a figure is to go.
@@ -32,8 +32,8 @@ pub const FIGURES: [Figure; 22] = {
     use Direction::{Down, Either, Up};
     [
         figure("requests answered", Up, rate, |report| Some(report.requests_per_second)),
-        figure("CPU a request", Down, cpu, |report| Some(report.server.as_ref()?.cpu_micros_per_request)),
-        figure("CPU a payload", Down, cpu, |report| Some(report.server.as_ref()?.cpu_micros_per_payload)),
+        figure("CPU a request", Down, cpu, |report| of_each(report, |server| server.cpu_micros_per_request)),
+        figure("CPU a payload", Down, cpu, |report| of_each(report, |server| server.cpu_micros_per_payload)),
         figure("CPU in all", Down, seconds, |report| Some(report.server.as_ref()?.cpu_seconds)),
         figure("peak memory", Down, size, |report| Some(report.server.as_ref()?.peak_memory as f64)),
         figure("latency p50", Down, micros, |report| answered(report, report.accepted.p50)),
@@ -75,6 +75,11 @@ const fn figure(
 /// A latency of accepted requests, if there were any.
 fn answered(report: &Report, micros: u64) -> Option<f64> {
     (report.accepted.max > 0).then_some(micros as f64)
+}
+
+/// What the server used for each request, if any was answered.
+fn of_each(report: &Report, of: fn(&ServerReport) -> f64) -> Option<f64> {
+    (report.answered_requests() > 0).then_some(of(report.server.as_ref()?))
 }
 
 /// A count of the ledger that means something only if the store was read.

@@ -12,11 +12,11 @@ use super::{FORMAT, Report};
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Unreadable {
-    #[error("{} cannot be read: give a file that `loadtest run --json` or `loadtest compare --json` wrote", .0.display())]
+    #[error("{} cannot be read: give a file that `loadtest run`, `compare` or `scenario` wrote with --json", .0.display())]
     File(PathBuf, #[source] std::io::Error),
-    #[error("{} is no JSON: give a file that `loadtest run --json` or `loadtest compare --json` wrote", .0.display())]
+    #[error("{} is no JSON: give a file that `loadtest run`, `compare` or `scenario` wrote with --json", .0.display())]
     Json(PathBuf, #[source] serde_json::Error),
-    #[error("{} holds no report: give a file that `loadtest run --json` or `loadtest compare --json` wrote", .0.display())]
+    #[error("{} holds no report: give a file that `loadtest run`, `compare` or `scenario` wrote with --json", .0.display())]
     NoReport(PathBuf),
     #[error("{} is of format {found}, and this loadtest reads {FORMAT}: run the load again with this one", .path.display())]
     Format { path: PathBuf, found: u64 },
@@ -24,7 +24,7 @@ pub enum Unreadable {
     Shape(PathBuf, #[source] serde_json::Error),
 }
 
-/// The reports in a file: one of `run`, or all of `compare`; never none.
+/// The reports in a file: one of `run`, or all of `compare` or of a scenario; never none.
 ///
 /// # Errors
 ///
@@ -38,6 +38,11 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Report>, Unreadable> {
     let value: Value = serde_json::from_slice(bytes).map_err(|wrong| Unreadable::Json(path.to_owned(), wrong))?;
     let values = match value {
         Value::Array(values) => values,
+        // A scenario's: its question and its answer stand beside the reports.
+        Value::Object(mut fields) => match fields.remove("reports") {
+            Some(Value::Array(values)) => values,
+            _ => vec![Value::Object(fields)],
+        },
         one => vec![one],
     };
     if values.is_empty() {
@@ -71,7 +76,19 @@ mod tests {
         let one = report();
         let text = serde_json::to_string(&one).unwrap();
         assert_eq!(read(&text).unwrap(), vec![one.clone()]);
-        assert_eq!(read(&format!("[{text},{text}]")).unwrap(), [one.clone(), one]);
+        assert_eq!(read(&format!("[{text},{text}]")).unwrap(), [one.clone(), one.clone()]);
+        let scenario = format!("{{\"name\":\"overload\",\"question\":\"?\",\"reports\":[{text},{text}]}}");
+        assert_eq!(read(&scenario).unwrap(), [one.clone(), one]);
+    }
+
+    #[test]
+    fn a_report_from_before_the_load_told_its_length_is_still_read() {
+        let mut old = serde_json::to_value(report()).unwrap();
+        let load = old["load"].as_object_mut().unwrap();
+        for name in ["threads", "duration", "requests", "faults"] {
+            load.remove(name).unwrap();
+        }
+        assert_eq!(read(&old.to_string()).unwrap()[0].load.threads, None);
     }
 
     #[test]
@@ -83,6 +100,7 @@ mod tests {
         for (text, expected) in [
             ("", "no JSON"),
             ("[]", "holds no report"),
+            ("{\"name\":\"kill\",\"reports\":[]}", "holds no report"),
             ("{\"name\":\"kill\"}", "holds no report"),
             (&*other.to_string(), "format 99"),
             (&*torn.to_string(), "not as this loadtest writes it"),

@@ -104,6 +104,9 @@ impl Report {
                 .filter(|(_, count, must_be_zero)| *must_be_zero && *count > 0)
                 .map(|(name, count, _)| format!("{} {name}", thousands(count)))
                 .collect();
+            if self.is_without_answers() {
+                broken.push(format!("none of {} requests was answered", thousands(self.unanswered + self.unsent)));
+            }
             if let Some(server) = self.server.as_ref().filter(|server| server.exit.code != Some(0)) {
                 broken.push(format!("the server ended with {}", server.exit.status));
             }
@@ -135,8 +138,8 @@ impl Report {
             tiles.extend(times.map(|(name, micros)| (name, show_micros(micros))));
         }
         if let Some(server) = &self.server {
-            tiles.push(("CPU a request", format!("{:.1} us", server.cpu_micros_per_request)));
-            tiles.push(("Peak memory", show_size(server.peak_memory)));
+            tiles.push(("CPU a request", self.per_request(format!("{:.1} us", server.cpu_micros_per_request))));
+            tiles.push(("Peak memory, with the drain", show_size(server.peak_memory)));
         }
         tiles.push(("Payloads refused", thousands(self.ledger.refused)));
         if let Some(objects) = &self.objects {
@@ -168,6 +171,7 @@ impl Report {
                 title: "By percentile",
                 across: Across::Nines,
                 up: Up::Decades,
+                unit: "time to the answer",
                 show: micros,
                 series: distribution.into_iter().flatten().collect(),
             },
@@ -175,6 +179,7 @@ impl Report {
                 title: "Of each second",
                 across: Across::Seconds,
                 up: Up::Decades,
+                unit: "time to the answer",
                 show: micros,
                 series: over_time,
             },
@@ -194,7 +199,7 @@ impl Report {
         }
         let one = |title, name, up, show, of: &dyn Fn(&Sample) -> Option<f64>| {
             let series = vec![Series { name, class: "s1", points: line(&samples, of) }];
-            Chart { title, across: Across::Seconds, up, show, series }
+            Chart { title, across: Across::Seconds, up, unit: name, show, series }
         };
         let gauge = |of: fn(&Gauges) -> Option<u64>| {
             move |sample: &Sample| sample.gauges.as_ref().and_then(of).map(|value| value as f64)
@@ -204,13 +209,14 @@ impl Report {
                 title: "Requests a second",
                 across: Across::Seconds,
                 up: Up::Linear,
+                unit: "requests a second",
                 show: per_second,
                 series: requests,
             },
             one("CPU of the server, in cores", "cores", Up::Linear, cores, &|sample| sample.cpu_cores),
             one("Queue, in jobs", "jobs", Up::Whole, whole, &gauge(|gauges| gauges.queue_jobs)),
             one("Queue, in bytes", "bytes", Up::Bytes, bytes, &gauge(|gauges| gauges.queue_bytes)),
-            one("Busy workers", "busy", Up::Whole, whole, &gauge(|gauges| gauges.busy_workers)),
+            one("Busy workers", "workers", Up::Whole, whole, &gauge(|gauges| gauges.busy_workers)),
             one(
                 "Segments waiting for a worker",
                 "segments",
@@ -252,7 +258,10 @@ impl Report {
         rows.push(plain("connections made", thousands(self.connects.0)));
         rows.push(plain("connections failed", thousands(self.connects.1)));
         rows.push(plain("from the first to the last", format!("{:.1} s", self.seconds)));
-        rows.push(plain("CPU of loadtest a request", format!("{:.2} us", self.own_cpu_micros_per_request)));
+        rows.push(plain(
+            "CPU of loadtest a request",
+            self.per_request(format!("{:.2} us", self.own_cpu_micros_per_request)),
+        ));
         rows
     }
 
@@ -276,10 +285,12 @@ impl Report {
     fn server_rows(&self) -> Vec<Row> {
         let mut rows = self.program.as_ref().map(settings).unwrap_or_default();
         if let Some(server) = &self.server {
-            rows.push(plain("CPU a request", format!("{:.2} us", server.cpu_micros_per_request)));
-            rows.push(plain("CPU a payload", format!("{:.3} us", server.cpu_micros_per_payload)));
+            let request = format!("{:.2} us", server.cpu_micros_per_request);
+            rows.push(plain("CPU a request", self.per_request(request)));
+            let payload = format!("{:.3} us", server.cpu_micros_per_payload);
+            rows.push(plain("CPU a payload", self.per_request(payload)));
             rows.push(plain("CPU in all", format!("{:.2} s", server.cpu_seconds)));
-            rows.push(plain("peak memory", show_size(server.peak_memory)));
+            rows.push(plain("peak memory, with the drain", show_size(server.peak_memory)));
             let wrong = server.exit.code != Some(0);
             let value = format!("{} after {:.2} s", server.exit.status, server.exit.seconds);
             rows.push(Row { name: "end".to_owned(), value, wrong });

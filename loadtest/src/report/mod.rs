@@ -21,6 +21,7 @@ pub use self::file::{Unreadable, read};
 pub use self::latency::Curve;
 pub use self::machine::Machine;
 pub use self::program::ProgramReport;
+use self::text::NONE;
 pub(crate) use self::text::{quantiles, row};
 
 use crate::ledger::Totals;
@@ -124,6 +125,16 @@ pub struct LoadReport {
     pub form: String,
     pub encoding: String,
     pub path: String,
+    #[serde(default)]
+    pub threads: Option<u32>,
+    /// In seconds.
+    #[serde(default)]
+    pub duration: Option<f64>,
+    #[serde(default)]
+    pub requests: Option<u64>,
+    /// Of the S3 server in this process; empty is none.
+    #[serde(default)]
+    pub faults: String,
 }
 
 /// What the server used, and how it went.
@@ -201,6 +212,10 @@ impl Report {
                 form: format!("{:?}", plan.form).to_lowercase(),
                 encoding: format!("{:?}", plan.encoding).to_lowercase(),
                 path: plan.path.clone(),
+                threads: Some(plan.threads),
+                duration: plan.duration.map(|duration| duration.as_secs_f64()),
+                requests: plan.requests,
+                faults: trial.place.faults().map(ToString::to_string).unwrap_or_default(),
             },
             seconds,
             requests_per_second: tally.answered() as f64 / seconds.max(f64::MIN_POSITIVE),
@@ -229,9 +244,36 @@ impl Report {
         }
     }
 
-    /// Whether something that was promised did not hold: the ledger, or the server's exit code.
+    /// Whether something that was promised did not hold: the ledger, the server's exit code, or any answer at all.
     pub fn failed(&self) -> bool {
-        self.ledger.failed() || self.server.as_ref().is_some_and(|server| server.exit.code != Some(0))
+        self.ledger.failed()
+            || self.is_without_answers()
+            || self.server.as_ref().is_some_and(|server| server.exit.code != Some(0))
+    }
+
+    /// Whether requests were due and not one of them was answered.
+    pub fn is_without_answers(&self) -> bool {
+        self.answered_requests() == 0 && self.unanswered + self.unsent > 0
+    }
+
+    /// Requests that were answered, in any way.
+    pub fn answered_requests(&self) -> u64 {
+        self.statuses.values().sum()
+    }
+
+    /// Requests that were accepted: answered with 2xx.
+    pub fn accepted_requests(&self) -> u64 {
+        self.statuses.range(200..300).map(|(_, count)| count).sum()
+    }
+
+    /// The same a second.
+    pub fn accepted_per_second(&self) -> f64 {
+        self.accepted_requests() as f64 / self.seconds.max(f64::MIN_POSITIVE)
+    }
+
+    /// A figure of one request, as it is shown: without a request that was answered there is none.
+    fn per_request(&self, shown: String) -> String {
+        if self.answered_requests() > 0 { shown } else { NONE.to_owned() }
     }
 }
 
@@ -258,4 +300,50 @@ pub(crate) fn flat(value: &Value) -> Vec<(String, String)> {
     }
     all.retain(|(_, text)| !text.is_empty());
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sample::report;
+    use super::*;
+
+    fn without_answers() -> Report {
+        let mut report = report();
+        report.statuses.clear();
+        (report.accepted, report.refused, report.late) = <_>::default();
+        report.unsent = 5_000;
+        report
+    }
+
+    #[test]
+    fn a_run_in_which_nothing_that_was_due_was_answered_has_failed_and_says_so() {
+        assert!(!report().failed());
+        let nothing = without_answers();
+        assert!(nothing.failed());
+        assert!(nothing.html().contains("none of 5,000 requests was answered"));
+        // Of a load that had nothing to send, nothing is amiss.
+        assert!(!Report { unsent: 0, ..nothing }.failed());
+    }
+
+    #[test]
+    fn what_no_request_was_answered_for_has_no_figure_for_each() {
+        let text = without_answers().to_string();
+        for name in ["latency accepted", "CPU of loadtest itself"] {
+            let line = text.lines().find(|line| line.trim().starts_with(name)).unwrap();
+            assert_eq!(line.trim().strip_prefix(name).unwrap().trim(), "-");
+        }
+        assert!(text.contains("- a request, - a payload, 2.00 s in all"), "{text}");
+        let figures = |report: &Report| {
+            let of_each = FIGURES.iter().filter(|figure| ["CPU a request", "CPU a payload"].contains(&figure.name));
+            of_each.filter_map(|figure| (figure.of)(report)).count()
+        };
+        assert_eq!((figures(&report()), figures(&without_answers())), (2, 0));
+    }
+
+    #[test]
+    fn what_is_accepted_a_second_leaves_the_refused_out() {
+        let report = report();
+        assert_eq!((report.answered_requests(), report.accepted_requests()), (5_000, 4_999));
+        assert!((report.accepted_per_second() - 499.9).abs() < 1e-9);
+    }
 }

@@ -6,6 +6,9 @@ use super::{LoadReport, Report};
 use crate::load::Quantiles;
 use crate::units::{show_micros, show_size};
 
+/// What is shown where there is no figure.
+pub(super) const NONE: &str = "-";
+
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rate, connections, payloads_per_request, payload_size, encoding, form, .. } = self;
@@ -34,11 +37,13 @@ impl fmt::Display for Report {
         if load.is_paced() {
             row(f, "sent late by", &quantiles(&self.late))?;
         }
-        row(f, "CPU of loadtest itself", &format!("{:.2} us a request", self.own_cpu_micros_per_request))?;
+        let own = self.per_request(format!("{:.2} us a request", self.own_cpu_micros_per_request));
+        row(f, "CPU of loadtest itself", &own)?;
         if let Some(server) = &self.server {
-            let cpu = (server.cpu_micros_per_request, server.cpu_micros_per_payload, server.cpu_seconds);
+            let request = self.per_request(format!("{:.2} us", server.cpu_micros_per_request));
+            let payload = self.per_request(format!("{:.3} us", server.cpu_micros_per_payload));
             writeln!(f, "\nserver")?;
-            row(f, "CPU", &format!("{:.2} us a request, {:.3} us a payload, {:.2} s in all", cpu.0, cpu.1, cpu.2))?;
+            row(f, "CPU", &format!("{request} a request, {payload} a payload, {:.2} s in all", server.cpu_seconds))?;
             row(f, "peak memory", &show_size(server.peak_memory))?;
             let killed = if server.exit.killed { ", killed after the limit" } else { "" };
             row(f, "end", &format!("{} after {:.2} s{killed}", server.exit.status, server.exit.seconds))?;
@@ -63,6 +68,9 @@ pub(crate) fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::R
 }
 
 pub(crate) fn quantiles(of: &Quantiles) -> String {
+    if of.max == 0 {
+        return NONE.to_owned();
+    }
     let [p50, p90, p99, p99_9, max] = [of.p50, of.p90, of.p99, of.p99_9, of.max].map(show_micros);
     format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
 }

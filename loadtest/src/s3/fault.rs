@@ -52,6 +52,21 @@ impl fmt::Display for Fault {
     }
 }
 
+/// The share and the kinds, as `20% drop-after, delay:50ms`; of a plan of nothing, nothing.
+impl fmt::Display for FaultPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kinds.is_empty() {
+            return Ok(());
+        }
+        let kinds = self.kinds.iter().map(|kind| match kind {
+            Fault::Delay(time) => format!("{kind}:{time:?}"),
+            _ => kind.to_string(),
+        });
+        let of = if self.every_call { " of every call" } else { "" };
+        write!(f, "{}%{of} {}", self.share * 100.0, kinds.collect::<Vec<_>>().join(", "))
+    }
+}
+
 impl FromStr for Fault {
     type Err = anyhow::Error;
 
