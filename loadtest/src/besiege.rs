@@ -10,6 +10,7 @@ use loadtest::server::Program;
 use loadtest::{trial, units};
 
 use crate::cli::{LoadArgs, variable};
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct BesiegeArgs {
@@ -69,6 +70,7 @@ impl BesiegeArgs {
 async fn besiege(args: &BesiegeArgs, path: PathBuf, attacks: &[Attack]) -> anyhow::Result<bool> {
     let program = Program { path, args: Vec::new(), env: args.env.clone(), log: Some("/dev/null".into()) };
     let plan = args.load.plan()?;
+    output::check(&args.json)?;
     let mut seen = Vec::new();
     crate::show(Besieged::HEAD);
     for attack in std::iter::once(None).chain(attacks.iter().copied().map(Some)) {
@@ -78,9 +80,6 @@ async fn besiege(args: &BesiegeArgs, path: PathBuf, attacks: &[Attack]) -> anyho
         crate::show(&besieged.to_string());
         seen.push(besieged);
     }
-    if let Some(path) = &args.json {
-        let json = serde_json::to_vec_pretty(&seen)?;
-        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
-    }
+    output::write_json(&args.json, &seen)?;
     Ok(!seen.iter().any(Besieged::failed))
 }

@@ -3,12 +3,13 @@
 use std::fmt::Write;
 
 use anyhow::Context;
-use loadtest::load::Control;
-use loadtest::report::Report;
+use loadtest::load::{Control, Quantiles};
+use loadtest::report::{self, Report};
 use loadtest::trial::Target;
 use loadtest::units::{show_micros, show_size};
 
 use crate::cli::CompareArgs;
+use crate::{output, progress};
 
 /// How one run went. A baseline has promised nothing: what it loses is a figure like the others.
 struct Run {
@@ -34,7 +35,7 @@ const COLUMNS: [Column; 11] = [
     Column {
         title: "accepted/s",
         width: 11,
-        value: |run| Some(run.accepted_per_second()),
+        value: |run| Some(run.report.accepted_per_second()),
         show: |rate| format!("{rate:.0}"),
     },
     Column { title: "us/req", width: 8, value: Run::cpu_per_request, show: |micros| format!("{micros:.1}") },
@@ -44,9 +45,9 @@ const COLUMNS: [Column; 11] = [
         value: Run::cpu_per_stored_payload,
         show: |micros| format!("{micros:.2}"),
     },
-    Column { title: "p50", width: 10, value: |run| Some(run.report.accepted.p50 as f64), show: show_time },
-    Column { title: "p99", width: 10, value: |run| Some(run.report.accepted.p99 as f64), show: show_time },
-    Column { title: "p99.9", width: 10, value: |run| Some(run.report.accepted.p99_9 as f64), show: show_time },
+    Column { title: "p50", width: 10, value: |run| run.latency(|of| of.p50), show: show_time },
+    Column { title: "p99", width: 10, value: |run| run.latency(|of| of.p99), show: show_time },
+    Column { title: "p99.9", width: 10, value: |run| run.latency(|of| of.p99_9), show: show_time },
     Column {
         title: "memory",
         width: 11,
@@ -65,25 +66,29 @@ const COLUMNS: [Column; 11] = [
 
 pub(crate) async fn run(args: &CompareArgs) -> anyhow::Result<bool> {
     let control = Control::default();
-    let runs = crate::interruptible(&control, Box::pin(rounds(args, &control))).await?;
-    crate::show(&table(&runs)?);
-    if let Some(path) = &args.json {
+    output::check(&args.json)?;
+    let mut runs = Vec::new();
+    let done = crate::interruptible(&control, Box::pin(rounds(args, &control, &mut runs))).await;
+    // What has been measured is shown, however it ended.
+    if !runs.is_empty() {
+        crate::show(&table(&runs)?);
         let reports: Vec<_> = runs.iter().map(|run| &run.report).collect();
-        let json = serde_json::to_vec_pretty(&reports)?;
-        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+        output::write_json(&args.json, &reports)?;
     }
+    done?;
     Ok(!runs.iter().any(Run::failed))
 }
 
-async fn rounds(args: &CompareArgs, control: &Control) -> anyhow::Result<Vec<Run>> {
-    let mut runs: Vec<Run> = Vec::new();
+/// Adds each run as soon as it is over.
+async fn rounds(args: &CompareArgs, control: &Control, runs: &mut Vec<Run>) -> anyhow::Result<()> {
     'rounds: for round in 0..args.rounds {
         for trial in args.round(round)? {
             let name = trial.name.clone();
             let promised = !matches!(trial.target, Target::Baseline(_));
             // Each load ends by itself, and all of them when this is interrupted.
             let this = Control { end: control.end.child_token(), ..Control::default() };
-            let report = Box::pin(trial.run(this, |_| {})).await.with_context(|| format!("round {round} of {name}"))?;
+            let report =
+                Box::pin(progress::watched(trial, this)).await.with_context(|| format!("round {round} of {name}"))?;
             if control.end.is_cancelled() {
                 break 'rounds;
             }
@@ -99,7 +104,7 @@ async fn rounds(args: &CompareArgs, control: &Control) -> anyhow::Result<Vec<Run
             runs.push(run);
         }
     }
-    Ok(runs)
+    Ok(())
 }
 
 impl Run {
@@ -118,13 +123,14 @@ impl Run {
         }
     }
 
-    fn accepted_per_second(&self) -> f64 {
-        let accepted: u64 = self.report.statuses.range(200..300).map(|(_, count)| count).sum();
-        accepted as f64 / self.report.seconds.max(f64::MIN_POSITIVE)
+    /// Of accepted requests, if there were any.
+    fn latency(&self, of: fn(&Quantiles) -> u64) -> Option<f64> {
+        (self.report.accepted_requests() > 0).then(|| of(&self.report.accepted) as f64)
     }
 
     fn cpu_per_request(&self) -> Option<f64> {
-        Some(self.report.server.as_ref()?.cpu_micros_per_request)
+        let server = self.report.server.as_ref()?;
+        (self.report.answered_requests() > 0).then_some(server.cpu_micros_per_request)
     }
 
     /// All that the server used from its start to its end, by what is in the store in the end: a design that answers first
@@ -153,7 +159,7 @@ fn table(runs: &[Run]) -> anyhow::Result<String> {
         write!(table, "{:>1$}", column.title, column.width)?;
     }
     writeln!(table, "{:>8}{:>8}", "x floor", "failed")?;
-    let floor = median(runs, "floor", Run::cpu_per_request).unwrap_or_default();
+    let floor = median(runs, "floor", Run::cpu_per_request).filter(|floor| *floor > 0.0);
     for name in names {
         write!(table, "{name:<16}")?;
         for column in COLUMNS {
@@ -161,19 +167,18 @@ fn table(runs: &[Run]) -> anyhow::Result<String> {
             let shown = value.map_or_else(|| "-".to_owned(), column.show);
             write!(table, "{shown:>0$}", column.width)?;
         }
-        let ratio = median(runs, name, Run::cpu_per_request).unwrap_or_default() / floor.max(f64::MIN_POSITIVE);
+        let ratio = median(runs, name, Run::cpu_per_request).zip(floor).map(|(micros, floor)| micros / floor);
+        let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
         let of_name = || runs.iter().filter(|run| run.report.name == name);
         let failed = of_name().filter(|run| run.failed()).count();
-        writeln!(table, "{ratio:>8.2}{:>8}", format!("{failed}/{}", of_name().count()))?;
+        writeln!(table, "{ratio:>8}{:>8}", format!("{failed}/{}", of_name().count()))?;
     }
     Ok(table)
 }
 
-/// The median over the runs of that name, the lower of the two middle ones if their number is even.
+/// The median over the runs of that name.
 fn median(runs: &[Run], name: &str, of: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
-    let mut values: Vec<f64> = runs.iter().filter(|run| run.report.name == name).filter_map(of).collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied()
+    report::median(runs.iter().filter(|run| run.report.name == name).filter_map(of))
 }
 
 fn show_time(micros: f64) -> String {

@@ -4,6 +4,7 @@
 mod besiege;
 mod cli;
 mod compare;
+mod output;
 mod progress;
 mod prove;
 mod scenario;
@@ -52,15 +53,14 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
 
 async fn run_one(args: &RunArgs) -> anyhow::Result<bool> {
     let trial = args.trial().await?;
+    output::check(&args.json)?;
+    output::check(&args.html)?;
     let control = Control::default();
     let report = interruptible(&control, Box::pin(progress::watched(trial, control.clone()))).await?;
     show(&report.to_string());
-    if let Some(path) = &args.json {
-        let json = serde_json::to_vec_pretty(&report)?;
-        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
-    }
+    output::write_json(&args.json, &report)?;
     if let Some(path) = &args.html {
-        std::fs::write(path, report.html()).with_context(|| format!("writing {}", path.display()))?;
+        output::write(path, report.html().as_bytes())?;
     }
     Ok(!report.failed())
 }

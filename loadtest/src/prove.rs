@@ -15,6 +15,7 @@ use loadtest::{payload, units};
 use serde::Deserialize;
 
 use crate::cli::{self, FaultArgs, variable};
+use crate::output;
 
 /// What a slow store does with each PUT, unless `--faults` says otherwise.
 const SLOW: Fault = Fault::Delay(Duration::from_secs(2));
@@ -101,12 +102,10 @@ pub(crate) struct ProofArgs {
 }
 
 pub(crate) async fn run(args: &ProveArgs) -> anyhow::Result<bool> {
+    output::check(&args.json)?;
     let control = Control::default();
     let verdicts = crate::interruptible(&control, Box::pin(all(args, &control))).await?;
-    if let Some(path) = &args.json {
-        let json = serde_json::to_vec_pretty(&verdicts)?;
-        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
-    }
+    output::write_json(&args.json, &verdicts)?;
     Ok(!verdicts.iter().any(Verdict::failed))
 }
 
