@@ -18,10 +18,14 @@ use crate::units::{show_micros, show_size};
 /// How long the server may take to stop.
 const EXIT_LIMIT: Duration = Duration::from_secs(60);
 
+/// With more connections than this, a server that bounds those of an address would take the load for the attack.
+const MANY: u32 = 1_000;
+
 /// One attack on one server.
 #[derive(Debug, Clone)]
 pub struct Siege {
-    /// The server to start.
+    /// The server to start. With more than 1,000 connections it is told to take as many of one address, unless its
+    /// environment says otherwise.
     pub program: Program,
     /// The normal load, which has a duration.
     pub plan: Plan,
@@ -69,6 +73,10 @@ impl Siege {
         let given = std::mem::take(&mut program.env);
         let own = [("STORE_DIR", folder("objects")), ("SPOOL_DIR", folder("spool"))];
         program.env = own.map(|(name, path)| (name.to_owned(), path.to_string_lossy().into_owned())).to_vec();
+        if connections + plan.connections > MANY {
+            // The attack and the load come from one address, which they do not across a network.
+            program.env.push(("MAX_CONNECTIONS_PER_ADDRESS".to_owned(), "off".to_owned()));
+        }
         program.env.extend(given);
         let mut server = Server::start(&program).await?;
         plan.target = server.addr()?;
