@@ -487,6 +487,10 @@ pub(crate) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error
     }
 }
 
+pub(crate) fn some_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
+    size(from).map(Some)
+}
+
 fn all_parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(from: D) -> Result<Vec<T>, D::Error> {
     let texts = Vec::<String>::deserialize(from)?;
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()

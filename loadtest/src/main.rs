@@ -7,6 +7,8 @@ mod compare;
 mod output;
 mod progress;
 mod prove;
+#[cfg(test)]
+mod sample;
 mod scenario;
 
 use std::process::ExitCode;

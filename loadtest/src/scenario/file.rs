@@ -6,11 +6,12 @@
 //! [faults]                      # of that server: faults = ["delay:50ms"], fault-share = 1.0
 //! [server]                      # the environment of the server: COMPRESSION = "gzip"
 //! [load]                        # what `run` has as options: rate = 16667, shape = "m"
-//! [pass]                        # p99 = "25ms"; refusals = true lets the server refuse
+//! [pass]                        # p99 = "25ms"; cores = 0.5; memory = "150MiB"; refusals = true lets the server refuse
 //! ```
 //!
 //! The ledger always has to hold. With `overload = [2, 5, 10]` the load is sent at these multiples of what the server
-//! takes at most. With `prove = "kill"` and a `[proof]` instead of a load, it is what the command `prove` does.
+//! takes at most; `peak-share` is what it has to go on taking of that, and `refusal-share` what a refusal may cost of an
+//! acceptance. With `prove = "kill"` and a `[proof]` instead of a load, it is what the command `prove` does.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -86,6 +87,13 @@ pub(super) struct Pass {
     pub(super) refusals: bool,
     /// The share of its peak that it has to accept under any overload.
     pub(super) peak_share: Option<f64>,
+    /// The share of an acceptance's CPU that a refusal under any overload has to cost less than.
+    pub(super) refusal_share: Option<f64>,
+    /// The CPU that the server may take during the load, in cores.
+    pub(super) cores: Option<f64>,
+    /// The memory that it may take at most, drain and all, in bytes.
+    #[serde(deserialize_with = "cli::some_size")]
+    pub(super) memory: Option<usize>,
 }
 
 /// A scenario, checked.
@@ -139,6 +147,7 @@ impl Scenario {
                 let multiples = file.overload;
                 if multiples.is_empty() {
                     ensure!(pass.peak_share.is_none(), "peak-share goes with overload = […]");
+                    ensure!(pass.refusal_share.is_none(), "refusal-share goes with overload = […]");
                     Work::Load(load, pass)
                 } else {
                     ensure!(multiples.iter().all(|times| *times > 1.0), "an overload is more than 1 times the peak");
@@ -226,6 +235,8 @@ mod tests {
             ("question = \"?\"\n[load]\nconnections = 10001", "1 to 10000"),
             ("question = \"?\"\n[load]\n[pass]\np99 = \"soon\"", "no time"),
             ("question = \"?\"\n[load]\n[pass]\npeak-share = 0.9", "goes with overload"),
+            ("question = \"?\"\n[load]\n[pass]\nrefusal-share = 0.5", "goes with overload"),
+            ("question = \"?\"\n[load]\n[pass]\nmemory = \"much\"", "no size"),
             ("question = \"?\"\noverload = [2]\n[load]\nrate = 5", "leave it out"),
             ("question = \"?\"\noverload = [0.5]\n[load]", "more than 1"),
             ("question = \"?\"\n[load]\n[faults]\nfaults = [\"500\"]", "store = \"s3\""),

@@ -2,6 +2,7 @@
 
 mod answer;
 mod file;
+mod log;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 use self::answer::{Answer, Overload};
 use self::file::{BUILT_IN, Scenario, StoreKind, Work};
+use self::log::Log;
 use crate::cli::LoadArgs;
 use crate::progress;
 
@@ -38,7 +40,7 @@ pub(crate) struct ScenarioArgs {
     /// Let what a proof is about happen this often, whatever the files say
     #[arg(long)]
     rounds: Option<u32>,
-    /// A folder for what was found, as NAME.json, a page for each load, as NAME-1.html, and the servers' logs, as NAME.log [default: neither is kept]
+    /// A folder for what was found, as NAME.json, a page for each load, as NAME-1.html, and the servers' logs, as NAME.log [default: none of these is kept]
     #[arg(long)]
     json: Option<PathBuf>,
 }
@@ -137,8 +139,7 @@ impl Runner<'_> {
     async fn overload(&self, load: &LoadArgs, multiples: &[f64]) -> anyhow::Result<Overload> {
         let name = &self.scenario.name;
         let peak = self.load(&format!("{name}, unpaced"), self.plan(load)?).await?;
-        let accepted: u64 = peak.statuses.range(200..300).map(|(_, count)| count).sum();
-        let rate = (accepted as f64 / peak.seconds.max(f64::MIN_POSITIVE)).round();
+        let rate = peak.accepted_per_second().round();
         ensure!(rate > 0.0, "nothing was accepted, so there is nothing to be a multiple of");
         let at = |times: f64| anyhow::Ok(Plan { rate: Rate::steady(rate * times), ..self.plan(load)? });
         let half = self.load(&format!("{name}, half of the peak"), at(0.5)?).await?;
@@ -155,20 +156,25 @@ impl Runner<'_> {
             StoreKind::S3 => Place::InProcess(self.scenario.faults.plan()?),
         };
         let log = match &self.args.json {
-            Some(folder) => folder.join(format!("{}.log", self.scenario.name)),
-            None => PathBuf::from("/dev/null"),
+            Some(folder) => Log::at(folder.join(format!("{}.log", self.scenario.name))),
+            None => Log::temporary()?,
         };
         let trial = Trial {
             name: name.to_owned(),
             plan,
-            target: Target::Spawn(self.program(Some(log))?),
+            target: Target::Spawn(self.program(Some(log.path().to_owned()))?),
             place,
             admin: None,
             stop_after: None,
             settle: Duration::ZERO,
             exit_limit: Duration::from_secs(60),
         };
-        let report = Box::pin(progress::watched(trial, self.one_load())).await?;
+        let report = Box::pin(progress::watched(trial, self.one_load())).await;
+        let ended_well = |report: &Report| report.server.as_ref().is_some_and(|server| server.exit.code == Some(0));
+        if !report.as_ref().is_ok_and(ended_well) {
+            crate::note(&log.tail());
+        }
+        let report = report?;
         crate::show(&report.to_string());
         Ok(report)
     }
