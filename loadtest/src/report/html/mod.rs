@@ -1,11 +1,14 @@
 //! The report as a page: one file, which asks nothing of any other.
 
+mod charts;
+mod tables;
+
 use std::fmt::{self, Display, Write};
 
-use super::chart::{Across, Chart, Series, Up};
-use super::{Curve, Report};
-use crate::timeline::{Gauges, Sample};
+use super::Report;
 use crate::units::{show_micros, show_size};
+
+use self::tables::{settings, table};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -26,13 +29,6 @@ impl Display for Escaped<'_> {
         }
         Ok(())
     }
-}
-
-/// A row of a table, and whether it is what went wrong.
-struct Row {
-    name: String,
-    value: String,
-    wrong: bool,
 }
 
 impl Report {
@@ -151,199 +147,6 @@ impl Report {
         }
         writeln!(out, "</dl>")
     }
-
-    fn latency_charts(&self) -> [Chart; 2] {
-        let curve = |name, class, curve: &Curve| {
-            let points: Vec<_> = curve.by_nines().map(|(nines, micros)| (nines, Some(micros as f64))).collect();
-            (!points.is_empty()).then_some(Series { name, class, points })
-        };
-        let distribution =
-            [curve("accepted", "s1", &self.latency.accepted), curve("refused", "s2", &self.latency.refused)];
-        let samples = self.drawn();
-        let of_any =
-            |of: fn(&Sample) -> u64| line(&samples, move |sample| (sample.accepted > 0).then(|| of(sample) as f64));
-        let over_time = vec![
-            Series { name: "p99", class: "s2", points: of_any(|sample| sample.p99) },
-            Series { name: "p50", class: "s1", points: of_any(|sample| sample.p50) },
-        ];
-        [
-            Chart {
-                title: "By percentile",
-                across: Across::Nines,
-                up: Up::Decades,
-                unit: "time to the answer",
-                show: micros,
-                series: distribution.into_iter().flatten().collect(),
-            },
-            Chart {
-                title: "Of each second",
-                across: Across::Seconds,
-                up: Up::Decades,
-                unit: "time to the answer",
-                show: micros,
-                series: over_time,
-            },
-        ]
-    }
-
-    fn timeline_charts(&self) -> Vec<Chart> {
-        let samples = self.drawn();
-        let rate = |name, class, of: fn(&Sample) -> u64| {
-            let points = line(&samples, move |sample| Some(sample.per_second(of(sample))));
-            Series { name, class, points }
-        };
-        let mut requests =
-            vec![rate("accepted", "s1", |sample| sample.accepted), rate("refused", "s2", |sample| sample.refused)];
-        if samples.iter().any(|sample| sample.unanswered > 0) {
-            requests.push(rate("unanswered", "s3", |sample| sample.unanswered));
-        }
-        let one = |title, name, up, show, of: &dyn Fn(&Sample) -> Option<f64>| {
-            let series = vec![Series { name, class: "s1", points: line(&samples, of) }];
-            Chart { title, across: Across::Seconds, up, unit: name, show, series }
-        };
-        let gauge = |of: fn(&Gauges) -> Option<u64>| {
-            move |sample: &Sample| sample.gauges.as_ref().and_then(of).map(|value| value as f64)
-        };
-        vec![
-            Chart {
-                title: "Requests a second",
-                across: Across::Seconds,
-                up: Up::Linear,
-                unit: "requests a second",
-                show: per_second,
-                series: requests,
-            },
-            one("CPU of the server, in cores", "cores", Up::Linear, cores, &|sample| sample.cpu_cores),
-            one("Queue, in jobs", "jobs", Up::Whole, whole, &gauge(|gauges| gauges.queue_jobs)),
-            one("Queue, in bytes", "bytes", Up::Bytes, bytes, &gauge(|gauges| gauges.queue_bytes)),
-            one("Busy workers", "workers", Up::Whole, whole, &gauge(|gauges| gauges.busy_workers)),
-            one(
-                "Segments waiting for a worker",
-                "segments",
-                Up::Whole,
-                whole,
-                &gauge(|gauges| gauges.segments_waiting),
-            ),
-            one("Spool on disk", "bytes", Up::Bytes, bytes, &gauge(|gauges| gauges.spool_bytes)),
-            one("Memory of the server", "resident", Up::Bytes, bytes, &|sample| {
-                sample.resident.map(|bytes| bytes as f64)
-            }),
-        ]
-    }
-
-    /// The samples that are long enough to be drawn; all of them if none is.
-    fn drawn(&self) -> Vec<&Sample> {
-        let long: Vec<_> = self.timeline.iter().filter(|sample| !sample.is_short()).collect();
-        if long.is_empty() { self.timeline.iter().collect() } else { long }
-    }
-
-    fn ledger_rows(&self) -> Vec<Row> {
-        let rows = self.ledger.rows().into_iter();
-        rows.map(|(name, count, must_be_zero)| {
-            let wrong = must_be_zero && count > 0;
-            let note = if wrong { " (must be 0)" } else { "" };
-            Row { name: name.to_owned(), value: format!("{}{note}", thousands(count)), wrong }
-        })
-        .collect()
-    }
-
-    fn request_rows(&self) -> Vec<Row> {
-        let mut rows: Vec<Row> = self
-            .statuses
-            .iter()
-            .map(|(status, count)| plain(&format!("answered {status}"), thousands(*count)))
-            .collect();
-        rows.push(plain("unanswered", thousands(self.unanswered)));
-        rows.push(plain("due and never sent", thousands(self.unsent)));
-        rows.push(plain("connections made", thousands(self.connects.0)));
-        rows.push(plain("connections failed", thousands(self.connects.1)));
-        rows.push(plain("from the first to the last", format!("{:.1} s", self.seconds)));
-        rows.push(plain(
-            "CPU of loadtest a request",
-            self.per_request(format!("{:.2} us", self.own_cpu_micros_per_request)),
-        ));
-        rows
-    }
-
-    fn quantile_rows(&self) -> Vec<Row> {
-        let mut rows = Vec::new();
-        for (of, quantiles) in [("accepted", self.accepted), ("refused", self.refused), ("sent late by", self.late)] {
-            if quantiles.max > 0 {
-                let times = [
-                    ("p50", quantiles.p50),
-                    ("p90", quantiles.p90),
-                    ("p99", quantiles.p99),
-                    ("p99.9", quantiles.p99_9),
-                    ("max", quantiles.max),
-                ];
-                rows.extend(times.map(|(name, micros)| plain(&format!("{of} {name}"), show_micros(micros))));
-            }
-        }
-        rows
-    }
-
-    fn server_rows(&self) -> Vec<Row> {
-        let mut rows = self.program.as_ref().map(settings).unwrap_or_default();
-        if let Some(server) = &self.server {
-            let request = format!("{:.2} us", server.cpu_micros_per_request);
-            rows.push(plain("CPU a request", self.per_request(request)));
-            let payload = format!("{:.3} us", server.cpu_micros_per_payload);
-            rows.push(plain("CPU a payload", self.per_request(payload)));
-            rows.push(plain("CPU in all", format!("{:.2} s", server.cpu_seconds)));
-            rows.push(plain("peak memory, with the drain", show_size(server.peak_memory)));
-            let wrong = server.exit.code != Some(0);
-            let value = format!("{} after {:.2} s", server.exit.status, server.exit.seconds);
-            rows.push(Row { name: "end".to_owned(), value, wrong });
-        }
-        rows
-    }
-
-    fn store_rows(&self) -> Vec<Row> {
-        let mut rows = vec![plain("place", self.place.clone())];
-        if let Some(objects) = &self.objects {
-            rows.push(plain("objects", thousands(objects.count)));
-            rows.push(plain("lines", thousands(objects.lines)));
-            rows.push(plain("bytes", show_size(objects.bytes)));
-            let [min, median, max] = [objects.min, objects.median, objects.max].map(show_size);
-            rows.push(plain("smallest, median, largest", format!("{min}, {median}, {max}")));
-        }
-        if let Some(s3) = &self.s3 {
-            rows.push(plain("PUTs, stored", format!("{}, {}", thousands(s3.puts), thousands(s3.stored))));
-            rows.push(plain("PUTs at once at most", thousands(s3.in_flight_peak)));
-            rows.extend(s3.faults.iter().map(|(name, count)| plain(&format!("fault {name}"), thousands(*count))));
-        }
-        rows
-    }
-}
-
-/// The fields of a part of the report as rows, the environment's variables by their own names.
-fn settings(of: &impl serde::Serialize) -> Vec<Row> {
-    let value = serde_json::to_value(of).unwrap_or_default();
-    let named = |(name, value): (String, String)| match name.strip_prefix("env.") {
-        Some(variable) => plain(variable, value),
-        None => plain(&name.replace('_', " "), value),
-    };
-    super::flat(&value).into_iter().map(named).collect()
-}
-
-fn plain(name: &str, value: String) -> Row {
-    Row { name: name.to_owned(), value, wrong: false }
-}
-
-fn table(out: &mut String, title: &str, rows: Vec<Row>) -> fmt::Result {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    write!(out, "<div class=\"table\"><h3>{}</h3><table>", Escaped(title))?;
-    for row in rows {
-        let class = if row.wrong { " class=\"wrong\"" } else { "" };
-        write!(out, "<tr{class}><th scope=\"row\">{}</th><td>{}</td></tr>", Escaped(&row.name), Escaped(&row.value))?;
-    }
-    writeln!(out, "</table></div>")
-}
-
-fn line(samples: &[&Sample], of: impl Fn(&Sample) -> Option<f64>) -> Vec<(f64, Option<f64>)> {
-    samples.iter().map(|sample| (sample.at, of(sample))).collect()
 }
 
 /// A count with its thousands apart.
@@ -357,26 +160,6 @@ fn thousands(count: u64) -> String {
         text.push(digit);
     }
     text
-}
-
-fn micros(value: f64) -> String {
-    show_micros(value as u64)
-}
-
-fn bytes(value: f64) -> String {
-    show_size(value as u64)
-}
-
-fn whole(value: f64) -> String {
-    thousands(value as u64)
-}
-
-fn per_second(value: f64) -> String {
-    format!("{}/s", thousands(value.round() as u64))
-}
-
-fn cores(value: f64) -> String {
-    format!("{value:.2}")
 }
 
 #[cfg(test)]
