@@ -98,7 +98,8 @@ async fn thousands_of_silent_connections_are_ended() {
 #[tokio::test]
 async fn a_pipelining_flood_is_answered_as_far_as_it_reads_and_holds_nobody_up() {
     let outcome = besieged(Attack::Pipeline, 2, Duration::from_secs(1), IMPATIENT).await;
-    assert!(outcome.received > outcome.sent, "an answer is longer than such a request: {outcome:?}");
+    // How far the answers have come when the attack ends, sockets' buffers decide.
+    assert!(outcome.received > 1 << 16, "hundreds of answers: {outcome:?}");
 }
 
 #[tokio::test]

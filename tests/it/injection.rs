@@ -8,15 +8,28 @@ use tokio::net::TcpStream;
 use crate::support::{Server, files, get};
 
 /// What a log, a shell or a path could take for its own.
-const HOSTILE: [&str; 8] = [
+const HOSTILE: [&str; 9] = [
     "\u{1b}[2J\u{1b}[31mred",
     "x\r\n2026-01-01T00:00:00Z ERROR forged: everything is lost",
     "x\n{\"level\":\"ERROR\",\"message\":\"forged\"}",
     "\u{9b}31m\u{85}\u{2028}x",
     "../../../../etc/passwd",
+    "..%2f..%2fetc/passwd",
     "..\\..\\x\0.gz",
     "\",\"forged\":\"x",
     "$(reboot)`reboot`%s%n{}",
+];
+
+/// Headers that a server may look at.
+const HEADERS: [&str; 8] = [
+    "X-Request-Id",
+    "X-Forwarded-For",
+    "Content-Type",
+    "Content-Encoding",
+    "Authorization",
+    "X-Api-Key",
+    "Host",
+    "User-Agent",
 ];
 
 fn percent(text: &str) -> String {
@@ -42,9 +55,7 @@ async fn send_everywhere(server: &Server) {
             assert!(matches!(status, 202 | 400), "{status} {body}");
         }
         // As bytes in a header: refused by hyper or taken as what it is.
-        for name in
-            ["X-Request-Id", "Content-Type", "Content-Encoding", "Authorization", "X-Api-Key", "Host", "User-Agent"]
-        {
+        for name in HEADERS {
             let head = format!("POST /v1/payloads?ack={escaped} HTTP/1.1\r\nHost: x\r\n{name}: {hostile}\r\n");
             let request = [head.as_bytes(), b"Content-Length: 2\r\n\r\n{}"].concat();
             let status = server.send(&request).await.status;

@@ -22,7 +22,6 @@ mod repack;
 mod settings;
 mod shutdown;
 mod slow;
-mod steering;
 mod support;
 mod tls;
 mod tokens;
