@@ -20,7 +20,7 @@ use crate::health::Health;
 use crate::http::{self, Edge, Limits, Public, Tls, Transport, TrustedProxies};
 use crate::metrics::{Balance, Metrics};
 use crate::queue::{JobReceiver, queue};
-use crate::reload::Reload;
+use crate::reload::{Followed, Reload};
 use crate::spool::{Backlog, SealedSegment, Spool};
 use crate::store::Store;
 use crate::tenants::{Tenants, TenantsFile};
@@ -36,6 +36,8 @@ const REQUESTS_SHARE: f64 = 0.4;
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections to the admin listener: a few scrapers and people.
 const ADMIN_MAX_CONNECTIONS: usize = 64;
+/// One address cannot keep the others away from it.
+const ADMIN_MAX_PER_ADDRESS: usize = 16;
 const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const ADMIN_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -44,7 +46,7 @@ pub struct Listeners {
     /// For senders.
     pub public: TcpListener,
     /// What TLS is spoken with on it, if it is.
-    pub tls: Option<Arc<Tls>>,
+    pub tls: Option<(Arc<Tls>, Followed)>,
     /// For operators.
     pub admin: TcpListener,
 }
@@ -129,8 +131,8 @@ pub async fn run(
     }
     let admin = AdminService::new(Admin::new(&outlet, jobs.depth()), settings.admin_token.clone());
     aside.spawn(serve_admin(listeners.admin, admin));
-    if let Some(tls) = listeners.tls.clone() {
-        let files = orders.reload.follow(tls.files());
+    let (tls, files) = listeners.tls.unzip();
+    if let (Some(tls), Some(files)) = (tls.clone(), files) {
         aside.spawn(async move {
             let error = files.run(move || tls.reload()).await;
             tracing::error!(%error, "TLS_CERT and TLS_KEY can be followed no longer");
@@ -154,8 +156,7 @@ pub async fn run(
     };
     let edge = Edge::new(&settings, jobs, outlet.clone(), store, tenants);
     let mut public = JoinSet::new();
-    let serving =
-        serve_public((listeners.public, listeners.tls), edge, &settings, Arc::clone(&outlet.metrics), requests.clone());
+    let serving = serve_public((listeners.public, tls), edge, &settings, Arc::clone(&outlet.metrics), requests.clone());
     public.spawn(serving);
 
     let mut failure = tokio::select! {
@@ -198,7 +199,8 @@ async fn serve_admin(listener: TcpListener, admin: AdminService) {
         idle_timeout: ADMIN_IDLE_TIMEOUT,
     };
     // Until the process ends: a shutdown wants watching, too.
-    http::serve(listener, move |_| admin.clone(), limits, Transport::default(), None, CancellationToken::new()).await;
+    let transport = Transport { max_per_address: Some(ADMIN_MAX_PER_ADDRESS), ..Transport::default() };
+    http::serve(listener, move |_| admin.clone(), limits, transport, None, CancellationToken::new()).await;
 }
 
 fn serve_public(

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use millpond::app::{self, Ended, Listeners, Orders};
-use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings};
+use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings, TlsSettings};
 use millpond::disk::RealDisk;
 use millpond::http::{Tls, bind};
 use millpond::metrics::Count;
-use millpond::reload::Reload;
+use millpond::reload::{Followed, Reload};
 use millpond::segment::SegmentId;
 use millpond::store::Store;
 use millpond::tenants::TenantsFile;
@@ -157,11 +157,16 @@ fn raise_open_files(settings: &mut Settings) {
 /// What the settings name files for, read from them.
 struct Opened {
     tenants: Option<TenantsFile>,
-    tls: Option<Arc<Tls>>,
+    tls: Option<(Arc<Tls>, Followed)>,
 }
 
 fn open(settings: &Settings, reload: &Reload) -> anyhow::Result<Opened> {
-    let tls = settings.transport.tls.as_ref().map(|files| Tls::load(files).map(Arc::new)).transpose()?;
+    // Followed before they are read, so that no change is missed, however long the start takes.
+    let load = |files: &TlsSettings| {
+        let followed = reload.follow(vec![files.cert.clone(), files.key.clone()]);
+        Tls::load(files).map(|tls| (Arc::new(tls), followed))
+    };
+    let tls = settings.transport.tls.as_ref().map(load).transpose()?;
     Ok(Opened { tenants: app::open_tenants(settings, reload)?, tls })
 }
 

@@ -319,7 +319,7 @@ mod tests {
         assert_eq!([push(1, &other), push(1, &other)], [Ok(()), Ok(())]);
         assert_eq!(push(1, &None), Err(PushError::Full(Full::Queue)));
         assert!(queue.shares(100).cut().is_none(), "all of it is no share");
-        assert_eq!(queue.shares(1).cut().unwrap().0.jobs.most(), 1, "a share of a small queue is not nothing");
+        assert_eq!(queue.shares(1).cut().unwrap().room.jobs.most(), 1, "a share of a small queue is not nothing");
     }
 
     #[test]
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(second.move_to(named.as_ref()), Err(Full::Share));
         drop((first, second));
         assert_eq!(queue.depth().now(), (0, 0));
-        assert!([unnamed, named].into_iter().all(|share| share.unwrap().0.bytes.used() == 0));
+        assert!([unnamed, named].into_iter().all(|share| share.unwrap().room.bytes.used() == 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::Ack;
 use crate::decode::Record;
@@ -202,7 +202,13 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
 }
 
 pub(super) fn log_filter(text: &str) -> Result<Targets, String> {
-    text.parse().map_err(|_| "a level such as info, or levels by target such as info,millpond=debug".to_owned())
+    let filter: Targets =
+        text.parse().map_err(|_| "a level such as info, or levels by target such as info,millpond=debug".to_owned())?;
+    // They warn of what a sender does, line by line: a flood of it is not to become a flood of the log.
+    Ok(["h2", "rustls"].into_iter().filter(|name| !text.contains(name)).fold(filter, |filter, name| {
+        let level = filter.default_level().unwrap_or(LevelFilter::OFF).min(LevelFilter::ERROR);
+        filter.with_target(name, level)
+    }))
 }
 
 pub(super) fn log_format(text: &str) -> Result<bool, String> {

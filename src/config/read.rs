@@ -79,6 +79,9 @@ struct Check {
     problems: Vec<String>,
 }
 
+/// Settings without which more is allowed.
+const GUARDS: [&str; 5] = ["ADMIN_TOKEN", "TLS_CERT", "TLS_KEY", "TOKENS_FILE", "TRUSTED_PROXIES"];
+
 impl Check {
     /// Keeps the variables that are settings; reports those that are nearly one.
     fn sort(&mut self, vars: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
@@ -92,6 +95,10 @@ impl Check {
                 continue;
             }
             match value.into_string() {
+                // A template that came out empty is not to open the doors.
+                Ok(value) if value.trim().is_empty() && GUARDS.contains(&name) => {
+                    self.problems.push(format!("{name}: expected a value; unset it to do without"));
+                }
                 Ok(value) if value.trim().is_empty() => {}
                 Ok(value) => {
                     known.insert(name.to_owned(), value.trim().to_owned());

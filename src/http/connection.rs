@@ -55,8 +55,9 @@ const SEND_MAX_BYTES: usize = 16 * 1024;
 /// HTTP/2: streams that were opened and reset before they were looked at (CVE-2023-44487); one more ends the connection.
 const RESETS_PENDING_MAX: usize = 20;
 /// HTTP/2: streams that the sender made us reset, by breaking the rules (CVE-2025-8671), over the connection's life; one
-/// more ends it. Who keeps the rules causes none, but for streams over `STREAMS_MAX` before it has heard of that.
-const RESETS_CAUSED_MAX: usize = 64;
+/// more ends it. Who keeps the rules may cause some, too: with what is still on its way of bodies that were refused early, and
+/// with streams over `STREAMS_MAX` before it has heard of that.
+const RESETS_CAUSED_MAX: usize = 1024;
 /// HTTP/2: a peer that does not answer a ping is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);

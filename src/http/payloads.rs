@@ -172,10 +172,14 @@ async fn decode(
     if let Some(decoded) = work.small(&body, &mut reservation) {
         return decoded.map(|lines| (lines, reservation)).map_err(problem);
     }
+    let lane = match work.sender.share() {
+        Some(share) => Some(share.lane().acquire_owned().await.map_err(|_| Problem::Internal)?),
+        None => None,
+    };
     let permit = Arc::clone(&edge.large_bodies).acquire_owned().await.map_err(|_| Problem::Internal)?;
     // The hold goes along: a sender that goes away leaves the work, and what it takes, behind.
     let decoded = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
+        let _turn = (lane, permit);
         work.large(&body, &mut reservation).map(|lines| (lines, reservation))
     });
     match decoded.await {

@@ -92,11 +92,6 @@ impl Tls {
         Ok(())
     }
 
-    /// The files that a change of is worth a [`reload`](Self::reload).
-    pub fn files(&self) -> Vec<PathBuf> {
-        vec![self.files.cert.clone(), self.files.key.clone()]
-    }
-
     /// The handshake with a sender that is served.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.acceptor.accept(stream).await

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::sync::Semaphore;
+
 /// So many units and no more, of which some are held.
 #[derive(Debug)]
 pub(super) struct Capacity {
@@ -80,12 +82,20 @@ impl Room {
 
 /// A part of the queue that one sender may hold, and no more. Clones are the same share.
 #[derive(Debug, Clone)]
-pub struct Share(pub(super) Arc<Room>);
+pub struct Share {
+    pub(super) room: Arc<Room>,
+    lane: Arc<Semaphore>,
+}
 
 impl Share {
     /// Whether a job of this sender's would be refused now, whatever its size.
     pub fn is_full(&self) -> bool {
-        self.0.is_full()
+        self.room.is_full()
+    }
+
+    /// The lane in which this sender's large bodies wait for their turn, so that those of others never wait behind them all.
+    pub fn lane(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.lane)
     }
 }
 
@@ -108,7 +118,12 @@ impl Shares {
 
     /// Another share, of which nothing is held.
     pub fn cut(&self) -> Option<Share> {
-        (!self.is_all).then(|| Share(Arc::new(Room::new(self.max_jobs, self.max_bytes))))
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        (!self.is_all).then(|| Share {
+            room: Arc::new(Room::new(self.max_jobs, self.max_bytes)),
+            // As many as are decoded at once: a sender alone has all cores, and one of many a turn like theirs.
+            lane: Arc::new(Semaphore::new(cores)),
+        })
     }
 
     /// More bytes than this nobody holds.
@@ -159,12 +174,12 @@ impl Reservation {
         if jobs + bytes == 0 {
             return Ok(());
         }
-        if self.share.as_ref().is_some_and(|share| !share.0.take(jobs, bytes)) {
+        if self.share.as_ref().is_some_and(|share| !share.room.take(jobs, bytes)) {
             return Err(Full::Share);
         }
         if !self.of.take(jobs, bytes) {
             if let Some(share) = &self.share {
-                share.0.give_back(jobs, bytes);
+                share.room.give_back(jobs, bytes);
             }
             return Err(Full::Queue);
         }
@@ -178,11 +193,11 @@ impl Reservation {
     /// # Errors
     /// When there is no room for it; everything is as before then.
     pub fn move_to(&mut self, share: Option<&Share>) -> Result<(), Full> {
-        if share.is_some_and(|share| !share.0.take(self.jobs, self.bytes)) {
+        if share.is_some_and(|share| !share.room.take(self.jobs, self.bytes)) {
             return Err(Full::Share);
         }
         if let Some(share) = std::mem::replace(&mut self.share, share.cloned()) {
-            share.0.give_back(self.jobs, self.bytes);
+            share.room.give_back(self.jobs, self.bytes);
         }
         Ok(())
     }
@@ -197,7 +212,7 @@ impl Reservation {
     fn give_back(&self, jobs: usize, bytes: usize) {
         self.of.give_back(jobs, bytes);
         if let Some(share) = &self.share {
-            share.0.give_back(jobs, bytes);
+            share.room.give_back(jobs, bytes);
         }
     }
 }

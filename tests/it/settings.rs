@@ -1,7 +1,8 @@
 //! Settings, `--help` and `--check`.
 
 use loadtest::s3::{Fault, FaultPlan, S3Server};
-use millpond::config::SETTINGS;
+use millpond::config::{SETTINGS, Settings, SettingsError};
+use tracing::Level;
 
 use crate::support::{Server, files, run};
 
@@ -165,4 +166,26 @@ async fn an_address_that_is_taken_is_an_error_that_names_the_setting() {
     let output = run(folder.path(), &[("LISTEN_ADDR", addr.as_str())], &[]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains(&format!("LISTEN_ADDR: cannot listen on {addr}")), "{}", stderr(&output));
+}
+
+fn settings(name: &str, value: &str) -> Result<Settings, SettingsError> {
+    Settings::from_vars([(name.into(), value.into())])
+}
+
+#[test]
+fn a_guard_that_came_out_empty_is_refused_and_not_taken_for_unset() {
+    for name in ["ADMIN_TOKEN", "TLS_CERT", "TLS_KEY", "TOKENS_FILE", "TRUSTED_PROXIES"] {
+        let error = settings(name, " ").unwrap_err().to_string();
+        assert!(error.contains(&format!("{name}: expected a value")), "{error}");
+    }
+    assert!(settings("S3_BUCKET", "").is_ok());
+}
+
+#[test]
+fn what_a_sender_can_have_warned_of_frame_by_frame_is_not_logged_unless_asked_for() {
+    let enabled = |filter, level| settings("RUST_LOG", filter).unwrap().log.filter.would_enable("h2::proto", &level);
+    assert!(!enabled("info", Level::WARN) && enabled("info", Level::ERROR));
+    assert!(!enabled("trace", Level::WARN));
+    assert!(!enabled("off", Level::ERROR));
+    assert!(enabled("info,h2=debug", Level::DEBUG));
 }

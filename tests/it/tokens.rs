@@ -234,7 +234,7 @@ async fn without_the_file_anybody_may_send_and_the_log_says_so_once() {
 #[tokio::test]
 async fn no_token_reaches_the_log_the_metrics_or_an_answer_even_at_trace() {
     let file = TokensFile::new(&[("acme", &["s3cret-known"], r#"{"requests_per_second":1}"#)]);
-    let mut server = file.start(&[("RUST_LOG", "trace")]).await;
+    let mut server = file.start(&[("RUST_LOG", "trace,h2=trace,rustls=trace")]).await;
     let mut answers = Vec::new();
     for token in ["s3cret-known", "s3cret-known", "s3cret-unknown"] {
         answers.push(bearer(&server, token).await);
