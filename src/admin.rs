@@ -9,18 +9,19 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
+use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use serde::Serialize;
 
+use crate::digest::Digest;
 use crate::dispatcher::Outlet;
 use crate::health::{Health, Trouble};
+use crate::http::bearer;
 use crate::metrics::Metrics;
 use crate::queue::Depth;
-use crate::secret::Secret;
 use crate::spool::{Backlog, Spool};
 
 const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -48,31 +49,26 @@ impl Admin {
 #[derive(Clone)]
 pub struct AdminService {
     routes: Router,
-    token: Option<Arc<Secret>>,
+    token: Option<Digest>,
 }
 
 impl AdminService {
     /// `/metrics`, `/live`, `/ready`; for those who have the token, if there is one.
-    pub fn new(admin: Admin, token: Option<Secret>) -> Self {
+    pub fn new(admin: Admin, token: Option<Digest>) -> Self {
         let routes = Router::new()
             .route("/metrics", get(metrics))
             .route("/live", get(|| async { "ok\n" }))
             .route("/ready", get(ready))
             .with_state(Arc::new(admin));
-        Self { routes, token: token.map(Arc::new) }
+        Self { routes, token }
     }
 
     /// Whoever asks whether the process lives, a supervisor say, learns nothing else by it and needs no token.
     fn admits<B>(&self, request: &Request<B>) -> bool {
         let Some(token) = &self.token else { return true };
-        request.uri().path() == "/live" || bearer(request.headers()).is_some_and(|guess| token.is(guess))
+        let guess = request.headers().get(AUTHORIZATION).and_then(bearer);
+        request.uri().path() == "/live" || guess.is_some_and(|guess| *token == Digest::of(guess))
     }
-}
-
-/// What an `Authorization: Bearer` header holds (RFC 6750, 2.1).
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.as_bytes().split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii_start())
 }
 
 impl Service<Request<Incoming>> for AdminService {

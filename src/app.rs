@@ -129,7 +129,7 @@ pub async fn run(
     if is_durable {
         aside.spawn(adopt(outlet.clone()));
     }
-    let admin = AdminService::new(Admin::new(&outlet, jobs.depth()), settings.admin_token.clone());
+    let admin = AdminService::new(Admin::new(&outlet, jobs.depth()), settings.admin_token);
     aside.spawn(serve_admin(listeners.admin, admin));
     let (tls, files) = listeners.tls.unzip();
     if let (Some(tls), Some(files)) = (tls.clone(), files) {

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 pub use table::{SETTINGS, Setting};
 
 use crate::decode::Record;
-use crate::secret::Secret;
+use crate::digest::Digest;
 use crate::segment::Compression;
 
 /// The process exits with this code when the settings are bad (`EX_USAGE` of BSD's sysexits.h).
@@ -49,7 +49,7 @@ pub struct Settings {
     /// The admin listener's address; port 0 picks one.
     pub admin_addr: SocketAddr,
     /// What the admin routes ask for, if anything.
-    pub admin_token: Option<Secret>,
+    pub admin_token: Option<Digest>,
     /// From the signal to the exit.
     pub shutdown_grace: Duration,
     /// How the server logs.

@@ -36,6 +36,7 @@ use payloads::DecodeLimits;
 pub use peer::{Peer, TrustedProxies};
 pub(crate) use problem::Problem;
 use request_id::RequestId;
+pub(crate) use sender::bearer;
 pub use tls::{Tls, TlsError};
 
 use crate::config::{HttpSettings, Settings};

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use divan::{Bencher, black_box};
+use millpond::digest::Digest;
 use millpond::queue::queue;
-use millpond::tenants::{Digest, Entry, Limit, Limits, Tenants};
+use millpond::tenants::{Entry, Limit, Limits, Tenants};
 
 const TOKEN: &str = "mp_7d1f5b0c9a3e4f68b2d0c1e5a7f93b46";
 
@@ -19,7 +20,7 @@ fn tenants(count: usize) -> Tenants {
     };
     let entry = |n: usize| {
         let token = if n + 1 == count { TOKEN.to_owned() } else { format!("token-{n}") };
-        let tokens = vec![Digest::of(token.as_bytes()).unwrap()];
+        let tokens = vec![Digest::of(token.as_bytes())];
         Entry { name: format!("tenant-{n}"), tokens, limits: limits.clone() }
     };
     let (queue, _) = queue(10_000, 256 << 20, Arc::default());

@@ -10,7 +10,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::Ack;
 use crate::decode::Record;
-use crate::secret::Secret;
+use crate::digest::Digest;
 use crate::segment::Compression;
 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
@@ -102,9 +102,9 @@ pub(super) fn limit(text: &str, range: RangeInclusive<usize>) -> Result<Option<u
 }
 
 /// A token that can stand in a header, and is not known again once it is read.
-pub(super) fn token(text: &str) -> Result<Secret, String> {
+pub(super) fn token(text: &str) -> Result<Digest, String> {
     if text.len() >= TOKEN_MIN_BYTES && text.bytes().all(|b| b.is_ascii_graphic()) {
-        Ok(Secret::new(text.as_bytes()))
+        Ok(Digest::of(text.as_bytes()))
     } else {
         Err(format!("at least {TOKEN_MIN_BYTES} letters, digits and signs of ASCII, without spaces"))
     }

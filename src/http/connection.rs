@@ -9,6 +9,7 @@
 mod activity;
 mod lent;
 mod metered;
+mod version;
 
 use std::convert::Infallible;
 use std::pin::pin;

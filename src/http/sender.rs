@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Problem;
 use crate::decode::Token;
@@ -14,7 +14,6 @@ use crate::queue::Share;
 use crate::tenants::{Limit, Over, Tenant, Tenants};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const BEARER: &[u8] = b"bearer ";
 /// What a sender over a limit is told to wait at the least, in seconds, before jitter.
 const SHORTEST_SECS: f64 = 1.0;
 
@@ -92,20 +91,21 @@ impl Sender {
     }
 }
 
+/// What an `Authorization` holds behind `Bearer` (RFC 6750, 2.1); none of another scheme.
+pub(crate) fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = authorization.as_bytes().split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+}
+
 /// The token that the headers bear. An authorization of another scheme is not for us.
 fn token(headers: &HeaderMap) -> Option<&[u8]> {
-    let bearer = headers.get_all(AUTHORIZATION).iter().find_map(|value| {
-        let (scheme, token) = value.as_bytes().split_at_checked(BEARER.len())?;
-        scheme.eq_ignore_ascii_case(BEARER).then(|| token.trim_ascii())
-    });
+    let bearer = headers.get_all(AUTHORIZATION).iter().find_map(bearer);
     let key = || headers.get(X_API_KEY).map(|value| value.as_bytes().trim_ascii());
     bearer.filter(|token| !token.is_empty()).or_else(key).filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
 
     fn of(headers: &[(&'static str, &'static str)]) -> Option<String> {

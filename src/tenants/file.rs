@@ -32,7 +32,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
-use super::Digest;
+use crate::digest::Digest;
 
 /// A larger file is not read.
 const FILE_MAX_BYTES: u64 = 64 << 20;
@@ -229,7 +229,7 @@ impl TryFrom<Vec<String>> for Tokens {
             let digest: Digest = text.parse().map_err(|()| {
                 "not the SHA-256 of a token, which is 64 hexadecimal digits: make it with printf %s TOKEN | sha256sum"
             })?;
-            if digest.is_of_nothing() {
+            if digest == Digest::of(b"") {
                 return Err("this is the SHA-256 of an empty token: make it with printf %s TOKEN | sha256sum");
             }
             Ok(digest)
@@ -277,7 +277,7 @@ mod tests {
         );
         let entries = parse(text.as_bytes()).unwrap();
         assert_eq!(entries.iter().map(|entry| &*entry.name).collect::<Vec<_>>(), ["a.B_c-1", "b"]);
-        assert_eq!(entries[0].tokens, [Digest::of(b"test").unwrap(), Digest::of(b"test2").unwrap()]);
+        assert_eq!(entries[0].tokens, [Digest::of(b"test"), Digest::of(b"test2")]);
         assert_eq!(entries[0].limits, Limits { bytes_per_second: Some(5), ..Limits::default() });
         assert_eq!(entries[1].limits, Limits::default());
     }

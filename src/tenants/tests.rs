@@ -12,7 +12,7 @@ fn entries(text: &str) -> Vec<Entry> {
     let entry = |word: &str| {
         let mut parts = word.split(':');
         let name = parts.next().unwrap().to_owned();
-        let tokens = parts.next().unwrap().split('+').map(|token| Digest::of(token.as_bytes()).unwrap()).collect();
+        let tokens = parts.next().unwrap().split('+').map(|token| Digest::of(token.as_bytes())).collect();
         let requests_per_second = parts.next().map(|rate| rate.parse().unwrap());
         Entry { name, tokens, limits: Limits { requests_per_second, ..Limits::default() } }
     };
@@ -58,7 +58,7 @@ fn who_is_still_there_keeps_what_it_holds_and_has_used_and_who_is_not_is_forgott
 fn nothing_that_is_printed_shows_a_token_or_its_digest() {
     let (tenants, _) = tenants("a:s3cret");
     let digest = "1ec1c26b50d5d3c58d9583181af8076655fe00756bf7285940ba3670f99fcba0";
-    assert_eq!(digest.parse::<Digest>(), Ok(Digest::of(b"s3cret").unwrap()));
+    assert_eq!(digest.parse::<Digest>(), Ok(Digest::of(b"s3cret")));
     let printed = format!("{tenants:?} {:?}", entries("a:s3cret"));
     assert!(!printed.contains("s3cret") && !printed.contains("1ec1c2") && !printed.contains("30, 193"), "{printed}");
 }

@@ -2,37 +2,15 @@
 
 use std::io::Write;
 
-use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use flate2::{Compression, GzBuilder};
 
+use crate::encode::{deflate, gzip, zlib, zstd};
 use crate::support::Server;
 
 /// Decompressed, ten times what is taken.
 const BOMB: usize = 100 << 20;
 /// Memory that a bomb may cost, in KiB: what is taken of it, and what decoding holds beside.
 const COST: u64 = 64 << 10;
-
-fn gzip(data: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn zlib(data: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn deflate(data: &[u8]) -> Vec<u8> {
-    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn zstd(data: &[u8]) -> Vec<u8> {
-    zstd::encode_all(data, 1).unwrap()
-}
 
 /// One zstd frame that asks for a window of 2 to this many bytes.
 fn zstd_with_window(log: u32, data: &[u8]) -> Vec<u8> {

@@ -9,6 +9,7 @@ mod conformance;
 mod crash;
 mod disk_faults;
 mod edge;
+mod encode;
 mod fairness;
 mod faulty_disk;
 mod in_process;

@@ -202,16 +202,21 @@ async fn a_handshake_that_stalls_gives_its_place_back() {
     assert_eq!(server.metric("millpond_connections_failed_total").await, 2.0);
 }
 
-#[tokio::test]
-async fn a_handshake_that_stalls_does_not_hold_up_a_stop() {
-    let (pair, cert) = Pair::new();
-    let mut server = start(&pair, &[("HEADER_TIMEOUT", "1h"), ("SHUTDOWN_GRACE", "1h")]).await;
-    let _stalled = server.connect().await;
-    let mut connection = connect(&server, &cert).await;
+/// The server takes a batch over TLS, ends well and has stored that one.
+async fn takes_one_and_stops(mut server: Server, cert: &CertificateDer<'static>) {
+    let mut connection = connect(&server, cert).await;
     connection.write(&post("", b"{}")).await;
     assert_eq!(connection.answer().await.unwrap().status, 202);
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(server.lines().len(), 1);
+}
+
+#[tokio::test]
+async fn a_handshake_that_stalls_does_not_hold_up_a_stop() {
+    let (pair, cert) = Pair::new();
+    let server = start(&pair, &[("HEADER_TIMEOUT", "1h"), ("SHUTDOWN_GRACE", "1h")]).await;
+    let _stalled = server.connect().await;
+    takes_one_and_stops(server, &cert).await;
 }
 
 #[tokio::test]
@@ -229,11 +234,7 @@ async fn what_is_not_tls_is_closed_and_others_go_on() {
     }
     server.logged("failed before its first request").await;
     assert!(!server.log().contains("hush"));
-    let mut connection = connect(&server, &cert).await;
-    connection.write(&post("", b"{}")).await;
-    assert_eq!(connection.answer().await.unwrap().status, 202);
-    assert_eq!(server.stop().await, Some(0));
-    assert_eq!(server.lines().len(), 1);
+    takes_one_and_stops(server, &cert).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use axum::http::Request;
@@ -11,13 +11,7 @@ use hyper::service::Service;
 use tokio::time::Instant;
 
 use super::Timeouts;
-
-/// What HTTP/2 begins with (RFC 9113, 3.4). Until all of it has come it may still be a request of HTTP/1.
-const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// All of [`H2_PREFACE`] came.
-const H2: u8 = 24;
-/// Something else came.
-const H1: u8 = u8::MAX;
+use super::version::Version;
 
 /// Marks of one connection. They guard no other memory, so every access is relaxed.
 #[derive(Debug)]
@@ -27,9 +21,6 @@ pub(super) struct Activity {
     in_flight: AtomicU32,
     /// Bytes came in since the last answer, and no request yet.
     headers_begun: AtomicBool,
-    /// How many bytes of HTTP/2's preface came, as long as nothing else did; then [`H2`] or [`H1`]. HTTP/2 has frames that
-    /// belong to no request, so bytes there do not mean headers.
-    version: AtomicU8,
     /// When the connection began to idle, or the headers to come: milliseconds since it was opened.
     since: AtomicU64,
     /// When the socket took bytes last, while it takes none: milliseconds since the connection was opened, and one.
@@ -52,19 +43,17 @@ impl Activity {
             opened: Instant::now(),
             in_flight: AtomicU32::new(0),
             headers_begun: AtomicBool::new(false),
-            version: AtomicU8::new(0),
             since: AtomicU64::new(0),
             stuck_since: AtomicU64::new(0),
         }
     }
 
-    /// The socket gave these bytes.
-    pub(super) fn read(&self, bytes: &[u8]) {
-        let version = match self.version.load(Ordering::Relaxed) {
-            decided @ (H1 | H2) => decided,
-            seen => self.decide(seen, bytes),
-        };
-        if version == H2 {
+    /// The socket gave these bytes, by which `version` was told.
+    pub(super) fn read(&self, bytes: &[u8], version: Version) {
+        // It has frames that belong to no request, so bytes there do not mean headers. Those of its preface may have been
+        // taken for a request's.
+        if version == Version::Http2 {
+            self.headers_begun.store(false, Ordering::Relaxed);
             return;
         }
         let waiting = self.in_flight.load(Ordering::Relaxed) == 0 && !self.headers_begun.load(Ordering::Relaxed);
@@ -74,23 +63,6 @@ impl Activity {
         }
         self.mark(Instant::now());
         self.headers_begun.store(true, Ordering::Relaxed);
-    }
-
-    /// The version, when `bytes` have come behind so many of the preface, which may come byte by byte.
-    fn decide(&self, seen: u8, bytes: &[u8]) -> u8 {
-        let missing = H2_PREFACE.get(usize::from(seen)..).unwrap_or_default();
-        let version = if bytes.starts_with(missing) {
-            // The bytes before these may have been taken for a request's.
-            self.headers_begun.store(false, Ordering::Relaxed);
-            H2
-        } else if missing.starts_with(bytes) {
-            // Fewer than are missing, and it is short.
-            seen + bytes.len() as u8
-        } else {
-            H1
-        };
-        self.version.store(version, Ordering::Relaxed);
-        version
     }
 
     /// The socket was given bytes, and took some or none.
@@ -191,14 +163,18 @@ impl<F> Drop for Marked<F> {
 mod tests {
     use std::time::Duration;
 
+    use super::super::version::H2_PREFACE;
     use super::*;
 
     const TIMEOUTS: Timeouts = Timeouts { header: Duration::from_secs(1), idle: Duration::from_secs(3) };
 
     /// What is found after these reads when the time for headers is over, and when that for idling is.
     fn verdicts<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> [Verdict; 2] {
-        let activity = Activity::new();
-        reads.into_iter().for_each(|bytes| activity.read(bytes));
+        let (activity, mut version) = (Activity::new(), Version::NEW);
+        reads.into_iter().for_each(|bytes| {
+            version.follow(bytes);
+            activity.read(bytes, version);
+        });
         let now = Instant::now();
         [TIMEOUTS.header, TIMEOUTS.idle].map(|passed| activity.verdict(now + passed, TIMEOUTS))
     }

@@ -8,12 +8,14 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Activity;
+use super::version::Version;
 
 /// The socket as hyper has it.
 pub(super) struct Lent<IO> {
     stream: Option<IO>,
     back: Arc<Mutex<Option<IO>>>,
     activity: Arc<Activity>,
+    version: Version,
 }
 
 /// Where the socket comes back to.
@@ -22,7 +24,7 @@ pub(super) struct Returned<IO>(Arc<Mutex<Option<IO>>>);
 impl<IO: Unpin> Lent<IO> {
     pub(super) fn lend(stream: IO, activity: Arc<Activity>) -> (Self, Returned<IO>) {
         let back = Arc::new(Mutex::new(None));
-        (Self { stream: Some(stream), back: Arc::clone(&back), activity }, Returned(back))
+        (Self { stream: Some(stream), back: Arc::clone(&back), activity, version: Version::NEW }, Returned(back))
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut IO>> {
@@ -48,7 +50,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Lent<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(self.stream()?.poll_read(cx, buffer))?;
-        self.activity.read(buffer.filled().get(before..).unwrap_or_default());
+        let bytes = buffer.filled().get(before..).unwrap_or_default();
+        self.version.follow(bytes);
+        self.activity.read(bytes, self.version);
         Poll::Ready(Ok(()))
     }
 }

@@ -12,14 +12,14 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::version::Version;
+
 /// Bytes of HTTP/2 that are read before other connections have their turn: a thousand of the smallest frames, some 0.1 ms.
 const H2_TURN_BYTES: usize = 16 * 1024;
 /// The same of HTTP/1, whose requests cost far more than their bytes. hyper closes a connection whose refused body it cannot
 /// read away at once, so a turn is to be longer than the usual body.
 const H1_TURN_BYTES: usize = 256 * 1024;
 
-/// What an HTTP/2 connection begins with (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -41,6 +41,7 @@ pub(super) struct Metered<IO> {
 
 /// Follows the bytes of a connection from frame to frame.
 struct Frames {
+    version: Version,
     state: State,
     /// Frames beside requests that may still come.
     allowance: u32,
@@ -48,9 +49,6 @@ struct Frames {
 }
 
 enum State {
-    /// So much of HTTP/2's preface was there.
-    Preface(usize),
-    Http1,
     /// So much of a frame's head.
     Head([u8; FRAME_HEAD_BYTES], usize),
     /// So much of its payload is still to come.
@@ -70,28 +68,22 @@ impl<IO> Metered<IO> {
 
 impl Frames {
     fn new(now: Instant) -> Self {
-        Self { state: State::Preface(0), allowance: FRAMES_AT_ONCE, filled: now }
+        Self {
+            version: Version::NEW,
+            state: State::Head([0; FRAME_HEAD_BYTES], 0),
+            allowance: FRAMES_AT_ONCE,
+            filled: now,
+        }
     }
 
     /// Whether these bytes may follow on those before.
-    fn follow(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+    fn follow(&mut self, bytes: &[u8]) -> Result<(), Flood> {
+        let mut bytes = self.version.follow(bytes);
+        if self.version != Version::Http2 {
+            return Ok(());
+        }
         while !bytes.is_empty() {
             match &mut self.state {
-                State::Http1 => return Ok(()),
-                State::Preface(had) => {
-                    let rest = PREFACE.get(*had..).unwrap_or_default();
-                    let taken = rest.len().min(bytes.len());
-                    let (head, tail) = bytes.split_at(taken);
-                    if !rest.starts_with(head) {
-                        self.state = State::Http1;
-                        return Ok(());
-                    }
-                    *had += taken;
-                    bytes = tail;
-                    if *had == PREFACE.len() {
-                        self.state = State::Head([0; FRAME_HEAD_BYTES], 0);
-                    }
-                }
                 State::Head(head, had) => {
                     for (to, from) in head.iter_mut().skip(*had).zip(bytes) {
                         *to = *from;
@@ -149,7 +141,7 @@ impl Frames {
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Metered<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let turn = if matches!(self.frames.state, State::Http1) { H1_TURN_BYTES } else { H2_TURN_BYTES };
+        let turn = if self.frames.version == Version::Http1 { H1_TURN_BYTES } else { H2_TURN_BYTES };
         if self.read >= turn {
             self.read = 0;
             cx.waker().wake_by_ref();
@@ -201,6 +193,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Metered<IO> {
 mod tests {
     use std::time::Duration;
 
+    use super::super::version::H2_PREFACE;
     use super::*;
 
     const PING: u8 = 6;
@@ -211,7 +204,7 @@ mod tests {
 
     fn begun() -> Frames {
         let mut frames = Frames::new(Instant::now());
-        frames.follow(PREFACE).unwrap();
+        frames.follow(H2_PREFACE).unwrap();
         frames
     }
 
@@ -226,7 +219,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn frames_beside_requests_are_taken_up_to_their_allowance_however_they_are_cut() {
         assert_eq!(pings(&mut begun()), FRAMES_AT_ONCE);
-        let all = [PREFACE, &frame(PING, 8).repeat(FRAMES_AT_ONCE as usize)].concat();
+        let all = [&H2_PREFACE[..], &frame(PING, 8).repeat(FRAMES_AT_ONCE as usize)].concat();
         for size in [1, 7, 16, 25, 1000, all.len()] {
             let mut frames = Frames::new(Instant::now());
             assert!(all.chunks(size).all(|piece| frames.follow(piece).is_ok()), "{size}");

@@ -1,4 +1,4 @@
-//! The digest of a token.
+//! The digest of a token: all that is kept of one, so that there is nothing to print.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -7,22 +7,14 @@ use std::str::FromStr;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
-/// A longer token is nobody's: whoever sends one is not to have us work through it.
-const TOKEN_MAX_BYTES: usize = 4096;
-
 /// The SHA-256 of a token. It is compared in constant time and not printed: a short token could be found from it.
 #[derive(Clone, Copy)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of a token; none of one that nobody has.
-    pub fn of(token: &[u8]) -> Option<Self> {
-        (1..=TOKEN_MAX_BYTES).contains(&token.len()).then(|| Self(Sha256::digest(token).into()))
-    }
-
-    /// Whether it is the digest of no bytes at all, as a slip in a script makes it.
-    pub(super) fn is_of_nothing(&self) -> bool {
-        *self == Self(Sha256::digest([]).into())
+    /// The digest of a token.
+    pub fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
     }
 }
 
@@ -60,5 +52,20 @@ impl FromStr for Digest {
             *byte = u8::from_str_radix(pair, 16).map_err(|_| ())?;
         }
         Ok(Self(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_token_itself_has_its_digest_and_it_does_not_print() {
+        let digest = Digest::of(b"open sesame");
+        assert!(digest == Digest::of(b"open sesame"));
+        for guess in [&b""[..], b"open sesam", b"open sesame ", b"Open sesame"] {
+            assert!(digest != Digest::of(guess));
+        }
+        assert_eq!(format!("{digest:?}"), "(a digest)");
     }
 }
