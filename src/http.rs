@@ -4,6 +4,7 @@ mod addresses;
 mod arrivals;
 mod body;
 mod connection;
+mod decoding;
 mod head;
 mod jobs;
 mod listener;
@@ -31,8 +32,9 @@ use hyper::service::Service;
 use tokio::sync::Semaphore;
 
 pub use arrivals::Transport;
+use decoding::DecodeLimits;
 pub use listener::{Limits, bind, serve, serve_connection};
-use payloads::DecodeLimits;
+use peer::ClientAddress;
 pub use peer::{Peer, TrustedProxies};
 pub(crate) use problem::Problem;
 use request_id::RequestId;
@@ -157,15 +159,16 @@ impl Service<Request<Incoming>> for Public {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let began = Instant::now();
         let (mut routes, edge) = (self.routes.clone(), Arc::clone(&self.edge));
-        // It may cost a look through the headers, so only if somebody will read it.
-        let client = self.peer.as_ref().filter(|_| tracing::enabled!(tracing::Level::DEBUG));
-        let client = client.map(|peer| peer.client(request.headers()));
+        let client = self.peer.as_ref().map(|peer| peer.client(request.headers()));
         Box::pin(async move {
             let id = RequestId::of(request.headers());
             let (is_head, is_post) = (request.method() == Method::HEAD, request.method() == Method::POST);
             let mut request = request.map(Body::new);
-            // The handlers find it there, whoever made it; an extension would cost three allocations.
+            // Handlers read the id from the header, whether the client sent it or it was made here.
             request.headers_mut().insert(X_REQUEST_ID, id.clone().into());
+            if let Some(address) = client {
+                request.extensions_mut().insert(ClientAddress(address));
+            }
             let mut response = match head::check(request.version(), request.headers()) {
                 Ok(()) => {
                     let Ok(response) = tower::Service::call(&mut routes, request).await;

@@ -24,6 +24,10 @@ impl TrustedProxies {
     }
 }
 
+/// The address of the client that sent a request, as an extension of the request: for limits and for the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientAddress(pub(super) IpAddr);
+
 /// One end of a connection: the sender's, or a proxy's.
 #[derive(Debug, Clone)]
 pub struct Peer {
