@@ -141,8 +141,9 @@ pub async fn run(
 
     let requests = CancellationToken::new();
     let tenants = match (tenants, &settings.tenants) {
-        (Some(file), Some(TenantSettings { queue_percent, .. })) => {
-            let (tenants, following) = Tenants::new(file, jobs.shares(*queue_percent), settings.http.max_body_bytes);
+        (Some(file), Some(TenantSettings { queue_percent, spool_percent, .. })) => {
+            let shares = jobs.shares(*queue_percent).of_spool(*spool_percent, settings.spool.max_bytes);
+            let (tenants, following) = Tenants::new(file, shares, settings.http.max_body_bytes);
             aside.spawn(async move {
                 let error = following.await;
                 tracing::error!(%error, "TOKENS_FILE is followed no more");

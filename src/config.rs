@@ -81,6 +81,8 @@ pub struct S3Settings {
     pub bucket: String,
     /// One attempt of one call, from the first byte sent to the last received.
     pub timeout: Duration,
+    /// The account that the bucket has to belong to, sent with every call.
+    pub expected_owner: Option<String>,
     /// Send `If-None-Match: *` with a PUT.
     pub if_none_match: bool,
     /// Put the bucket into the path instead of the host name: on when an endpoint is set.
@@ -108,8 +110,12 @@ pub struct HttpSettings {
     pub record: Record,
     /// What an answer promises at least.
     pub ack: Ack,
+    /// What a request may ask for at most, unless its tenant has a limit of its own.
+    pub ack_max: Ack,
     /// How long an answer waits for what it is to promise.
     pub ack_timeout: Duration,
+    /// What a receipt's `object` names.
+    pub receipt_object: ReceiptObject,
 }
 
 /// How connections come to the public edge, before they speak HTTP.
@@ -150,6 +156,8 @@ pub struct TenantSettings {
     pub file: PathBuf,
     /// How much of the queue one tenant may hold, in percent: 1 to 100.
     pub queue_percent: usize,
+    /// How much of the spool one tenant may hold, in percent: 1 to 100.
+    pub spool_percent: usize,
 }
 
 /// When a segment is sealed and how it is compressed.
@@ -161,6 +169,8 @@ pub struct ObjectSettings {
     pub max_age: Duration,
     /// Sealed this long after a job came that somebody waits to see stored.
     pub stored_linger: Duration,
+    /// From one seal for the sake of such a job to the next, at the least.
+    pub stored_interval: Duration,
     /// The codec of a segment's frames.
     pub compression: Compression,
 }
@@ -172,6 +182,15 @@ pub struct LogSettings {
     pub filter: tracing_subscriber::filter::Targets,
     /// `json` instead of text.
     pub json: bool,
+}
+
+/// What a receipt's `object` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiptObject {
+    /// The object's key in its store: nothing about the store itself.
+    Key,
+    /// The key behind the store's location: the bucket, or the directory's path.
+    Location,
 }
 
 /// What an acknowledgement means; the later ones promise more.

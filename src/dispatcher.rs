@@ -34,6 +34,8 @@ pub struct Dispatcher {
     outlet: Outlet,
     pace: Pace,
     next_probe: Instant,
+    /// When a segment was last sealed because a job waited for that.
+    last_early_seal: Option<Instant>,
 }
 
 /// What the dispatcher's segments pass through.
@@ -64,7 +66,8 @@ impl Dispatcher {
     pub fn new(queue: JobReceiver, limits: ObjectSettings, outlet: Outlet) -> io::Result<Self> {
         let encoder = FrameEncoder::new(limits.compression)?;
         let pace = Pace::new(queue.max_jobs());
-        Ok(Self { queue, drained: Vec::new(), encoder, limits, outlet, pace, next_probe: Instant::now() })
+        let next_probe = Instant::now();
+        Ok(Self { queue, drained: Vec::new(), encoder, limits, outlet, pace, next_probe, last_early_seal: None })
     }
 
     /// Runs until the queue is closed and all that was in it is in sealed segments; then closes the backlog.
@@ -125,11 +128,11 @@ impl Dispatcher {
         loop {
             while !self.drained.is_empty() {
                 let count = frame_jobs(&self.drained);
-                let linger = Instant::now() + self.limits.stored_linger;
+                let early = self.early_seal();
                 // While the store is away nobody sees anything stored, and small objects would only pile up.
-                let is_worth_it = linger < due.at && self.outlet.health.store_trouble().is_none();
+                let is_worth_it = early < due.at && self.outlet.health.store_trouble().is_none();
                 if is_worth_it && self.drained.iter().take(count).any(|job| job.is_urgent) {
-                    due = Due { at: linger, reason: SealReason::Urgent };
+                    due = Due { at: early, reason: SealReason::Urgent };
                 }
                 if let Err(error) = self.commit(segment, count) {
                     self.refuse(count, &error);
@@ -143,12 +146,24 @@ impl Dispatcher {
             tokio::select! {
                 // Due is due, also while jobs keep coming.
                 biased;
-                () = sleep_until(due.at) => return due.reason,
+                () = sleep_until(due.at) => {
+                    if due.reason == SealReason::Urgent {
+                        self.last_early_seal = Some(Instant::now());
+                    }
+                    return due.reason;
+                }
                 more = self.drain() => if !more {
                     return SealReason::Shutdown;
                 }
             }
         }
+    }
+
+    /// When a segment may be sealed for the sake of a job that has just come: senders that wait until their jobs are stored,
+    /// however many, do not make more than one small object in `STORED_INTERVAL`.
+    fn early_seal(&self) -> Instant {
+        let linger = Instant::now() + self.limits.stored_linger;
+        self.last_early_seal.map_or(linger, |last| linger.max(last + self.limits.stored_interval))
     }
 
     /// Lets jobs gather for the next commit, while that pays. Blocks.
@@ -175,6 +190,8 @@ impl Dispatcher {
         let lines = batch.iter().map(|job| job.lines.bytes.as_slice());
         let encoder = &mut self.encoder;
         let first = segment.commit(count as u32, payloads, |out| encoder.pack(lines, out))?;
+        // Before it is acknowledged, so that a sender never has more on disk than it is charged.
+        segment.pass_on(batch.iter().map(|job| (job.spool_share(), job.lines.bytes.len())));
         // Before it can be stored.
         let (jobs, accepted) = batch
             .iter()

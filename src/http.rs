@@ -1,5 +1,6 @@
 //! The public edge: routes, handlers, and what is said to those who are refused.
 
+mod ack;
 mod addresses;
 mod arrivals;
 mod body;
@@ -41,6 +42,7 @@ use request_id::RequestId;
 pub(crate) use sender::bearer;
 pub use tls::{Tls, TlsError};
 
+use crate::audit::AuditLog;
 use crate::config::{HttpSettings, Settings};
 use crate::dispatcher::Outlet;
 use crate::metrics::Outcome;
@@ -67,6 +69,7 @@ pub struct Edge {
     tenants: Option<Arc<Tenants>>,
     waits: Semaphore,
     store_asks: Semaphore,
+    audit: AuditLog,
     /// Large bodies are decoded off the async threads, one a core at a time: the copies that decoding makes are bounded
     /// with it.
     large_bodies: Arc<Semaphore>,
@@ -90,7 +93,8 @@ impl Edge {
         settings.max_body_bytes = settings.max_body_bytes.min(most);
         let limits = DecodeLimits::new(&settings, most);
         let (waits, store_asks) = (Semaphore::new(WAITS_MAX), Semaphore::new(STORE_ASKS_MAX));
-        Self { settings, limits, prefix, queue, outlet, store, tenants, waits, store_asks, large_bodies }
+        let audit = AuditLog::default();
+        Self { settings, limits, prefix, queue, outlet, store, tenants, waits, store_asks, audit, large_bodies }
     }
 
     fn retry_after(&self) -> u64 {
@@ -178,6 +182,7 @@ impl Service<Request<Incoming>> for Public {
             };
             let outcome = match response.extensions_mut().remove::<Problem>() {
                 Some(problem) => {
+                    problem.audit(&edge.audit, &id, client);
                     response = problem.render(&id, client, response);
                     if is_head {
                         // hyper leaves it out in HTTP/1.1 alone.

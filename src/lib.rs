@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod config;
 pub mod decode;
 pub mod digest;
@@ -19,6 +20,7 @@ pub mod dispatcher;
 pub mod health;
 pub mod http;
 pub mod inflate;
+pub mod log_throttle;
 pub mod metrics;
 pub mod queue;
 pub mod reload;

@@ -38,12 +38,16 @@ pub enum Outcome {
     NoToken,
     /// 403: a token that nobody has.
     UnknownToken,
+    /// 403: the sender is known, or need not be, and may not do this.
+    NotAllowed,
     /// 429: a tenant is over one of its limits.
     OverRate,
     /// 503 because the queue is full.
     QueueFull,
     /// 503 because the sender's share of the queue is full.
     ShareFull,
+    /// 503 because the sender's share of the spool is full.
+    SpoolShareFull,
     /// 503 because `MAX_CONNECTIONS` are open.
     TooManyConnections,
     /// 429 because the address has `MAX_CONNECTIONS_PER_ADDRESS` open.
@@ -59,7 +63,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str); 16] = [
+    const ALL: [(Self, &'static str); 18] = [
         (Self::Accepted, "accepted"),
         (Self::Invalid, "invalid"),
         (Self::TooLarge, "too_large"),
@@ -67,9 +71,11 @@ impl Outcome {
         (Self::NotUnderstood, "not_understood"),
         (Self::NoToken, "no_token"),
         (Self::UnknownToken, "unknown_token"),
+        (Self::NotAllowed, "not_allowed"),
         (Self::OverRate, "over_rate"),
         (Self::QueueFull, "queue_full"),
         (Self::ShareFull, "share_full"),
+        (Self::SpoolShareFull, "spool_share_full"),
         (Self::TooManyConnections, "too_many_connections"),
         (Self::TooManyFromAddress, "too_many_from_address"),
         (Self::NoSpool, "no_spool"),

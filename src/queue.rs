@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::decode::Lines;
 use crate::metrics::Ledger;
-use crate::spool::{SegmentStatus, SpoolError};
+use crate::spool::{SegmentStatus, SpoolError, SpoolShare};
 use capacity::Room;
 pub use capacity::{Full, Reservation, Share, Shares};
 use drain_rate::DrainRate;
@@ -48,6 +48,11 @@ impl Job {
     /// Whether the job counts as accepted only with its commit.
     pub fn is_accepted_by_commit(&self) -> bool {
         self.waiting.is_some()
+    }
+
+    /// What its sender may hold of the spool; none if that is all of it.
+    pub fn spool_share(&self) -> Option<&SpoolShare> {
+        self.held.spool()
     }
 
     /// The job is in a segment: gives its capacity back, and says so to the one who waits. One who has gone away does not
@@ -320,6 +325,16 @@ mod tests {
         assert_eq!(push(1, &None), Err(PushError::Full(Full::Queue)));
         assert!(queue.shares(100).cut().is_none(), "all of it is no share");
         assert_eq!(queue.shares(1).cut().unwrap().room.jobs.most(), 1, "a share of a small queue is not nothing");
+    }
+
+    #[test]
+    fn a_share_of_the_spool_can_be_limited_where_the_queue_is_not() {
+        let (queue, _receiver) = queue(4, 10, Arc::default());
+        let shares = queue.shares(100);
+        assert!(shares.of_spool(100, 1000).cut().is_none());
+        let share = shares.of_spool(50, 1000).cut().unwrap();
+        assert_eq!((share.full(), share.room.jobs.most(), share.room.bytes.most()), (None, 4, 10));
+        assert!(queue.shares(50).cut().unwrap().spool().is_none(), "unless it is limited, too, it is all of it");
     }
 
     #[test]

@@ -14,6 +14,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 
+use crate::audit;
+
 /// How often files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -24,6 +26,7 @@ pub struct Reload(watch::Sender<()>);
 impl Reload {
     /// Has every file that is followed read again, changed or not.
     pub fn now(&self) {
+        tracing::info!(target: audit::TARGET, "reload requested");
         self.0.send_replace(());
     }
 
@@ -107,9 +110,9 @@ impl Followed {
         }
         self.seen = now;
         match read() {
-            Ok(()) => tracing::info!(files = ?self.paths, "read again"),
+            Ok(()) => tracing::info!(target: audit::TARGET, files = ?self.paths, is_asked, "read again"),
             Err(error) => {
-                tracing::error!(files = ?self.paths, %error, "read again and not good: what was read before stays in force");
+                tracing::error!(target: audit::TARGET, files = ?self.paths, is_asked, %error, "read again and not good: what was read before stays in force");
             }
         }
     }

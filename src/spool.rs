@@ -14,6 +14,7 @@ mod ended;
 mod folders;
 mod loaded;
 mod open;
+mod share;
 mod space;
 mod status;
 
@@ -30,6 +31,7 @@ pub use folders::Adopted;
 use folders::{Folder, Folders};
 use open::Appending;
 pub use open::OpenSegment;
+pub use share::SpoolShare;
 use space::Charge;
 pub use space::Space;
 pub use status::{SegmentStatus, Segments, State};

@@ -15,6 +15,7 @@ pub use file::{Entry, FileError, Limits, parse};
 use quota::Quota;
 pub use quota::{Limit, Over};
 
+use crate::config::Ack;
 use crate::digest::Digest;
 use crate::queue::{Share, Shares};
 use crate::reload::{Followed, Reload};
@@ -27,6 +28,7 @@ const TOKEN_MAX_BYTES: usize = 4096;
 pub struct Tenant {
     name: String,
     limits: Limits,
+    ack_max: Option<Ack>,
     quota: Quota,
     share: Option<Share>,
 }
@@ -35,6 +37,11 @@ impl Tenant {
     /// Letters, digits and `._-`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The most that it may ask for; none if that is what everybody may.
+    pub fn ack_max(&self) -> Option<Ack> {
+        self.ack_max
     }
 
     /// What it may send in a time.
@@ -130,13 +137,13 @@ impl Tenants {
         let by_name: HashMap<&str, &Arc<Tenant>> = old.values().map(|tenant| (tenant.name(), tenant)).collect();
         let tenants = entries.len();
         let mut by_token = ByToken::with_capacity(tenants);
-        for Entry { name, tokens, limits } in entries {
+        for Entry { name, tokens, limits, ack_max } in entries {
             let tenant = match by_name.get(&*name) {
-                Some(same) if same.limits == limits => Arc::clone(same),
+                Some(same) if same.limits == limits && same.ack_max == ack_max => Arc::clone(same),
                 before => {
                     let share = before.map_or_else(|| self.shares.cut(), |before| before.share.clone());
                     let quota = Quota::new(&limits, self.max_body_bytes);
-                    Arc::new(Tenant { name, limits, quota, share })
+                    Arc::new(Tenant { name, limits, ack_max, quota, share })
                 }
             };
             by_token.extend(tokens.into_iter().map(|token| (token, Arc::clone(&tenant))));

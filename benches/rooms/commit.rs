@@ -24,6 +24,7 @@ fn disk(bencher: Bencher<'_, '_>, jobs: u32) {
     let folder = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
     let settings = SpoolSettings { dir: folder.path().to_owned(), max_bytes: 1 << 30 };
     let objects = ObjectSettings {
+        stored_interval: Duration::ZERO,
         max_bytes: OBJECT_MAX_BYTES,
         max_age: Duration::from_secs(60),
         stored_linger: Duration::from_millis(200),

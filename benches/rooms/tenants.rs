@@ -21,7 +21,7 @@ fn tenants(count: usize) -> Tenants {
     let entry = |n: usize| {
         let token = if n + 1 == count { TOKEN.to_owned() } else { format!("token-{n}") };
         let tokens = vec![Digest::of(token.as_bytes())];
-        Entry { name: format!("tenant-{n}"), tokens, limits: limits.clone() }
+        Entry { name: format!("tenant-{n}"), tokens, limits: limits.clone(), ack_max: None }
     };
     let (queue, _) = queue(10_000, 256 << 20, Arc::default());
     Tenants::of((0..count).map(entry).collect(), queue.shares(50), 1 << 20)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::Ack;
+use super::{Ack, ReceiptObject};
 use crate::decode::Record;
 use crate::digest::Digest;
 use crate::segment::Compression;
@@ -20,6 +20,8 @@ const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3
 const PUT_MAX_BYTES: usize = 5 << 30;
 /// S3's keys end at 1,024 bytes; this leaves room for what follows the prefix.
 const PREFIX_MAX_BYTES: usize = 900;
+/// The same for every account of AWS.
+const ACCOUNT_ID_DIGITS: usize = 12;
 /// A shorter token can be guessed.
 const TOKEN_MIN_BYTES: usize = 16;
 /// A longer wait than this is a slip of the unit.
@@ -69,6 +71,23 @@ pub(super) fn count(text: &str, range: RangeInclusive<usize>) -> Result<usize, S
         .and_then(|count| usize::try_from(count).ok())
         .filter(|count| range.contains(count))
         .ok_or_else(|| format!("a whole number from {} to {}", range.start(), range.end()))
+}
+
+/// An account of AWS.
+pub(super) fn account_id(text: &str) -> Result<String, String> {
+    if text.len() == ACCOUNT_ID_DIGITS && text.bytes().all(|b| b.is_ascii_digit()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("the {ACCOUNT_ID_DIGITS} digits of an AWS account's id, such as 111122223333"))
+    }
+}
+
+pub(super) fn receipt_object(text: &str) -> Result<ReceiptObject, String> {
+    match text {
+        "key" => Ok(ReceiptObject::Key),
+        "location" => Ok(ReceiptObject::Location),
+        _ => Err("key or location".to_owned()),
+    }
 }
 
 /// A share of something, in percent.

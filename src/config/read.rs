@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{
-    HttpSettings, LogSettings, ObjectSettings, QueueSettings, S3Settings, Settings, SettingsError, SpoolSettings,
-    StoreSettings, TenantSettings, TlsSettings, TransportSettings, parse, table,
+    HttpSettings, LogSettings, ObjectSettings, QueueSettings, ReceiptObject, S3Settings, Settings, SettingsError,
+    SpoolSettings, StoreSettings, TenantSettings, TlsSettings, TransportSettings, parse, table,
 };
 
 pub(super) fn settings(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Settings, SettingsError> {
@@ -33,6 +33,7 @@ pub(super) fn settings(vars: impl IntoIterator<Item = (OsString, OsString)>) -> 
 #[derive(Debug, Default, Deserialize)]
 struct Raw {
     ack: Option<String>,
+    ack_max: Option<String>,
     ack_timeout: Option<String>,
     admin_addr: Option<String>,
     admin_token: Option<String>,
@@ -55,9 +56,11 @@ struct Raw {
     object_max_age: Option<String>,
     object_max_bytes: Option<String>,
     proxy_protocol: Option<String>,
+    receipt_object: Option<String>,
     record: Option<String>,
     rust_log: Option<String>,
     s3_bucket: Option<String>,
+    s3_expected_bucket_owner: Option<String>,
     s3_if_none_match: Option<String>,
     s3_prefix: Option<String>,
     s3_timeout: Option<String>,
@@ -65,8 +68,10 @@ struct Raw {
     spool_dir: Option<String>,
     spool_max_bytes: Option<String>,
     store_dir: Option<String>,
+    stored_interval: Option<String>,
     stored_linger: Option<String>,
     tenant_queue_share: Option<String>,
+    tenant_spool_share: Option<String>,
     tokens_file: Option<String>,
     tls_cert: Option<String>,
     tls_key: Option<String>,
@@ -149,6 +154,12 @@ impl Check {
         let s3_asked_for = raw.s3_bucket.is_some();
         let bucket = self.get("S3_BUCKET", &raw.s3_bucket, parse::bucket);
         let timeout = self.get("S3_TIMEOUT", &raw.s3_timeout, parse::positive_duration);
+        let expected_owner = self.get("S3_EXPECTED_BUCKET_OWNER", &raw.s3_expected_bucket_owner, parse::account_id);
+        self.contradicts(
+            raw.s3_expected_bucket_owner.is_some() && !s3_asked_for,
+            true,
+            "S3_EXPECTED_BUCKET_OWNER is set and S3_BUCKET is not: name the bucket, or unset the first",
+        );
         let if_none_match = self.get("S3_IF_NONE_MATCH", &raw.s3_if_none_match, parse::switch);
         let dir = self.get("STORE_DIR", &raw.store_dir, parse::path);
         let prefix = self.get("S3_PREFIX", &raw.s3_prefix, parse::prefix);
@@ -162,10 +173,12 @@ impl Check {
         let transport = self.transport(raw);
         let stored_linger = self.get("STORED_LINGER", &raw.stored_linger, parse::duration);
         let http = self.http(raw, admin_addr, stored_linger);
+        let stored_interval = self.stored_interval(raw, http.as_ref().map(|http| http.ack_timeout));
         let max_jobs = self.get("MAX_QUEUE", &raw.max_queue, |s| parse::count(s, 1..=100_000_000));
         let max_queue_bytes = self.get("MAX_QUEUE_BYTES", &raw.max_queue_bytes, parse::positive_size);
         let tokens_file = self.get("TOKENS_FILE", &raw.tokens_file, parse::path);
         let queue_percent = self.get("TENANT_QUEUE_SHARE", &raw.tenant_queue_share, parse::percent);
+        let spool_percent = self.get("TENANT_SPOOL_SHARE", &raw.tenant_spool_share, parse::percent);
         let max_object_bytes = self.get("OBJECT_MAX_BYTES", &raw.object_max_bytes, parse::object_size);
         let max_age = self.get("OBJECT_MAX_AGE", &raw.object_max_age, parse::positive_duration);
         let compression = self.get("COMPRESSION", &raw.compression, parse::compression);
@@ -194,6 +207,7 @@ impl Check {
             (true, bucket) => StoreSettings::S3(S3Settings {
                 bucket: bucket?,
                 timeout: timeout?,
+                expected_owner,
                 if_none_match: if_none_match?,
                 path_style,
             }),
@@ -206,13 +220,17 @@ impl Check {
             transport: transport?,
             queue: QueueSettings { max_jobs: max_jobs?, max_bytes: max_queue_bytes? },
             tenants: match tokens_file {
-                Some(file) => Some(TenantSettings { file, queue_percent: queue_percent? }),
+                Some(file) => {
+                    let queue_percent = queue_percent?;
+                    Some(TenantSettings { file, queue_percent, spool_percent: spool_percent.unwrap_or(queue_percent) })
+                }
                 None => None,
             },
             objects: ObjectSettings {
                 max_bytes: max_object_bytes?,
                 max_age: max_age?,
                 stored_linger: stored_linger?,
+                stored_interval: stored_interval?,
                 compression: compression?,
             },
             max_workers: max_workers?,
@@ -239,7 +257,21 @@ impl Check {
         let max_decoded_bytes = self.get("MAX_DECODED_BYTES", &raw.max_decoded_bytes, parse::positive_size);
         let record = self.get("RECORD", &raw.record, parse::record);
         let ack = self.get("ACK", &raw.ack, parse::ack);
+        let ack_max = self.get("ACK_MAX", &raw.ack_max, parse::ack);
+        if let (Some(least), Some(most)) = (ack, ack_max) {
+            self.contradicts(
+                most < least,
+                true,
+                "ACK_MAX is below ACK: every answer promises ACK at least, so raise the first or lower the second",
+            );
+        }
         let ack_timeout = self.get("ACK_TIMEOUT", &raw.ack_timeout, parse::positive_duration);
+        let receipt_object = self.get("RECEIPT_OBJECT", &raw.receipt_object, parse::receipt_object);
+        self.contradicts(
+            receipt_object == Some(ReceiptObject::Location) && raw.tokens_file.is_none(),
+            true,
+            "RECEIPT_OBJECT is location and TOKENS_FILE is not set: every sender would be shown the bucket or the folder, so set TOKENS_FILE or use RECEIPT_OBJECT=key",
+        );
         if let (Some(linger), Some(wait)) = (stored_linger, ack_timeout) {
             self.contradicts(
                 linger > wait,
@@ -271,8 +303,25 @@ impl Check {
             max_decoded_bytes: max_decoded_bytes?,
             record: record?,
             ack: ack?,
+            ack_max: ack_max?,
             ack_timeout: ack_timeout?,
+            receipt_object: receipt_object?,
         })
+    }
+
+    /// Where it is not given it gives way to a short `ACK_TIMEOUT`, so that half of that is left for the upload.
+    fn stored_interval(&mut self, raw: &Raw, ack_timeout: Option<Duration>) -> Option<Duration> {
+        let interval = self.get("STORED_INTERVAL", &raw.stored_interval, parse::duration)?;
+        let Some(wait) = ack_timeout else { return Some(interval) };
+        if raw.stored_interval.is_none() {
+            return Some(interval.min(wait / 2));
+        }
+        self.contradicts(
+            interval > wait,
+            raw.ack_timeout.is_some(),
+            "STORED_INTERVAL is over ACK_TIMEOUT: an answer would time out before its object is sealed, so raise the second or lower the first",
+        );
+        Some(interval.min(wait))
     }
 
     fn transport(&mut self, raw: &Raw) -> Option<TransportSettings> {

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::ack::AskedAck;
 use super::request_id::RequestId;
 use super::sender::Sender;
 use super::{Edge, Problem};
@@ -106,6 +107,8 @@ pub(super) struct Work {
     sender: Sender,
     /// As it was sent.
     body_bytes: usize,
+    /// What the request asks for, checked when the sender is known.
+    ack: Option<AskedAck>,
     /// Whether the batch was counted against the sender's limits already.
     is_counted: bool,
 }
@@ -119,7 +122,12 @@ impl Work {
         sender: Sender,
         body_bytes: usize,
     ) -> Self {
-        Self { form, encoding, received_at, id, limits: edge.limits, sender, body_bytes, is_counted: false }
+        Self { form, encoding, received_at, id, limits: edge.limits, sender, body_bytes, ack: None, is_counted: false }
+    }
+
+    /// The same for a request that asks for a level of acknowledgement.
+    pub(super) fn asking(self, ack: AskedAck) -> Self {
+        Self { ack: Some(ack), ..self }
     }
 
     /// The lines of a body that turns out to be small, and its lines with it; none if they are not.
@@ -161,6 +169,7 @@ impl Work {
         let batch = Batch::read(body, self.form).map_err(Problem::InvalidBatch)?;
         if let Some(tenant) = self.sender.in_envelope(batch.token)? {
             self.sender = Sender::Tenant(tenant);
+            self.ack.map_or(Ok(()), |ack| ack.check(&self.sender))?;
             reservation.move_to(self.sender.share())?;
             self.sender.take(Limit::Requests, 1)?;
             self.sender.take(Limit::Bytes, self.body_bytes)?;

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::payloads::JSON;
 use super::sender::Sender;
 use super::{Edge, Problem};
+use crate::config::ReceiptObject;
 use crate::segment::{Compression, JobId};
 use crate::spool::State;
 use crate::store::Found;
@@ -128,15 +129,19 @@ impl Fate {
     }
 }
 
-/// Appends where an object is or will be, as a JSON string.
+/// Appends what an object is or will be called, as a JSON string.
 pub(super) fn push_object(body: &mut String, edge: &Edge, key: &str) {
-    let location = edge.store.location();
+    // Where the store is, is told to known senders alone, and to them only if the operator wants it.
+    let (location, slash) = match edge.settings.receipt_object {
+        ReceiptObject::Key => ("", ""),
+        ReceiptObject::Location => (edge.store.location(), "/"),
+    };
     let is_plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'));
     if is_plain(location) && is_plain(key) {
         // As nearly all are: there is nothing to escape.
-        ["\"", location, "/", key, "\""].iter().for_each(|part| body.push_str(part));
+        ["\"", location, slash, key, "\""].iter().for_each(|part| body.push_str(part));
     } else {
-        body.push_str(&serde_json::Value::from(format!("{location}/{key}")).to_string());
+        body.push_str(&serde_json::Value::from(format!("{location}{slash}{key}")).to_string());
     }
 }
 

@@ -11,6 +11,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout_at};
 
+use super::ack::AskedAck;
 use super::decoding::{Work, decode};
 use super::request_id::RequestId;
 use super::sender::Sender;
@@ -36,11 +37,12 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     if let Some(problem) = edge.closed() {
         return Err(problem);
     }
-    if sender.share().is_some_and(Share::is_full) {
-        return Err(Problem::ShareFull { retry_after: edge.retry_after() });
+    if let Some(full) = sender.share().and_then(Share::full) {
+        return Err(Problem::full(full, edge.retry_after()));
     }
     sender.take(Limit::Requests, 1)?;
-    let level = asked(parts.uri.query())?.max(edge.settings.ack);
+    let ack = AskedAck::new(asked(parts.uri.query())?, &edge.settings);
+    ack.check(&sender)?;
     let form = body::form(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
     if matches!((&sender, form), (Sender::Unnamed(_), Form::Ndjson)) {
@@ -55,9 +57,10 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     if length.is_none() {
         sender.take(Limit::Bytes, body.len())?;
     }
-    let work = Work::new(&edge, (form, encoding), received_at, id.clone(), sender, body.len());
+    let work = Work::new(&edge, (form, encoding), received_at, id.clone(), sender, body.len()).asking(ack);
     let (lines, reservation) = decode(&edge, work, body, reservation).await?;
     let payloads = lines.payloads;
+    let level = ack.level();
     let accepted = match level {
         Ack::Memory => {
             let pushed = edge.queue.try_push(lines, reservation);

@@ -9,6 +9,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::request_id::RequestId;
+use crate::audit::{AuditLog, Denial, DeniedRequest};
+use crate::config::Ack;
 use crate::decode::Invalid;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};
@@ -40,6 +42,15 @@ pub(crate) enum Problem {
     NoToken,
     /// 403: a token that nobody has.
     UnknownToken,
+    /// 403: the sender may not ask for this level of acknowledgement.
+    AckNotAllowed {
+        /// What it asks for.
+        asked: Ack,
+        /// What it may ask for at most.
+        most: Ack,
+        /// Its name, for the log.
+        tenant: Option<String>,
+    },
     /// 404.
     NotFound,
     /// 404: no job by this receipt.
@@ -74,6 +85,11 @@ pub(crate) enum Problem {
     },
     /// 503: the sender's share of the queue is full.
     ShareFull {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 503: the sender's share of the spool is full.
+    SpoolShareFull {
         /// Seconds.
         retry_after: u64,
     },
@@ -148,6 +164,7 @@ impl Problem {
         match full {
             Full::Queue => Self::QueueFull { retry_after },
             Full::Share => Self::ShareFull { retry_after },
+            Full::SpoolShare => Self::SpoolShareFull { retry_after },
         }
     }
 
@@ -168,7 +185,7 @@ impl Problem {
             | Self::InvalidReceipt(_)
             | Self::TokenNoString => StatusCode::BAD_REQUEST,
             Self::NoToken => StatusCode::UNAUTHORIZED,
-            Self::UnknownToken => StatusCode::FORBIDDEN,
+            Self::UnknownToken | Self::AckNotAllowed { .. } => StatusCode::FORBIDDEN,
             Self::OverRate { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NotFound | Self::UnknownJob => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -180,6 +197,7 @@ impl Problem {
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::QueueFull { .. }
             | Self::ShareFull { .. }
+            | Self::SpoolShareFull { .. }
             | Self::StoreBusy { .. }
             | Self::SpoolFull { .. }
             | Self::SpoolFailed { .. }
@@ -202,6 +220,7 @@ impl Problem {
             | Self::TokenNoString => Outcome::Invalid,
             Self::NoToken => Outcome::NoToken,
             Self::UnknownToken => Outcome::UnknownToken,
+            Self::AckNotAllowed { .. } => Outcome::NotAllowed,
             Self::OverRate { .. } => Outcome::OverRate,
             Self::NotFound
             | Self::UnknownJob
@@ -215,6 +234,7 @@ impl Problem {
             Self::Internal => Outcome::Failed,
             Self::QueueFull { .. } => Outcome::QueueFull,
             Self::ShareFull { .. } => Outcome::ShareFull,
+            Self::SpoolShareFull { .. } => Outcome::SpoolShareFull,
             Self::SpoolFull { .. } | Self::SpoolFailed { .. } | Self::NotConfirmed { .. } => Outcome::NoSpool,
             Self::StoreSilent { .. } | Self::StoreBusy { .. } => Outcome::Failed,
             Self::Draining { .. } => Outcome::Draining,
@@ -238,6 +258,12 @@ impl Problem {
                     .to_owned()
             }
             Self::UnknownToken => "this token is nobody's here: ask whoever runs the server for one".to_owned(),
+            Self::AckNotAllowed { asked, most, .. } => format!(
+                "this sender may not ask for ack={}, {} is the most; nothing was taken: send it without `ack` or with a \
+                 lower one, or ask the operator to raise ACK_MAX or the tenant's ack_max",
+                asked.name(),
+                most.name()
+            ),
             Self::OverRate { limit, retry_after } => {
                 format!(
                     "this tenant is over its {}; nothing was taken: send it again after {retry_after} s",
@@ -262,6 +288,9 @@ impl Problem {
             }
             Self::ShareFull { retry_after } => format!(
                 "this sender's share of the queue is full; the batch was not taken: send it again after {retry_after} s"
+            ),
+            Self::SpoolShareFull { retry_after } => format!(
+                "this sender's share of the spool is full; the batch was not taken: send it again after {retry_after} s"
             ),
             Self::StoreBusy { retry_after } => {
                 format!("too many ask the store what became of their jobs: ask again after {retry_after} s")
@@ -297,6 +326,7 @@ impl Problem {
             Self::OverRate { retry_after, .. }
             | Self::QueueFull { retry_after }
             | Self::ShareFull { retry_after }
+            | Self::SpoolShareFull { retry_after }
             | Self::StoreBusy { retry_after }
             | Self::SpoolFull { retry_after }
             | Self::SpoolFailed { retry_after }
@@ -354,6 +384,19 @@ impl Problem {
         if self.ends_connection() {
             headers.insert(CONNECTION, CLOSE);
         }
+    }
+
+    /// Enters a refusal with 401 or 403 in the audit log.
+    pub(super) fn audit(&self, log: &AuditLog, id: &RequestId, client: Option<IpAddr>) {
+        let (kind, tenant) = match self {
+            Self::NoToken => (Denial::NoToken, None),
+            Self::UnknownToken => (Denial::UnknownToken, None),
+            Self::AckNotAllowed { tenant, .. } => (Denial::NotAllowed, tenant.as_deref()),
+            _ if self.status() == StatusCode::FORBIDDEN => (Denial::NotAllowed, None),
+            _ => return,
+        };
+        let (status, detail) = (self.status().as_u16(), self.detail());
+        log.denied(kind, &DeniedRequest { status, client, tenant, request_id: id.as_str(), detail: &detail });
     }
 
     /// The whole answer. Headers that the routes have set, such as `Allow`, are kept. `client` is for the log alone, and an

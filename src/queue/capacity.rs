@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
+use crate::spool::SpoolShare;
+
 /// So many units and no more, of which some are held.
 #[derive(Debug)]
 pub(super) struct Capacity {
@@ -80,17 +82,32 @@ impl Room {
     }
 }
 
-/// A part of the queue that one sender may hold, and no more. Clones are the same share.
+/// A part of the queue and of the spool that one sender may hold, and no more. Clones are the same share.
 #[derive(Debug, Clone)]
 pub struct Share {
     pub(super) room: Arc<Room>,
+    /// None if it may hold all of the spool.
+    spool: Option<SpoolShare>,
     lane: Arc<Semaphore>,
 }
 
 impl Share {
     /// Whether a job of this sender's would be refused now, whatever its size.
     pub fn is_full(&self) -> bool {
-        self.room.is_full()
+        self.full().is_some()
+    }
+
+    /// Why a job of this sender's would be refused now, whatever its size; none if it would be taken.
+    pub fn full(&self) -> Option<Full> {
+        if self.room.is_full() {
+            return Some(Full::Share);
+        }
+        self.spool.as_ref().is_some_and(SpoolShare::is_full).then_some(Full::SpoolShare)
+    }
+
+    /// What this sender may hold of the spool; none if that is all of it.
+    pub fn spool(&self) -> Option<&SpoolShare> {
+        self.spool.as_ref()
     }
 
     /// The lane in which this sender's large bodies wait for their turn, so that those of others never wait behind them all.
@@ -106,14 +123,21 @@ pub struct Shares {
     is_all: bool,
     max_jobs: usize,
     max_bytes: usize,
+    /// None if everybody may hold all of the spool.
+    max_spool_bytes: Option<usize>,
 }
 
 impl Shares {
     /// So many percent of a queue of this size, and a job and a byte at the least.
     pub(super) fn new(percent: usize, max_jobs: usize, max_bytes: usize) -> Self {
-        // In 128 bits, where nothing overflows; what comes of it is no more than it was.
-        let part = |most: usize| ((most as u128 * percent as u128 / 100) as usize).max(1);
-        Self { is_all: percent >= 100, max_jobs: part(max_jobs), max_bytes: part(max_bytes) }
+        let (max_jobs, max_bytes) = (part(max_jobs, percent), part(max_bytes, percent));
+        Self { is_all: percent >= 100, max_jobs, max_bytes, max_spool_bytes: None }
+    }
+
+    /// The same with so many percent of a spool of this size.
+    pub fn of_spool(self, percent: usize, max_bytes: usize) -> Self {
+        let max_spool_bytes = (percent < 100).then(|| part(max_bytes, percent));
+        Self { is_all: self.is_all && max_spool_bytes.is_none(), max_spool_bytes, ..self }
     }
 
     /// Another share, of which nothing is held.
@@ -121,6 +145,7 @@ impl Shares {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         (!self.is_all).then(|| Share {
             room: Arc::new(Room::new(self.max_jobs, self.max_bytes)),
+            spool: self.max_spool_bytes.map(SpoolShare::new),
             // As many as are decoded at once: a sender alone has all cores, and one of many a turn like theirs.
             lane: Arc::new(Semaphore::new(cores)),
         })
@@ -132,6 +157,12 @@ impl Shares {
     }
 }
 
+/// `percent` of `whole`, and one at the least.
+fn part(whole: usize, percent: usize) -> usize {
+    // In 128 bits, where nothing overflows; what comes of it is no more than it was.
+    ((whole as u128 * percent as u128 / 100) as usize).max(1)
+}
+
 /// Where there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
@@ -141,6 +172,9 @@ pub enum Full {
     /// In the sender's share of it.
     #[error("the sender's share of the queue is full")]
     Share,
+    /// In the sender's share of the spool.
+    #[error("the sender's share of the spool is full")]
+    SpoolShare,
 }
 
 /// A hold on some of the queue's capacity, and on as much of the sender's share of it, given back when it is dropped.
@@ -165,9 +199,17 @@ impl Reservation {
         self.take(0, bytes.saturating_sub(self.bytes))
     }
 
-    /// Holds a job's place beside the bytes.
+    /// Holds a job's place beside the bytes, unless its sender's share of the spool is full.
     pub(super) fn add_job(&mut self) -> Result<(), Full> {
+        if self.spool().is_some_and(SpoolShare::is_full) {
+            return Err(Full::SpoolShare);
+        }
         self.take(1, 0)
+    }
+
+    /// What the sender may hold of the spool; none if that is all of it.
+    pub(super) fn spool(&self) -> Option<&SpoolShare> {
+        self.share.as_ref().and_then(Share::spool)
     }
 
     fn take(&mut self, jobs: usize, bytes: usize) -> Result<(), Full> {

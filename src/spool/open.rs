@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::folders::Folder;
+use super::share::SpoolShare;
 use super::space::Charge;
 use super::status::SegmentStatus;
 use super::{SealedSegment, Source, SpoolError};
@@ -109,6 +110,13 @@ impl OpenSegment {
         Ok(first_job)
     }
 
+    /// Charges the space that the last commit has taken on disk to the senders of its jobs, each with the bytes of its lines.
+    pub fn pass_on<'a>(&mut self, jobs: impl Iterator<Item = (Option<&'a SpoolShare>, usize)> + Clone) {
+        if let Body::File(file) = &mut self.body {
+            file.charge.pass_on(jobs);
+        }
+    }
+
     /// Bytes as they will be stored.
     pub fn len(&self) -> usize {
         match &self.body {
@@ -133,7 +141,8 @@ impl OpenSegment {
         let (len, age) = (self.len(), Some(self.opened.elapsed()));
         let source = match self.body {
             Body::Memory { bytes, frames } => Source::Memory { body: Bytes::from(bytes), frames, jobs, payloads },
-            Body::File(Appending { path, folder, charge, len, .. }) => {
+            Body::File(Appending { path, folder, mut charge, len, .. }) => {
+                charge.seal();
                 Source::File { path, folder, charge, len, known: Some((jobs, payloads)) }
             }
         };

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::share::{SenderCharges, SpoolShare};
+
 /// A file takes whole blocks of this.
 const BLOCK: usize = 4096;
 
@@ -20,6 +22,8 @@ pub(super) struct Charge {
     space: Arc<Space>,
     bytes: usize,
     blocks: usize,
+    /// Of the blocks, what the senders of the file's jobs are charged.
+    senders: SenderCharges,
 }
 
 impl Space {
@@ -39,7 +43,7 @@ impl Space {
 
     /// Room for a file of `bytes`, if there is.
     pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        let mut charge = Charge { space: Arc::clone(self), bytes: 0, blocks: 0 };
+        let mut charge = Charge { space: Arc::clone(self), bytes: 0, blocks: 0, senders: SenderCharges::default() };
         charge.grow_to(bytes).then_some(charge)
     }
 
@@ -47,7 +51,7 @@ impl Space {
     pub(super) fn count(self: &Arc<Self>, bytes: usize) -> Charge {
         let blocks = blocks(bytes);
         self.used.fetch_add(blocks * BLOCK, Ordering::Relaxed);
-        Charge { space: Arc::clone(self), bytes, blocks }
+        Charge { space: Arc::clone(self), bytes, blocks, senders: SenderCharges::default() }
     }
 }
 
@@ -69,7 +73,17 @@ impl Charge {
         self.bytes
     }
 
-    /// The file stays: its space is not given back.
+    /// Charges what the file has grown by to the senders of the jobs that it has grown for, each with the bytes of its lines.
+    pub(super) fn pass_on<'a>(&mut self, jobs: impl Iterator<Item = (Option<&'a SpoolShare>, usize)> + Clone) {
+        self.senders.grow_to(self.blocks * BLOCK, jobs);
+    }
+
+    /// The file grows no more.
+    pub(super) fn seal(&mut self) {
+        self.senders.seal();
+    }
+
+    /// The file stays: its space is not given back. Its senders are charged no longer: they did not damage it.
     pub(super) fn keep(mut self) {
         self.blocks = 0;
     }
@@ -102,6 +116,25 @@ mod tests {
         drop(one);
         two.keep();
         assert_eq!(space.used(), 2 * BLOCK);
+    }
+
+    #[test]
+    fn senders_are_charged_all_that_a_file_takes_until_it_is_gone_or_set_aside() {
+        let space = Arc::new(Space::new(10 * BLOCK));
+        let share = SpoolShare::new(10 * BLOCK);
+        let jobs = || [(Some(&share), 100)].into_iter();
+        let [mut removed, mut damaged] = [1, 2].map(|blocks| space.charge(blocks * BLOCK).unwrap());
+        removed.pass_on(jobs());
+        damaged.pass_on(jobs());
+        assert_eq!((share.used(), space.used()), (3 * BLOCK, 3 * BLOCK));
+        // A commit that fails has taken space, but no job of it is in the file.
+        assert!(removed.grow_to(2 * BLOCK));
+        assert_eq!(share.used(), 3 * BLOCK);
+        removed.seal();
+        drop(removed);
+        assert_eq!((share.used(), space.used()), (2 * BLOCK, 2 * BLOCK));
+        damaged.keep();
+        assert_eq!((share.used(), space.used()), (0, 2 * BLOCK), "it is not the sender's fault");
     }
 
     #[test]

@@ -34,6 +34,8 @@ const MESSAGE_MAX_CHARS: usize = 300;
 pub struct S3Store {
     client: Client,
     bucket: String,
+    /// The account that the bucket has to belong to: S3 answers 403 to a call if it belongs to another.
+    expected_owner: Option<String>,
     location: String,
     if_none_match: bool,
     timeout: Duration,
@@ -56,6 +58,7 @@ impl S3Store {
         Self {
             client: Client::from_conf(config),
             bucket: settings.bucket.clone(),
+            expected_owner: settings.expected_owner.clone(),
             location: format!("s3://{}", settings.bucket),
             if_none_match: settings.if_none_match,
             timeout: settings.timeout,
@@ -78,6 +81,7 @@ impl S3Store {
             .client
             .put_object()
             .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.expected_owner.clone())
             .key(key)
             .set_metadata(Some(metadata(info)))
             .set_if_none_match(self.if_none_match.then(|| "*".to_owned()))
@@ -95,7 +99,14 @@ impl S3Store {
     /// an attempt whose answer was lost; but a word is not an object, so it is looked at. Where looking is not allowed the
     /// word has to do, if there was such an attempt.
     async fn is_there(&self, key: &str, info: &ObjectInfo, may_be_there: bool) -> Result<(), StoreError> {
-        let head = self.client.head_object().bucket(&self.bucket).key(key).send().await;
+        let head = self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.expected_owner.clone())
+            .key(key)
+            .send()
+            .await;
         let segment = info.segment.to_string();
         match head {
             Ok(head) if head.metadata().is_some_and(|metadata| metadata.get("segment") == Some(&segment)) => Ok(()),
@@ -109,7 +120,15 @@ impl S3Store {
     }
 
     pub(super) async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
-        match self.client.head_object().bucket(&self.bucket).key(key).send().await {
+        match self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.expected_owner.clone())
+            .key(key)
+            .send()
+            .await
+        {
             Ok(head) => Ok(Some(head.metadata().map(found).unwrap_or_default())),
             Err(error) if status(&error) == Some(404) => Ok(None),
             Err(error) => Err(sorted(&error)),
@@ -118,7 +137,14 @@ impl S3Store {
 
     /// Asks for the bucket's head. Being denied that says nothing: a role that may only put objects is a good one.
     pub(super) async fn reach(&self) -> Result<(), StoreError> {
-        match self.client.head_bucket().bucket(&self.bucket).send().await {
+        match self
+            .client
+            .head_bucket()
+            .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.expected_owner.clone())
+            .send()
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) => match status(&error) {
                 Some(404) => Err(StoreError::permanent(format!("there is no bucket {}", self.bucket))),
@@ -129,14 +155,28 @@ impl S3Store {
     }
 
     pub(super) async fn read(&self, key: &str) -> Result<Bytes, StoreError> {
-        let got =
-            self.client.get_object().bucket(&self.bucket).key(key).send().await.map_err(|error| sorted(&error))?;
+        let got = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.expected_owner.clone())
+            .key(key)
+            .send()
+            .await
+            .map_err(|error| sorted(&error))?;
         let body = got.body.collect().await.map_err(|error| StoreError::permanent(error.to_string()))?;
         Ok(body.into_bytes())
     }
 
     pub(super) async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        let deleted = self.client.delete_object().bucket(&self.bucket).key(key).send().await;
+        let deleted = self
+            .client
+            .delete_object()
+            .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.expected_owner.clone())
+            .key(key)
+            .send()
+            .await;
         deleted.map(|_| ()).map_err(|error| sorted(&error))
     }
 }

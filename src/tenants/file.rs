@@ -11,7 +11,8 @@
 //!         "payloads_per_second": 10000,
 //!         "bytes_per_second": 10000000,
 //!         "burst_seconds": 2
-//!       }
+//!       },
+//!       "ack_max": "disk"
 //!     }
 //!   ]
 //! }
@@ -20,7 +21,8 @@
 //! A name is 1 to 64 letters, digits and `._-`. A tenant has 1 to 16 digests, each the SHA-256 of a token in hexadecimal, so
 //! that a token can be replaced while the one before it still holds. Limits may be left out, each or all: what is left out is
 //! not limited. `burst_seconds` (1 if left out) says how long a limit may be saved up: so many times the limit may come at
-//! once, a body of `MAX_BODY_BYTES` and a batch of 10,000 payloads in any case.
+//! once, a body of `MAX_BODY_BYTES` and a batch of 10,000 payloads in any case. `ack_max` (`memory`, `disk` or `stored`) is the
+//! most that the tenant may ask for with `?ack=`; left out, it is `ACK_MAX`, than which it may be more or less.
 //!
 //! Errors name the line and never repeat what stands there: it may be a token in the wrong place.
 
@@ -32,6 +34,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
+use crate::config::Ack;
 use crate::digest::Digest;
 
 /// A larger file is not read.
@@ -55,6 +58,8 @@ pub struct Entry {
     pub tokens: Vec<Digest>,
     /// What it may send.
     pub limits: Limits,
+    /// The most that it may ask for; none if that is what everybody may.
+    pub ack_max: Option<Ack>,
 }
 
 /// What a tenant may send in a second; `None` is as much as it likes.
@@ -154,6 +159,8 @@ struct Raw {
     tokens_sha256: Tokens,
     #[serde(default)]
     limits: Limits,
+    #[serde(default, deserialize_with = "ack")]
+    ack_max: Option<Ack>,
 }
 
 struct List(Vec<Entry>);
@@ -176,7 +183,9 @@ impl<'de> Visitor<'de> for ListVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<List, A::Error> {
         let mut entries = Vec::new();
         let (mut names, mut digests) = (HashSet::new(), HashSet::new());
-        while let Some(Raw { name: Name(name), tokens_sha256: Tokens(tokens), limits }) = items.next_element()? {
+        while let Some(Raw { name: Name(name), tokens_sha256: Tokens(tokens), limits, ack_max }) =
+            items.next_element()?
+        {
             if entries.len() == TENANTS_MAX {
                 return Err(de::Error::custom(format!("there may be {TENANTS_MAX} tenants and no more")));
             }
@@ -188,7 +197,7 @@ impl<'de> Visitor<'de> for ListVisitor {
                     "a token of tenant {name} is there twice: a token belongs to one tenant, once"
                 )));
             }
-            entries.push(Entry { name, tokens, limits });
+            entries.push(Entry { name, tokens, limits, ack_max });
         }
         if entries.is_empty() {
             return Err(de::Error::custom("there is no tenant, so nobody could send: list one, or unset TOKENS_FILE"));
@@ -238,6 +247,14 @@ impl TryFrom<Vec<String>> for Tokens {
     }
 }
 
+/// A level of acknowledgement.
+fn ack<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Ack>, D::Error> {
+    let name = String::deserialize(json)?;
+    name.parse()
+        .map(Some)
+        .map_err(|()| de::Error::custom("ack_max is one of memory, disk and stored: leave it out for ACK_MAX"))
+}
+
 /// A whole number from 1 to `MOST`.
 fn count<'de, D: Deserializer<'de>, const MOST: u64>(json: D) -> Result<Option<u64>, D::Error> {
     let count = u64::deserialize(json)?;
@@ -272,7 +289,7 @@ mod tests {
     fn names_digests_and_limits_are_read_and_what_is_left_out_is_not_limited() {
         let text = format!(
             r#"{{"tenants":[{{"name":"a.B_c-1","tokens_sha256":["{ONE}","{TWO}"],"limits":{{"bytes_per_second":5}}}},
-            {{"name":"b","tokens_sha256":["{}"]}}]}}"#,
+            {{"name":"b","tokens_sha256":["{}"],"ack_max":"disk"}}]}}"#,
             "0".repeat(64)
         );
         let entries = parse(text.as_bytes()).unwrap();
@@ -280,6 +297,9 @@ mod tests {
         assert_eq!(entries[0].tokens, [Digest::of(b"test"), Digest::of(b"test2")]);
         assert_eq!(entries[0].limits, Limits { bytes_per_second: Some(5), ..Limits::default() });
         assert_eq!(entries[1].limits, Limits::default());
+        assert_eq!([entries[0].ack_max, entries[1].ack_max], [None, Some(Ack::Disk)]);
+        let wrong = wrong(&text.replace("disk", "s3cret")).1;
+        assert!(wrong.starts_with("ack_max is one of") && !wrong.contains("s3cret"), "{wrong}");
     }
 
     #[test]

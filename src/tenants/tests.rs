@@ -14,7 +14,7 @@ fn entries(text: &str) -> Vec<Entry> {
         let name = parts.next().unwrap().to_owned();
         let tokens = parts.next().unwrap().split('+').map(|token| Digest::of(token.as_bytes())).collect();
         let requests_per_second = parts.next().map(|rate| rate.parse().unwrap());
-        Entry { name, tokens, limits: Limits { requests_per_second, ..Limits::default() } }
+        Entry { name, tokens, limits: Limits { requests_per_second, ..Limits::default() }, ack_max: None }
     };
     text.split(' ').map(entry).collect()
 }

@@ -136,6 +136,52 @@ async fn a_tenant_that_fills_its_share_gets_503s_and_others_none() {
 }
 
 #[tokio::test]
+async fn a_tenant_that_fills_its_share_of_the_spool_gets_503s_and_others_none_and_it_gets_all_of_it_back() {
+    const SPOOL: usize = 512 * 1024;
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    let file = TokensFile::new(&[("flood", &["f"], "{}"), ("quiet", &["q"], "{}")]);
+    let path = file.path();
+    let env = [
+        ("TOKENS_FILE", path.to_str().unwrap()),
+        ("TENANT_QUEUE_SHARE", "100%"),
+        ("TENANT_SPOOL_SHARE", "50%"),
+        ("SPOOL_MAX_BYTES", "512KiB"),
+        ("OBJECT_MAX_BYTES", "32KiB"),
+        ("OBJECT_MAX_AGE", "1s"),
+        ("COMPRESSION", "none"),
+        ("RECORD", "payload"),
+    ];
+    let mut server = Server::start_with_s3(&s3, &env).await;
+    let kib = format!("{{\"a\":\"{}\"}}", "x".repeat(1024));
+    let mut accepted = 0;
+    for round in 0..2 {
+        s3.faults().set(FaultPlan::always(Fault::InternalError));
+        let (flood, refused) = until_refused(&server, "f", &kib).await;
+        assert!(refused.refusal(503).contains("share of the spool"), "{}", refused.text());
+        assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
+        // Lines, frame headers and the last blocks of files: a little under its half.
+        assert!((200..=256).contains(&flood), "round {round}: {flood}");
+        let in_envelope = format!("{{\"token\":\"f\",\"data\":[{kib}]}}");
+        assert!(server.post_json(&in_envelope).await.refusal(503).contains("share of the spool"));
+        for n in 0..100 {
+            let answer = send(&server, "q", &kib).await;
+            assert_eq!(answer.status, 202, "round {round}, {n}: {}", answer.text());
+        }
+        accepted += flood + 100;
+        assert!(server.metric("millpond_spool_bytes").await <= SPOOL as f64);
+        assert_eq!(server.metric("millpond_requests_total{outcome=\"no_spool\"}").await, 0.0);
+        s3.faults().set(FaultPlan::none());
+        // What is given back is what was taken: the second round has as much room as the first.
+        server.metric_is("millpond_jobs_waiting", |jobs| jobs == 0.0).await;
+        server.metric_is("millpond_spool_bytes", |bytes| bytes == 0.0).await;
+    }
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"spool_share_full\"}").await, 4.0);
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(crate::support::lines(&root.path().join("telemetry")).len(), accepted);
+}
+
+#[tokio::test]
 async fn bodies_on_their_way_count_against_the_share_also_of_senders_who_have_not_said_who_they_are() {
     let file = TokensFile::new(&[("flood", &["f"], "{}"), ("quiet", &["q"], "{}")]);
     let server = file.start(&[("MAX_QUEUE_BYTES", "100KiB"), ("TENANT_QUEUE_SHARE", "50%")]).await;

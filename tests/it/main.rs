@@ -2,9 +2,12 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod ack_limits;
 mod admin_token;
 mod attacks;
+mod audit;
 mod bodies;
+mod bucket_owner;
 mod conformance;
 mod crash;
 mod disk_faults;

@@ -5,7 +5,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::support::{Server, get, lines, post, until};
+use crate::support::{Server, get, lines, post, run, until};
+use crate::tokens::TokensFile;
 
 fn with_query(query: &str, body: &str) -> Vec<u8> {
     let head = format!("POST /v1/payloads?{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -28,7 +29,8 @@ async fn an_answer_names_the_level_it_reached_and_the_object() {
     let stored = server.send(&with_query("x=1&ack=stored", "{\"n\":3}")).await;
     assert_eq!((stored.status, &stored.json()["ack"]), (200, &"stored".into()));
     let object = stored.json()["object"].as_str().unwrap().to_owned();
-    let path = server.folder.path().join(&object);
+    assert!(object.starts_with("dt=2"), "{object} tells where the store is");
+    let path = server.folder.path().join("millpond-data/objects").join(&object);
     assert!(path.is_file(), "{object}");
     // Less than the floor is not to be had.
     let more = server.send(&with_query("ack=memory", "{\"n\":4}")).await;
@@ -43,6 +45,21 @@ async fn an_answer_names_the_level_it_reached_and_the_object() {
     assert!(server.send(&with_query("ack=none", "{}")).await.refusal(400).contains("memory, disk and stored"));
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(server.lines().len(), 4);
+}
+
+#[tokio::test]
+async fn receipts_name_the_key_alone_unless_the_operator_shows_known_senders_more() {
+    let file = TokensFile::new(&[("acme", &["t"], "{}")]);
+    for (setting, begins) in [("key", "dt=2"), ("location", "./millpond-data/objects/dt=2")] {
+        let server = file.start(&[("RECEIPT_OBJECT", setting)]).await;
+        let answer = server.post("X-Api-Key: t\r\n", b"{}").await;
+        assert!(answer.json()["object"].as_str().unwrap().starts_with(begins), "{}", answer.text());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &[("RECEIPT_OBJECT", "location")], &[]).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(said.contains("RECEIPT_OBJECT is location and TOKENS_FILE is not set"), "{said}");
 }
 
 #[tokio::test]
@@ -113,7 +130,7 @@ async fn any_machine_can_answer_for_any_job() {
     let two = Server::start_with_s3(&s3, &[("S3_PREFIX", "p"), ("COMPRESSION", "zstd")]).await;
     let (status, answer) = job(&two, &receipt, "").await;
     assert_eq!((status, &answer["state"]), (200, &"stored".into()));
-    assert!(answer["object"].as_str().unwrap().starts_with("s3://telemetry/p/dt=2"), "{answer}");
+    assert!(answer["object"].as_str().unwrap().starts_with("p/dt=2"), "{answer}");
     let segment = receipt.as_str().unwrap().split('.').next().unwrap().to_owned();
     assert_eq!(job(&two, &Value::from(format!("{segment}.1")), "").await.0, 404, "it has one job");
     let unknown = Value::from("01a1fb03-e91a-7614-9cd8-d700964ce482.0");
