@@ -13,7 +13,7 @@ fn audited(server: &Server) -> Vec<String> {
 async fn each_401_and_403_is_a_line_with_address_tenant_and_request_id_and_never_a_token() {
     let file = TokensFile::new(&[("acme", &["s3cret-known"], "{}")]);
     let mut server = file.start(&[("ACK_MAX", "disk"), ("RUST_LOG", "warn,millpond::audit=info,millpond=info")]).await;
-    let refused = server.post("X-Request-Id: first\r\n", b"{\"data\":[]}").await;
+    let refused = server.post("X-Request-Id: first\r\n", b"{}").await;
     assert_eq!(refused.status, 401);
     server.logged("request_id=\"first\"").await;
     let refused = server.post("X-Request-Id: second\r\nAuthorization: Bearer s3cret-guess\r\n", b"{}").await;

@@ -240,7 +240,7 @@ async fn memory_mode_refuses_to_start_over_work_that_it_would_not_look_at() {
     assert_eq!(server.post_json("{}").await.status, 202);
     server.signal(Signal::KILL);
     assert_eq!(server.ended().await, None);
-    let output = crate::support::run(server.folder.path(), &[env[0], ("ACK", "memory")], &[]).await;
+    let output = run(server.folder.path(), &[env[0], ("ACK", "memory")], &[]).await;
     assert_eq!(output.status.code(), Some(64));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("ACK=disk") && said.contains(env[0].1), "{said}");
