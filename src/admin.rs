@@ -134,6 +134,10 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     if admin.spool.space().is_some_and(|space| space.is_nearly_full()) {
         reasons.push(Reason { what: "spool full", detail: None, since: None });
     }
+    let unadopted = admin.spool.unadopted();
+    if unadopted.failing > 0 {
+        reasons.push(Reason { what: "spool folders not adopted", detail: unadopted.reason, since: None });
+    }
     if admin.depth.is_full() {
         reasons.push(Reason { what: "queue full", detail: None, since: None });
     }

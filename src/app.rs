@@ -21,13 +21,15 @@ use crate::http::{self, Edge, Limits, Public, Tls, Transport, TrustedProxies};
 use crate::metrics::{Balance, Metrics};
 use crate::queue::{JobReceiver, queue};
 use crate::reload::{Followed, Reload};
-use crate::spool::{Backlog, SealedSegment, Spool};
+use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
 use crate::store::Store;
 use crate::tenants::{Tenants, TenantsFile};
 use crate::worker::{UploadLimit, Uploads, backoff};
 
 /// How often to look for what other processes have left in the spool.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(2);
+/// The same while folders wait until others are done.
+const ADOPT_WAITING_INTERVAL: Duration = Duration::from_millis(200);
 /// Sealed segments that may wait for a worker in memory: with one, and every worker busy, the dispatcher stops taking jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
 /// Of the time that a shutdown has, senders get at most this share to finish their requests.
@@ -69,8 +71,38 @@ pub struct Ended {
     pub balance: Balance,
     /// Whether what waits survives the process.
     pub is_durable: bool,
+    /// What is known of damage on disk and of work of earlier processes.
+    pub spool: SpoolEnd,
     /// Why it ended, if not because it was told to.
     pub failure: Option<anyhow::Error>,
+}
+
+/// What the ledger does not say about the spool at the end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpoolEnd {
+    /// Segments that are still there.
+    pub segments: usize,
+    /// Folders of dead processes that were not taken over.
+    pub folders: usize,
+    /// Segments that were damaged on disk.
+    pub damaged: u64,
+    /// Segments whose end could not be read, so that jobs may be lost.
+    pub possibly_lost: u64,
+    /// Jobs there, where their number is known.
+    pub jobs_possibly_lost: u64,
+}
+
+impl SpoolEnd {
+    fn of(outlet: &Outlet) -> Self {
+        let Unadopted { waiting, failing, .. } = outlet.spool.unadopted();
+        Self {
+            segments: outlet.spool.segments().spooled(),
+            folders: waiting + failing,
+            damaged: outlet.metrics.segments_damaged.get(),
+            possibly_lost: outlet.metrics.segments_possibly_lost.get(),
+            jobs_possibly_lost: outlet.metrics.jobs_possibly_lost.get(),
+        }
+    }
 }
 
 /// The spool that the settings ask for, and what dead processes have left in it.
@@ -190,7 +222,7 @@ pub async fn run(
     }
     pipeline.abort().await;
     outlet.spool.close();
-    Ok(Ended { balance: outlet.metrics.ledger.balance(), is_durable, failure })
+    Ok(Ended { balance: outlet.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&outlet), failure })
 }
 
 async fn serve_admin(listener: TcpListener, admin: AdminService) {
@@ -244,7 +276,9 @@ async fn reach(store: Arc<Store>, outlet: Outlet) {
 /// Looks now and then for processes that share the spool and have died since, or have stopped and left something.
 async fn adopt(outlet: Outlet) {
     loop {
-        sleep(ADOPT_INTERVAL).await;
+        let unadopted = outlet.spool.unadopted();
+        outlet.metrics.folders_unadopted(unadopted.waiting, unadopted.failing);
+        sleep(if unadopted.waiting > 0 { ADOPT_WAITING_INTERVAL } else { ADOPT_INTERVAL }).await;
         outlet.spool.tidy().await;
         if outlet.health.is_draining() {
             // What is there is the successor's.

@@ -3,9 +3,9 @@
 //! Every call blocks. Paths in errors are the caller's business: see [`naming`].
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// What a folder holds.
@@ -24,11 +24,18 @@ pub type Lock = Box<dyn Send + Sync + Debug>;
 
 /// A file system.
 pub trait Disk: Send + Sync + Debug {
-    /// Creates a folder and those above it.
+    /// Creates a folder, for its owner alone, and those above it; one that is there already is left as it is.
     ///
     /// # Errors
     /// The system's.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Creates a folder, for its owner alone, in one that is there. One that is there already is good; a symbolic link, even
+    /// one to a folder, is not.
+    ///
+    /// # Errors
+    /// The system's.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
 
     /// What is in a folder, in no order.
     ///
@@ -36,7 +43,7 @@ pub trait Disk: Send + Sync + Debug {
     /// The system's.
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
 
-    /// Creates a file that must not exist yet, for appending.
+    /// Creates a file that must not exist yet, for appending, and for its owner alone.
     ///
     /// # Errors
     /// The system's.
@@ -106,9 +113,35 @@ pub trait DiskFile: Send + Debug {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
 
+/// Mode of folders that hold accepted work.
+const FOLDER_MODE: u32 = 0o700;
+/// Mode of files that hold accepted work.
+const FILE_MODE: u32 = 0o600;
+
 impl Disk for RealDisk {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        if path.is_dir() {
+            return Ok(());
+        }
+        // Those above may be for others, too: they get the mode of any new folder.
+        if let Some(above) = path.parent() {
+            fs::create_dir_all(above)?;
+        }
+        match create_private_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            other => other,
+        }
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        match create_private_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let is_dir = fs::symlink_metadata(path)?.is_dir();
+                let reason = "a symbolic link or a file, and not a folder";
+                if is_dir { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotADirectory, reason)) }
+            }
+            other => other,
+        }
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
@@ -127,7 +160,8 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().append(true).create_new(true).open(path)?;
+        let file = OpenOptions::new().append(true).create_new(true).mode(FILE_MODE).open(path)?;
+        set_mode(&file, FILE_MODE);
         Ok(Box::new(RealFile { file, path: path.to_owned() }))
     }
 
@@ -153,13 +187,31 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path, create: bool) -> io::Result<Option<Lock>> {
-        let file = OpenOptions::new().read(true).append(true).create(create).open(path)?;
+        let file = OpenOptions::new().read(true).append(true).create(create).mode(FILE_MODE).open(path)?;
+        if create {
+            set_mode(&file, FILE_MODE);
+        }
         match file.try_lock() {
             // One that was removed since it was opened is nobody's lock.
             Ok(()) => Ok(is_at(&file, path).then(|| Box::new(file) as Lock)),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+}
+
+fn create_private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(FOLDER_MODE).create(path)?;
+    // The umask may have taken a bit that the owner needs.
+    let _: io::Result<()> = fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE));
+    Ok(())
+}
+
+/// Sets the mode whatever the umask has made of it. A file system without modes refuses, and holds files all the same.
+fn set_mode(file: &File, mode: u32) {
+    let is_other = |is: fs::Metadata| is.mode() & 0o777 != mode;
+    if file.metadata().is_ok_and(is_other) {
+        let _: io::Result<()> = file.set_permissions(Permissions::from_mode(mode));
     }
 }
 

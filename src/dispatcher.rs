@@ -21,6 +21,8 @@ use pace::Pace;
 
 /// Jobs are taken out of the queue by so many at most.
 const DRAIN_MAX_JOBS: usize = 1024;
+/// A segment is sealed at this share of the spool's bytes at the latest, so that one can be uploaded while others are filled.
+const SPOOL_SHARE: usize = 4;
 /// A spool that fails is tried so often.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -63,7 +65,10 @@ impl Dispatcher {
     ///
     /// # Errors
     /// When the codec cannot be set up.
-    pub fn new(queue: JobReceiver, limits: ObjectSettings, outlet: Outlet) -> io::Result<Self> {
+    pub fn new(queue: JobReceiver, mut limits: ObjectSettings, outlet: Outlet) -> io::Result<Self> {
+        if let Some(space) = outlet.spool.space() {
+            limits.max_bytes = limits.max_bytes.min((space.most() / SPOOL_SHARE).max(1));
+        }
         let encoder = FrameEncoder::new(limits.compression)?;
         let pace = Pace::new(queue.max_jobs());
         let next_probe = Instant::now();
@@ -140,6 +145,10 @@ impl Dispatcher {
                 }
                 if segment.len() >= self.limits.max_bytes {
                     return SealReason::Size;
+                }
+                // Batches are refused from now on: to store what is here is what makes room.
+                if self.outlet.spool.space().is_some_and(|space| space.is_nearly_full()) {
+                    return SealReason::SpoolFull;
                 }
             }
             self.rest();

@@ -22,6 +22,7 @@ pub mod http;
 pub mod inflate;
 pub mod log_throttle;
 pub mod metrics;
+pub mod permissions;
 pub mod queue;
 pub mod reload;
 pub mod segment;

@@ -5,13 +5,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use millpond::app::{self, Ended, Listeners, Orders};
+use millpond::app::{self, Ended, Listeners, Orders, SpoolEnd};
 use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings, TlsSettings};
 use millpond::disk::RealDisk;
 use millpond::http::{Tls, bind};
 use millpond::metrics::Count;
+use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Followed, Reload};
 use millpond::segment::SegmentId;
+use millpond::spool::HELD_MAX;
 use millpond::store::Store;
 use millpond::tenants::TenantsFile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -22,7 +24,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Something that was accepted is not in the store, or the server could not run.
 const EXIT_FAILURE: u8 = 1;
 
-/// Files that are open beside connections: listeners, the log, the spool, scrapes, refusals.
+/// Files that are open beside connections: listeners, the log, the spool's own, scrapes, refusals. Folders of dead processes
+/// are counted by themselves ([`HELD_MAX`]).
 const OTHER_FILES: usize = 256;
 /// A connection to the store, a file that is being read or written.
 const FILES_PER_WORKER: usize = 4;
@@ -35,8 +38,8 @@ Usage: millpond            serve, until SIGTERM or SIGINT
        millpond --help     print this
        millpond --version  print the version
 
-Exit codes: 0 all that was accepted is stored, or kept in SPOOL_DIR; 1 some of it is lost, or the server failed;
-64 bad settings.
+Exit codes: 0 all that was accepted is stored, or kept in SPOOL_DIR; 1 some of it is lost or possibly lost, or the server
+failed; 64 bad settings.
 
 Settings are environment variables. Sizes are bytes or 512KiB, 8MiB, 10GiB; times are seconds or 200ms, 60s, 5m, 1h.
 ";
@@ -109,20 +112,32 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
         orders.at_once.cancel();
         std::future::pending::<()>().await;
     };
-    let Ended { balance, is_durable, failure } = tokio::select! {
+    let ended = tokio::select! {
         done = run => done?,
         () = watch => unreachable!("the watch never ends"),
     };
-    if let Some(failure) = &failure {
+    Ok(if conclude(&ended) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
+}
+
+/// Says how it ended; whether nothing is lost, nothing is possibly lost, and the server did not fail.
+fn conclude(Ended { balance, is_durable, spool, failure }: &Ended) -> bool {
+    if let Some(failure) = failure {
         tracing::error!("{failure:#}");
     }
     let Count { jobs, payloads } = balance.waiting;
     let is_lost = jobs > 0 && !is_durable;
+    let is_damaged = balance.dead.jobs > 0 || spool.possibly_lost > 0;
     if is_lost {
         tracing::error!(jobs, payloads, "accepted and not stored: lost");
     } else if jobs > 0 {
         tracing::warn!(jobs, payloads, "not stored yet: kept in the spool for the next start");
-    } else if balance.dead.jobs == 0 {
+    } else if spool.segments > 0 || spool.folders > 0 {
+        let SpoolEnd { segments, folders, .. } = spool;
+        tracing::warn!(segments, folders, "work of earlier processes is not stored yet: kept in the spool for the next start");
+    } else if spool.damaged > 0 && !is_damaged {
+        let segments = spool.damaged;
+        tracing::warn!(segments, "segments were damaged on disk, and no job in them was lost: see dead/ in SPOOL_DIR");
+    } else if !is_damaged {
         let Count { jobs, payloads } = balance.stored;
         tracing::info!(jobs, payloads, "all that was accepted is stored");
     }
@@ -130,8 +145,11 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
         let Count { jobs, payloads } = balance.dead;
         tracing::error!(jobs, payloads, "accepted and damaged on disk: lost");
     }
-    let is_failure = is_lost || balance.dead.jobs > 0 || failure.is_some();
-    Ok(if is_failure { ExitCode::from(EXIT_FAILURE) } else { ExitCode::SUCCESS })
+    if spool.possibly_lost > 0 {
+        let SpoolEnd { possibly_lost: segments, jobs_possibly_lost: known_jobs, .. } = spool;
+        tracing::error!(segments, known_jobs, "the ends of segments could not be read: jobs are possibly lost, see dead/ in SPOOL_DIR");
+    }
+    !is_lost && !is_damaged && failure.is_none()
 }
 
 /// Raises the limit on open files as far as the system lets us, says what it allows, and lowers `MAX_CONNECTIONS` to that:
@@ -140,7 +158,7 @@ fn raise_open_files(settings: &mut Settings) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     let Some(files) = (if raised { maximum } else { current }) else { return };
-    let others = OTHER_FILES + FILES_PER_WORKER * settings.max_workers;
+    let others = OTHER_FILES + HELD_MAX + FILES_PER_WORKER * settings.max_workers;
     let connections = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(others).max(1);
     if connections < settings.http.max_connections {
         tracing::warn!(
@@ -167,6 +185,14 @@ fn open(settings: &Settings, reload: &Reload) -> anyhow::Result<Opened> {
         Tls::load(files).map(|tls| (Arc::new(tls), followed))
     };
     let tls = settings.transport.tls.as_ref().map(load).transpose()?;
+    let key = settings.transport.tls.as_ref().map(|files| ("TLS_KEY", &files.key));
+    let tokens = settings.tenants.as_ref().map(|tenants| ("TOKENS_FILE", &tenants.file));
+    for (setting, path) in key.into_iter().chain(tokens) {
+        if is_readable_by_others(path).unwrap_or(false) {
+            let file = path.display();
+            tracing::warn!(setting, %file, "other users of this machine can read this file: chmod 600 it, and give it to the server's user");
+        }
+    }
     Ok(Opened { tenants: app::open_tenants(settings, reload)?, tls })
 }
 

@@ -96,16 +96,19 @@ pub enum SealReason {
     Urgent,
     /// A commit failed, or the spool was full.
     Fault,
+    /// The spool is nearly full: storing the segment makes room.
+    SpoolFull,
     /// The server stops.
     Shutdown,
 }
 
 impl SealReason {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::Size, "size"),
         (Self::Age, "age"),
         (Self::Urgent, "urgent"),
         (Self::Fault, "fault"),
+        (Self::SpoolFull, "spool_full"),
         (Self::Shutdown, "shutdown"),
     ];
 }
@@ -159,8 +162,16 @@ pub struct Metrics {
     pub torn_bytes: IntCounter,
     /// Segments that were damaged and are set aside.
     pub segments_damaged: IntCounter,
+    /// Segments whose end cannot be read, so that it is not known whether acknowledged jobs were there.
+    pub segments_possibly_lost: IntCounter,
+    /// Jobs there, where their number is known.
+    pub jobs_possibly_lost: IntCounter,
+    /// Payloads there, where their number is known.
+    pub payloads_possibly_lost: IntCounter,
     /// Segments that dead processes left.
     pub segments_adopted: IntCounter,
+    /// Folders of dead processes that wait to be taken over, and those that cannot be.
+    folders_unadopted: [IntGauge; 2],
     spool_bytes: IntGauge,
     queue_jobs: IntGauge,
     queue_bytes: IntGauge,
@@ -220,7 +231,26 @@ impl Metrics {
                 "Bytes never acknowledged, cut from segments of dead processes",
             )?,
             segments_damaged: counter(r, "segments_damaged_total", "Segments damaged on disk and set aside")?,
+            segments_possibly_lost: counter(
+                r,
+                "segments_possibly_lost_total",
+                "Segments whose end cannot be read: jobs there are lost if any were acknowledged",
+            )?,
+            jobs_possibly_lost: counter(
+                r,
+                "jobs_possibly_lost_total",
+                "Jobs at an end that cannot be read, where their number is known",
+            )?,
+            payloads_possibly_lost: counter(
+                r,
+                "payloads_possibly_lost_total",
+                "Payloads at an end that cannot be read, where their number is known",
+            )?,
             segments_adopted: counter(r, "segments_adopted_total", "Segments taken over from dead processes")?,
+            folders_unadopted: [
+                gauge(r, "spool_folders_waiting", "Folders of dead processes that wait until others are taken over")?,
+                gauge(r, "spool_folders_not_adopted", "Folders of dead processes that cannot be taken over")?,
+            ],
             spool_bytes: gauge(r, "spool_bytes", "Bytes on disk in the spool")?,
             queue_jobs: gauge(r, "queue_jobs", "Jobs waiting to be packed")?,
             queue_bytes: gauge(r, "queue_bytes", "Bytes waiting to be packed or being received")?,
@@ -242,6 +272,13 @@ impl Metrics {
     /// Counts an upload that has to be repeated.
     pub fn retry(&self, class: ErrorClass) {
         pick(&CLASSES, &self.retries, class);
+    }
+
+    /// Shows how many folders of dead processes wait to be taken over, and how many cannot be.
+    pub fn folders_unadopted(&self, waiting: usize, failing: usize) {
+        for (gauge, value) in self.folders_unadopted.iter().zip([waiting, failing]) {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
     }
 
     /// All metrics in Prometheus's text format, with what is read only when somebody asks.

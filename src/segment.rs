@@ -9,6 +9,7 @@ mod frame;
 mod id;
 mod receipt;
 mod repack;
+mod tail;
 
 pub use frame::FrameEncoder;
 pub use id::SegmentId;

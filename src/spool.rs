@@ -13,6 +13,7 @@ mod buffers;
 mod ended;
 mod folders;
 mod loaded;
+mod names;
 mod open;
 mod share;
 mod space;
@@ -27,7 +28,7 @@ use bytes::Bytes;
 use tokio::sync::Mutex as AsyncMutex;
 
 pub use backlog::{Backlog, Slot};
-pub use folders::Adopted;
+pub use folders::{Adopted, HELD_MAX, Unadopted};
 use folders::{Folder, Folders};
 use open::Appending;
 pub use open::OpenSegment;
@@ -103,7 +104,16 @@ pub struct SealedSegment {
 #[derive(Debug)]
 enum Source {
     Memory { body: Bytes, frames: Vec<usize>, jobs: u32, payloads: u32 },
-    File { path: PathBuf, folder: Arc<Folder>, charge: Charge, len: usize, known: Option<(u32, u32)> },
+    File {
+        path: PathBuf,
+        folder: Arc<Folder>,
+        charge: Charge,
+        len: usize,
+        /// Jobs and payloads, if this process or the file's name says how many were committed.
+        committed: Option<(u32, u32)>,
+        /// Whether this process opened it.
+        is_own: bool,
+    },
 }
 
 impl Spool {
@@ -148,11 +158,21 @@ impl Spool {
     }
 
     fn take_over(&self, adopted: Adopted) -> SealedSegment {
-        // How many jobs it has is known when it is read.
-        let status = self.segments.add(adopted.id, adopted.compression, u32::MAX);
-        let Adopted { path, folder, charge, .. } = adopted;
-        let len = charge.bytes();
-        SealedSegment { status, len, age: None, source: Source::File { path, folder, charge, len, known: None } }
+        let Adopted { id, compression, committed, path, folder, charge } = adopted;
+        // How many jobs one has that was not sealed is known when it is read.
+        let status = self.segments.add(id, compression, committed.map_or(u32::MAX, |committed| committed.jobs));
+        let len = committed.map_or(charge.bytes(), |committed| committed.bytes);
+        let committed = committed.map(|committed| (committed.jobs, committed.payloads));
+        let source = Source::File { path, folder, charge, len, committed, is_own: false };
+        SealedSegment { status, len, age: None, source }
+    }
+
+    /// The folders of dead processes that the last look did not take over.
+    pub fn unadopted(&self) -> Unadopted {
+        match &self.place {
+            Place::Memory => Unadopted::default(),
+            Place::Disk(spool) => spool.folders.unadopted(),
+        }
     }
 
     /// What new segments are compressed with.
@@ -237,14 +257,23 @@ impl Spool {
     pub async fn load(&self, segment: &mut SealedSegment) -> io::Result<Loaded> {
         let compression = segment.status.compression();
         match (&self.place, &mut segment.source) {
-            (Place::Disk(spool), Source::File { path, len, .. }) => {
+            (Place::Disk(spool), Source::File { path, folder, len, committed, .. }) => {
                 let (buffer, room) = spool.buffers.take(*len).await;
-                let (disk, path) = (Arc::clone(&spool.disk), path.clone());
+                let (disk, named, folder) = (Arc::clone(&spool.disk), path.clone(), Arc::clone(folder));
                 let (id, good) = (segment.status.id(), *len);
-                let read = on_blocking_thread(move || read(&*disk, &path, id, good, buffer)).await?;
+                let (read, found) = on_blocking_thread(move || match read(&*disk, &named, id, good, buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        let found = folder.find(&*disk, id).ok_or(error)?;
+                        Ok((read(&*disk, &found, id, good, Vec::new())?, found))
+                    }
+                    done => Ok((done?, named)),
+                })
+                .await?;
+                *path = found;
                 let (mut bytes, frames, salvage) = read;
-                if segment.known().is_none() {
-                    segment.status.committed(salvage.places);
+                if committed.is_none() {
+                    let places = salvage.possibly_lost.map_or(salvage.places, |lost| lost.places().end);
+                    segment.status.committed(places);
                 }
                 let len = bytes.len();
                 if FrameSizes::of(compression, &bytes, &frames).are_small() {
@@ -286,11 +315,11 @@ impl Spool {
     /// Whether the segment's file is not coming back: its folder is there, and the file is not in it. A folder that is away
     /// may be back in a moment, with all that is in it.
     pub async fn is_gone(&self, segment: &SealedSegment) -> bool {
-        let (Place::Disk(spool), Source::File { path, folder, .. }) = (&self.place, &segment.source) else {
+        let (Place::Disk(spool), Source::File { folder, .. }) = (&self.place, &segment.source) else {
             return false;
         };
-        let (disk, path, folder) = (Arc::clone(&spool.disk), path.clone(), Arc::clone(folder));
-        let looked = on_blocking_thread(move || Ok(folder.is_there_without(&*disk, &path))).await;
+        let (disk, id, folder) = (Arc::clone(&spool.disk), segment.status.id(), Arc::clone(folder));
+        let looked = on_blocking_thread(move || Ok(folder.is_there_without(&*disk, id))).await;
         looked.unwrap_or(false)
     }
 
@@ -303,13 +332,16 @@ impl Spool {
         let state = if salvage.jobs == 0 {
             State::Dead
         } else {
-            State::Stored { dead: salvage.dead.iter().cloned().collect() }
+            State::Stored { dead: salvage.lost_places().into() }
         };
+        if let Some(lost) = salvage.possibly_lost {
+            segment.status.doubt(lost.places());
+        }
         self.segments.settle(&segment.status, state);
         let (Place::Disk(spool), Source::File { path, folder, charge, .. }) = (&self.place, segment.source) else {
             return Ok(());
         };
-        let end = match (is_gone, salvage.is_damaged()) {
+        let end = match (is_gone, salvage.is_suspect()) {
             (true, _) => End::Gone,
             (false, true) => End::SetAside,
             (false, false) => End::Remove,
@@ -358,7 +390,15 @@ impl SealedSegment {
     pub fn known(&self) -> Option<(u32, u32)> {
         match &self.source {
             Source::Memory { jobs, payloads, .. } => Some((*jobs, *payloads)),
-            Source::File { known, .. } => *known,
+            Source::File { committed, is_own, .. } => committed.filter(|_| *is_own),
+        }
+    }
+
+    /// The jobs and payloads that were committed to it; unknown if a process died before it sealed it.
+    pub fn committed(&self) -> Option<(u32, u32)> {
+        match &self.source {
+            Source::Memory { jobs, payloads, .. } => Some((*jobs, *payloads)),
+            Source::File { committed, .. } => *committed,
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 pub use limit::UploadLimit;
 
 use crate::dispatcher::Outlet;
-use crate::segment::file::Salvage;
+use crate::segment::file::{PossiblyLost, Salvage};
 use crate::spool::{Loaded, SealedSegment};
 use crate::store::{ErrorClass, ObjectInfo, Store, StoreError};
 
@@ -66,7 +66,7 @@ impl Uploads {
 
     /// Whether a dead process had stored a segment that was damaged since: a good object is not to be put over.
     async fn was_stored_whole(&self, segment: &SealedSegment, salvage: &Salvage) -> bool {
-        let may_be_there = segment.known().is_none() && salvage.is_damaged();
+        let may_be_there = segment.known().is_none() && salvage.is_suspect();
         may_be_there && matches!(self.store.find(segment.status.key(&self.prefix)).await, Ok(Some(_)))
     }
 
@@ -89,35 +89,44 @@ impl Uploads {
         }
     }
 
-    /// Enters in the ledger what a dead process had accepted, and what this one misses of what it had committed.
+    /// Enters in the ledger what a dead process had accepted, and in `salvage` what is missing of what was committed.
     fn book(&self, segment: &SealedSegment, mut salvage: Salvage) -> Salvage {
         let metrics = &self.outlet.metrics;
-        match segment.known() {
-            None => {
-                let (jobs, payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
-                metrics.ledger.accepted(jobs, payloads);
-                metrics.torn_bytes.inc_by(salvage.torn as u64);
-            }
-            Some((jobs, payloads)) if salvage.jobs + salvage.dead_jobs() < u64::from(jobs) => {
-                salvage.dead.push(salvage.places..jobs);
-                salvage.dead_payloads = u64::from(payloads).saturating_sub(salvage.payloads);
-            }
-            Some(_) => {}
+        let id = segment.status.id();
+        if let Some((jobs, payloads)) = segment.committed() {
+            salvage.complete(jobs, payloads);
+        }
+        if segment.known().is_none() {
+            let (jobs, payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
+            metrics.ledger.accepted(jobs, payloads);
+            metrics.torn_bytes.inc_by(salvage.torn as u64);
+        }
+        if salvage.torn > 0 {
+            tracing::info!(segment = %id, bytes = salvage.torn, "cut an append that did not finish from the end of a segment: it was never acknowledged");
         }
         if salvage.is_damaged() {
             metrics.segments_damaged.inc();
-            let (segment, jobs) = (segment.status.id(), salvage.dead_jobs());
-            tracing::error!(%segment, jobs, payloads = salvage.dead_payloads, "a segment was damaged on disk: it is stored as far as it is good, and set aside");
-        } else if salvage.torn > 0 {
-            tracing::info!(segment = %segment.status.id(), bytes = salvage.torn, "cut a tail that was never acknowledged");
+            let jobs = salvage.dead_jobs();
+            tracing::error!(segment = %id, dead_jobs = jobs, dead_payloads = salvage.dead_payloads, "a segment was damaged on disk: it is stored as far as it can be read, and set aside");
+        }
+        if let Some(PossiblyLost { from, counts }) = salvage.possibly_lost {
+            metrics.segments_possibly_lost.inc();
+            if let Some((jobs, payloads)) = counts {
+                metrics.jobs_possibly_lost.inc_by(u64::from(jobs));
+                metrics.payloads_possibly_lost.inc_by(u64::from(payloads));
+                tracing::error!(segment = %id, from, jobs, payloads, "the end of a segment that was never sealed cannot be read: its jobs are lost if they were acknowledged; the file is set aside");
+            } else {
+                tracing::error!(segment = %id, from, "the end of a segment that was never sealed cannot be read: jobs are lost if any were acknowledged there, and how many is unknown; the file is set aside");
+            }
         }
         salvage
     }
 
     async fn upload(&self, segment: &SealedSegment, body: &Bytes, salvage: &Salvage) {
         let key = segment.status.key(&self.prefix);
-        let Salvage { jobs, payloads, dead, .. } = salvage;
-        let info = ObjectInfo { segment: segment.status.id(), jobs: *jobs, payloads: *payloads, dead: dead.clone() };
+        let Salvage { jobs, payloads, .. } = salvage;
+        let dead = salvage.lost_places();
+        let info = ObjectInfo { segment: segment.status.id(), jobs: *jobs, payloads: *payloads, dead };
         let metrics = &self.outlet.metrics;
         let mut failures = 0;
         let mut may_be_there = segment.known().is_none();

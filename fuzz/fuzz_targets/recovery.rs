@@ -43,6 +43,16 @@ fn check(file: &[u8], found: &Salvage) {
     let sum = found.jobs + found.dead_jobs();
     assert!(sum == u64::from(found.places) || (sum > u64::from(found.places) && found.places == u32::MAX));
     assert!(found.data.len() * FRAME_HEADER_LEN <= file.len());
+    if let Some(lost) = found.possibly_lost {
+        assert!(found.torn == 0 && lost.from == found.places && lost.places().end >= lost.from);
+    }
+    // As if the file's name said that a job more was committed than is known of: it is dead, and nothing is in doubt.
+    if let Some(jobs) = found.places.checked_add(1) {
+        let mut sealed = found.clone();
+        sealed.complete(jobs, u32::MAX);
+        assert!(sealed.jobs + sealed.dead_jobs() == u64::from(jobs));
+        assert!(sealed.possibly_lost.is_none() && sealed.torn == 0 && sealed.is_damaged());
+    }
 }
 
 /// Builds a file out of `plan`, harms it as the plan says, and compares with what has to be left.
@@ -99,6 +109,6 @@ fn written(id: SegmentId, plan: &[u8]) {
         assert!(found.dead.iter().all(|dead| dead.end <= places.start || dead.start >= places.end));
     }
     if !harmed.contains(&true) {
-        assert!(found.dead.is_empty() && found.jobs == jobs && found.torn == 0);
+        assert!(found.dead.is_empty() && found.jobs == jobs && found.torn == 0 && found.possibly_lost.is_none());
     }
 }

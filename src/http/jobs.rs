@@ -38,7 +38,12 @@ enum Fate {
     Spooled { key: String },
     Stored { key: String },
     Dead,
+    /// The end of its segment could not be read, so it is not known whether there was such a job.
+    PossiblyLost,
 }
+
+/// What is said beside `dead` of a job that is possibly lost.
+const POSSIBLY_LOST: &str = "the end of this job's segment could not be read after a crash: if the job was acknowledged, it is lost";
 
 /// Answers for the job, at once or, with `?wait=SECONDS`, when it is spooled no more.
 pub(super) async fn get(
@@ -70,6 +75,7 @@ pub(super) async fn get(
             }
             let key = || segment.key(&edge.prefix).to_owned();
             match state {
+                state if state.is_dead_at(job.place) && segment.is_in_doubt_at(job.place) => Fate::PossiblyLost,
                 state if state.is_dead_at(job.place) => Fate::Dead,
                 State::Spooled => Fate::Spooled { key: key() },
                 State::Stored { .. } => Fate::Stored { key: key() },
@@ -117,12 +123,17 @@ impl Fate {
         let (state, key) = match self {
             Self::Spooled { key } => ("spooled", Some(key)),
             Self::Stored { key } => ("stored", Some(key)),
-            Self::Dead => ("dead", None),
+            Self::Dead | Self::PossiblyLost => ("dead", None),
         };
         let mut body = format!("{{\"job\":\"{job}\",\"state\":\"{state}\"");
         if let Some(key) = key {
             body.push_str(",\"object\":");
             push_object(&mut body, edge, key);
+        }
+        if matches!(self, Self::PossiblyLost) {
+            body.push_str(",\"detail\":\"");
+            body.push_str(POSSIBLY_LOST);
+            body.push('"');
         }
         body.push_str("}\n");
         (StatusCode::OK, [(CONTENT_TYPE, JSON)], Body::from(body)).into_response()

@@ -12,15 +12,20 @@
 //! jobs' places even when the one before it is lost.
 //!
 //! Invariants: the data of all frames, one after the other, is the object. A frame is acknowledged only when it and all
-//! before it are durable, so what follows the last good frame was never acknowledged; but a bad stretch *between* good
-//! frames was, and is damage.
+//! before it are durable, and nothing is appended after an append that failed. So a bad stretch before a good frame was
+//! acknowledged, and is damage.
+//!
+//! What follows the last good frame is judged by how the segment ended. Of a sealed one the file's name says how many jobs,
+//! payloads and bytes were committed ([`crate::spool`]), so every byte of those that cannot be read is damage, and the
+//! number of dead jobs is exact ([`Salvage::complete`]). Of one whose process died before the seal it is judged by what is
+//! there (`tail.rs`): it was never acknowledged, was acknowledged, or it cannot be known.
 
 use std::ops::Range;
 
 use crc_fast::{CrcAlgorithm, checksum};
 use memchr::memmem;
 
-use super::SegmentId;
+use super::{SegmentId, tail};
 
 const FILE_MAGIC: &[u8; 8] = b"MPONDSEG";
 const FRAME_MAGIC: &[u8; 4] = b"MPF1";
@@ -82,8 +87,10 @@ pub struct Salvage {
     pub dead: Vec<Range<u32>>,
     /// Payloads that were in damaged frames.
     pub dead_payloads: u64,
-    /// Bytes after the last good frame.
+    /// Bytes at the end that were never acknowledged: the beginning of a frame whose append did not finish.
     pub torn: usize,
+    /// Jobs at the end that were damaged if they were acknowledged, which cannot be known.
+    pub possibly_lost: Option<PossiblyLost>,
     /// Whether the file's own header is damaged.
     pub headless: bool,
 }
@@ -94,21 +101,71 @@ impl Salvage {
         self.dead.iter().map(|places| u64::from(places.end - places.start)).sum()
     }
 
-    /// Whether there is damage beyond a torn tail.
+    /// Whether anything that was acknowledged is known to be damaged.
     pub fn is_damaged(&self) -> bool {
         self.headless || !self.dead.is_empty()
+    }
+
+    /// Whether there are bytes that a person should look at: known damage, or what may be damage.
+    pub fn is_suspect(&self) -> bool {
+        self.is_damaged() || self.possibly_lost.is_some()
+    }
+
+    /// Places whose jobs are not in the good frames: those of dead jobs, and those of jobs that are possibly lost.
+    pub fn lost_places(&self) -> Vec<Range<u32>> {
+        let possibly = self.possibly_lost.map(PossiblyLost::places);
+        self.dead.iter().cloned().chain(possibly).collect()
+    }
+
+    /// Enters what is known to have been committed to the segment: what of it is not in the good frames is dead.
+    pub fn complete(&mut self, jobs: u32, payloads: u32) {
+        (self.torn, self.possibly_lost) = (0, None);
+        if jobs > self.places {
+            self.add_dead(self.places..jobs);
+            self.places = jobs;
+        }
+        self.dead_payloads = u64::from(payloads).saturating_sub(self.payloads);
+    }
+
+    pub(super) fn add_dead(&mut self, places: Range<u32>) {
+        match self.dead.last_mut() {
+            _ if places.is_empty() => {}
+            Some(last) if last.end == places.start => last.end = places.end,
+            _ => self.dead.push(places),
+        }
+    }
+}
+
+/// Jobs of which it cannot be known whether they were acknowledged, and which cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PossiblyLost {
+    /// The first of their places.
+    pub from: u32,
+    /// How many jobs and payloads; none if that cannot be read either.
+    pub counts: Option<(u32, u32)>,
+}
+
+impl PossiblyLost {
+    /// Any number of jobs from this place on.
+    pub fn unknown(from: u32) -> Self {
+        Self { from, counts: None }
+    }
+
+    /// Their places; all from the first on if their number is unknown.
+    pub fn places(self) -> Range<u32> {
+        self.from..self.counts.map_or(u32::MAX, |(jobs, _)| self.from.saturating_add(jobs))
     }
 }
 
 /// Finds the good frames of segment `id` in its file, whatever else is there. Allocates for the frames that it finds and
 /// for nothing else, so a length that lies costs nothing.
 pub fn salvage(id: SegmentId, file: &[u8]) -> Salvage {
-    let mut found = Salvage { headless: is_headless(id, file), ..Salvage::default() };
+    let mut found = Salvage::default();
     let (mut at, mut next_job, mut next_payload) = (FILE_HEADER_LEN.min(file.len()), 0, 0);
     let mut good_until = at;
     while let Some((start, counts, data)) = next_frame(id, file, at) {
         if counts.first_job > next_job {
-            found.dead.push(next_job..counts.first_job);
+            found.add_dead(next_job..counts.first_job);
             found.dead_payloads += u64::from(counts.first_payload.saturating_sub(next_payload));
         }
         // One that repeats what was there cannot be; one that claims to must not be stored twice.
@@ -123,15 +180,16 @@ pub fn salvage(id: SegmentId, file: &[u8]) -> Salvage {
         good_until = at;
     }
     found.places = next_job;
-    found.torn = file.len() - good_until;
+    found.headless = is_headless(id, file, !found.data.is_empty());
+    tail::examine(id, file, good_until, &mut found);
     found
 }
 
-/// Whether the file's header is damaged, and not merely cut short or, as a file system may leave it after a power loss,
-/// still nothing but zeros.
-fn is_headless(id: SegmentId, file: &[u8]) -> bool {
+/// Whether the file's header is damaged. It is appended together with the first frame: without a good frame it may be cut
+/// short or, as a file system may leave it after a power loss, still nothing but zeros.
+fn is_headless(id: SegmentId, file: &[u8], has_frames: bool) -> bool {
     let there = file.get(..FILE_HEADER_LEN).unwrap_or(file);
-    !file_header(id).starts_with(there) && there.iter().any(|byte| *byte != 0)
+    !file_header(id).starts_with(there) && (has_frames || there.iter().any(|byte| *byte != 0))
 }
 
 /// The first good frame at `from` or after: where it begins, its counts and where its data is.
@@ -142,6 +200,20 @@ fn next_frame(id: SegmentId, file: &[u8], from: usize) -> Option<(usize, FrameCo
 }
 
 fn frame_at(id: SegmentId, file: &[u8], at: usize) -> Option<(FrameCounts, Range<usize>)> {
+    let header = header_at(id, file, at)?;
+    let data = file.get(header.data.clone())?;
+    (crc(&[data]) == header.data_crc).then_some((header.counts, header.data))
+}
+
+/// A frame's header that is good, whatever its data is.
+pub(super) struct FrameHeader {
+    pub(super) counts: FrameCounts,
+    /// Where the data is, which may be beyond the end of the file.
+    pub(super) data: Range<usize>,
+    data_crc: u32,
+}
+
+pub(super) fn header_at(id: SegmentId, file: &[u8], at: usize) -> Option<FrameHeader> {
     let header = file.get(at..at.checked_add(FRAME_HEADER_LEN)?)?;
     let number = |i: usize| Some(u32::from_le_bytes(header.get(4 + 4 * i..8 + 4 * i)?.try_into().ok()?));
     if !header.starts_with(FRAME_MAGIC) || number(6)? != crc(&[id.as_bytes(), header.get(..28)?]) {
@@ -149,12 +221,9 @@ fn frame_at(id: SegmentId, file: &[u8], at: usize) -> Option<(FrameCounts, Range
     }
     let start = at + FRAME_HEADER_LEN;
     let data = start..start.checked_add(usize::try_from(number(0)?).ok()?)?;
-    if crc(&[file.get(data.clone())?]) != number(5)? {
-        return None;
-    }
     let counts =
         FrameCounts { first_job: number(1)?, jobs: number(2)?, first_payload: number(3)?, payloads: number(4)? };
-    Some((counts, data))
+    Some(FrameHeader { counts, data, data_crc: number(5)? })
 }
 
 fn put(header: &mut [u8], at: usize, bytes: &[u8]) {
@@ -233,7 +302,7 @@ mod tests {
         let mixed = [one.file.as_slice(), &other.file[other.frames[0].clone()]].concat();
         let salvage = salvage(one.id, &mixed);
         assert_eq!(found(&mixed, &salvage), [b"one".to_vec()]);
-        assert_eq!(salvage.torn, other.frames[0].len());
+        assert_eq!((salvage.torn, salvage.possibly_lost), (0, Some(PossiblyLost::unknown(2))));
     }
 
     proptest! {
@@ -244,7 +313,7 @@ mod tests {
             let salvage = salvage(sample.id, cut);
             let whole = sample.frames.iter().filter(|frame| frame.end <= cut.len()).count();
             prop_assert_eq!(found(cut, &salvage), &sample.contents[..whole]);
-            prop_assert!(salvage.dead.is_empty());
+            prop_assert!(salvage.dead.is_empty() && salvage.possibly_lost.is_none(), "an append that did not finish is no loss");
             let end = whole.checked_sub(1).map_or(FILE_HEADER_LEN.min(cut.len()), |last| sample.frames[last].end);
             prop_assert_eq!(salvage.torn, cut.len() - end);
         }
@@ -263,7 +332,16 @@ mod tests {
             let expected: Vec<_> = kept.iter().map(|i| sample.contents[*i].clone()).collect();
             prop_assert_eq!(found(&file, &salvage), expected);
             prop_assert_eq!(salvage.headless, hit.is_none());
-            // The last frame is gone like a torn tail; any other is missed.
+            // Of the last frame it is not known whether it was acknowledged, any other was.
+            let places = salvage.possibly_lost.map(|lost| (lost.from, lost.counts));
+            match hit {
+                Some(last) if last + 1 == sample.contents.len() => {
+                    let is_header = at < sample.frames[last].start + FRAME_HEADER_LEN;
+                    prop_assert_eq!(places, Some((2 * last as u32, if is_header { None } else { Some((2, 3)) })));
+                }
+                _ => prop_assert!(places.is_none()),
+            }
+            prop_assert_eq!(salvage.torn, 0);
             match hit {
                 Some(hit) if hit + 1 < sample.contents.len() => {
                     let places = 2 * hit as u32..2 * hit as u32 + 2;
@@ -272,6 +350,52 @@ mod tests {
                 }
                 _ => prop_assert!(salvage.dead.is_empty()),
             }
+        }
+
+        /// `bad` are bytes that are replaced: none, some, a long stretch, or all of them.
+        #[test]
+        fn of_a_sealed_segment_every_job_is_good_or_dead_whatever_became_of_the_bytes(
+            contents in contents(), len in any::<prop::sample::Index>(),
+            bad in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let sample = sample(contents);
+            let (jobs, payloads) = (2 * sample.frames.len() as u32, 3 * sample.frames.len() as u32);
+            let mut file = sample.file.clone();
+            for (from, until, byte) in bad {
+                let (from, until) = (from.index(file.len()), until.index(file.len()));
+                file[from.min(until)..=from.max(until)].fill(byte);
+            }
+            let is_cut = len.index(2) == 1;
+            file.truncate(if is_cut { len.index(file.len() + 1) } else { file.len() });
+            let mut salvage = salvage(sample.id, &file);
+            salvage.complete(jobs, payloads);
+            prop_assert_eq!(salvage.jobs + salvage.dead_jobs(), u64::from(jobs));
+            prop_assert_eq!(salvage.payloads + salvage.dead_payloads, u64::from(payloads));
+            prop_assert_eq!((salvage.places, salvage.torn, salvage.possibly_lost), (jobs, 0, None));
+            prop_assert!(file == sample.file || salvage.is_damaged(), "every unreadable byte is damage");
+        }
+
+        /// Whatever the last append left that did not finish, and whatever is damaged: what is not good is known to be dead,
+        /// is possibly lost, or is a part of the last frame.
+        #[test]
+        fn of_an_open_segment_no_acknowledged_job_is_passed_over(
+            contents in contents(), cut in any::<prop::sample::Index>(),
+            bad in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let sample = sample(contents);
+            // All frames but the last were acknowledged, and that one too if it is whole.
+            let last = sample.frames.last().unwrap();
+            let len = last.start + cut.index(last.len() + 1);
+            let acknowledged = 2 * (sample.frames.len() as u32 - u32::from(len < last.end));
+            let mut file = sample.file[..len].to_vec();
+            for (at, byte) in bad {
+                let at = at.index(file.len());
+                file[at] = byte;
+            }
+            let salvage = salvage(sample.id, &file);
+            let known = salvage.jobs + salvage.dead_jobs();
+            prop_assert!(known == u64::from(acknowledged) || salvage.possibly_lost.is_some(), "{salvage:?}");
+            prop_assert!(known <= u64::from(acknowledged), "no job is made up: {salvage:?}");
         }
 
         #[test]

@@ -53,7 +53,7 @@ pub(super) fn release(removed: io::Result<()>, charge: Charge) -> io::Result<()>
 }
 
 fn set_aside(disk: &dyn Disk, path: &Path, dead: &Path, root: &Path) -> io::Result<()> {
-    disk.create_dir_all(dead).map_err(naming(dead))?;
+    disk.create_dir(dead).map_err(naming(dead))?;
     disk.sync_dir(root).map_err(naming(root))?;
     let name = path.file_name().unwrap_or_default();
     disk.rename(path, &dead.join(name)).map_err(naming(path))?;

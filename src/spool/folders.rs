@@ -1,32 +1,41 @@
 //! The folders under `SPOOL_DIR`: one of each process, which holds its lock for as long as it lives.
 //!
 //! ```text
-//! SPOOL_DIR/v1-<uuid>/lock            held by its process; its version is in its name
-//! SPOOL_DIR/v1-<uuid>/<object's name>.seg
-//! SPOOL_DIR/dead/<object's name>.seg  damaged, and stored as far as they were good
+//! SPOOL_DIR/v2-<uuid>/lock    held by its process; its version is in its name
+//! SPOOL_DIR/v2-<uuid>/*.seg   segments; their names: names.rs
+//! SPOOL_DIR/dead/*.seg        damaged, and stored as far as they were good
 //! ```
 //!
-//! Two processes can share `SPOOL_DIR`. A folder whose lock can be taken is that of a dead process, and whoever takes the
-//! lock owns its segments. A folder of a newer version is left alone and named in the log.
+//! Two processes can share `SPOOL_DIR`. A folder whose lock can be taken is that of a dead process, and the process that
+//! takes the lock owns its segments. A folder of a newer version is left alone and named in the log. Version 1 had no names
+//! for sealed segments; its folders are taken over.
+//!
+//! A folder that was taken over holds its lock open until its last segment is stored. So only [`HELD_MAX`] are held at once,
+//! and the others wait for their turn.
 
-use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::process::{Resource, getrlimit};
 use uuid::Uuid;
 
+use super::names::{Committed, SegmentName};
 use super::space::{Charge, Space};
-use crate::disk::{Disk, Entry, Lock, naming};
+use crate::disk::{Disk, Lock, naming};
 use crate::segment::{Compression, SegmentId};
 
 /// The format of a folder and all that is in it.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The oldest that is still read.
+const OLDEST_VERSION: u32 = 1;
+/// Folders of dead processes that are held at once, each with an open file.
+pub const HELD_MAX: usize = 64;
+/// Of the files that this process may open, at most this share is for folders of dead processes.
+const FILES_SHARE: u64 = 8;
 const LOCK: &str = "lock";
 const DEAD: &str = "dead";
-const SEGMENT_SUFFIX: &str = ".seg";
 const PROBE: &str = "probe";
 /// A folder of ours that somebody takes away between its creation and its lock is created again, so often at most.
 const CREATE_TRIES: usize = 3;
@@ -38,25 +47,61 @@ pub(super) struct Folder {
     /// Segments of a dead process that are still there.
     left: AtomicUsize,
     is_own: bool,
-    _lock: Lock,
+    lock: Option<Lock>,
+    /// How many folders of dead processes are held, this one among them; none for this process's own.
+    held: Option<Arc<AtomicUsize>>,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // The file is closed before another may be opened in its place.
+        drop(self.lock.take());
+        if let Some(held) = &self.held {
+            held.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
 }
 
 impl Folder {
+    fn own(path: PathBuf, lock: Lock) -> Self {
+        Self { path, left: AtomicUsize::new(0), is_own: true, lock: Some(lock), held: None }
+    }
+
+    fn adopted(path: PathBuf, lock: Lock, held: &Arc<AtomicUsize>) -> Self {
+        held.fetch_add(1, Ordering::AcqRel);
+        Self { path, left: AtomicUsize::new(1), is_own: false, lock: Some(lock), held: Some(Arc::clone(held)) }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
+    /// The file of a segment that is open.
     pub(super) fn segment(&self, id: SegmentId, compression: Compression) -> PathBuf {
-        self.path.join(format!("{id}.{}{SEGMENT_SUFFIX}", compression.extension()))
+        self.path.join(SegmentName { id, compression, committed: None }.to_string())
     }
-}
 
-impl Folder {
-    /// Whether the folder is there, lock and all, and this file is not in it.
-    pub(super) fn is_there_without(&self, disk: &dyn Disk, file: &Path) -> bool {
-        let has = |files: &[Entry], name: &OsStr| files.iter().any(|entry| OsStr::new(&entry.name) == name);
+    /// The file of a segment that is sealed; none in a folder of a version that has no names for them.
+    pub(super) fn sealed(&self, id: SegmentId, compression: Compression, committed: Committed) -> Option<PathBuf> {
+        let name = self.path.file_name()?.to_str()?;
+        let sealed = SegmentName { id, compression, committed: Some(committed) };
+        (version(name) == Some(VERSION)).then(|| self.path.join(sealed.to_string()))
+    }
+
+    /// Where the segment's file is, under whatever name: a rename that failed may have happened all the same.
+    pub(super) fn find(&self, disk: &dyn Disk, id: SegmentId) -> Option<PathBuf> {
+        let files = disk.list(&self.path).ok()?;
+        let file = files.into_iter().find(|file| SegmentName::parse(&file.name).is_some_and(|name| name.id == id));
+        file.map(|file| self.path.join(file.name))
+    }
+
+    /// Whether the folder is there, lock and all, and this segment is not in it.
+    pub(super) fn is_there_without(&self, disk: &dyn Disk, id: SegmentId) -> bool {
+        let is_segment = |name: &str| SegmentName::parse(name).is_some_and(|name| name.id == id);
         let listed = disk.list(&self.path);
-        listed.is_ok_and(|files| has(&files, OsStr::new(LOCK)) && !has(&files, file.file_name().unwrap_or_default()))
+        listed.is_ok_and(|files| {
+            files.iter().any(|file| file.name == LOCK) && !files.iter().any(|file| is_segment(&file.name))
+        })
     }
 }
 
@@ -65,9 +110,29 @@ impl Folder {
 pub struct Adopted {
     pub(super) id: SegmentId,
     pub(super) compression: Compression,
+    /// What its name says of it, if it was sealed.
+    pub(super) committed: Option<Committed>,
     pub(super) path: PathBuf,
     pub(super) folder: Arc<Folder>,
     pub(super) charge: Charge,
+}
+
+/// Folders of dead processes that are not taken over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unadopted {
+    /// Folders that wait until others are done.
+    pub waiting: usize,
+    /// Folders that cannot be taken over until a person does something.
+    pub failing: usize,
+    /// One of those, and why.
+    pub reason: Option<String>,
+}
+
+impl Unadopted {
+    /// Whether every folder of a dead process is taken over.
+    pub fn is_empty(&self) -> bool {
+        self.waiting == 0 && self.failing == 0
+    }
 }
 
 /// The folders under `SPOOL_DIR` as this process sees them.
@@ -76,8 +141,20 @@ pub(super) struct Folders {
     root: PathBuf,
     disk: Arc<dyn Disk>,
     own: Arc<Folder>,
+    held: Arc<AtomicUsize>,
+    unadopted: Mutex<Unadopted>,
     /// Names that were reported already.
     reported: Mutex<Vec<String>>,
+}
+
+/// What a look at a folder came to.
+enum Look {
+    /// Its process is dead, and this one has taken it over.
+    Adopted(Vec<Adopted>),
+    /// Its process is dead, and too many are held to take it over now.
+    Waits,
+    /// Nothing is to be done.
+    Passed,
 }
 
 impl Folders {
@@ -89,7 +166,14 @@ impl Folders {
             Err(error) if is_full(&error) => (reuse(root, &*disk)?.ok_or(error)?, true),
             created => (created?, false),
         };
-        let folders = Self { root: root.to_owned(), disk, own: Arc::new(own), reported: Mutex::default() };
+        let folders = Self {
+            root: root.to_owned(),
+            disk,
+            own: Arc::new(own),
+            held: Arc::default(),
+            unadopted: Mutex::default(),
+            reported: Mutex::default(),
+        };
         let tried = folders.disk.sync_dir(root).map_err(naming(root)).and_then(|()| folders.probe(&*folders.disk));
         match tried {
             Err(error) if is_full(&error) => {
@@ -98,8 +182,14 @@ impl Folders {
             other => other?,
         }
         let left = if is_reused { folders.segments(&folders.own, space)? } else { Vec::new() };
-        // What was set aside takes space until somebody looks at it and removes it.
+        // What was set aside takes space until a person looks at it and removes it.
         let dead = folders.dead();
+        let root_entries = folders.disk.list(root).map_err(naming(root))?;
+        if root_entries.iter().any(|entry| entry.name == DEAD && !entry.is_dir) {
+            // Damaged files would be moved to where the link leads.
+            let reason = "a symbolic link or a file, and not a folder: remove it, and the server makes a folder of its own";
+            return Err(naming(&dead)(io::Error::new(io::ErrorKind::NotADirectory, reason)));
+        }
         match folders.disk.list(&dead) {
             Ok(files) => files.iter().for_each(|file| space.count(bytes(file.len)).keep()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -113,10 +203,11 @@ impl Folders {
         let files = self.disk.list(&folder.path).map_err(naming(&folder.path))?;
         let mut found: Vec<_> = files
             .into_iter()
-            .filter_map(|file| Some((segment(&file.name)?, file)))
-            .map(|((id, compression), file)| Adopted {
+            .filter_map(|file| Some((SegmentName::parse(&file.name)?, file)))
+            .map(|(SegmentName { id, compression, committed }, file)| Adopted {
                 id,
                 compression,
+                committed,
                 path: folder.path.join(&file.name),
                 folder: Arc::clone(folder),
                 charge: space.count(bytes(file.len)),
@@ -152,49 +243,64 @@ impl Folders {
         }
     }
 
-    /// Takes the folders of processes that are dead.
+    /// Takes the folders of processes that are dead, as many as may be held.
     pub(super) fn adopt(&self, space: &Arc<Space>) -> io::Result<Vec<Adopted>> {
         let mut adopted = Vec::new();
+        let mut unadopted = Unadopted::default();
+        let held_max = held_max();
         for entry in self.disk.list(&self.root).map_err(naming(&self.root))? {
             let path = self.root.join(&entry.name);
             if !entry.is_dir || entry.name == DEAD || path == self.own.path {
                 continue;
             }
             match version(&entry.name) {
-                Some(VERSION) => match self.adopt_one(&path, space) {
-                    Ok(mut segments) => adopted.append(&mut segments),
+                Some(OLDEST_VERSION..=VERSION) => match self.look(&path, space, held_max) {
+                    Ok(Look::Adopted(mut segments)) => adopted.append(&mut segments),
+                    Ok(Look::Waits) => unadopted.waiting += 1,
+                    Ok(Look::Passed) => {}
                     // It is looked at again the next time, and must not keep the others waiting.
-                    Err(error) => self.report(&entry.name, &format!("cannot be taken over: {error}")),
+                    Err(error) => {
+                        let reason = format!("cannot be taken over: {error}");
+                        self.report(&entry.name, &reason);
+                        unadopted.failing += 1;
+                        unadopted.reason.get_or_insert_with(|| format!("folder {} {reason}", entry.name));
+                    }
                 },
                 Some(_) => self.report(&entry.name, "written by another version of millpond, and left alone"),
                 None => self.report(&entry.name, "not one of millpond's folders, and left alone"),
             }
         }
+        *self.unadopted.lock().unwrap_or_else(PoisonError::into_inner) = unadopted;
         Ok(adopted)
     }
 
-    fn adopt_one(&self, path: &Path, space: &Arc<Space>) -> io::Result<Vec<Adopted>> {
+    /// The folders of dead processes that the last look did not take over.
+    pub(super) fn unadopted(&self) -> Unadopted {
+        self.unadopted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn look(&self, path: &Path, space: &Arc<Space>, held_max: usize) -> io::Result<Look> {
         let lock = match self.disk.lock(&path.join(LOCK), false) {
             Ok(Some(lock)) => lock,
             // Its process lives.
-            Ok(None) => return Ok(Vec::new()),
+            Ok(None) => return Ok(Look::Passed),
             // Being created, or left half created or half removed: then it is empty, and this removes it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if self.disk.remove_dir(path).is_err() && self.disk.list(path).is_ok_and(|files| !files.is_empty()) {
-                    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    self.report(
-                        &name,
-                        "has no lock file, and is left alone: put an empty one there to have it taken over",
-                    );
+                    let missing = "it has no lock file: put an empty one there to have it taken over";
+                    return Err(io::Error::new(io::ErrorKind::NotFound, missing));
                 }
-                return Ok(Vec::new());
+                return Ok(Look::Passed);
             }
             Err(error) => return Err(naming(path)(error)),
         };
-        let folder = Arc::new(Folder { path: path.to_owned(), left: AtomicUsize::new(1), is_own: false, _lock: lock });
+        if self.held.load(Ordering::Acquire) >= held_max {
+            return Ok(Look::Waits);
+        }
+        let folder = Arc::new(Folder::adopted(path.to_owned(), lock, &self.held));
         let adopted = match self.segments(&folder, space) {
             // Removed by another who adopted it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Passed),
             adopted => adopted?,
         };
         folder.left.fetch_add(adopted.len(), Ordering::AcqRel);
@@ -203,7 +309,7 @@ impl Folders {
         }
         // The one on top of the segments: a folder that had none goes now.
         self.let_go(&folder);
-        Ok(adopted)
+        Ok(Look::Adopted(adopted))
     }
 
     /// A segment of `folder` is gone from it. A dead process's folder goes with its last segment.
@@ -260,10 +366,10 @@ fn create(root: &Path, disk: &dyn Disk) -> io::Result<Folder> {
     let mut tries = CREATE_TRIES;
     loop {
         let path = root.join(format!("v{VERSION}-{}", Uuid::now_v7()));
-        disk.create_dir_all(&path).map_err(naming(&path))?;
+        disk.create_dir(&path).map_err(naming(&path))?;
         tries -= 1;
         match disk.lock(&path.join(LOCK), true) {
-            Ok(Some(lock)) => return Ok(Folder { path, left: AtomicUsize::new(0), is_own: true, _lock: lock }),
+            Ok(Some(lock)) => return Ok(Folder::own(path, lock)),
             Ok(None) if tries > 0 => {}
             Err(error) if tries > 0 && error.kind() == io::ErrorKind::NotFound => {}
             Ok(None) => return Err(naming(&path)(io::ErrorKind::WouldBlock.into())),
@@ -277,10 +383,10 @@ fn reuse(root: &Path, disk: &dyn Disk) -> io::Result<Option<Folder>> {
     for entry in disk.list(root).map_err(naming(root))? {
         let path = root.join(&entry.name);
         if entry.is_dir
-            && version(&entry.name) == Some(VERSION)
+            && matches!(version(&entry.name), Some(OLDEST_VERSION..=VERSION))
             && let Ok(Some(lock)) = disk.lock(&path.join(LOCK), false)
         {
-            return Ok(Some(Folder { path, left: AtomicUsize::new(0), is_own: true, _lock: lock }));
+            return Ok(Some(Folder::own(path, lock)));
         }
     }
     Ok(None)
@@ -294,16 +400,15 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 /// Whether any folder under `root` has a segment in it.
 pub(super) fn has_segments(root: &Path, disk: &dyn Disk) -> bool {
     let folders = disk.list(root).unwrap_or_default();
-    let ours = folders.iter().filter(|folder| version(&folder.name) == Some(VERSION));
+    let ours = folders.iter().filter(|folder| matches!(version(&folder.name), Some(OLDEST_VERSION..=VERSION)));
     ours.filter_map(|folder| disk.list(&root.join(&folder.name)).ok())
-        .any(|files| files.iter().any(|file| segment(&file.name).is_some()))
+        .any(|files| files.iter().any(|file| SegmentName::parse(&file.name).is_some()))
 }
 
-/// The segment in a file's name.
-fn segment(name: &str) -> Option<(SegmentId, Compression)> {
-    let (id, extension) = name.strip_suffix(SEGMENT_SUFFIX)?.split_once('.')?;
-    let compression = Compression::ALL.into_iter().find(|compression| compression.extension() == extension)?;
-    Some((SegmentId::from_str(id).ok()?, compression))
+/// How many folders of dead processes may be held, so that enough files are left for connections and uploads.
+fn held_max() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files / FILES_SHARE).unwrap_or(HELD_MAX).clamp(1, HELD_MAX)
 }
 
 /// The version in a folder's name.

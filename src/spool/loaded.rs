@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::buffers::Room;
 use crate::disk::{Disk, naming};
 use crate::segment::SegmentId;
-use crate::segment::file::{self, Salvage};
+use crate::segment::file::{self, PossiblyLost, Salvage};
 
 /// A segment's bytes, for as long as they are needed.
 #[derive(Debug, Default)]
@@ -34,7 +34,8 @@ impl Loaded {
 
     /// What is left of a file that is gone.
     pub fn gone() -> Self {
-        Self { is_gone: true, ..Self::default() }
+        let salvage = Salvage { possibly_lost: Some(PossiblyLost::unknown(0)), ..Salvage::default() };
+        Self { salvage, is_gone: true, ..Self::default() }
     }
 
     /// Whether the file is gone.

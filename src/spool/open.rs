@@ -8,12 +8,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::folders::Folder;
+use super::names::Committed;
 use super::share::SpoolShare;
 use super::space::Charge;
 use super::status::SegmentStatus;
 use super::{SealedSegment, Source, SpoolError};
 use crate::disk::{Disk, DiskFile, naming};
-use crate::segment::SegmentId;
+use crate::segment::{Compression, SegmentId};
 use crate::segment::file::{FRAME_HEADER_LEN, FrameCounts, file_header, frame_header};
 
 /// Room in memory that a new segment is given at once, so that a full one has not been copied as it grew. Untouched pages
@@ -135,15 +136,21 @@ impl OpenSegment {
         self.opened
     }
 
-    /// Ends the segment: from now on its bytes do not change.
+    /// Ends the segment: from now on its bytes do not change. On disk the name of its file says so, and how much was
+    /// committed to it. Blocks.
     pub fn seal(self) -> SealedSegment {
         let (jobs, payloads) = (self.jobs, self.payloads);
         let (len, age) = (self.len(), Some(self.opened.elapsed()));
         let source = match self.body {
             Body::Memory { bytes, frames } => Source::Memory { body: Bytes::from(bytes), frames, jobs, payloads },
-            Body::File(Appending { path, folder, mut charge, len, .. }) => {
-                charge.seal();
-                Source::File { path, folder, charge, len, known: Some((jobs, payloads)) }
+            Body::File(mut file) => {
+                if jobs > 0 {
+                    let committed = Committed { jobs, payloads, bytes: file.len };
+                    file.seal(committed, self.status.compression());
+                }
+                file.charge.seal();
+                let Appending { path, folder, charge, len, .. } = file;
+                Source::File { path, folder, charge, len, committed: Some((jobs, payloads)), is_own: true }
             }
         };
         SealedSegment { status: self.status, len, age, source }
@@ -190,6 +197,20 @@ impl Appending {
         }
         (self.len, self.data_len) = (len, data_len);
         Ok(())
+    }
+
+    /// Renames the file, so that its name says what was committed. All of that is durable already. Where the disk does not do
+    /// it, the segment counts as open after a crash, and nothing is lost by that.
+    fn seal(&mut self, committed: Committed, compression: Compression) {
+        let Some(sealed) = self.folder.sealed(self.id, compression, committed) else { return };
+        let renamed = self.disk.rename(&self.path, &sealed).map_err(naming(&self.path));
+        let synced = renamed.and_then(|()| {
+            self.path = sealed;
+            self.disk.sync_dir(self.folder.path()).map_err(naming(self.folder.path()))
+        });
+        if let Err(error) = synced {
+            tracing::warn!(segment = %self.id, %error, "the seal of a segment is not durable; after a crash damage to its end may not be recognized as damage");
+        }
     }
 
     /// Appends the buffer and makes it durable, and with the first of them the file's name.

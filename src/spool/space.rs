@@ -36,6 +36,11 @@ impl Space {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// The most bytes that there may be.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     /// Whether so little is left that a batch is better refused before its body is read.
     pub fn is_nearly_full(&self) -> bool {
         self.most.saturating_sub(self.used()) < (self.most / 64).max(BLOCK)

@@ -17,7 +17,7 @@ const REMEMBERED_MAX: usize = 4096;
 pub enum State {
     /// In the spool, open or on its way.
     Spooled,
-    /// In the store, save for the jobs at these places, which were damaged on disk.
+    /// In the store, save for the jobs at these places, which were damaged on disk, or would have been if there were any.
     Stored {
         /// Empty, but for damage.
         dead: Arc<[Range<u32>]>,
@@ -45,13 +45,15 @@ pub struct SegmentStatus {
     key: OnceLock<String>,
     /// Jobs committed so far; for a segment of a dead process, unknown before it was read.
     jobs: AtomicU32,
+    /// Places of jobs of which it is not known whether they ever were, and which are lost if so.
+    in_doubt: OnceLock<Range<u32>>,
     state: watch::Sender<State>,
 }
 
 impl SegmentStatus {
     fn new(id: SegmentId, compression: Compression, jobs: u32) -> Arc<Self> {
         let (key, state) = (OnceLock::new(), watch::Sender::new(State::Spooled));
-        Arc::new(Self { id, compression, key, jobs: AtomicU32::new(jobs), state })
+        Arc::new(Self { id, compression, key, jobs: AtomicU32::new(jobs), in_doubt: OnceLock::new(), state })
     }
 
     /// Names the segment.
@@ -77,6 +79,16 @@ impl SegmentStatus {
     /// Says how many jobs are committed.
     pub(super) fn committed(&self, jobs: u32) {
         self.jobs.store(jobs, Ordering::Release);
+    }
+
+    /// Whether it is not known if there ever was a job at this place, which is lost if so.
+    pub fn is_in_doubt_at(&self, place: u32) -> bool {
+        self.in_doubt.get().is_some_and(|places| places.contains(&place))
+    }
+
+    /// Says at which places it is not known whether there were jobs.
+    pub(super) fn doubt(&self, places: Range<u32>) {
+        let _: Result<(), Range<u32>> = self.in_doubt.set(places);
     }
 
     /// Where the segment is now.
@@ -124,6 +136,12 @@ impl Segments {
     /// A segment that was opened and came to nothing.
     pub(super) fn forget(&self, id: SegmentId) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).segments.remove(&id);
+    }
+
+    /// How many segments are in the spool, open ones among them.
+    pub fn spooled(&self) -> usize {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.segments.values().filter(|segment| *segment.state.borrow() == State::Spooled).count()
     }
 
     /// The segment is in the spool no more: wakes who waits for that.

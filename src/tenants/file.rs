@@ -37,6 +37,8 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use crate::config::Ack;
 use crate::digest::Digest;
 
+/// The token whose digest stands in the examples of the documentation.
+const EXAMPLE_TOKEN: &[u8] = b"test";
 /// A larger file is not read.
 const FILE_MAX_BYTES: u64 = 64 << 20;
 /// Each takes about half a kilobyte of memory.
@@ -241,6 +243,11 @@ impl TryFrom<Vec<String>> for Tokens {
             if digest == Digest::of(b"") {
                 return Err("this is the SHA-256 of an empty token: make it with printf %s TOKEN | sha256sum");
             }
+            if digest == Digest::of(EXAMPLE_TOKEN) {
+                return Err(
+                    "this is the SHA-256 of the documentation's example, a token that everyone knows: make your own with printf %s TOKEN | sha256sum",
+                );
+            }
             Ok(digest)
         };
         texts.into_iter().map(digest).collect::<Result<_, _>>().map(Self).map_err(str::to_owned)
@@ -274,7 +281,8 @@ mod tests {
 
     use super::*;
 
-    const ONE: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    const ONE: &str = "1b4f0e9851971998e732078544c96b36c3d01cedf7caa332359d6f1d83567014";
+    const EXAMPLE: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
     const TWO: &str = "60303AE22B998861BCE3B28F33EEC1BE758A213C86C93C076DBE9F558C11C752";
     const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -294,7 +302,7 @@ mod tests {
         );
         let entries = parse(text.as_bytes()).unwrap();
         assert_eq!(entries.iter().map(|entry| &*entry.name).collect::<Vec<_>>(), ["a.B_c-1", "b"]);
-        assert_eq!(entries[0].tokens, [Digest::of(b"test"), Digest::of(b"test2")]);
+        assert_eq!(entries[0].tokens, [Digest::of(b"test1"), Digest::of(b"test2")]);
         assert_eq!(entries[0].limits, Limits { bytes_per_second: Some(5), ..Limits::default() });
         assert_eq!(entries[1].limits, Limits::default());
         assert_eq!([entries[0].ack_max, entries[1].ack_max], [None, Some(Ack::Disk)]);
@@ -320,6 +328,8 @@ mod tests {
             (list(&[entry("a", "s3cret")]), 3, "printf %s TOKEN | sha256sum"),
             (list(&[entry("a", &ONE.replace('9', "é"))]), 3, "64 hexadecimal digits"),
             (list(&[entry("a", NOTHING)]), 3, "an empty token"),
+            (list(&[entry("a", EXAMPLE)]), 3, "the documentation's example"),
+            (list(&[entry("a", &EXAMPLE.to_ascii_uppercase())]), 3, "the documentation's example"),
             (list(&[entry("s3cret s3cret", ONE)]), 2, "1 to 64 letters"),
             (list(&[entry("", ONE)]), 2, "1 to 64 letters"),
             (list(&[entry(&"a".repeat(65), ONE)]), 2, "1 to 64 letters"),

@@ -51,7 +51,8 @@ const POINTS: [(Op, usize); 11] = [
     (Op::Read, 25),
     // The store has said yes; before this call the object is there and so is the segment.
     (Op::Remove, 25),
-    (Op::Rename, 1),
+    // Sealed, and its file's name does not say so yet.
+    (Op::Rename, 25),
     (Op::RemoveDir, 1),
     (Op::Lock, 2),
     (Op::List, 3),

@@ -203,6 +203,10 @@ impl Disk for FaultyDisk {
         self.call(Op::CreateDir, path, |_| RealDisk.create_dir_all(path))
     }
 
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.call(Op::CreateDir, path, |_| RealDisk.create_dir(path))
+    }
+
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
         self.call(Op::List, path, |_| RealDisk.list(path))
     }

@@ -1,4 +1,4 @@
-//! What lies in a `SPOOL_DIR`: `v1-<uuid>/*.seg`, beside each process's `lock`, and `dead/`.
+//! What lies in a `SPOOL_DIR`: `v2-<uuid>/*.seg`, beside each process's `lock`, and `dead/`.
 
 use std::collections::BTreeSet;
 use std::fs::{DirEntry, Metadata};
@@ -35,7 +35,7 @@ impl Remains {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name == "dead" {
                 remains.dead = true;
-            } else if !name.starts_with("v1-") {
+            } else if !name.starts_with("v1-") && !name.starts_with("v2-") {
                 remains.others.insert(name);
             } else {
                 remains.folders += 1;
@@ -99,7 +99,7 @@ mod tests {
         let folder = root.path().join("v1-a");
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("lock"), "").unwrap();
-        std::fs::create_dir(root.path().join("v1-b")).unwrap();
+        std::fs::create_dir(root.path().join("v2-b")).unwrap();
         let remains = Remains::of(root.path()).unwrap();
         assert_eq!((remains.folders, remains.bytes), (2, 0));
         assert!(remains.wrong().is_empty());

@@ -1,0 +1,98 @@
+//! The names of segments' files.
+//!
+//! ```text
+//! <object's name>.seg                              open, or its process died before it was sealed
+//! <object's name>.<jobs>-<payloads>-<bytes>.seg    sealed: so much was committed to it
+//! ```
+//!
+//! A segment is renamed when it is sealed, and its bytes are durable before that. So a name of the second kind is true
+//! whatever becomes of the bytes later, and survives when all of them are damaged.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::segment::{Compression, SegmentId};
+
+const SUFFIX: &str = ".seg";
+
+/// What a segment's file is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SegmentName {
+    pub(super) id: SegmentId,
+    pub(super) compression: Compression,
+    pub(super) committed: Option<Committed>,
+}
+
+/// What was committed to a sealed segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Committed {
+    pub(super) jobs: u32,
+    pub(super) payloads: u32,
+    /// Of its file.
+    pub(super) bytes: usize,
+}
+
+impl SegmentName {
+    /// Reads what [`fmt::Display`] writes, and nothing else.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        let (id, rest) = name.strip_suffix(SUFFIX)?.split_once('.')?;
+        let id = SegmentId::from_str(id).ok()?;
+        Compression::ALL.into_iter().find_map(|compression| {
+            let committed = match rest.strip_prefix(compression.extension())? {
+                "" => None,
+                counts => Some(Committed::parse(counts.strip_prefix('.')?)?),
+            };
+            let found = Self { id, compression, committed };
+            (found.to_string() == name).then_some(found)
+        })
+    }
+}
+
+impl fmt::Display for SegmentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.id, self.compression.extension())?;
+        if let Some(Committed { jobs, payloads, bytes }) = self.committed {
+            write!(f, ".{jobs}-{payloads}-{bytes}")?;
+        }
+        f.write_str(SUFFIX)
+    }
+}
+
+impl Committed {
+    fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split('-');
+        let found = Self {
+            jobs: numbers.next()?.parse().ok()?,
+            payloads: numbers.next()?.parse().ok()?,
+            bytes: numbers.next()?.parse().ok()?,
+        };
+        numbers.next().is_none().then_some(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_as_it_is_written_and_in_no_other_way() {
+        let id = SegmentId::new(SystemTime::now());
+        let committed = Some(Committed { jobs: 3, payloads: 30, bytes: 4096 });
+        for compression in Compression::ALL {
+            for committed in [None, committed] {
+                let name = SegmentName { id, compression, committed };
+                assert_eq!(SegmentName::parse(&name.to_string()), Some(name));
+            }
+        }
+        assert_eq!(SegmentName { id, compression: Compression::Gzip, committed }.to_string(), format!("{id}.ndjson.gz.3-30-4096.seg"));
+        for bad in [".seg", ".ndjson", ".ndjson.seg.seg", ".ndjson.gz.3-30.seg", ".ndjson.gz.3-30-4096-1.seg"] {
+            assert_eq!(SegmentName::parse(&format!("{id}{bad}")), None, "{bad}");
+        }
+        for bad in [".ndjson.03-30-4096.seg", ".ndjson.+3-30-4096.seg", ".ndjson.3-30-99999999999999999999999.seg", ".json.seg"] {
+            assert_eq!(SegmentName::parse(&format!("{id}{bad}")), None, "{bad}");
+        }
+        assert_eq!(SegmentName::parse("lock"), None);
+    }
+}
