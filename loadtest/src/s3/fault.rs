@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{anyhow, bail, ensure};
@@ -24,6 +25,8 @@ pub enum Fault {
     DropBefore,
     /// The call is carried out, then the connection is closed without an answer.
     DropAfter,
+    /// The call is carried out, then answered with 503 and S3's `ServiceUnavailable` error, whatever came of it.
+    UnavailableAfter,
     /// No answer until the plan is changed (the call then proceeds as if nothing had been) or the client goes away.
     Hang,
     /// The call is carried out, but only after this long.
@@ -40,6 +43,7 @@ impl Fault {
             Self::NoSuchBucket => "no-bucket",
             Self::DropBefore => "drop-before",
             Self::DropAfter => "drop-after",
+            Self::UnavailableAfter => "503-after",
             Self::Hang => "hang",
             Self::Delay(_) => "delay",
         }
@@ -82,9 +86,10 @@ impl FromStr for Fault {
             "no-bucket" => Self::NoSuchBucket,
             "drop-before" => Self::DropBefore,
             "drop-after" => Self::DropAfter,
+            "503-after" => Self::UnavailableAfter,
             "hang" => Self::Hang,
             _ => bail!(
-                "{text:?} is no fault: expected slowdown, 500, denied, no-bucket, drop-before, drop-after, hang or delay:TIME"
+                "{text:?} is no fault: expected slowdown, 500, denied, no-bucket, drop-before, drop-after, 503-after, hang or delay:TIME"
             ),
         })
     }
@@ -144,6 +149,7 @@ impl FaultPlan {
 #[derive(Debug)]
 pub struct Faults {
     current: watch::Sender<Turn>,
+    is_put_only: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -158,7 +164,7 @@ struct Turn {
 impl Faults {
     pub(super) fn new() -> Self {
         let turn = Turn { plan: FaultPlan::none(), calls: 0, version: 0 };
-        Self { current: watch::Sender::new(turn) }
+        Self { current: watch::Sender::new(turn), is_put_only: AtomicBool::new(false) }
     }
 
     /// Puts a plan in force from the next call on, and lets every hung call proceed.
@@ -168,6 +174,15 @@ impl Faults {
             turn.calls = 0;
             turn.version += 1;
         });
+    }
+
+    /// Every call but PutObject is answered with 403 from now on, as it is for a role that may do nothing else.
+    pub fn allow_put_alone(&self) {
+        self.is_put_only.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_denied(&self, is_put: bool) -> bool {
+        !is_put && self.is_put_only.load(Ordering::Acquire)
     }
 
     /// Decides about one call, and counts it.
@@ -216,7 +231,7 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        for name in ["slowdown", "500", "denied", "no-bucket", "drop-before", "drop-after", "hang"] {
+        for name in ["slowdown", "500", "denied", "no-bucket", "drop-before", "drop-after", "503-after", "hang"] {
             assert_eq!(name.parse::<Fault>().unwrap().name(), name);
         }
         assert_eq!("delay:50ms".parse::<Fault>().unwrap(), Fault::Delay(Duration::from_millis(50)));

@@ -15,7 +15,7 @@ use crate::units::show_size;
 use super::service::error;
 
 /// What the SDKs put before the names of an object's metadata.
-const METADATA: &str = "x-amz-meta-";
+pub(super) const METADATA: &str = "x-amz-meta-";
 
 /// What an object takes beside its body, in bytes, more or less: its key, its metadata, and its place among the others.
 /// Without it, many small objects would take many times the limit.

@@ -14,8 +14,11 @@ use s3s::service::S3Service;
 use tokio_util::task::TaskTracker;
 
 use super::fault::{Fault, Faults};
-use super::memory::Memory;
+use super::memory::{METADATA, Memory};
 use super::stats::Counters;
+
+/// An object's metadata may have so many bytes, names and values together.
+const METADATA_MAX_BYTES: usize = 2048;
 
 /// What every connection shares.
 pub(super) struct Shared {
@@ -53,6 +56,9 @@ impl Shared {
         if let Some(fault) = fault {
             self.counters.fault(fault.name());
         }
+        if self.faults.is_denied(is_put) {
+            return error(StatusCode::FORBIDDEN, "AccessDenied", "Access Denied");
+        }
         match fault {
             None => self.carry_out(is_put, request).await,
             Some(Fault::SlowDown) => {
@@ -71,6 +77,10 @@ impl Shared {
             Some(Fault::DropAfter) => {
                 self.carry_out(is_put, request).await?;
                 bail!("dropped on purpose, after")
+            }
+            Some(Fault::UnavailableAfter) => {
+                self.carry_out(is_put, request).await?;
+                error(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "Service is unable to handle request.")
             }
             Some(Fault::Hang) => {
                 self.faults.changed().await;
@@ -92,6 +102,14 @@ impl Shared {
     }
 
     async fn put(&self, request: Request<Bytes>) -> anyhow::Result<Response<Body>> {
+        let metadata = request.headers().iter().filter_map(|(name, value)| {
+            let name = name.as_str().strip_prefix(METADATA)?;
+            Some(name.len() + value.len())
+        });
+        if metadata.sum::<usize>() > METADATA_MAX_BYTES {
+            let message = "Your metadata headers exceed the maximum allowed metadata size";
+            return error(StatusCode::BAD_REQUEST, "MetadataTooLarge", message);
+        }
         let conditional = request.headers().contains_key(IF_NONE_MATCH);
         let writing = conditional.then(|| Writing::begin(&self.writing, request.uri().path()));
         if let Some(None) = writing {
