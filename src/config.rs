@@ -25,6 +25,12 @@ use crate::segment::Compression;
 /// The process exits with this code when the settings are bad (`EX_USAGE` of BSD's sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
+/// The lines of a batch may be so many times `MAX_DECODED_BYTES`: what stands around payloads of a few bytes is larger
+/// than they are, but what a sender has every line repeat is not to be a multiple of what it sent.
+pub(crate) const LINES_PER_DECODED: usize = 4;
+/// They may be so many bytes even where `MAX_DECODED_BYTES` is small.
+pub(crate) const LINES_ALLOWED_BYTES: usize = 4 << 20;
+
 /// What the server runs with, checked.
 #[derive(Debug, Clone)]
 pub struct Settings {

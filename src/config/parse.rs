@@ -8,16 +8,22 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::{Ack, ReceiptObject};
+use super::{Ack, LINES_ALLOWED_BYTES, LINES_PER_DECODED, ReceiptObject};
 use crate::decode::Record;
 use crate::digest::Digest;
-use crate::segment::Compression;
+use crate::segment::{Compression, FRAME_MAX_BYTES};
 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 
 /// S3 takes no more than this in one PUT.
-const PUT_MAX_BYTES: usize = 5 << 30;
+pub(super) const PUT_MAX_BYTES: usize = 5 << 30;
+/// A frame's header has 32 bits for its length.
+pub(super) const FRAME_LIMIT_BYTES: usize = u32::MAX as usize;
+/// What cannot be compressed becomes larger by less than this share (deflate: 5 bytes in 16 KiB; zstd: 3 in 128 KiB), and by
+/// less than this many bytes beside it.
+const CODEC_SHARE: usize = 256;
+const CODEC_BYTES: usize = 4096;
 /// S3's keys end at 1,024 bytes; this leaves room for what follows the prefix.
 const PREFIX_MAX_BYTES: usize = 900;
 /// The same for every account of AWS.
@@ -50,6 +56,13 @@ pub(super) fn object_size(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|bytes| *bytes <= PUT_MAX_BYTES)
         .ok_or_else(|| "a size from 1 byte to 5GiB (the most that S3 takes in one PUT), such as 8MiB".to_owned())
+}
+
+/// How large the frame can be that fills an object, as stored: of one batch, if that is larger than a frame otherwise is.
+pub(super) fn largest_frame(max_decoded_bytes: usize, max_queue_bytes: usize) -> usize {
+    let batch = max_decoded_bytes.saturating_mul(LINES_PER_DECODED).max(LINES_ALLOWED_BYTES).min(max_queue_bytes);
+    let lines = batch.max(FRAME_MAX_BYTES);
+    lines.saturating_add(lines / CODEC_SHARE).saturating_add(CODEC_BYTES)
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

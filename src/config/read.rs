@@ -199,6 +199,20 @@ impl Check {
                 "STORE_DIR and SPOOL_DIR are one folder: give each a folder of its own",
             );
         }
+        if let (Some(object), Some(queue), Some(http)) = (max_object_bytes, max_queue_bytes, &http) {
+            let frame = parse::largest_frame(http.max_decoded_bytes, queue);
+            // Defaults do not come near, so whatever was given is at fault.
+            self.contradicts(
+                frame > parse::FRAME_LIMIT_BYTES,
+                true,
+                "MAX_DECODED_BYTES and MAX_QUEUE_BYTES: the lines of one batch (4 x MAX_DECODED_BYTES, up to MAX_QUEUE_BYTES) have to stay under 4GiB, so lower one of the two",
+            );
+            self.contradicts(
+                s3_asked_for && frame <= parse::FRAME_LIMIT_BYTES && object.saturating_add(frame) > parse::PUT_MAX_BYTES,
+                true,
+                "OBJECT_MAX_BYTES, with the largest batch on top (4 x MAX_DECODED_BYTES, up to MAX_QUEUE_BYTES), is over the 5GiB that S3 takes in one PUT: lower OBJECT_MAX_BYTES, MAX_DECODED_BYTES or MAX_QUEUE_BYTES",
+            );
+        }
         let shutdown_grace = self.get("SHUTDOWN_GRACE", &raw.shutdown_grace, parse::duration);
         let filter = self.get("RUST_LOG", &raw.rust_log, parse::log_filter);
         let json = self.get("LOG_FORMAT", &raw.log_format, parse::log_format);

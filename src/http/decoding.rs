@@ -9,7 +9,7 @@ use super::ack::AskedAck;
 use super::request_id::RequestId;
 use super::sender::Sender;
 use super::{Edge, Problem};
-use crate::config::HttpSettings;
+use crate::config::{HttpSettings, LINES_ALLOWED_BYTES, LINES_PER_DECODED};
 use crate::decode::{Batch, Form, Lines, Meta, Record};
 use crate::inflate::{Encoding, InflateError, inflate};
 use crate::queue::{Full, Reservation};
@@ -21,12 +21,6 @@ const INLINE_MAX_BYTES: usize = 64 * 1024;
 
 /// Lines are decoded inline up to this size: a small body can have long ones.
 const INLINE_LINES_MAX_BYTES: usize = 4 * INLINE_MAX_BYTES;
-/// The lines of a batch may be so many times `MAX_DECODED_BYTES`: what stands around payloads of a few bytes is larger
-/// than they are, but what a sender has every line repeat is not to be a multiple of what it sent.
-const LINES_PER_DECODED: usize = 4;
-/// They may be so many bytes even where `MAX_DECODED_BYTES` is small.
-const LINES_ALLOWED_BYTES: usize = 4 << 20;
-
 /// Makes lines of a body, here if it is small, else on a thread that may block; with the hold on the queue's bytes that
 /// they need.
 pub(super) async fn decode(

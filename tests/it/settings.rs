@@ -189,3 +189,23 @@ fn what_a_sender_can_have_warned_of_frame_by_frame_is_not_logged_unless_asked_fo
     assert!(!enabled("off", Level::ERROR));
     assert!(enabled("info,h2=debug", Level::DEBUG));
 }
+
+/// S3 takes 5 GiB in one PUT, and a segment is sealed only after the batch that fills it.
+#[tokio::test]
+async fn an_object_that_no_put_could_hold_is_refused_at_the_start() {
+    let check = |env: &[(&str, &str)]| {
+        let vars = env.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        Settings::from_vars(vars).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let s3 = ("S3_BUCKET", "telemetry");
+    let spool = ("SPOOL_MAX_BYTES", "100GiB");
+    assert!(check(&[s3, spool, ("OBJECT_MAX_BYTES", "5GiB")]).unwrap_err().contains("5GiB that S3 takes"));
+    assert_eq!(check(&[s3, spool, ("OBJECT_MAX_BYTES", "4GiB")]), Ok(()), "with batches of the usual size");
+    // One batch may be 4 times as large as its body, as far as the queue holds it.
+    let large = [s3, spool, ("OBJECT_MAX_BYTES", "4GiB"), ("MAX_DECODED_BYTES", "512MiB"), ("MAX_QUEUE_BYTES", "3GiB")];
+    assert!(check(&large).unwrap_err().contains("OBJECT_MAX_BYTES"));
+    assert_eq!(check(&[s3, spool, large[2], large[3]]), Ok(()), "a queue of 256MiB is a bound, too");
+    assert_eq!(check(&large[1..]), Ok(()), "a directory takes any object");
+    let frame = [("MAX_DECODED_BYTES", "2GiB"), ("MAX_QUEUE_BYTES", "8GiB")];
+    assert!(check(&frame).unwrap_err().contains("under 4GiB"), "a frame's length has 32 bits");
+}
