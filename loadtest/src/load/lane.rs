@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tokio::sync::{Barrier, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::pacer::Pacer;
 use super::stock::{Request, Stock};
 use super::tally::Tally;
-use super::{Control, Plan, Whither};
+use super::{Control, Opening, Plan, Whither};
 use crate::ledger::{Outcome, Sent};
 
 /// How long a connection that could not be made waits before it is tried again.
@@ -41,7 +41,7 @@ pub(super) struct Lane {
     pub(super) requests: Option<u64>,
     pub(super) control: Control,
     /// All threads begin when the connections of all are made.
-    pub(super) opened: Arc<Barrier>,
+    pub(super) opening: Opening,
     pub(super) tally: Arc<Mutex<Tally>>,
 }
 
@@ -80,12 +80,7 @@ impl Lane {
             senders = open(&shared, self.connections) => senders?,
             () = end.cancelled() => Vec::new(),
         };
-        // Without the others, if one of them has failed.
-        tokio::select! {
-            _ = self.opened.wait() => {}
-            () = end.cancelled() => {}
-        }
-        let start = Instant::now();
+        let start = self.opening.start(&end).await;
         let mut sending = JoinSet::new();
         for sender in senders {
             sending.spawn_local(sender.run());
@@ -95,7 +90,7 @@ impl Lane {
         loop {
             tokio::select! {
                 () = end.cancelled(), if !shared.pacer.is_closed() => {
-                    let unsent = shared.pacer.close();
+                    let unsent = shared.pacer.close_at_end(start);
                     shared.tally().unsent += unsent;
                 }
                 wrong = &mut pacing, if !shared.pacer.is_closed() => wrong?,

@@ -12,7 +12,7 @@ mod stock;
 mod tally;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
@@ -125,6 +125,29 @@ pub struct Progress<'a> {
     pub span: Duration,
 }
 
+/// Where the threads of a load wait for each other when their connections are made, and begin together.
+#[derive(Clone)]
+struct Opening {
+    opened: Arc<Barrier>,
+    start: Arc<OnceLock<Instant>>,
+}
+
+impl Opening {
+    fn of(threads: usize) -> Self {
+        Self { opened: Arc::new(Barrier::new(threads)), start: Arc::default() }
+    }
+
+    /// Waits for all the others, or for the end of a load that one of them has failed; when the load began, which is the
+    /// same instant for all. A thread that gets to run late is thereby late for what was due, and leaves none of it out.
+    async fn start(&self, end: &CancellationToken) -> Instant {
+        tokio::select! {
+            _ = self.opened.wait() => {}
+            () = end.cancelled() => {}
+        }
+        *self.start.get_or_init(Instant::now)
+    }
+}
+
 impl Control {
     /// Where the next request goes; waits while there is nowhere. `None` when the load is over.
     async fn target(&self, planned: SocketAddr) -> Option<SocketAddr> {
@@ -197,7 +220,7 @@ impl Plan {
         head.into_bytes()
     }
 
-    fn lanes(self: &Arc<Self>, control: &Control, opened: &Arc<Barrier>, count: u32) -> anyhow::Result<Vec<Lane>> {
+    fn lanes(self: &Arc<Self>, control: &Control, opening: &Opening, count: u32) -> anyhow::Result<Vec<Lane>> {
         let endpoints = if self.endpoints == 0 { self.connections } else { self.endpoints }.max(count);
         let curve = (!self.rate.is_unpaced()).then(|| Curve::new(self.rate, self.duration));
         let share = |of: u64, at: u32| of / u64::from(count) + u64::from(u64::from(at) < of % u64::from(count));
@@ -211,7 +234,7 @@ impl Plan {
                     pacer: Pacer::new(curve.clone(), at.into(), count.into()),
                     requests: self.requests.map(|all| share(all, at)),
                     control: control.clone(),
-                    opened: Arc::clone(opened),
+                    opening: opening.clone(),
                     tally: Arc::new(Mutex::new(Tally::new()?)),
                 })
             })
@@ -231,8 +254,8 @@ pub async fn run(plan: Plan, control: Control, mut progress: impl FnMut(&Progres
     let plan = Arc::new(plan);
     let count = plan.threads.min(plan.connections);
     // The threads, and this one, which looks at the clock.
-    let opened = Arc::new(Barrier::new(count as usize + 1));
-    let lanes = plan.lanes(&control, &opened, count)?;
+    let opening = Opening::of(count as usize + 1);
+    let lanes = plan.lanes(&control, &opening, count)?;
     let tallies: Vec<_> = lanes.iter().map(|lane| Arc::clone(&lane.tally)).collect();
     let (mut total, mut recent) = (Tally::new()?, Tally::new()?);
     let collect = |into: &mut Tally| {
@@ -248,14 +271,10 @@ pub async fn run(plan: Plan, control: Control, mut progress: impl FnMut(&Progres
         let end = end.clone();
         threads.spawn_blocking(move || lane.run().inspect_err(|_| end.cancel()));
     }
-    tokio::select! {
-        _ = opened.wait() => {}
-        () = end.cancelled() => {}
-    }
-    let start = Instant::now();
+    let start = opening.start(&end).await;
     let deadline = async {
         match plan.duration {
-            Some(duration) => tokio::time::sleep(duration).await,
+            Some(duration) => tokio::time::sleep_until((start + duration).into()).await,
             None => std::future::pending().await,
         }
     };
@@ -301,18 +320,22 @@ mod tests {
         plan.check().unwrap_err().to_string()
     }
 
-    /// A port that nobody listens on.
-    async fn closed_port() -> SocketAddr {
-        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    /// A port that refuses connections for as long as the socket lives: it is taken, and does not listen.
+    fn closed_port() -> tokio::net::TcpSocket {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        socket
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_was_due_and_found_no_server_is_booked_as_never_sent() {
-        // Twenty come due at once, and no more for as long as anybody waits.
+        // Twenty come due within a short time and no more after it. However late the threads get to run, these are due at
+        // the end, and each is booked.
         let spike = Some("400@0s+0.05s".parse().unwrap());
         let rate = Rate { spike, ..Rate::steady(1e-6) };
-        let duration = Some(Duration::from_secs(1));
-        let plan = Plan { rate, duration, connections: 8, threads: 2, ..Plan::new(closed_port().await) };
+        let duration = Some(Duration::from_millis(200));
+        let closed = closed_port();
+        let plan = Plan { rate, duration, connections: 8, threads: 2, ..Plan::new(closed.local_addr().unwrap()) };
         let done = Box::pin(run(plan, Control::default(), |_| {})).await.unwrap();
         assert_eq!((done.tally.answered(), done.tally.unanswered, done.tally.unsent), (0, 0, 20));
         assert_eq!(done.tally.connects, 0);

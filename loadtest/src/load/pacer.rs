@@ -44,10 +44,21 @@ impl Pacer {
         self.due.borrow_mut().pop_front()
     }
 
-    /// Ends the load; returns how many arrivals were due that no connection was free for.
-    pub(super) fn close(&self) -> u64 {
+    /// Ends the load; returns how many arrivals were due that no connection was free for. Those that came due while this
+    /// thread did not run are among them, except for those of the last tick.
+    pub(super) fn close_at_end(&self, start: Instant) -> u64 {
+        if let Some(curve) = &self.curve {
+            self.release(curve, start, start.elapsed().saturating_sub(FINEST_TICK));
+        }
+        let unsent = self.due.borrow().len();
+        self.close();
+        unsent as u64
+    }
+
+    /// Ends the load when there are no more requests to send.
+    pub(super) fn close(&self) {
         self.ready.close();
-        self.due.take().len() as u64
+        self.due.take();
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -65,16 +76,15 @@ impl Pacer {
         )]
         let timer = AsyncFd::with_interest(timer.context("making a timer")?, Interest::READABLE)?;
         loop {
-            let Some(wait) = self.release(curve, start) else { return std::future::pending().await };
+            let Some(wait) = self.release(curve, start, start.elapsed()) else { return std::future::pending().await };
             set(timer.get_ref(), wait.max(FINEST_TICK)).context("setting a timer")?;
             // How often it has fired does not matter, the clock decides; setting it again takes that back.
             timer.readable().await?.clear_ready();
         }
     }
 
-    /// Lets come due what has to by now; returns the time to the next, if there is one.
-    fn release(&self, curve: &Curve, start: Instant) -> Option<Duration> {
-        let now = start.elapsed();
+    /// Lets come due what has to by `now`, which counts from `start`; returns the time to the next, if there is one.
+    fn release(&self, curve: &Curve, start: Instant, now: Duration) -> Option<Duration> {
         let mut due = self.due.borrow_mut();
         let waiting = due.len();
         let wait = loop {
@@ -133,12 +143,20 @@ mod tests {
     }
 
     #[test]
+    fn what_came_due_while_the_thread_did_not_run_is_due_at_the_end() {
+        let Some(start) = Instant::now().checked_sub(Duration::from_secs(1)) else { return };
+        let pacer = Pacer::new(Some(Curve::new(Rate::steady(100.0), Some(Duration::from_secs(1)))), 0, 1);
+        assert!(pacer.close_at_end(start) >= 99);
+        assert!(pacer.is_closed());
+    }
+
+    #[test]
     fn pacers_that_share_a_curve_release_each_of_its_arrivals_once() {
         let Some(start) = Instant::now().checked_sub(Duration::from_secs(1)) else { return };
         let mut all: Vec<Duration> = Vec::new();
         for first in 0..3 {
             let pacer = pacer(100.0, first, 3);
-            let wait = pacer.release(pacer.curve.as_ref().unwrap(), start).unwrap();
+            let wait = pacer.release(pacer.curve.as_ref().unwrap(), start, start.elapsed()).unwrap();
             assert!(wait <= Duration::from_millis(30));
             all.extend(pacer.due.take().iter().map(|at| *at - start));
         }
