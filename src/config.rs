@@ -122,6 +122,23 @@ pub struct HttpSettings {
     pub ack_timeout: Duration,
     /// What a receipt's `object` names.
     pub receipt_object: ReceiptObject,
+    /// Whose web pages may send where no token is asked for.
+    pub allowed_origins: AllowedOrigins,
+}
+
+/// Origins of web pages (RFC 6454), beside the server's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowedOrigins {
+    /// Every page.
+    Any,
+    /// These, such as `https://a.example`.
+    Only(Vec<String>),
+}
+
+impl Default for AllowedOrigins {
+    fn default() -> Self {
+        Self::Only(Vec::new())
+    }
 }
 
 /// How connections come to the public edge, before they speak HTTP.

@@ -4,11 +4,14 @@ mod ack;
 mod addresses;
 mod arrivals;
 mod body;
+mod charged;
 mod connection;
 mod decoding;
 mod head;
+mod in_flight;
 mod jobs;
 mod listener;
+mod origin;
 mod payloads;
 mod peer;
 mod problem;
@@ -18,7 +21,9 @@ mod sender;
 mod tls;
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,6 +39,7 @@ use tokio::sync::Semaphore;
 
 pub use arrivals::Transport;
 use decoding::DecodeLimits;
+use in_flight::{Admission, InFlight};
 pub use listener::{Limits, bind, serve, serve_connection};
 use peer::ClientAddress;
 pub use peer::{Peer, TrustedProxies};
@@ -45,13 +51,15 @@ pub use tls::{Tls, TlsError};
 use crate::audit::AuditLog;
 use crate::config::{HttpSettings, Settings};
 use crate::dispatcher::Outlet;
-use crate::metrics::Outcome;
+use crate::metrics::{Outcome, Route};
 use crate::queue::JobQueue;
 use crate::store::Store;
 use crate::tenants::Tenants;
 
 /// Requests that may wait for what becomes of a job; the others are answered at once.
 const WAITS_MAX: usize = 1024;
+/// Requests that may wait until their job is stored; the others are answered when it is committed, with that level.
+const STORED_WAITS_MAX: usize = 2048;
 /// Requests that may ask the store at once for a job that this machine does not know; the others are told to come back.
 const STORE_ASKS_MAX: usize = 32;
 
@@ -68,6 +76,10 @@ pub struct Edge {
     /// `None` lets anybody send.
     tenants: Option<Arc<Tenants>>,
     waits: Semaphore,
+    stored_waits: Semaphore,
+    in_flight: InFlight,
+    /// Whether requests in flight are bounded for each address, as connections are.
+    is_bounded_by_address: bool,
     store_asks: Semaphore,
     audit: AuditLog,
     /// Large bodies are decoded off the async threads, one a core at a time: the copies that decoding makes are bounded
@@ -87,14 +99,26 @@ impl Edge {
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let large_bodies = Arc::new(Semaphore::new(cores));
-        let (mut settings, prefix) = (settings.http.clone(), settings.prefix.clone());
+        let (mut http, prefix) = (settings.http.clone(), settings.prefix.clone());
         let most = tenants.as_ref().map_or(queue.max_bytes(), |tenants| tenants.max_queue_bytes());
         // A body that the sender's part of the queue could never hold would be told forever to come back later.
-        settings.max_body_bytes = settings.max_body_bytes.min(most);
-        let limits = DecodeLimits::new(&settings, most);
-        let (waits, store_asks) = (Semaphore::new(WAITS_MAX), Semaphore::new(STORE_ASKS_MAX));
-        let audit = AuditLog::default();
-        Self { settings, limits, prefix, queue, outlet, store, tenants, waits, store_asks, audit, large_bodies }
+        http.max_body_bytes = http.max_body_bytes.min(most);
+        Self {
+            limits: DecodeLimits::new(&http, most),
+            settings: http,
+            prefix,
+            queue,
+            in_flight: InFlight::new(Arc::clone(&outlet.metrics)),
+            is_bounded_by_address: settings.transport.max_connections_per_address.is_some(),
+            outlet,
+            store,
+            tenants,
+            waits: Semaphore::new(WAITS_MAX),
+            stored_waits: Semaphore::new(STORED_WAITS_MAX),
+            store_asks: Semaphore::new(STORE_ASKS_MAX),
+            audit: AuditLog::default(),
+            large_bodies,
+        }
     }
 
     fn retry_after(&self) -> u64 {
@@ -138,6 +162,13 @@ impl Public {
         Self { routes, edge, peer: None }
     }
 
+    /// The address that a request counts for, if requests are bounded by address. Those of a trusted proxy that names no
+    /// client have none.
+    fn bounded(&self, client: Option<IpAddr>) -> Option<IpAddr> {
+        let peer = self.peer.as_ref().filter(|_| self.edge.is_bounded_by_address)?;
+        client.filter(|client| !peer.trusts(*client))
+    }
+
     /// The same for a connection whose other end is known.
     pub fn of(&self, peer: Peer) -> Self {
         Self { peer: Some(peer), ..self.clone() }
@@ -164,21 +195,45 @@ impl Service<Request<Incoming>> for Public {
         let began = Instant::now();
         let (mut routes, edge) = (self.routes.clone(), Arc::clone(&self.edge));
         let client = self.peer.as_ref().map(|peer| peer.client(request.headers()));
-        Box::pin(async move {
-            let id = RequestId::of(request.headers());
-            let (is_head, is_post) = (request.method() == Method::HEAD, request.method() == Method::POST);
+        let (charge, admitted) = match edge.in_flight.admit(self.bounded(client), request.headers()) {
+            Admission::Admitted(charge) => (Arc::new(charge), Ok(())),
+            Admission::Refused(charge, problem) => (Arc::new(charge), Err(problem)),
+            Admission::Exhausted => {
+                let route = Route::of(request.uri().path());
+                edge.outlet.metrics.request(route, Outcome::TooManyRequests);
+                return Box::pin(std::future::ready(Ok(connection::end())));
+            }
+        };
+        let (version, route) = (request.version(), Route::of(request.uri().path()));
+        let id = RequestId::of(request.headers());
+        let (is_head, is_post) = (request.method() == Method::HEAD, request.method() == Method::POST);
+        // The headers of a request that is refused are dropped here, and not where the answer waits to be written.
+        let admitted = admitted.and_then(|()| head::check(&request)).map(|()| {
             let mut request = request.map(Body::new);
             // Handlers read the id from the header, whether the client sent it or it was made here.
             request.headers_mut().insert(X_REQUEST_ID, id.clone().into());
             if let Some(address) = client {
                 request.extensions_mut().insert(ClientAddress(address));
             }
-            let mut response = match head::check(request.version(), request.headers()) {
-                Ok(()) => {
-                    let Ok(response) = tower::Service::call(&mut routes, request).await;
+            request
+        });
+        Box::pin(async move {
+            let mut response = match admitted {
+                Ok(request) => {
+                    let mut answer = pin!(tower::Service::call(&mut routes, request));
+                    let Ok(response) = poll_fn(|cx| {
+                        let polled = answer.as_mut().poll(cx);
+                        // No handler keeps the headers over its first wait.
+                        charge.headers_dropped();
+                        polled
+                    })
+                    .await;
                     response
                 }
-                Err(problem) => problem.into_response(),
+                Err(problem) => {
+                    charge.headers_dropped();
+                    problem.into_response()
+                }
             };
             let outcome = match response.extensions_mut().remove::<Problem>() {
                 Some(problem) => {
@@ -194,10 +249,9 @@ impl Service<Request<Incoming>> for Public {
                 None if is_post && response.status().is_success() => Outcome::Accepted,
                 None => Outcome::Other,
             };
-            response.headers_mut().insert(X_REQUEST_ID, id.into());
-            edge.outlet.metrics.request(outcome);
-            edge.outlet.metrics.request_seconds.observe(began.elapsed().as_secs_f64());
-            Ok(response)
+            edge.outlet.metrics.request(route, outcome);
+            edge.outlet.metrics.request_took(route, began.elapsed().as_secs_f64());
+            Ok(charged::keep(response, charge, version, &id))
         })
     }
 }

@@ -133,7 +133,11 @@ fn conclude(Ended { balance, is_durable, spool, failure }: &Ended) -> bool {
         tracing::warn!(jobs, payloads, "not stored yet: kept in the spool for the next start");
     } else if spool.segments > 0 || spool.folders > 0 {
         let SpoolEnd { segments, folders, .. } = spool;
-        tracing::warn!(segments, folders, "work of earlier processes is not stored yet: kept in the spool for the next start");
+        tracing::warn!(
+            segments,
+            folders,
+            "work of earlier processes is not stored yet: kept in the spool for the next start"
+        );
     } else if spool.damaged > 0 && !is_damaged {
         let segments = spool.damaged;
         tracing::warn!(segments, "segments were damaged on disk, and no job in them was lost: see dead/ in SPOOL_DIR");
@@ -147,7 +151,11 @@ fn conclude(Ended { balance, is_durable, spool, failure }: &Ended) -> bool {
     }
     if spool.possibly_lost > 0 {
         let SpoolEnd { possibly_lost: segments, jobs_possibly_lost: known_jobs, .. } = spool;
-        tracing::error!(segments, known_jobs, "the ends of segments could not be read: jobs are possibly lost, see dead/ in SPOOL_DIR");
+        tracing::error!(
+            segments,
+            known_jobs,
+            "the ends of segments could not be read: jobs are possibly lost, see dead/ in SPOOL_DIR"
+        );
     }
     !is_lost && !is_damaged && failure.is_none()
 }

@@ -1,6 +1,7 @@
 //! Every metric, declared in one place and registered into a registry that is handed in.
 
 mod ledger;
+mod route;
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 
 use ledger::LedgerCollector;
 pub use ledger::{Balance, Count, Ledger};
+pub use route::Route;
 
 use crate::store::ErrorClass;
 
@@ -52,6 +54,12 @@ pub enum Outcome {
     TooManyConnections,
     /// 429 because the address has `MAX_CONNECTIONS_PER_ADDRESS` open.
     TooManyFromAddress,
+    /// 503 because the requests in flight hold all the memory that they may hold.
+    TooManyRequests,
+    /// 429 because the requests of the address hold all the memory that they may hold.
+    TooManyRequestsFromAddress,
+    /// 403: a request from a web page of another origin.
+    CrossOrigin,
     /// 503 because the spool is full or fails.
     NoSpool,
     /// 503 because the server stops.
@@ -63,7 +71,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str); 18] = [
+    const ALL: [(Self, &'static str); 21] = [
         (Self::Accepted, "accepted"),
         (Self::Invalid, "invalid"),
         (Self::TooLarge, "too_large"),
@@ -78,6 +86,9 @@ impl Outcome {
         (Self::SpoolShareFull, "spool_share_full"),
         (Self::TooManyConnections, "too_many_connections"),
         (Self::TooManyFromAddress, "too_many_from_address"),
+        (Self::TooManyRequests, "too_many_requests"),
+        (Self::TooManyRequestsFromAddress, "too_many_requests_from_address"),
+        (Self::CrossOrigin, "cross_origin"),
         (Self::NoSpool, "no_spool"),
         (Self::Draining, "draining"),
         (Self::Other, "other"),
@@ -125,11 +136,14 @@ pub struct Metrics {
     registry: Registry,
     /// What was accepted and what became of it.
     pub ledger: Arc<Ledger>,
-    requests: [IntCounter; Outcome::ALL.len()],
+    requests: [[IntCounter; Outcome::ALL.len()]; Route::ALL.len()],
     sealed: [IntCounter; SealReason::ALL.len()],
     retries: [IntCounter; CLASSES.len()],
-    /// From a request's headers to its answer.
-    pub request_seconds: Histogram,
+    request_seconds: [Histogram; Route::ALL.len()],
+    /// Requests from their headers until their answer is written.
+    pub requests_in_flight: IntGauge,
+    /// What those requests are charged for memory.
+    pub requests_in_flight_bytes: IntGauge,
     /// Bodies of requests, as they were sent.
     pub bytes_in: IntCounter,
     /// Objects that the store took.
@@ -189,14 +203,15 @@ impl Metrics {
         registry.register(Box::new(LedgerCollector::new(Arc::clone(&ledger))?))?;
         Ok(Self {
             ledger,
-            requests: labelled(r, "requests_total", "Requests by outcome", "outcome", Outcome::ALL.map(|(_, l)| l))?,
+            requests: route::counters(r, Outcome::ALL.map(|(_, label)| label))?,
             sealed: labelled(r, "segments_sealed_total", "Segments sealed", "reason", SealReason::ALL.map(|(_, l)| l))?,
             retries: labelled(r, "upload_retries_total", "Uploads to retry", "class", CLASSES.map(|(_, l)| l))?,
-            request_seconds: histogram(
+            request_seconds: route::histograms(r, REQUEST_SECONDS)?,
+            requests_in_flight: gauge(r, "requests_in_flight", "Requests whose answer is not written yet")?,
+            requests_in_flight_bytes: gauge(
                 r,
-                "request_seconds",
-                "From a request's headers to its answer",
-                REQUEST_SECONDS,
+                "requests_in_flight_bytes",
+                "Bytes of memory charged to requests in flight, bodies aside",
             )?,
             bytes_in: counter(r, "received_bytes_total", "Bytes of request bodies, as sent")?,
             bytes_out: counter(r, "stored_bytes_total", "Bytes of objects that the store took")?,
@@ -260,8 +275,13 @@ impl Metrics {
     }
 
     /// Counts a request.
-    pub fn request(&self, outcome: Outcome) {
-        pick(&Outcome::ALL, &self.requests, outcome);
+    pub fn request(&self, route: Route, outcome: Outcome) {
+        pick(&Outcome::ALL, route::pick(&self.requests, route), outcome);
+    }
+
+    /// Notes how long a request took, from its headers to its answer.
+    pub fn request_took(&self, route: Route, seconds: f64) {
+        route::pick(&self.request_seconds, route).observe(seconds);
     }
 
     /// Counts a sealed segment.

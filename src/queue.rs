@@ -29,7 +29,9 @@ pub struct Job {
     pub lines: Lines,
     /// Whether somebody waits until it is stored, so that its segment should not wait for company.
     pub is_urgent: bool,
-    /// Nobody, if the job was accepted when it was queued.
+    /// Whether the job was accepted when it was queued.
+    is_accepted: bool,
+    /// Nobody, unless the outcome of the commit is waited for.
     waiting: Option<oneshot::Sender<Result<Receipt, SpoolError>>>,
     /// Held until the lines are packed.
     held: Reservation,
@@ -47,7 +49,7 @@ pub struct Receipt {
 impl Job {
     /// Whether the job counts as accepted only with its commit.
     pub fn is_accepted_by_commit(&self) -> bool {
-        self.waiting.is_some()
+        !self.is_accepted
     }
 
     /// What its sender may hold of the spool; none if that is all of it.
@@ -137,7 +139,7 @@ impl JobQueue {
     /// # Errors
     /// [`PushError`]; the lines and their reservation are dropped then, so that nothing is left behind.
     pub fn try_push(&self, lines: Lines, reservation: Reservation) -> Result<(), PushError> {
-        self.push(lines, reservation, None, false)
+        self.push(lines, reservation, None, true, false)
     }
 
     /// Takes a job that is accepted when it is committed, or refuses it, at once. What is returned tells of the commit;
@@ -152,7 +154,21 @@ impl JobQueue {
         is_urgent: bool,
     ) -> Result<oneshot::Receiver<Result<Receipt, SpoolError>>, PushError> {
         let (waiting, committed) = oneshot::channel();
-        self.push(lines, reservation, Some(waiting), is_urgent).map(|()| committed)
+        self.push(lines, reservation, Some(waiting), false, is_urgent).map(|()| committed)
+    }
+
+    /// Takes a job that is accepted with that, or refuses it, at once. What is returned tells of the commit all the same;
+    /// the job's segment is sealed soon.
+    ///
+    /// # Errors
+    /// [`PushError`], as [`try_push`](Self::try_push).
+    pub fn try_push_and_watch(
+        &self,
+        lines: Lines,
+        reservation: Reservation,
+    ) -> Result<oneshot::Receiver<Result<Receipt, SpoolError>>, PushError> {
+        let (waiting, committed) = oneshot::channel();
+        self.push(lines, reservation, Some(waiting), true, true).map(|()| committed)
     }
 
     fn push(
@@ -160,6 +176,7 @@ impl JobQueue {
         lines: Lines,
         mut reservation: Reservation,
         waiting: Option<oneshot::Sender<Result<Receipt, SpoolError>>>,
+        is_accepted: bool,
         is_urgent: bool,
     ) -> Result<(), PushError> {
         let length = lines.bytes.len();
@@ -170,11 +187,11 @@ impl JobQueue {
             TrySendError::Full(()) => PushError::Full(Full::Queue),
             TrySendError::Closed(()) => PushError::Closed,
         })?;
-        if waiting.is_none() {
+        if is_accepted {
             // Entered before it is sent, so that no job is ever stored before it was accepted.
             self.ledger.accepted(1, u64::from(lines.payloads));
         }
-        place.send(Job { lines, is_urgent, waiting, held: reservation });
+        place.send(Job { lines, is_urgent, is_accepted, waiting, held: reservation });
         self.gathering.joined(|| self.room.jobs.used());
         Ok(())
     }

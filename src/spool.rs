@@ -103,7 +103,12 @@ pub struct SealedSegment {
 
 #[derive(Debug)]
 enum Source {
-    Memory { body: Bytes, frames: Vec<usize>, jobs: u32, payloads: u32 },
+    Memory {
+        body: Bytes,
+        frames: Vec<usize>,
+        jobs: u32,
+        payloads: u32,
+    },
     File {
         path: PathBuf,
         folder: Arc<Folder>,
@@ -329,11 +334,7 @@ impl Spool {
     /// When it cannot be removed yet: [`tidy`](Self::tidy) tries again, and after a crash it is stored once more, under the
     /// same key.
     pub async fn stored(&self, segment: SealedSegment, salvage: &Salvage, is_gone: bool) -> io::Result<()> {
-        let state = if salvage.jobs == 0 {
-            State::Dead
-        } else {
-            State::Stored { dead: salvage.lost_places().into() }
-        };
+        let state = if salvage.jobs == 0 { State::Dead } else { State::Stored { dead: salvage.lost_places().into() } };
         if let Some(lost) = salvage.possibly_lost {
             segment.status.doubt(lost.places());
         }

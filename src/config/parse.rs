@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::{Ack, LINES_ALLOWED_BYTES, LINES_PER_DECODED, ReceiptObject};
+use super::{Ack, AllowedOrigins, LINES_ALLOWED_BYTES, LINES_PER_DECODED, ReceiptObject};
 use crate::decode::Record;
 use crate::digest::Digest;
 use crate::segment::{Compression, FRAME_MAX_BYTES};
@@ -123,6 +123,25 @@ pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
         .map(network)
         .collect::<Option<_>>()
         .ok_or_else(|| "IP addresses and networks between commas, such as 10.0.0.0/8,192.0.2.1,fd00::/8".to_owned())
+}
+
+/// Origins between commas or spaces, as browsers send them, or `*`.
+pub(super) fn origins(text: &str) -> Result<AllowedOrigins, String> {
+    let is_origin = |origin: &str| {
+        let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        authority.is_some_and(|a| !a.is_empty() && a.bytes().all(|b| b.is_ascii_graphic() && !b"/?#@*".contains(&b)))
+    };
+    let parts: Vec<_> = text.split([',', ' ', '\t']).filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        ["*"] => Ok(AllowedOrigins::Any),
+        parts if parts.iter().all(|part| is_origin(part)) => {
+            Ok(AllowedOrigins::Only(parts.iter().map(|part| (*part).to_owned()).collect()))
+        }
+        _ => {
+            Err("*, or origins between commas without a path, such as https://a.example,http://localhost:3000"
+                .to_owned())
+        }
+    }
 }
 
 /// How many at most; none is no limit.

@@ -37,6 +37,7 @@ struct Raw {
     ack_timeout: Option<String>,
     admin_addr: Option<String>,
     admin_token: Option<String>,
+    allowed_origins: Option<String>,
     aws_endpoint_url: Option<String>,
     aws_endpoint_url_s3: Option<String>,
     aws_region: Option<String>,
@@ -286,6 +287,7 @@ impl Check {
             true,
             "RECEIPT_OBJECT is location and TOKENS_FILE is not set: every sender would be shown the bucket or the folder, so set TOKENS_FILE or use RECEIPT_OBJECT=key",
         );
+        let allowed_origins = self.get("ALLOWED_ORIGINS", &raw.allowed_origins, parse::origins);
         if let (Some(linger), Some(wait)) = (stored_linger, ack_timeout) {
             self.contradicts(
                 linger > wait,
@@ -320,6 +322,7 @@ impl Check {
             ack_max: ack_max?,
             ack_timeout: ack_timeout?,
             receipt_object: receipt_object?,
+            allowed_origins: allowed_origins.unwrap_or_default(),
         })
     }
 

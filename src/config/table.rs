@@ -33,6 +33,11 @@ pub const SETTINGS: &[Setting] = &[
         "addresses, networks",
         "proxies whose word on a sender's address is taken: 10.0.0.0/8, ::1",
     ),
+    unset(
+        "ALLOWED_ORIGINS",
+        "*, origins",
+        "web pages that may send without TOKENS_FILE: https://a.example, https://b.example",
+    ),
     setting("PROXY_PROTOCOL", "off", "on, off", "connections from TRUSTED_PROXIES begin with a PROXY header, v1 or v2"),
     setting("ACK", "disk", "memory, disk, stored", "what an answer promises at least; a request may ask for more"),
     setting("ACK_MAX", "stored", "memory, disk, stored", "what a request may ask for at most; more is answered 403"),

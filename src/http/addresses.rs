@@ -61,7 +61,8 @@ impl Drop for Held {
     }
 }
 
-fn whole(address: IpAddr) -> IpAddr {
+/// The address by which a sender is counted.
+pub(super) fn whole(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK_BITS).into(),

@@ -25,7 +25,7 @@ use super::listener::Limits;
 use super::peer::{Peer, TrustedProxies};
 use super::proxy_header;
 use super::tls::Tls;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Route};
 
 /// Connections that are being told why they are refused; more are just closed.
 const REFUSALS_MAX: usize = 64;
@@ -126,13 +126,13 @@ where
                 Box::pin(secure).await
             }
         };
-        self.metrics.iter().zip(refused).for_each(|(metrics, outcome)| metrics.request(outcome));
+        self.metrics.iter().zip(refused).for_each(|(metrics, outcome)| metrics.request(Route::Other, outcome));
     }
 
     /// Counts a refusal; what is to be told, if not too many are being told already.
     pub(super) fn refuse(&self, problem: impl FnOnce(u64) -> Problem) -> Option<Refusal> {
         let problem = problem(CONNECT_AGAIN_SECS + fastrand::u64(..=CONNECT_AGAIN_SECS));
-        self.metrics.iter().for_each(|metrics| metrics.request(problem.outcome()));
+        self.metrics.iter().for_each(|metrics| metrics.request(Route::Other, problem.outcome()));
         let place = Arc::clone(&self.refusals).try_acquire_owned().ok()?;
         Some(Refusal { problem, _place: place })
     }

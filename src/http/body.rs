@@ -7,12 +7,19 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFE
 use axum::http::{HeaderMap, Version};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use tokio::time::timeout;
 
 use super::Problem;
+use super::connection::WireBytes;
 use crate::decode::Form;
 use crate::inflate::Encoding;
 use crate::queue::{JobQueue, Reservation, Share};
+
+/// What may stand around the data of a chunked body: sizes of chunks, with as many zeros before them as a sender likes, their
+/// extensions, trailers. It covers the smallest chunks, and what hyper reads ahead of the next requests.
+const FRAMING_ALLOWED_BYTES: u64 = 128 * 1024;
+const FRAMING_PER_BYTE: u64 = 8;
 
 /// The form that the `Content-Type` names; without one it is JSON.
 pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
@@ -64,16 +71,18 @@ pub(super) fn length(headers: &HeaderMap, version: Version, most: usize) -> Resu
 /// The whole body and the hold on the queue's bytes that it has.
 pub(super) async fn read(
     body: Body,
+    wire: Option<WireBytes>,
     queue: &JobQueue,
     share: Option<&Share>,
     most: usize,
     within: Duration,
 ) -> Result<(Bytes, Reservation), Problem> {
-    timeout(within, collect(body, queue, share, most)).await.unwrap_or(Err(Problem::SlowBody))
+    timeout(within, collect(body, wire, queue, share, most)).await.unwrap_or(Err(Problem::SlowBody))
 }
 
 async fn collect(
     mut body: Body,
+    wire: Option<WireBytes>,
     queue: &JobQueue,
     share: Option<&Share>,
     most: usize,
@@ -91,9 +100,22 @@ async fn collect(
             return Err(too_large(most));
         }
         reservation.grow_to(length).map_err(|full| Problem::full(full, queue.retry_after()))?;
-        whole.push(data);
+        whole.push(data, body.is_end_stream());
+        check_framing(wire.as_ref(), length)?;
     }
+    check_framing(wire.as_ref(), whole.len())?;
     Ok((whole.into_bytes(), reservation))
+}
+
+/// Whether what has come is a body of so many bytes, and not framing without end.
+fn check_framing(wire: Option<&WireBytes>, length: usize) -> Result<(), Problem> {
+    let most = (length as u64).saturating_mul(1 + FRAMING_PER_BYTE).saturating_add(FRAMING_ALLOWED_BYTES);
+    if wire.is_some_and(|wire| wire.count() > most) {
+        return Err(Problem::InvalidBody(
+            "the body has far more bytes of chunk framing than of data: send larger chunks, and their sizes without zeros before them".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn too_large(most: usize) -> Problem {
@@ -120,9 +142,11 @@ impl Pieces {
         }
     }
 
-    fn push(&mut self, data: Bytes) {
+    fn push(&mut self, data: Bytes, is_last: bool) {
         *self = match std::mem::take(self) {
-            Self::Empty => Self::One(data),
+            Self::Empty if is_last => Self::One(data),
+            // A copy: the piece would keep the whole read buffer that it came in while the rest is waited for.
+            Self::Empty => Self::Many(BytesMut::from(data.as_ref())),
             Self::One(first) => {
                 let mut many = BytesMut::from(first);
                 many.extend_from_slice(&data);

@@ -28,11 +28,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub(super) use activity::WireBytes;
 use activity::{Activity, Verdict, Watched};
 use lent::Lent;
 use metered::Metered;
 
 use super::Problem;
+use super::head::HEADERS_MAX;
 use super::request_id::RequestId;
 use crate::metrics::Outcome;
 
@@ -41,8 +43,6 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_MAX_BYTES: u64 = 16 << 20;
 /// A request's line and headers must fit into this, and a body is read in pieces of at most this.
 const READ_BUFFER_MAX_BYTES: usize = 64 * 1024;
-/// Header lines of a request; more are answered 431. hyper reserves room for them all, so that it is not to be large.
-const HEADERS_MAX: usize = 100;
 /// HTTP/2: requests at once on one connection, and the size of one's headers.
 const STREAMS_MAX: u32 = 128;
 const H2_HEADERS_MAX_BYTES: u32 = 16 * 1024;
@@ -66,6 +66,17 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const LOOKS: u32 = 4;
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
+/// Marks a response instead of which the connection is to be ended at once, with all its requests.
+#[derive(Debug, Clone, Copy)]
+struct End;
+
+/// The response of a service that wants the connection ended at once.
+pub(super) fn end() -> Response {
+    let mut response = Response::default();
+    response.extensions_mut().insert(End);
+    response
+}
+
 /// A connection's time limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
@@ -88,6 +99,8 @@ where
     if let Some(stream) = returned.take() {
         match &slow {
             Some(problem) => answer_and_close(stream, problem).await,
+            // Its client does not read: there is no answer to wait for.
+            None if activity.is_exhausted() => drop(stream),
             None => close(stream).await,
         }
     }
@@ -121,6 +134,7 @@ where
 
     let interval = (timeouts.header.min(timeouts.idle) / LOOKS).min(LOOK_INTERVAL_MAX);
     let mut look = pin!(sleep_until(Instant::now() + interval));
+    let mut exhausted = pin!(activity.exhausted());
     let mut ending = false;
     let said = loop {
         tokio::select! {
@@ -130,6 +144,7 @@ where
                 }
                 break None;
             }
+            () = exhausted.as_mut() => break None,
             () = stop.cancelled(), if !ending => {
                 ending = true;
                 connection.as_mut().graceful_shutdown();

@@ -35,15 +35,20 @@ const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What became of a job.
 enum Fate {
-    Spooled { key: String },
-    Stored { key: String },
+    Spooled {
+        key: String,
+    },
+    Stored {
+        key: String,
+    },
     Dead,
     /// The end of its segment could not be read, so it is not known whether there was such a job.
     PossiblyLost,
 }
 
 /// What is said beside `dead` of a job that is possibly lost.
-const POSSIBLY_LOST: &str = "the end of this job's segment could not be read after a crash: if the job was acknowledged, it is lost";
+const POSSIBLY_LOST: &str =
+    "the end of this job's segment could not be read after a crash: if the job was acknowledged, it is lost";
 
 /// Answers for the job, at once or, with `?wait=SECONDS`, when it is spooled no more.
 pub(super) async fn get(
@@ -54,9 +59,12 @@ pub(super) async fn get(
 ) -> Result<Response, Problem> {
     Sender::in_headers(&headers, edge.tenants.as_ref())?.take(Limit::Requests, 1)?;
     // As it stands: a receipt has nothing in it that would be escaped.
+    // Nothing of the head is kept while the request waits: it is memory that no queue counts.
+    drop(headers);
     let receipt = uri.path().rsplit('/').next().unwrap_or_default();
     let job: JobId = receipt.parse().map_err(Problem::InvalidReceipt)?;
     let asked = wait(query.as_deref())?;
+    drop((uri, query));
     let place = if asked.is_zero() { None } else { edge.waits.try_acquire().ok() };
     let wait = place.as_ref().map_or(Duration::ZERO, |_| asked);
     let until = Instant::now() + wait;

@@ -12,10 +12,11 @@ use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::ack::AskedAck;
+use super::connection::WireBytes;
 use super::decoding::{Work, decode};
 use super::request_id::RequestId;
 use super::sender::Sender;
-use super::{Edge, Problem, body};
+use super::{Edge, Problem, body, origin};
 use crate::config::Ack;
 use crate::decode::{Form, Lines};
 use crate::queue::{Receipt, Reservation, Share};
@@ -31,8 +32,10 @@ pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json"
 /// Decides what can be decided before the body is read, reads it, decodes it and queues it.
 pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Result<Response, Problem> {
     let received_at = SystemTime::now();
-    let (parts, body) = request.into_parts();
-    let id = RequestId::of(&parts.headers);
+    let (mut parts, body) = request.into_parts();
+    let wire = parts.extensions.remove::<WireBytes>();
+    let id = RequestId::found(&parts.headers);
+    origin::check(&edge, &parts)?;
     let sender = Sender::of(&parts.headers, edge.tenants.as_ref())?;
     if let Some(problem) = edge.closed() {
         return Err(problem);
@@ -52,7 +55,10 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     let (most, within) = (edge.settings.max_body_bytes, edge.settings.body_timeout);
     let length = body::length(&parts.headers, parts.version, most)?;
     sender.take(Limit::Bytes, length.unwrap_or_default())?;
-    let (body, reservation) = body::read(body, &edge.queue, sender.share(), most, within).await?;
+    // Nothing of the headers is kept while the body comes, and while the commit is waited for: they are memory that no queue
+    // counts.
+    drop(parts);
+    let (body, reservation) = body::read(body, wire, &edge.queue, sender.share(), most, within).await?;
     edge.outlet.metrics.bytes_in.inc_by(body.len() as u64);
     if length.is_none() {
         sender.take(Limit::Bytes, body.len())?;
@@ -78,12 +84,17 @@ struct Accepted {
     receipt: Option<Receipt>,
 }
 
-/// Queues a job, and waits until it is committed and, if that is asked for, stored; or until the time is over.
+/// Queues a job, and waits until it is committed and, if that is asked for, stored; or until the time is over, or the server
+/// stops.
 async fn confirmed(edge: &Edge, lines: Lines, reservation: Reservation, level: Ack) -> Result<Accepted, Problem> {
     let deadline = Instant::now() + edge.settings.ack_timeout;
     let committed = if edge.outlet.spool.is_durable() { Ack::Disk } else { Ack::Memory };
     // In memory there is nothing between being queued and being stored: more than was asked for is promised.
-    let waits_for_store = level > committed;
+    let place = if level > committed { edge.stored_waits.try_acquire().ok() } else { None };
+    let waits_for_store = place.is_some();
+    if committed == Ack::Memory {
+        return waited_for_in_memory(edge, lines, reservation, waits_for_store.then_some(deadline)).await;
+    }
     let pushed = edge.queue.try_push_for_commit(lines, reservation, waits_for_store);
     let outcome = pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
     let receipt = match timeout_at(deadline, outcome).await {
@@ -93,19 +104,61 @@ async fn confirmed(edge: &Edge, lines: Lines, reservation: Reservation, level: A
         Ok(Err(_)) => return Err(Problem::Internal),
         Err(_) => return Err(Problem::NotConfirmed { retry_after: edge.retry_after() }),
     };
-    let settled = match waits_for_store {
-        true => timeout_at(deadline, receipt.segment.settled()).await.ok(),
-        false => None,
-    };
-    let level = match settled {
-        // It was damaged on disk between its commit and its upload.
-        Some(state) if state.is_dead_at(receipt.place) => {
-            return Err(Problem::NotConfirmed { retry_after: edge.retry_after() });
-        }
-        Some(spool::State::Stored { .. }) => Ack::Stored,
-        Some(spool::State::Spooled | spool::State::Dead) | None => committed,
+    let level = match waits_for_store {
+        true => settled(edge, &receipt, deadline, committed).await?,
+        false => committed,
     };
     Ok(Accepted { level, receipt: Some(receipt) })
+}
+
+/// Queues a job that is accepted with that, and waits until it is stored, or until the deadline, if there is one: whatever
+/// comes of the wait, the job is in memory, and that is what is answered.
+async fn waited_for_in_memory(
+    edge: &Edge,
+    lines: Lines,
+    reservation: Reservation,
+    deadline: Option<Instant>,
+) -> Result<Accepted, Problem> {
+    let level = Ack::Memory;
+    let Some(deadline) = deadline else {
+        let pushed = edge.queue.try_push(lines, reservation);
+        pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
+        return Ok(Accepted { level, receipt: None });
+    };
+    let pushed = edge.queue.try_push_and_watch(lines, reservation);
+    let outcome = pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
+    let committed = tokio::select! {
+        committed = timeout_at(deadline, outcome) => committed,
+        () = edge.outlet.health.draining() => return Ok(Accepted { level, receipt: None }),
+    };
+    match committed {
+        Ok(Ok(Ok(receipt))) => {
+            let level = settled(edge, &receipt, deadline, level).await?;
+            Ok(Accepted { level, receipt: Some(receipt) })
+        }
+        Ok(Ok(Err(error))) => Err(Problem::not_committed(&error, edge.retry_after())),
+        Ok(Err(_)) => Err(Problem::Internal),
+        // No segment could be opened for it yet: the store is slow.
+        Err(_) => Ok(Accepted { level, receipt: None }),
+    }
+}
+
+/// The level that a job has reached when it is stored, at the deadline, or when the server stops: a sender is not to be cut
+/// off without an answer then.
+async fn settled(edge: &Edge, receipt: &Receipt, deadline: Instant, committed: Ack) -> Result<Ack, Problem> {
+    let state = tokio::select! {
+        biased;
+        state = timeout_at(deadline, receipt.segment.settled()) => state.ok(),
+        () = edge.outlet.health.draining() => None,
+    };
+    match state {
+        // It was damaged on disk between its commit and its upload.
+        Some(state) if state.is_dead_at(receipt.place) => {
+            Err(Problem::NotConfirmed { retry_after: edge.retry_after() })
+        }
+        Some(spool::State::Stored { .. }) => Ok(Ack::Stored),
+        Some(spool::State::Spooled | spool::State::Dead) | None => Ok(committed),
+    }
 }
 
 /// The level that the query asks for; the least if it asks for none.

@@ -50,6 +50,11 @@ impl Peer {
         self.proxies.contains(self.address)
     }
 
+    /// Whether `address` is a proxy that speaks for others.
+    pub(super) fn trusts(&self, address: IpAddr) -> bool {
+        self.proxies.contains(address)
+    }
+
     /// Who sent a request: the peer, or whom trusted proxies name in `X-Forwarded-For`. Each proxy adds to the right
     /// what it has seen, so the rightmost address that is no trusted proxy's is the last that somebody trusted has seen.
     pub(super) fn client(&self, headers: &HeaderMap) -> IpAddr {

@@ -135,6 +135,20 @@ pub(crate) enum Problem {
     },
     /// 408: the headers came too slowly.
     SlowHeaders,
+    /// 431: more header lines than [`HEADERS_MAX`](super::head::HEADERS_MAX).
+    TooManyHeaders,
+    /// 503: the requests in flight hold all the memory that they may hold.
+    TooManyRequests {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 429: the requests of one address hold all the memory that they may hold.
+    TooManyRequestsFromAddress {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 403: a web page of another origin sent the request.
+    CrossOrigin,
 }
 
 /// The body of an answer to a refused request. Its type is `about:blank`, so its title is the status's own.
@@ -185,7 +199,7 @@ impl Problem {
             | Self::InvalidReceipt(_)
             | Self::TokenNoString => StatusCode::BAD_REQUEST,
             Self::NoToken => StatusCode::UNAUTHORIZED,
-            Self::UnknownToken | Self::AckNotAllowed { .. } => StatusCode::FORBIDDEN,
+            Self::UnknownToken | Self::AckNotAllowed { .. } | Self::CrossOrigin => StatusCode::FORBIDDEN,
             Self::OverRate { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NotFound | Self::UnknownJob => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -194,6 +208,7 @@ impl Problem {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType | Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::QueueFull { .. }
             | Self::ShareFull { .. }
@@ -204,8 +219,9 @@ impl Problem {
             | Self::NotConfirmed { .. }
             | Self::StoreSilent { .. }
             | Self::Draining { .. }
-            | Self::TooManyConnections { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TooManyFromAddress { .. } => StatusCode::TOO_MANY_REQUESTS,
+            | Self::TooManyConnections { .. }
+            | Self::TooManyRequests { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyFromAddress { .. } | Self::TooManyRequestsFromAddress { .. } => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -217,6 +233,7 @@ impl Problem {
             | Self::InvalidHead(_)
             | Self::InvalidQuery(_)
             | Self::InvalidReceipt(_)
+            | Self::TooManyHeaders
             | Self::TokenNoString => Outcome::Invalid,
             Self::NoToken => Outcome::NoToken,
             Self::UnknownToken => Outcome::UnknownToken,
@@ -240,6 +257,9 @@ impl Problem {
             Self::Draining { .. } => Outcome::Draining,
             Self::TooManyConnections { .. } => Outcome::TooManyConnections,
             Self::TooManyFromAddress { .. } => Outcome::TooManyFromAddress,
+            Self::TooManyRequests { .. } => Outcome::TooManyRequests,
+            Self::TooManyRequestsFromAddress { .. } => Outcome::TooManyRequestsFromAddress,
+            Self::CrossOrigin => Outcome::CrossOrigin,
         }
     }
 
@@ -295,6 +315,23 @@ impl Problem {
             Self::StoreBusy { retry_after } => {
                 format!("too many ask the store what became of their jobs: ask again after {retry_after} s")
             }
+            Self::TooManyHeaders => {
+                format!("the request has more than {} header lines: send fewer", super::head::HEADERS_MAX)
+            }
+            Self::TooManyRequests { retry_after } => {
+                format!(
+                    "too many requests are in flight; the request was not read: send it again after {retry_after} s"
+                )
+            }
+            Self::TooManyRequestsFromAddress { retry_after } => format!(
+                "too many requests of this address are in flight; the request was not read: wait for answers, and send it \
+                 again after {retry_after} s"
+            ),
+            Self::CrossOrigin => {
+                "a web page of another origin sent this request, and TOKENS_FILE is not set: the operator can let the \
+                 page's origin through with ALLOWED_ORIGINS"
+                    .to_owned()
+            }
             Self::SpoolFull { retry_after } => {
                 format!("the spool is full; the batch was not taken: send it again after {retry_after} s")
             }
@@ -334,7 +371,9 @@ impl Problem {
             | Self::StoreSilent { retry_after }
             | Self::Draining { retry_after }
             | Self::TooManyConnections { retry_after }
-            | Self::TooManyFromAddress { retry_after } => Some(*retry_after),
+            | Self::TooManyFromAddress { retry_after }
+            | Self::TooManyRequests { retry_after }
+            | Self::TooManyRequestsFromAddress { retry_after } => Some(*retry_after),
             _ => None,
         }
     }

@@ -19,9 +19,17 @@ impl RequestId {
     /// The sender's id if it can stand in a header, a log line and a JSON string as it is; else a new one.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         match headers.get(X_REQUEST_ID) {
-            Some(given) if is_plain(given.as_bytes()) => Self(given.clone()),
+            // A copy, and no clone: that would keep the whole read buffer in which the headers came.
+            Some(given) if is_plain(given.as_bytes()) => {
+                HeaderValue::from_bytes(given.as_bytes()).map_or_else(|_| Self::new(), Self)
+            }
             _ => Self::new(),
         }
+    }
+
+    /// The id that [`of`](Self::of) found, in headers that it was put into.
+    pub(super) fn found(headers: &HeaderMap) -> Self {
+        headers.get(X_REQUEST_ID).map_or_else(Self::new, |id| Self(id.clone()))
     }
 
     /// A new id: a UUIDv7, so that ids sort by time.

@@ -45,8 +45,10 @@ pub(super) fn examine(id: SegmentId, file: &[u8], mut at: usize, found: &mut Sal
             }
         }
     }
-    found.possibly_lost =
-        unread.map(|FrameCounts { first_job, jobs, payloads, .. }| PossiblyLost { from: first_job, counts: Some((jobs, payloads)) });
+    found.possibly_lost = unread.map(|FrameCounts { first_job, jobs, payloads, .. }| PossiblyLost {
+        from: first_job,
+        counts: Some((jobs, payloads)),
+    });
 }
 
 #[cfg(test)]

@@ -187,7 +187,8 @@ impl Folders {
         let root_entries = folders.disk.list(root).map_err(naming(root))?;
         if root_entries.iter().any(|entry| entry.name == DEAD && !entry.is_dir) {
             // Damaged files would be moved to where the link leads.
-            let reason = "a symbolic link or a file, and not a folder: remove it, and the server makes a folder of its own";
+            let reason =
+                "a symbolic link or a file, and not a folder: remove it, and the server makes a folder of its own";
             return Err(naming(&dead)(io::Error::new(io::ErrorKind::NotADirectory, reason)));
         }
         match folders.disk.list(&dead) {

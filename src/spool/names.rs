@@ -86,11 +86,19 @@ mod tests {
                 assert_eq!(SegmentName::parse(&name.to_string()), Some(name));
             }
         }
-        assert_eq!(SegmentName { id, compression: Compression::Gzip, committed }.to_string(), format!("{id}.ndjson.gz.3-30-4096.seg"));
+        assert_eq!(
+            SegmentName { id, compression: Compression::Gzip, committed }.to_string(),
+            format!("{id}.ndjson.gz.3-30-4096.seg")
+        );
         for bad in [".seg", ".ndjson", ".ndjson.seg.seg", ".ndjson.gz.3-30.seg", ".ndjson.gz.3-30-4096-1.seg"] {
             assert_eq!(SegmentName::parse(&format!("{id}{bad}")), None, "{bad}");
         }
-        for bad in [".ndjson.03-30-4096.seg", ".ndjson.+3-30-4096.seg", ".ndjson.3-30-99999999999999999999999.seg", ".json.seg"] {
+        for bad in [
+            ".ndjson.03-30-4096.seg",
+            ".ndjson.+3-30-4096.seg",
+            ".ndjson.3-30-99999999999999999999999.seg",
+            ".json.seg",
+        ] {
             assert_eq!(SegmentName::parse(&format!("{id}{bad}")), None, "{bad}");
         }
         assert_eq!(SegmentName::parse("lock"), None);

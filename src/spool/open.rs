@@ -14,8 +14,8 @@ use super::space::Charge;
 use super::status::SegmentStatus;
 use super::{SealedSegment, Source, SpoolError};
 use crate::disk::{Disk, DiskFile, naming};
-use crate::segment::{Compression, SegmentId};
 use crate::segment::file::{FRAME_HEADER_LEN, FrameCounts, file_header, frame_header};
+use crate::segment::{Compression, SegmentId};
 
 /// Room in memory that a new segment is given at once, so that a full one has not been copied as it grew. Untouched pages
 /// cost nothing.

@@ -125,7 +125,7 @@ async fn bad_input_is_refused_with_its_status_and_leaves_nothing_behind() {
     assert_eq!((&problem["payload"], &problem["byte"]), (&1.into(), &12.into()));
     let metrics = server.metrics().await;
     let counted: f64 = ["invalid", "too_large", "not_understood"]
-        .map(|outcome| metrics[&format!("millpond_requests_total{{outcome=\"{outcome}\"}}")])
+        .map(|outcome| metrics[&format!("millpond_requests_total{{outcome=\"{outcome}\",route=\"payloads\"}}")])
         .iter()
         .sum();
     assert_eq!(counted, refused + 1.0);
@@ -306,7 +306,7 @@ async fn connections_over_the_limit_are_told_so_and_those_within_it_go_on() {
     assert!(refused.refusal(503).contains("too many connections"));
     assert!(!refused.header("retry-after").is_empty());
     assert!(third.closed().await);
-    assert_eq!(server.metric("millpond_requests_total{outcome=\"too_many_connections\"}").await, 1.0);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"too_many_connections\",route=\"other\"}").await, 1.0);
     first.write(&post("", b"{}")).await;
     assert_eq!(first.answer().await.unwrap().status, 202);
     drop(second);

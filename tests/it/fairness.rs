@@ -55,7 +55,7 @@ async fn each_rate_refuses_what_is_over_it_with_429_and_another_tenant_is_not_co
     connection.write(format!("{head}{size:x}\r\n{body}\r\n0\r\n\r\n").as_bytes()).await;
     is_429(&connection.answer().await.unwrap(), "bytes_per_second");
     assert_eq!(send(&server, "f", &batch).await.status, 202);
-    assert_eq!(server.metric("millpond_requests_total{outcome=\"over_rate\"}").await, 4.0);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"over_rate\",route=\"payloads\"}").await, 4.0);
     assert_eq!(server.stop().await, Some(0));
 }
 
@@ -128,8 +128,8 @@ async fn a_tenant_that_fills_its_share_gets_503s_and_others_none() {
     }
     assert!(send(&server, "q", "{}").await.refusal(503).contains("share of the queue"));
     assert_eq!(server.metric("millpond_queue_jobs").await, 8.0);
-    assert_eq!(server.metric("millpond_requests_total{outcome=\"queue_full\"}").await, 0.0);
-    assert!(server.metric("millpond_requests_total{outcome=\"share_full\"}").await >= 2.0);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"queue_full\",route=\"payloads\"}").await, 0.0);
+    assert!(server.metric("millpond_requests_total{outcome=\"share_full\",route=\"payloads\"}").await >= 2.0);
     s3.faults().set(FaultPlan::none());
     until("room", async || send(&server, "f", "{}").await.status == 202).await;
     assert_eq!(server.stop().await, Some(0));

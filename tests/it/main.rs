@@ -23,6 +23,7 @@ mod pressure;
 mod receipts;
 mod recovery;
 mod repack;
+mod requests;
 mod settings;
 mod shutdown;
 mod slow;

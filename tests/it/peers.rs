@@ -123,7 +123,7 @@ async fn an_address_has_so_many_connections_and_others_have_theirs() {
     assert!(!refused.header("retry-after").is_empty());
     assert_eq!(refused.header("connection"), "close");
     assert!(third.closed().await);
-    assert_eq!(server.metric("millpond_requests_total{outcome=\"too_many_from_address\"}").await, 1.0);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"too_many_from_address\",route=\"other\"}").await, 1.0);
     server.logged("MAX_CONNECTIONS_PER_ADDRESS").await;
     assert_eq!(post_after(&server, &mut connect_from(2, &server).await, b"").await, 202);
     assert_eq!(post_after(&server, &mut first, b"").await, 202);

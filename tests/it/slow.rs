@@ -19,7 +19,7 @@ async fn headers_that_come_too_slowly_are_answered_408() {
     assert_eq!(connection.answer().await.unwrap().status, 202);
     connection.write(b"POST / HTTP/1.1\r\n").await;
     assert_eq!(connection.answer().await.expect("an answer").status, 408);
-    server.metric_is("millpond_requests_total{outcome=\"slow\"}", |slow| slow == 2.0).await;
+    server.metric_is("millpond_requests_total{outcome=\"slow\",route=\"other\"}", |slow| slow == 2.0).await;
 }
 
 #[tokio::test]

@@ -167,6 +167,13 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// The most resident memory that it has had, in KiB.
+    pub(crate) fn peak_resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     pub(crate) fn objects(&self) -> Vec<PathBuf> {
         objects(&self.folder.path().join("millpond-data/objects"))
     }

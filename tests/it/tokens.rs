@@ -127,9 +127,11 @@ async fn without_a_token_it_is_401_with_a_challenge_and_with_an_unknown_one_403_
         assert!(named.refusal(400).contains("no string"), "{token}");
     }
     let metrics = server.metrics().await;
-    assert_eq!(metrics["millpond_requests_total{outcome=\"no_token\"}"], 7.0);
-    assert_eq!(metrics["millpond_requests_total{outcome=\"unknown_token\"}"], 6.0);
-    assert_eq!(metrics["millpond_requests_total{outcome=\"invalid\"}"], 8.0);
+    assert_eq!(metrics["millpond_requests_total{outcome=\"no_token\",route=\"payloads\"}"], 6.0);
+    assert_eq!(metrics["millpond_requests_total{outcome=\"unknown_token\",route=\"payloads\"}"], 5.0);
+    assert_eq!(metrics["millpond_requests_total{outcome=\"no_token\",route=\"jobs\"}"], 1.0);
+    assert_eq!(metrics["millpond_requests_total{outcome=\"unknown_token\",route=\"jobs\"}"], 1.0);
+    assert_eq!(metrics["millpond_requests_total{outcome=\"invalid\",route=\"payloads\"}"], 8.0);
     assert_eq!(server.stop().await, Some(0));
     assert!(server.lines().is_empty());
 }

@@ -95,7 +95,7 @@ mod tests {
         # TYPE millpond_queue_jobs gauge\n\
         millpond_queue_jobs 42\n\
         millpond_queue_bytes 1.5e3 1700000000000\n\
-        millpond_requests_total{outcome=\"queue full 7\"} 3\n\
+        millpond_requests_total{outcome=\"queue full 7\",route=\"payloads\"} 3\n\
         millpond_frame_jobs_bucket{le=\"+Inf\"} 3\n\
         millpond_busy_workers NaN\n\
         millpond_spool_bytes -1\n\

@@ -3,15 +3,17 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use axum::http::Request;
+use axum::http::{Request, Version as HttpVersion};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::service::Service;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Timeouts;
 use super::version::Version;
+use super::{End, Timeouts};
 
 /// Marks of one connection. They guard no other memory, so every access is relaxed.
 #[derive(Debug)]
@@ -19,12 +21,17 @@ pub(super) struct Activity {
     opened: Instant,
     /// Requests whose answer is not made yet.
     in_flight: AtomicU32,
+    /// Bytes that the socket gave, over the connection's life.
+    bytes_read: AtomicU64,
     /// Bytes came in since the last answer, and no request yet.
     headers_begun: AtomicBool,
     /// When the connection began to idle, or the headers to come: milliseconds since it was opened.
     since: AtomicU64,
     /// When the socket took bytes last, while it takes none: milliseconds since the connection was opened, and one.
     stuck_since: AtomicU64,
+    /// The service wants the connection ended.
+    is_exhausted: AtomicBool,
+    exhausted: Notify,
 }
 
 /// What is to be done about a connection.
@@ -42,14 +49,18 @@ impl Activity {
         Self {
             opened: Instant::now(),
             in_flight: AtomicU32::new(0),
+            bytes_read: AtomicU64::new(0),
             headers_begun: AtomicBool::new(false),
             since: AtomicU64::new(0),
             stuck_since: AtomicU64::new(0),
+            is_exhausted: AtomicBool::new(false),
+            exhausted: Notify::new(),
         }
     }
 
     /// The socket gave these bytes, by which `version` was told.
     pub(super) fn read(&self, bytes: &[u8], version: Version) {
+        self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         // It has frames that belong to no request, so bytes there do not mean headers. Those of its preface may have been
         // taken for a request's.
         if version == Version::Http2 {
@@ -84,6 +95,21 @@ impl Activity {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
+    fn exhaust(&self) {
+        self.is_exhausted.store(true, Ordering::Relaxed);
+        self.exhausted.notify_one();
+    }
+
+    /// Whether the service wants the connection ended.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.is_exhausted.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the service wants the connection ended.
+    pub(super) async fn exhausted(&self) {
+        self.exhausted.notified().await;
+    }
+
     fn mark(&self, now: Instant) {
         self.since.store(self.millis(now), Ordering::Relaxed);
     }
@@ -112,6 +138,20 @@ impl Activity {
     }
 }
 
+/// How many bytes have come on a connection of HTTP/1 since the head of a request was read, as an extension of the request:
+/// those of its body as it is framed, and of what follows it.
+#[derive(Debug, Clone)]
+pub(in crate::http) struct WireBytes {
+    activity: Arc<Activity>,
+    before: u64,
+}
+
+impl WireBytes {
+    pub(in crate::http) fn count(&self) -> u64 {
+        self.activity.bytes_read.load(Ordering::Relaxed).saturating_sub(self.before)
+    }
+}
+
 /// A service whose requests are marked.
 pub(super) struct Watched<S> {
     service: S,
@@ -126,15 +166,19 @@ impl<S> Watched<S> {
 
 impl<S> Service<Request<Incoming>> for Watched<S>
 where
-    S: Service<Request<Incoming>>,
+    S: Service<Request<Incoming>, Response = Response>,
     S::Future: Unpin,
 {
-    type Response = S::Response;
+    type Response = Response;
     type Error = S::Error;
     type Future = Marked<S::Future>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.activity.request();
+        if request.version() != HttpVersion::HTTP_2 {
+            let (activity, before) = (Arc::clone(&self.activity), self.activity.bytes_read.load(Ordering::Relaxed));
+            request.extensions_mut().insert(WireBytes { activity, before });
+        }
         Marked { answer: self.service.call(request), activity: Arc::clone(&self.activity) }
     }
 }
@@ -145,11 +189,20 @@ pub(super) struct Marked<F> {
     activity: Arc<Activity>,
 }
 
-impl<F: Future + Unpin> Future for Marked<F> {
-    type Output = F::Output;
+impl<F, E> Future for Marked<F>
+where
+    F: Future<Output = Result<Response, E>> + Unpin,
+{
+    type Output = Result<Response, E>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        Pin::new(&mut self.answer).poll(cx)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(Pin::new(&mut self.answer).poll(cx));
+        if answer.as_ref().is_ok_and(|response| response.extensions().get::<End>().is_some()) {
+            self.activity.exhaust();
+            // Never answered: the connection's task ends this one.
+            return Poll::Pending;
+        }
+        Poll::Ready(answer)
     }
 }
 

@@ -1,0 +1,344 @@
+//! Requests in flight: what they may hold, whom they may come from, how they are counted, and what they are answered when a
+//! wait has to end.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use loadtest::attack::frames::{self, ACK, END_STREAM, Frame, GET, INITIAL_WINDOW_SIZE, POST, kind};
+use loadtest::s3::{Fault, FaultPlan, S3Server};
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Connection, PATIENCE, Server, get, lines, post, until};
+
+/// Streams that a connection may have open.
+const STREAMS: u32 = 128;
+/// The bound of the server's memory under attack, in KiB.
+const MEMORY: u64 = 128 << 10;
+/// What the requests of one address may be charged, and the reserve for its refusals.
+const ADDRESS_BYTES: f64 = (17 << 20) as f64;
+
+/// A connection of HTTP/2 from another address of loopback, on which no answer's body has room.
+async fn http2_from(last: u8, server: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0))).unwrap();
+    let mut stream = socket.connect(server).await.unwrap();
+    stream.write_all(&frames::opening(&[(INITIAL_WINDOW_SIZE, 0)])).await.unwrap();
+    stream
+}
+
+/// A header block with as many bytes as a request may have.
+fn long_block() -> Vec<u8> {
+    let fields = (0..98).map(|n| frames::field(format!("x-{n:02}").as_bytes(), &[b'v'; 126]));
+    [POST.to_vec(), fields.flatten().collect()].concat()
+}
+
+/// A block of `lines` header lines that are an octet each, since they are in HPACK's table (RFC 7541, 6.1, 6.2.1).
+fn indexed_block(start: &[u8], lines: usize) -> Vec<u8> {
+    [start, &[0x40, 1, b'x', 1, b'y'], &vec![0xbe; lines - 1]].concat()
+}
+
+/// Waits until everything that was sent on the connection was read by the server, or the connection was ended.
+async fn sent_or_ended(stream: &mut TcpStream) {
+    if stream.write_all(&frames::frame(kind::PING, 0, 0, b"01234567")).await.is_err() {
+        return;
+    }
+    let mut input = Vec::new();
+    loop {
+        while let Some(frame) = Frame::take(&mut input) {
+            if frame.kind == kind::PING && frame.flags & ACK != 0 {
+                return;
+            }
+        }
+        match timeout(PATIENCE, stream.read_buf(&mut input)).await.expect("an answer or the end") {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Opens as many streams as it may on each of `connections`, whose bodies never end; senders at another address are served
+/// meanwhile, and the server's memory stays bounded.
+async fn held_open(block: Vec<u8>, connections: usize) {
+    let mut server = Server::start(&[("RECORD", "payload")]).await;
+    let over = CancellationToken::new();
+    let mut senders = JoinSet::new();
+    for sender in 0..4 {
+        let (over, mut connection) = (over.clone(), server.connect().await);
+        senders.spawn(async move {
+            let mut sent = 0;
+            while !over.is_cancelled() {
+                connection.write(&post("", format!("{{\"sender\":{sender},\"n\":{sent}}}").as_bytes())).await;
+                assert_eq!(connection.answer().await.expect("an answer").status, 202);
+                sent += 1;
+            }
+            sent
+        });
+    }
+    let block = Arc::new(block);
+    let mut attack = JoinSet::new();
+    for _ in 0..connections {
+        let (block, target) = (Arc::clone(&block), server.public);
+        attack.spawn(async move {
+            let mut stream = http2_from(2, target).await;
+            for n in 0..STREAMS {
+                if stream.write_all(&frames::headers(2 * n + 1, 0, &block)).await.is_err() {
+                    break;
+                }
+            }
+            sent_or_ended(&mut stream).await;
+            stream
+        });
+    }
+    let attackers = attack.join_all().await;
+    let metrics = server.metrics().await;
+    assert!(metrics["millpond_requests_in_flight"] > 0.0);
+    assert!(metrics["millpond_requests_in_flight_bytes"] <= ADDRESS_BYTES, "{metrics:?}");
+    over.cancel();
+    let sent: usize = senders.join_all().await.iter().sum();
+    let peak = server.peak_resident();
+    assert!(peak < MEMORY, "{peak} KiB at the most");
+    drop(attackers);
+    server.metric_is("millpond_requests_in_flight_bytes", |bytes| bytes == 0.0).await;
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(server.lines().len(), sent);
+}
+
+#[tokio::test]
+async fn long_headers_held_open_cost_bounded_memory_and_refuse_nobody_else() {
+    held_open(long_block(), 60).await;
+}
+
+#[tokio::test]
+async fn many_header_lines_held_open_cost_bounded_memory_and_refuse_nobody_else() {
+    held_open(indexed_block(POST, 400), 100).await;
+}
+
+#[tokio::test]
+async fn plain_requests_held_open_cost_bounded_memory_and_refuse_nobody_else() {
+    held_open(POST.to_vec(), 400).await;
+}
+
+#[tokio::test]
+async fn an_address_over_its_share_is_told_so() {
+    let mut server = Server::start(&[]).await;
+    let held: Vec<_> = {
+        let mut held = Vec::new();
+        // 4 KiB each.
+        for _ in 0..33 {
+            let mut stream = http2_from(1, server.public).await;
+            let streams: Vec<_> = (0..STREAMS).map(|n| frames::headers(2 * n + 1, 0, POST)).collect();
+            stream.write_all(&streams.concat()).await.unwrap();
+            held.push(stream);
+        }
+        held
+    };
+    until("a full share", async || {
+        let text = get(server.admin, "/metrics").await.text();
+        text.lines().any(|line| {
+            line.strip_prefix("millpond_requests_total{outcome=\"too_many_requests_from_address\",route=\"payloads\"} ")
+                .is_some_and(|count| count != "0")
+        })
+    })
+    .await;
+    let refused = server.post_json("{}").await;
+    assert!(refused.refusal(429).contains("of this address"));
+    assert!((1..=2).contains(&refused.header("retry-after").parse::<u64>().unwrap()));
+    drop(held);
+    until("a share of its own again", async || server.post_json("{}").await.status == 202).await;
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn heads_of_http_2_have_the_limits_of_http_1() {
+    let server = Server::start(&[]).await;
+    let host = |name: &[u8]| frames::field(b"host", name);
+    // The authority of `GET` is `x`.
+    let good = [
+        indexed_block(GET, 100),
+        [GET, &host(b"x")].concat(),
+        [GET, &host(b"X")].concat(),
+        [&GET[..3], &host(b"elsewhere")].concat(),
+    ];
+    let bad = [
+        indexed_block(GET, 101),
+        [GET, &host(b"x"), &host(b"x")].concat(),
+        [GET, &host(b"elsewhere")].concat(),
+        [&GET[..3], &host(b"x"), &host(b"x")].concat(),
+        [&GET[..3], &host(b"x/y")].concat(),
+    ];
+    let (expected_good, expected_bad) = (good.len() as f64, bad.len() as f64);
+    for block in good.into_iter().chain(bad) {
+        let mut stream = http2_from(1, server.public).await;
+        stream.write_all(&frames::headers(1, END_STREAM, &block)).await.unwrap();
+        sent_or_ended(&mut stream).await;
+    }
+    let counted = |outcome| format!("millpond_requests_total{{outcome=\"{outcome}\",route=\"health\"}}");
+    let other = |outcome| format!("millpond_requests_total{{outcome=\"{outcome}\",route=\"payloads\"}}");
+    // `GET` has no path but `/`, which takes another method: it is understood that far, or it is not.
+    assert!(server.metrics().await.contains_key(&counted("invalid")));
+    server.metric_is(&other("invalid"), |count| count == expected_bad).await;
+    server.metric_is(&other("not_understood"), |count| count == expected_good).await;
+}
+
+#[tokio::test]
+async fn a_chunk_size_of_zeros_without_end_is_refused() {
+    let mut server = Server::start(&[("RECORD", "payload")]).await;
+    let chunked = |zeros: usize| {
+        let head = "POST /v1/payloads HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        format!("{head}{}2\r\n{{}}\r\n0\r\n\r\n", "0".repeat(zeros)).into_bytes()
+    };
+    assert_eq!(server.send(&chunked(8)).await.status, 202);
+    let mut connection = server.connect().await;
+    // It may be told so before it has sent them all.
+    let _: Result<_, _> = connection.0.write_all(&chunked(1_000_000)).await;
+    assert!(connection.answer().await.expect("an answer").refusal(400).contains("chunk framing"));
+    let small_chunks = b"1\r\n \r\n".repeat(50_000);
+    let head = b"POST /v1/payloads HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let smallest = [&head[..], &small_chunks, b"2\r\n{}\r\n0\r\n\r\n"].concat();
+    assert_eq!(server.send(&smallest).await.status, 202);
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(server.lines().len(), 2);
+}
+
+#[tokio::test]
+async fn waits_for_the_store_are_bounded_and_the_others_are_answered_with_the_level_reached() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    s3.faults().set(FaultPlan::always(Fault::Hang));
+    let server = Server::start_with_s3(&s3, &[("ACK_TIMEOUT", "1h"), ("SHUTDOWN_GRACE", "0s")]).await;
+    let request = [&[0x83, 0x86][..], &frames::field(b":path", b"/?ack=stored"), &[0x01, 0x01, b'x']].concat();
+    let mut waiting = Vec::new();
+    for _ in 0..16 {
+        let mut stream = TcpStream::connect(server.public).await.unwrap();
+        let streams = (0..STREAMS).map(|n| {
+            let stream = 2 * n + 1;
+            [frames::headers(stream, 0, &request), frames::frame(kind::DATA, END_STREAM, stream, b"{}")].concat()
+        });
+        let bytes = [frames::opening(&[]), streams.collect::<Vec<_>>().concat()].concat();
+        stream.write_all(&bytes).await.unwrap();
+        waiting.push(stream);
+    }
+    server.metric_is("millpond_jobs_accepted_total", |jobs| jobs == 2048.0).await;
+    server.metric_is("millpond_requests_in_flight", |requests| requests == 2048.0).await;
+    let body = "POST /?ack=stored HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+    let answer = server.send(body.as_bytes()).await;
+    assert_eq!((answer.status, &answer.json()["ack"]), (202, &"disk".into()));
+    assert!(answer.json()["job"].is_string());
+}
+
+fn ack_stored(body: &str) -> Vec<u8> {
+    let head = format!("POST /?ack=stored HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    (head + body).into_bytes()
+}
+
+#[tokio::test]
+async fn a_stop_answers_those_who_wait_for_the_store_with_the_level_reached() {
+    for (ack, level) in [("disk", "disk"), ("memory", "memory")] {
+        let root = tempfile::tempdir().unwrap();
+        let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+        s3.faults().set(FaultPlan::always(Fault::Hang));
+        let env = [("ACK", ack), ("ACK_TIMEOUT", "1h"), ("SHUTDOWN_GRACE", "2s")];
+        let mut server = Server::start_with_s3(&s3, &env).await;
+        let mut connection = server.connect().await;
+        connection.write(&ack_stored("{\"a\":1}")).await;
+        s3.stats_when(|stats| stats.in_flight == 1).await;
+        server.signal(Signal::TERM);
+        let answer = connection.answer().await.unwrap_or_else(|| panic!("{ack}: cut off without an answer"));
+        assert_eq!((answer.status, &answer.json()["ack"]), (202, &level.into()));
+        server.ended().await;
+    }
+}
+
+#[tokio::test]
+async fn in_memory_a_wait_behind_a_full_backlog_ends_with_the_level_memory_and_the_job_is_counted_once() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    s3.faults().set(FaultPlan::always(Fault::Hang));
+    let env = [
+        ("ACK", "memory"),
+        ("ACK_TIMEOUT", "300ms"),
+        ("MAX_WORKERS", "1"),
+        ("MAX_QUEUE", "1"),
+        ("OBJECT_MAX_BYTES", "1"),
+        ("RECORD", "payload"),
+    ];
+    let mut server = Server::start_with_s3(&s3, &env).await;
+    let mut accepted = 0.0;
+    until("a full backlog", async || {
+        accepted += f64::from(u8::from(server.post_json("{}").await.status == 202));
+        let metrics = server.metrics().await;
+        metrics["millpond_busy_workers"] == 1.0 && metrics["millpond_segments_waiting"] == 1.0
+    })
+    .await;
+    // The dispatcher takes no job, and the queue has one place: this takes it, unless the last one above has.
+    until("the one in the queue", async || {
+        if server.metric("millpond_queue_jobs").await > 0.0 {
+            return true;
+        }
+        let answer = server.send(&ack_stored("{\"a\":1}")).await;
+        assert_eq!((answer.status, &answer.json()["ack"]), (202, &"memory".into()), "{}", answer.text());
+        accepted += 1.0;
+        true
+    })
+    .await;
+    assert_eq!(server.metric("millpond_jobs_accepted_total").await, accepted);
+
+    // A health check that is refused is no batch that is refused.
+    let refused = server.metric("millpond_requests_total{outcome=\"queue_full\",route=\"payloads\"}").await;
+    assert_eq!(get(server.public, "/health").await.status, 503);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"queue_full\",route=\"payloads\"}").await, refused);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"queue_full\",route=\"health\"}").await, 1.0);
+    assert_eq!(server.metric("millpond_request_seconds_count{route=\"health\"}").await, 1.0);
+    assert_eq!(get(server.public, "/v1/jobs/x").await.status, 400);
+    assert_eq!(server.metric("millpond_request_seconds_count{route=\"jobs\"}").await, 1.0);
+
+    s3.faults().set(FaultPlan::none());
+    server.metric_is("millpond_jobs_stored_total", |stored| stored == accepted).await;
+    assert_eq!(server.metric("millpond_jobs_waiting").await, 0.0);
+    assert_eq!(server.metric("millpond_jobs_accepted_total").await, accepted);
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(lines(&root.path().join("telemetry")).len() as f64, accepted);
+}
+
+#[tokio::test]
+async fn a_web_page_of_another_origin_may_send_only_where_a_setting_or_a_token_says_so() {
+    let cross = ["Origin: http://elsewhere\r\n", "Origin: null\r\n", "Sec-Fetch-Site: cross-site\r\n"];
+    let same = ["", "Origin: http://x\r\n", "Sec-Fetch-Site: same-origin\r\nOrigin: http://y\r\n"];
+    let mut server = Server::start(&[("RECORD", "payload")]).await;
+    for headers in cross {
+        assert!(server.post(headers, b"{}").await.refusal(403).contains("ALLOWED_ORIGINS"), "{headers}");
+    }
+    for headers in same {
+        assert_eq!(server.post(headers, b"{}").await.status, 202, "{headers}");
+    }
+    let refused = "millpond_requests_total{outcome=\"cross_origin\",route=\"payloads\"}";
+    assert_eq!(server.metric(refused).await, 3.0);
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(server.lines().len(), same.len());
+
+    let server = Server::start(&[("ALLOWED_ORIGINS", "https://a.example, http://elsewhere")]).await;
+    assert_eq!(server.post(cross[0], b"{}").await.status, 202);
+    server.post("Origin: http://b.example\r\n", b"{}").await.refusal(403);
+    let server = Server::start(&[("ALLOWED_ORIGINS", "*")]).await;
+    for headers in cross {
+        assert_eq!(server.post(headers, b"{}").await.status, 202, "{headers}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_charged_until_its_answer_is_written() {
+    let server = Server::start(&[]).await;
+    let mut connection: Connection = server.connect().await;
+    connection.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nX: y\r\n\r\n{").await;
+    server.metric_is("millpond_requests_in_flight", |requests| requests == 1.0).await;
+    // The headers are given back when the body is waited for.
+    server.metric_is("millpond_requests_in_flight_bytes", |bytes| bytes == 4096.0).await;
+    connection.write(b"}").await;
+    assert_eq!(connection.answer().await.expect("an answer").status, 202);
+    server.metric_is("millpond_requests_in_flight_bytes", |bytes| bytes == 0.0).await;
+}
