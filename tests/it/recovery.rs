@@ -41,11 +41,16 @@ impl Segment {
         self.file[self.frames[frame] + FRAME_HEADER_LEN + 12] ^= 0x10;
     }
 
-    fn name(&self) -> String {
+    /// Flips a bit in a frame's header.
+    pub(crate) fn damage_header(&mut self, frame: usize) {
+        self.file[self.frames[frame] + 9] ^= 0x10;
+    }
+
+    pub(crate) fn name(&self) -> String {
         format!("{}.ndjson.gz.seg", self.id)
     }
 
-    fn job(&self, place: usize) -> String {
+    pub(crate) fn job(&self, place: usize) -> String {
         format!("{}.{place}", self.id)
     }
 }
@@ -168,8 +173,10 @@ async fn a_file_of_garbage_is_set_aside_and_makes_no_object() {
     recovered(&place, &server).await;
     assert_eq!(files(&place.store()), Vec::<PathBuf>::new());
     assert_eq!(damage(&server).await, [1.0, 0.0, 0.0, 0.0, 0.0]);
+    assert_eq!(server.metric("millpond_segments_possibly_lost_total").await, 1.0);
     assert!(place.spool().join("dead").join(segment.name()).exists());
-    assert_ne!(server.fate(&segment.job(0)).await, "stored");
+    assert_eq!(server.fate(&segment.job(0)).await, "dead");
+    assert_eq!(server.fate(&segment.job(70_000)).await, "dead", "how many jobs there were is unknown");
     server.stop().await;
 }
 
@@ -178,16 +185,11 @@ async fn a_file_of_garbage_is_set_aside_and_makes_no_object() {
 async fn a_file_that_nothing_was_committed_to_is_removed_and_is_no_damage() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
-    let whole = Segment::of(&payloads("never", 1));
     for len in [0, 1, FILE_HEADER_LEN - 1, FILE_HEADER_LEN, FILE_HEADER_LEN + FRAME_HEADER_LEN + 1] {
         let mut segment = Segment::of(&payloads("never", 1));
         segment.file.truncate(len);
         leave(&place, &[&segment]);
     }
-    // Its length is on disk and its bytes are not: some file systems leave that after a power loss.
-    let mut hole = Segment::of(&[]);
-    hole.file = vec![0; whole.file.len()];
-    leave(&place, &[&hole]);
     let server = place.start(RealDisk).unwrap();
     recovered(&place, &server).await;
     assert_eq!(damage(&server).await, [0.0; 5]);
@@ -217,7 +219,7 @@ async fn a_folder_of_a_newer_version_is_left_alone_and_named() {
     let mut server = Server::start(&[]).await;
     let spool = server.folder.path().join("millpond-data/spool");
     let segment = Segment::of(&payloads("newer", 3));
-    for name in [format!("v2-{id}"), "notes".to_owned()] {
+    for name in [format!("v3-{id}"), "notes".to_owned()] {
         let newer = spool.join(&name);
         std::fs::create_dir_all(newer.join("deeper")).unwrap();
         for file in ["lock", &segment.name(), "deeper/file"] {
@@ -225,12 +227,12 @@ async fn a_folder_of_a_newer_version_is_left_alone_and_named() {
         }
         server.logged(&name).await;
     }
-    let line = server.log().lines().find(|line| line.contains(&format!("v2-{id}"))).unwrap().to_owned();
+    let line = server.log().lines().find(|line| line.contains(&format!("v3-{id}"))).unwrap().to_owned();
     assert!(line.contains("WARN") && line.contains("left alone"), "{line}");
     assert_eq!(server.metric("millpond_segments_adopted_total").await, 0.0);
     assert_eq!(server.stop().await, Some(0));
     for file in ["lock", &segment.name(), "deeper/file"] {
-        assert_eq!(std::fs::read(spool.join(format!("v2-{id}")).join(file)).unwrap(), segment.file);
+        assert_eq!(std::fs::read(spool.join(format!("v3-{id}")).join(file)).unwrap(), segment.file);
     }
     assert!(server.lines().is_empty());
 }
@@ -381,6 +383,10 @@ async fn a_folder_that_cannot_be_taken_over_does_not_keep_the_others_waiting() {
         }
     }
     until("those that can be", async || place.stored().len() == 2).await;
+    until("a metric", async || server.metric("millpond_spool_folders_not_adopted").await == 2.0).await;
+    let (status, ready) = server.ready().await;
+    assert!(status == 503 && ready.contains("spool folders not adopted") && ready.contains("lock"), "{ready}");
+    assert_eq!(server.post("{\"new\":1}").await.status, 202, "new work is taken");
     server.stop().await;
 }
 

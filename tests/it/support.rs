@@ -69,6 +69,14 @@ impl Server {
         Self::spawn(command, folder).await
     }
 
+    pub(crate) async fn start_with_umask(umask: &str, env: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("umask {umask} && exec \"$0\""), PROGRAM]);
+        let command = prepare(shell, folder.path(), env);
+        Self::spawn(command, folder).await
+    }
+
     async fn spawn(mut command: Command, folder: TempDir) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
