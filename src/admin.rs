@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::digest::Digest;
 use crate::dispatcher::Outlet;
-use crate::health::{Health, Trouble};
+use crate::health::{Health, Side, Trouble};
 use crate::http::bearer;
 use crate::metrics::Metrics;
 use crate::queue::Depth;
@@ -129,7 +129,12 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     if admin.health.is_draining() {
         reasons.push(Reason { what: "draining", detail: None, since: None });
     }
-    let troubles = [("spool", admin.health.spool_trouble()), ("store", admin.health.store_trouble())];
+    let health = &admin.health;
+    let failing = |side| health.segments.trouble(side);
+    let troubles = [
+        ("spool", health.spool_trouble().or_else(|| failing(Side::Spool))),
+        ("store", health.store_trouble().or_else(|| failing(Side::Store))),
+    ];
     reasons.extend(troubles.into_iter().filter_map(|(what, trouble)| Some(Reason::of(what, trouble?))));
     if admin.spool.space().is_some_and(|space| space.is_nearly_full()) {
         reasons.push(Reason { what: "spool full", detail: None, since: None });

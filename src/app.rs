@@ -8,8 +8,8 @@ use anyhow::{Context, anyhow};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::runtime;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::task::{self, JoinSet};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, AdminService};
@@ -30,7 +30,7 @@ use crate::worker::{UploadLimit, Uploads, backoff};
 const ADOPT_INTERVAL: Duration = Duration::from_secs(2);
 /// The same while folders wait until others are done.
 const ADOPT_WAITING_INTERVAL: Duration = Duration::from_millis(200);
-/// Sealed segments that may wait for a worker in memory: with one, and every worker busy, the dispatcher stops taking jobs.
+/// Segments that may be in memory beside one for each worker: with that many, the dispatcher stops taking jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
 /// Of the time that a shutdown has, senders get at most this share to finish their requests.
 const REQUESTS_SHARE: f64 = 0.4;
@@ -146,7 +146,8 @@ pub async fn run(
     let spool = Arc::new(spool);
     let is_durable = spool.is_durable();
     let health = Arc::new(Health::default());
-    let backlog = Arc::new(Backlog::new(if is_durable { usize::MAX } else { BACKLOG_MAX_SEGMENTS }));
+    let most = if is_durable { usize::MAX } else { settings.max_workers + BACKLOG_MAX_SEGMENTS };
+    let backlog = Arc::new(Backlog::new(most));
     let outlet = Outlet { spool, backlog, health, metrics };
     let (jobs, receiver) = queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&outlet.metrics.ledger));
     let store = Arc::new(Store::connect(&settings).await);
@@ -203,6 +204,7 @@ pub async fn run(
     let began = Instant::now();
     let deadline = began + settings.shutdown_grace;
     outlet.health.drain();
+    outlet.backlog.hurry(true);
     requests.cancel();
     let drained = async {
         let requests_deadline = began + settings.shutdown_grace.mul_f64(REQUESTS_SHARE);
@@ -220,8 +222,14 @@ pub async fn run(
         },
         () = orders.at_once.cancelled() => tracing::warn!("stopping at once"),
     }
-    pipeline.abort().await;
-    outlet.spool.close();
+    // Both may hang in a call of the file system's, and both together have this time.
+    let last = Instant::now() + ABORT_TIMEOUT;
+    pipeline.abort(last).await;
+    let spool = Arc::clone(&outlet.spool);
+    let closing = task::spawn_blocking(move || spool.close());
+    if timeout_at(last, closing).await.is_err() {
+        tracing::warn!("SPOOL_DIR does not answer: this process's folder is left for the next process to tidy up");
+    }
     Ok(Ended { balance: outlet.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&outlet), failure })
 }
 
@@ -265,7 +273,10 @@ async fn reach(store: Arc<Store>, outlet: Outlet) {
         match store.reach().await {
             // A trouble that a worker has told of is for a worker to end.
             Ok(()) if failures == 0 => return,
-            Ok(()) => return outlet.health.store_answered(),
+            Ok(()) => {
+                outlet.health.store_answered();
+                return outlet.backlog.hurry(false);
+            }
             Err(error) => outlet.health.store_failed(&error),
         }
         sleep(backoff::delay(failures, fastrand::f64())).await;
@@ -285,7 +296,7 @@ async fn adopt(outlet: Outlet) {
             continue;
         }
         let spool = Arc::clone(&outlet.spool);
-        let adopted = tokio::task::spawn_blocking(move || spool.adopt()).await;
+        let adopted = task::spawn_blocking(move || spool.adopt()).await;
         match adopted.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(segments) => {
                 outlet.metrics.segments_adopted.inc_by(segments.len() as u64);
@@ -299,7 +310,18 @@ async fn adopt(outlet: Outlet) {
 /// The dispatcher and its workers. None of them ends before the queue is closed, and all of them do then.
 struct Pipeline {
     tasks: JoinSet<()>,
+    dispatcher: task::Id,
     abandoned: CancellationToken,
+}
+
+/// Closes the backlog when it is dropped: also when the dispatcher panics, so that the workers store what is sealed and end,
+/// and do not wait for more.
+struct ClosesBacklog(Arc<Backlog>);
+
+impl Drop for ClosesBacklog {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Pipeline {
@@ -318,20 +340,25 @@ impl Pipeline {
         let stop = abandoned.clone();
         // Its timers are its own: those of the shared runtime would wake another thread for each.
         let own = runtime::Builder::new_current_thread().enable_time().build().context("no runtime")?;
-        tasks.spawn_blocking(move || {
+        let closes = ClosesBacklog(Arc::clone(&outlet.backlog));
+        let dispatcher = tasks.spawn_blocking(move || {
+            let _closes = closes;
             own.block_on(stop.run_until_cancelled_owned(dispatcher.run()));
         });
         for _ in 0..settings.max_workers {
             let uploads = Arc::clone(&uploads);
             tasks.spawn(async move { uploads.work().await });
         }
-        Ok(Self { tasks, abandoned })
+        Ok(Self { tasks, dispatcher: dispatcher.id(), abandoned })
     }
 
     /// Waits for a task to end, which is an error as long as the queue is open.
     async fn ended(&mut self) -> anyhow::Error {
         match self.tasks.join_next().await {
-            Some(Err(error)) => anyhow!(error),
+            Some(Err(error)) => {
+                let part = if error.id() == self.dispatcher { "the dispatcher" } else { "a worker" };
+                anyhow!(error).context(part)
+            }
             Some(Ok(())) | None => anyhow!("a task returned"),
         }
     }
@@ -346,9 +373,9 @@ impl Pipeline {
 
     /// Ends the dispatcher and the workers where they are, unless one of them is stuck in a call of the system's, which
     /// ends with the process.
-    async fn abort(&mut self) {
+    async fn abort(&mut self, deadline: Instant) {
         self.abandoned.cancel();
-        if timeout(ABORT_TIMEOUT, self.tasks.shutdown()).await.is_err() {
+        if timeout_at(deadline, self.tasks.shutdown()).await.is_err() {
             tracing::warn!("a call of the file system's does not return");
         }
     }

@@ -2,11 +2,16 @@
 //!
 //! Every call blocks. Paths in errors are the caller's business: see [`naming`].
 
+mod around;
+
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+pub use around::{is_unreadable, read_around};
 
 /// What a folder holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +59,13 @@ pub trait Disk: Send + Sync + Debug {
     /// # Errors
     /// The system's.
     fn read(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<()>;
+
+    /// Reads a file as [`read`](Self::read) does, with zeros in place of what the device cannot read; returns the ranges of
+    /// the zeros.
+    ///
+    /// # Errors
+    /// As [`read_around`] has it.
+    fn read_around(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>>;
 
     /// Moves a file within the file system.
     ///
@@ -168,6 +180,12 @@ impl Disk for RealDisk {
     fn read(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<()> {
         buffer.clear();
         File::open(path)?.read_to_end(buffer).map(drop)
+    }
+
+    fn read_around(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
+        let file = File::open(path)?;
+        let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        read_around(len, buffer, |part, at| file.read_at(part, at))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

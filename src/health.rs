@@ -1,11 +1,15 @@
 //! What stands in the way of taking work or storing it, as the workers and the shutdown see it and `/health` and `/ready`
 //! show it.
 
+mod segments;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+pub use segments::{FailingSegments, Side};
 
 use crate::store::{ErrorClass, StoreError};
 
@@ -20,6 +24,8 @@ pub struct Health {
     store_is_back: Notify,
     store: Mutex<Option<Trouble>>,
     spool: Mutex<Option<Trouble>>,
+    /// Segments that fail while others get through.
+    pub segments: FailingSegments,
 }
 
 /// Something does not do its work.

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use millpond::app::{self, Ended, Listeners, Orders, SpoolEnd};
@@ -18,11 +19,16 @@ use millpond::store::Store;
 use millpond::tenants::TenantsFile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Something that was accepted is not in the store, or the server could not run.
 const EXIT_FAILURE: u8 = 1;
+
+/// After SHUTDOWN_GRACE, or a second signal, the process has this long to put its things in order.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Files that are open beside connections: listeners, the log, the spool's own, scrapes, refusals. Folders of dead processes
 /// are counted by themselves ([`HELD_MAX`]).
@@ -87,8 +93,11 @@ fn main() -> ExitCode {
 async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     raise_open_files(&mut settings);
     // Before anything else, so that a signal that comes early is not lost.
-    let mut signals = Signals::new().context("signals cannot be caught")?;
+    let signals = Signals::new().context("signals cannot be caught")?;
     let orders = Orders::default();
+    // On a thread of its own, so that a file system that hangs under this one does not keep the process.
+    let mut watching = JoinSet::new();
+    watching.spawn(watch(signals, orders.clone(), settings.shutdown_grace));
     let opened = open(&settings, &orders.reload)
         .and_then(|opened| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, opened)));
     let (spool, Opened { tenants, tls }) = match opened {
@@ -105,17 +114,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
 
     let run = app::run(settings, spool, tenants, Listeners { public, tls, admin }, orders.clone());
-    let watch = async {
-        signals.stop(&orders.reload).await;
-        orders.gently.cancel();
-        signals.stop(&orders.reload).await;
-        orders.at_once.cancel();
-        std::future::pending::<()>().await;
-    };
-    let ended = tokio::select! {
-        done = run => done?,
-        () = watch => unreachable!("the watch never ends"),
-    };
+    let ended = run.await?;
     Ok(if conclude(&ended) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
 }
 
@@ -158,6 +157,19 @@ fn conclude(Ended { balance, is_durable, spool, failure }: &Ended) -> bool {
         );
     }
     !is_lost && !is_damaged && failure.is_none()
+}
+
+/// Passes the signals on. A process that has not ended when its time is over, since a call of the file system's does not
+/// return, is ended from here.
+async fn watch(mut signals: Signals, orders: Orders, grace: Duration) {
+    signals.stop(&orders.reload).await;
+    orders.gently.cancel();
+    if timeout(grace, signals.stop(&orders.reload)).await.is_ok() {
+        orders.at_once.cancel();
+    }
+    sleep(END_TIMEOUT).await;
+    tracing::error!("a call of the system's does not return; ending without it. What is in SPOOL_DIR is kept");
+    std::process::exit(i32::from(EXIT_FAILURE));
 }
 
 /// Raises the limit on open files as far as the system lets us, says what it allows, and lowers `MAX_CONNECTIONS` to that:

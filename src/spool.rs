@@ -8,6 +8,7 @@
 //! however many jobs it serves. Rules: what a commit returned `Ok` for is durable; a file that a write or a sync failed on
 //! is never written to again; no more than `SPOOL_MAX_BYTES` are ever on disk.
 
+mod attempts;
 mod backlog;
 mod buffers;
 mod ended;
@@ -15,6 +16,7 @@ mod folders;
 mod loaded;
 mod names;
 mod open;
+mod packing;
 mod share;
 mod space;
 mod status;
@@ -25,13 +27,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::Mutex as AsyncMutex;
 
+pub use attempts::Attempts;
 pub use backlog::{Backlog, Slot};
 pub use folders::{Adopted, HELD_MAX, Unadopted};
 use folders::{Folder, Folders};
 use open::Appending;
 pub use open::OpenSegment;
+use packing::Packing;
 pub use share::SpoolShare;
 use space::Charge;
 pub use space::Space;
@@ -40,11 +43,11 @@ pub use status::{SegmentStatus, Segments, State};
 use crate::config::{ObjectSettings, SpoolSettings};
 use crate::disk::{Disk, naming};
 use crate::segment::file::{self, Salvage};
-use crate::segment::{Compression, FrameSizes, Repacker, SegmentId};
+use crate::segment::{Compression, FrameSizes, SegmentId};
 use buffers::Buffers;
 use ended::{End, Ended, release};
-pub use loaded::Loaded;
 use loaded::read;
+pub use loaded::{LoadError, Loaded};
 
 /// Why a commit failed. Its jobs are not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,8 +71,7 @@ impl From<io::Error> for SpoolError {
 pub struct Spool {
     compression: Compression,
     segments: Arc<Segments>,
-    /// One for all: it takes memory and a processor.
-    repacker: Arc<AsyncMutex<Repacker>>,
+    packing: Packing,
     place: Place,
 }
 
@@ -98,6 +100,8 @@ pub struct SealedSegment {
     pub len: usize,
     /// From its opening to its sealing; none if a process that is dead opened it.
     pub age: Option<Duration>,
+    /// What was tried with it.
+    pub attempts: Attempts,
     source: Source,
 }
 
@@ -124,7 +128,7 @@ enum Source {
 impl Spool {
     /// A spool in memory.
     pub fn in_memory(compression: Compression) -> Self {
-        Self { compression, segments: Arc::default(), repacker: Arc::default(), place: Place::Memory }
+        Self { compression, segments: Arc::default(), packing: Packing::default(), place: Place::Memory }
     }
 
     /// Whether there is work in the folder, of this process's format.
@@ -146,7 +150,7 @@ impl Spool {
         let buffers = Arc::new(Buffers::new(objects.max_bytes));
         let place = Place::Disk(DiskSpool { disk, folders, space, buffers, left: Mutex::default() });
         let spool =
-            Self { compression: objects.compression, segments: Arc::default(), repacker: Arc::default(), place };
+            Self { compression: objects.compression, segments: Arc::default(), packing: Packing::default(), place };
         let mut left: Vec<_> = left.into_iter().map(|segment| spool.take_over(segment)).collect();
         left.extend(spool.adopt()?);
         Ok((spool, left))
@@ -169,7 +173,7 @@ impl Spool {
         let len = committed.map_or(charge.bytes(), |committed| committed.bytes);
         let committed = committed.map(|committed| (committed.jobs, committed.payloads));
         let source = Source::File { path, folder, charge, len, committed, is_own: false };
-        SealedSegment { status, len, age: None, source }
+        SealedSegment { status, len, age: None, attempts: Attempts::of_a_dead_process(), source }
     }
 
     /// The folders of dead processes that the last look did not take over.
@@ -255,25 +259,34 @@ impl Spool {
     }
 
     /// Reads a segment for its upload, finds what is good in it, and packs its small frames anew. Waits for memory, if it is
-    /// large.
+    /// large. After several reads that failed with EIO it reads around what the disk cannot read.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub async fn load(&self, segment: &mut SealedSegment) -> io::Result<Loaded> {
+    /// [`LoadError`]; the segment may be loaded again.
+    pub async fn load(&self, segment: &mut SealedSegment) -> Result<Loaded, LoadError> {
+        let loaded = self.load_once(segment).await;
+        if let Err(error) = &loaded {
+            segment.attempts.load_failed(error);
+        }
+        loaded
+    }
+
+    async fn load_once(&self, segment: &mut SealedSegment) -> Result<Loaded, LoadError> {
         let compression = segment.status.compression();
+        let is_packed = !segment.attempts.is_packing_off;
         match (&self.place, &mut segment.source) {
             (Place::Disk(spool), Source::File { path, folder, len, committed, .. }) => {
                 let (buffer, room) = spool.buffers.take(*len).await;
                 let (disk, named, folder) = (Arc::clone(&spool.disk), path.clone(), Arc::clone(folder));
-                let (id, good) = (segment.status.id(), *len);
-                let (read, found) = on_blocking_thread(move || match read(&*disk, &named, id, good, buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let (id, good, reading) = (segment.status.id(), *len, segment.attempts.reading());
+                let read = tokio::task::spawn_blocking(move || match read(&*disk, &named, id, good, reading, buffer) {
+                    Err(error @ LoadError::Unreadable { is_missing: true, .. }) => {
                         let found = folder.find(&*disk, id).ok_or(error)?;
-                        Ok((read(&*disk, &found, id, good, Vec::new())?, found))
+                        Ok((read(&*disk, &found, id, good, reading, Vec::new())?, found))
                     }
                     done => Ok((done?, named)),
-                })
-                .await?;
+                });
+                let (read, found) = read.await.unwrap_or_else(|error| Err(LoadError::Failed(error.to_string())))?;
                 *path = found;
                 let (mut bytes, frames, salvage) = read;
                 if committed.is_none() {
@@ -281,8 +294,8 @@ impl Spool {
                     segment.status.committed(places);
                 }
                 let len = bytes.len();
-                if FrameSizes::of(compression, &bytes, &frames).are_small() {
-                    bytes = self.repack(compression, frames, || bytes).await?;
+                if is_packed && FrameSizes::of(compression, &bytes, &frames).are_small() {
+                    bytes = self.packing.pack(compression, frames, || bytes).await?;
                 }
                 let saved = len - bytes.len();
                 Ok(Loaded { body: Bytes::from(bytes), salvage, saved, room, is_gone: false })
@@ -291,30 +304,14 @@ impl Spool {
                 let (places, jobs, payloads) = (*jobs, u64::from(*jobs), u64::from(*payloads));
                 let salvage = Salvage { places, jobs, payloads, ..Salvage::default() };
                 let len = body.len();
-                if FrameSizes::of(compression, body, frames).are_small() {
+                if is_packed && FrameSizes::of(compression, body, frames).are_small() {
                     let (frames, packed) = (std::mem::take(frames), body.clone());
-                    *body = Bytes::from(self.repack(compression, frames, || Vec::from(packed)).await?);
+                    *body = Bytes::from(self.packing.pack(compression, frames, || Vec::from(packed)).await?);
                 }
                 Ok(Loaded { body: body.clone(), salvage, saved: len - body.len(), room: None, is_gone: false })
             }
-            (Place::Memory, Source::File { .. }) => Err(io::ErrorKind::Unsupported.into()),
+            (Place::Memory, Source::File { .. }) => Err(LoadError::Failed("the spool is in memory".to_owned())),
         }
-    }
-
-    /// Packs small frames anew, one segment after the other. `bytes` is called when it is this one's turn.
-    async fn repack(
-        &self,
-        compression: Compression,
-        frames: Vec<usize>,
-        bytes: impl FnOnce() -> Vec<u8> + Send + 'static,
-    ) -> io::Result<Vec<u8>> {
-        let mut repacker = Arc::clone(&self.repacker).lock_owned().await;
-        on_blocking_thread(move || {
-            let mut bytes = bytes();
-            repacker.repack(compression, &mut bytes, &frames);
-            Ok(bytes)
-        })
-        .await
     }
 
     /// Whether the segment's file is not coming back: its folder is there, and the file is not in it. A folder that is away
@@ -334,6 +331,10 @@ impl Spool {
     /// When it cannot be removed yet: [`tidy`](Self::tidy) tries again, and after a crash it is stored once more, under the
     /// same key.
     pub async fn stored(&self, segment: SealedSegment, salvage: &Salvage, is_gone: bool) -> io::Result<()> {
+        // The object may have more than the file had.
+        if salvage.places.checked_sub(1).is_some_and(|last| !segment.status.has(last)) {
+            segment.status.committed(salvage.places);
+        }
         let state = if salvage.jobs == 0 { State::Dead } else { State::Stored { dead: salvage.lost_places().into() } };
         if let Some(lost) = salvage.possibly_lost {
             segment.status.doubt(lost.places());
@@ -387,6 +388,14 @@ impl DiskSpool {
 }
 
 impl SealedSegment {
+    /// What `salvage` says of it is in the ledger: a later read that finds less of it finds damage.
+    pub fn booked(&mut self, salvage: &Salvage) {
+        let number = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let counts = (number(salvage.jobs + salvage.dead_jobs()), number(salvage.payloads + salvage.dead_payloads));
+        self.attempts.booked.get_or_insert(counts);
+        self.attempts.is_damage_booked |= salvage.is_suspect();
+    }
+
     /// The jobs and payloads that this process committed to it; unknown if a dead process did.
     pub fn known(&self) -> Option<(u32, u32)> {
         match &self.source {

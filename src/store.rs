@@ -2,6 +2,8 @@
 //! harmless, so that whoever is in doubt about an upload may repeat it.
 
 mod dir;
+mod lines;
+mod metadata;
 mod s3;
 
 use std::ops::Range;
@@ -26,6 +28,8 @@ pub struct ObjectInfo {
     pub payloads: u64,
     /// Places of jobs that were damaged before they could be stored; nearly always none.
     pub dead: Vec<Range<u32>>,
+    /// Whether the segment was damaged: an object of an earlier upload may hold more than this one.
+    pub is_damaged: bool,
 }
 
 /// What the store knows of an object.
@@ -35,6 +39,12 @@ pub struct Found {
     pub places: Option<u32>,
     /// Places of jobs that are not in it.
     pub dead: Vec<Range<u32>>,
+    /// Places of jobs of which it is not known any more whether they are in it.
+    pub unsure: Vec<Range<u32>>,
+    /// Jobs in it, if the store kept that.
+    pub jobs: Option<u64>,
+    /// Payloads in it, if the store kept that or they were counted.
+    pub payloads: Option<u64>,
 }
 
 /// What kind of failure it was. Whatever the class, the caller keeps the bytes and tries again.
@@ -87,14 +97,33 @@ impl Store {
     }
 
     /// Stores `body` under `key`. When this returns the object is durable, as far as the store's word goes. `may_be_there`
-    /// says that an attempt before this one may have succeeded without our hearing of it.
+    /// says that an attempt before this one may have succeeded without our hearing of it: an object that is there then is
+    /// never replaced by one with fewer payloads. It is kept, and what is known of it is returned.
     ///
     /// # Errors
     /// [`StoreError`]; the object may be there all the same, and putting it again is right.
-    pub async fn put(&self, key: &str, body: Bytes, info: &ObjectInfo, may_be_there: bool) -> Result<(), StoreError> {
+    pub async fn put(
+        &self,
+        key: &str,
+        body: Bytes,
+        info: &ObjectInfo,
+        may_be_there: bool,
+    ) -> Result<Option<Found>, StoreError> {
         match self {
-            Self::Dir(dir) => dir.put(key, body).await,
+            Self::Dir(dir) => dir.put(key, body, info, may_be_there).await,
             Self::S3(s3) => s3.put(key, body, info, may_be_there).await,
+        }
+    }
+
+    /// Looks an object up and counts what is in it.
+    ///
+    /// # Errors
+    /// [`StoreError`], when the store cannot say.
+    pub async fn count(&self, key: &str) -> Result<Option<Found>, StoreError> {
+        match self {
+            Self::Dir(dir) => dir.count(key).await,
+            // A role that may only put objects cannot tell.
+            Self::S3(s3) => s3.look(key).await.map(|seen| seen.found()),
         }
     }
 
@@ -126,8 +155,9 @@ impl Store {
     /// What failed: its name, and what the store said.
     pub async fn prove(&self, key: &str, segment: SegmentId) -> Result<(), StoreError> {
         let body = Bytes::from_static(b"millpond --check\n");
-        let info = ObjectInfo { segment, jobs: 0, payloads: 0, dead: Vec::new() };
-        self.put(key, body.clone(), &info, false).await.map_err(|error| error.while_doing("write"))?;
+        let info = ObjectInfo { segment, jobs: 0, payloads: 0, dead: Vec::new(), is_damaged: false };
+        let _: Option<Found> =
+            self.put(key, body.clone(), &info, false).await.map_err(|error| error.while_doing("write"))?;
         let read = match self {
             Self::Dir(dir) => dir.read(key).await,
             Self::S3(s3) => s3.read(key).await,

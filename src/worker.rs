@@ -1,13 +1,13 @@
 //! Workers: each takes a sealed segment, puts it into the store, and does not let go of it before the store has said yes.
 //!
-//! The worker is the one owner of retries, and it retries for as long as the process lives, whatever the error: it waits
-//! with exponential backoff and full jitter, and every attempt needs a place under the [`UploadLimit`], which a throttling
-//! store lowers.
+//! The workers are the one owner of retries, and they retry for as long as the process lives, whatever the error. A
+//! segment that fails goes back to the backlog with a time before which it is not taken again (exponential backoff, full
+//! jitter), and its memory is released: no worker is held by one segment. After a failure of the store the worker itself
+//! pauses too. Every attempt needs a place under the [`UploadLimit`], which a throttling store lowers.
 
 pub(crate) mod backoff;
 mod limit;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +17,22 @@ use tokio::time::{Instant, sleep};
 pub use limit::UploadLimit;
 
 use crate::dispatcher::Outlet;
+use crate::health::Side;
 use crate::segment::file::{PossiblyLost, Salvage};
-use crate::spool::{Loaded, SealedSegment};
-use crate::store::{ErrorClass, ObjectInfo, Store, StoreError};
+use crate::spool::{LoadError, Loaded, SealedSegment};
+use crate::store::{ErrorClass, Found, ObjectInfo, Store, StoreError};
 
 /// While the server stops, nobody waits longer before the next attempt.
 const WAIT_MAX_DRAINING: Duration = Duration::from_millis(500);
+
+/// How an attempt went.
+enum Went {
+    Done,
+    /// For reasons of its own.
+    SegmentFailed,
+    /// As any other would have: the worker does not try the next one at once.
+    StoreFailed,
+}
 
 /// What the workers share.
 pub struct Uploads {
@@ -39,70 +49,126 @@ pub struct Uploads {
 impl Uploads {
     /// One worker: uploads segment after segment, until the backlog is closed and empty.
     pub async fn work(&self) {
+        // In a row, with no upload that succeeded in between.
+        let mut failures = 0;
         while let Some(segment) = self.outlet.backlog.next().await {
             self.outlet.metrics.busy_workers.inc();
-            self.handle(segment).await;
+            let went = self.handle(segment).await;
             self.outlet.metrics.busy_workers.dec();
+            failures = match went {
+                Went::Done => 0,
+                Went::SegmentFailed => failures,
+                Went::StoreFailed => self.pause(failures).await,
+            };
         }
     }
 
-    async fn handle(&self, mut segment: SealedSegment) {
-        let loaded = self.load(&mut segment).await;
-        self.outlet.metrics.repack_saved_bytes.inc_by(loaded.saved as u64);
-        let salvage = self.book(&segment, loaded.salvage.clone());
-        if salvage.jobs > 0 && !self.was_stored_whole(&segment, &salvage).await {
-            self.upload(&segment, &loaded.body, &salvage).await;
+    /// Tries to upload a segment, once. One that fails goes back to the backlog.
+    async fn handle(&self, mut segment: SealedSegment) -> Went {
+        let id = segment.status.id();
+        let mut loaded = match self.load(&mut segment).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                self.outlet.health.segments.failed(id, Side::Spool, &error);
+                self.outlet.metrics.retry(ErrorClass::Transient);
+                self.defer(segment, &error);
+                return Went::SegmentFailed;
+            }
+        };
+        self.outlet.health.segments.passed(id, Side::Spool);
+        let mut salvage = self.book(&segment, std::mem::take(&mut loaded.salvage));
+        if segment.attempts.booked.is_none() {
+            self.outlet.metrics.repack_saved_bytes.inc_by(loaded.saved as u64);
         }
+        segment.booked(&salvage);
+        let uploaded = self.upload(&mut segment, &loaded.body, &salvage).await;
         let is_gone = loaded.is_gone();
         loaded.release();
+        match uploaded {
+            Ok(there) => self.settle(&mut salvage, there),
+            Err(error) => return self.upload_failed(segment, &error),
+        }
+        self.outlet.health.segments.passed(id, Side::Store);
         let metrics = &self.outlet.metrics;
         metrics.ledger.stored(salvage.jobs, salvage.payloads);
         metrics.ledger.dead(salvage.dead_jobs(), salvage.dead_payloads);
-        let id = segment.status.id();
         if let Err(error) = self.outlet.spool.stored(segment, &salvage, is_gone).await {
             tracing::warn!(segment = %id, %error, "a stored segment cannot be removed from the spool");
         }
+        self.outlet.backlog.done();
+        Went::Done
     }
 
-    /// Whether a dead process had stored a segment that was damaged since: a good object is not to be put over.
-    async fn was_stored_whole(&self, segment: &SealedSegment, salvage: &Salvage) -> bool {
-        let may_be_there = segment.known().is_none() && salvage.is_suspect();
-        may_be_there && matches!(self.store.find(segment.status.key(&self.prefix)).await, Ok(Some(_)))
-    }
-
-    /// Reads the segment, for as long as that takes. A file that is gone is not coming back.
-    async fn load(&self, segment: &mut SealedSegment) -> Loaded {
-        let mut failures = 0;
+    /// Reads the segment. A file that is gone is not coming back.
+    async fn load(&self, segment: &mut SealedSegment) -> Result<Loaded, LoadError> {
         loop {
             match self.outlet.spool.load(segment).await {
-                Ok(loaded) => return loaded,
-                Err(error) if error.kind() == io::ErrorKind::NotFound && self.outlet.spool.is_gone(segment).await => {
+                Err(error @ LoadError::Unreadable { is_missing: true, .. })
+                    if self.outlet.spool.is_gone(segment).await =>
+                {
                     tracing::error!(segment = %segment.status.id(), %error, "a segment is gone from the spool");
-                    return Loaded::gone();
+                    return Ok(Loaded::gone());
                 }
-                Err(error) => {
-                    let error =
-                        StoreError { class: ErrorClass::Transient, message: format!("reading the spool: {error}") };
-                    failures = self.wait(segment, &error, failures).await;
+                // Once for a segment: it is not packed the next time.
+                Err(error @ LoadError::Packing) => {
+                    tracing::error!(segment = %segment.status.id(), "{error}");
                 }
+                other => return other,
             }
         }
+    }
+
+    /// Where the store has more of a segment than its file has by now, from an upload that a process did not live to hear of,
+    /// what the store has is what counts.
+    fn settle(&self, salvage: &mut Salvage, there: Option<Found>) {
+        let Some(there) = there else { return };
+        let (jobs, payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
+        let Some(stored) = there.payloads.filter(|stored| *stored > salvage.payloads) else { return };
+        match there.jobs {
+            Some(there_jobs) if there_jobs >= salvage.jobs && there.unsure.is_empty() => {
+                salvage.jobs = there_jobs;
+                salvage.dead = there.dead;
+                salvage.places = salvage.places.max(there.places.unwrap_or_default());
+            }
+            // All that there ever was, since nothing else has this key.
+            None if stored >= payloads => {
+                salvage.jobs = jobs;
+                salvage.dead.clear();
+            }
+            _ => return,
+        }
+        salvage.payloads = stored;
+        salvage.dead_payloads = payloads.saturating_sub(stored);
+        salvage.possibly_lost = None;
+        if salvage.dead.is_empty() {
+            (salvage.headless, salvage.unreadable) = (false, 0);
+        }
+        let (all_jobs, all_payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
+        self.outlet.metrics.ledger.accepted(all_jobs.saturating_sub(jobs), all_payloads.saturating_sub(payloads));
     }
 
     /// Enters in the ledger what a dead process had accepted, and in `salvage` what is missing of what was committed.
     fn book(&self, segment: &SealedSegment, mut salvage: Salvage) -> Salvage {
         let metrics = &self.outlet.metrics;
         let id = segment.status.id();
-        if let Some((jobs, payloads)) = segment.committed() {
-            salvage.complete(jobs, payloads);
+        let booked = segment.attempts.booked;
+        match (segment.committed(), booked) {
+            (Some((jobs, payloads)), _) => salvage.complete(jobs, payloads),
+            (None, Some((jobs, payloads))) => salvage.compare_with_earlier_read(jobs, payloads),
+            (None, None) => {}
         }
-        if segment.known().is_none() {
-            let (jobs, payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
-            metrics.ledger.accepted(jobs, payloads);
-            metrics.torn_bytes.inc_by(salvage.torn as u64);
+        if booked.is_none() {
+            if segment.known().is_none() {
+                let (jobs, payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
+                metrics.ledger.accepted(jobs, payloads);
+                metrics.torn_bytes.inc_by(salvage.torn as u64);
+            }
+            if salvage.torn > 0 {
+                tracing::info!(segment = %id, bytes = salvage.torn, "cut an append that did not finish from the end of a segment: it was never acknowledged");
+            }
         }
-        if salvage.torn > 0 {
-            tracing::info!(segment = %id, bytes = salvage.torn, "cut an append that did not finish from the end of a segment: it was never acknowledged");
+        if segment.attempts.is_damage_booked {
+            return salvage;
         }
         if salvage.is_damaged() {
             metrics.segments_damaged.inc();
@@ -122,66 +188,112 @@ impl Uploads {
         salvage
     }
 
-    async fn upload(&self, segment: &SealedSegment, body: &Bytes, salvage: &Salvage) {
+    /// One attempt; what the store had of the segment already, if that was kept.
+    async fn upload(
+        &self,
+        segment: &mut SealedSegment,
+        body: &Bytes,
+        salvage: &Salvage,
+    ) -> Result<Option<Found>, StoreError> {
         let key = segment.status.key(&self.prefix);
-        let Salvage { jobs, payloads, .. } = salvage;
-        let dead = salvage.lost_places();
-        let info = ObjectInfo { segment: segment.status.id(), jobs: *jobs, payloads: *payloads, dead };
-        let metrics = &self.outlet.metrics;
-        let mut failures = 0;
-        let mut may_be_there = segment.known().is_none();
-        loop {
-            let place = self.limit.place().await;
-            let began = Instant::now();
-            // `Bytes` are shared and not copied: the segment keeps them whatever the attempt does with its own.
-            let put = self.store.put(key, body.clone(), &info, may_be_there).await;
-            metrics.upload_seconds.observe(began.elapsed().as_secs_f64());
-            match put {
-                Ok(()) => {
-                    place.succeeded();
-                    break;
-                }
-                Err(error) => {
-                    // An answer that says no says that nothing is there; anything else says nothing.
-                    may_be_there |= matches!(error.class, ErrorClass::Transient | ErrorClass::TimedOut);
-                    if error.class.asks_for_less() {
-                        place.throttled();
-                    } else {
-                        drop(place);
-                    }
-                    self.show_limit();
-                    failures = self.wait(segment, &error, failures).await;
-                }
-            }
+        let may_be_there = segment.attempts.may_be_there;
+        if salvage.jobs == 0 {
+            // There is nothing to upload; an earlier upload may have been in time.
+            let is_worth_a_look = may_be_there && salvage.is_suspect();
+            return if is_worth_a_look { self.store.count(key).await } else { Ok(None) };
         }
+        let (dead, is_damaged) = (salvage.lost_places(), salvage.is_suspect());
+        let Salvage { jobs, payloads, .. } = salvage;
+        let info = ObjectInfo { segment: segment.status.id(), jobs: *jobs, payloads: *payloads, dead, is_damaged };
+        let metrics = &self.outlet.metrics;
+        let place = self.limit.place().await;
+        let began = Instant::now();
+        // `Bytes` are shared and not copied: the segment keeps them whatever the attempt does with its own.
+        let put = self.store.put(key, body.clone(), &info, may_be_there).await;
+        metrics.upload_seconds.observe(began.elapsed().as_secs_f64());
+        let there = match put {
+            Ok(there) => {
+                place.succeeded();
+                there
+            }
+            Err(error) => {
+                // A refusal says that nothing is there. Anything else says nothing: also a 503 may come after the object
+                // was stored.
+                segment.attempts.may_be_there |= error.class != ErrorClass::Permanent;
+                if error.class.asks_for_less() {
+                    place.throttled();
+                } else {
+                    drop(place);
+                }
+                self.show_limit();
+                return Err(error);
+            }
+        };
         self.show_limit();
         metrics.objects.inc();
         metrics.bytes_out.inc_by(body.len() as u64);
+        let was_in_trouble = self.outlet.health.store_trouble().is_some();
         self.outlet.health.store_answered();
+        if was_in_trouble {
+            self.outlet.backlog.hurry(false);
+        }
+        let failures = segment.attempts.failures;
         tracing::debug!(%key, bytes = body.len(), jobs, payloads, failures, "stored");
+        Ok(there)
     }
 
-    /// Counts and shows a failure and waits; says how many there were now.
-    async fn wait(&self, segment: &SealedSegment, error: &StoreError, failures: u32) -> u32 {
-        self.outlet.metrics.retry(error.class);
-        self.outlet.health.store_failed(error);
-        let mut wait = backoff::delay(failures, fastrand::f64());
-        if self.outlet.health.is_draining() {
-            wait = wait.min(WAIT_MAX_DRAINING);
+    /// Counts and shows a failed upload and gives the segment back.
+    fn upload_failed(&self, mut segment: SealedSegment, error: &StoreError) -> Went {
+        let Outlet { metrics, health, .. } = &self.outlet;
+        metrics.retry(error.class);
+        let attempts = &mut segment.attempts;
+        // The store took others between two failures of this one: then it is not the store that fails.
+        attempts.is_own_failure = attempts.upload_failures > 0 && metrics.objects.get() != attempts.objects_seen;
+        attempts.upload_failures = attempts.upload_failures.saturating_add(1);
+        attempts.objects_seen = metrics.objects.get();
+        let went = if attempts.is_own_failure {
+            health.segments.failed(segment.status.id(), Side::Store, error);
+            Went::SegmentFailed
+        } else {
+            health.store_failed(error);
+            Went::StoreFailed
+        };
+        self.defer(segment, error);
+        went
+    }
+
+    /// Gives a segment that failed back to the backlog, for a later attempt.
+    fn defer(&self, mut segment: SealedSegment, error: &(dyn std::error::Error + Sync)) {
+        let health = &self.outlet.health;
+        let was_draining = health.is_draining();
+        let wait = backoff(segment.attempts.failures, was_draining);
+        segment.attempts.failures = segment.attempts.failures.saturating_add(1);
+        let (id, attempt) = (segment.status.id(), segment.attempts.failures);
+        tracing::warn!(segment = %id, attempt, ?wait, %error, "upload failed, will retry");
+        self.outlet.backlog.defer(segment, wait);
+        if health.is_draining() && !was_draining {
+            self.outlet.backlog.hurry(true);
         }
-        let attempt = failures.saturating_add(1);
-        tracing::warn!(segment = %segment.status.id(), attempt, ?wait, class = ?error.class, %error, "upload failed, will retry");
+    }
+
+    /// Waits after a failure of the store, without holding a segment; says how many failures there were now.
+    async fn pause(&self, failures: u32) -> u32 {
+        let health = &self.outlet.health;
         tokio::select! {
-            () = sleep(wait) => {}
+            () = sleep(backoff(failures, health.is_draining())) => failures.saturating_add(1),
             // Others have got through: so may this one.
-            () = self.outlet.health.store_is_back() => {}
+            () = health.store_is_back() => 0,
             // There is no time to lose any more.
-            () = self.outlet.health.draining(), if !self.outlet.health.is_draining() => {}
+            () = health.draining(), if !health.is_draining() => failures.saturating_add(1),
         }
-        attempt
     }
 
     fn show_limit(&self) {
         self.outlet.metrics.upload_limit.set(i64::try_from(self.limit.now()).unwrap_or(i64::MAX));
     }
+}
+
+fn backoff(failures: u32, is_draining: bool) -> Duration {
+    let wait = backoff::delay(failures, fastrand::f64());
+    if is_draining { wait.min(WAIT_MAX_DRAINING) } else { wait }
 }

@@ -41,6 +41,10 @@ enum Fate {
     Stored {
         key: String,
     },
+    /// The object lacks so many jobs that it does not say of each whether it has it.
+    Unknown {
+        key: String,
+    },
     Dead,
     /// The end of its segment could not be read, so it is not known whether there was such a job.
     PossiblyLost,
@@ -115,6 +119,9 @@ async fn in_store(edge: &Edge, job: JobId, until: Instant) -> Result<Fate, Probl
                 Some(Found { dead, .. }) if dead.iter().any(|places| places.contains(&job.place)) => {
                     return Ok(Fate::Dead);
                 }
+                Some(Found { unsure, .. }) if unsure.iter().any(|places| places.contains(&job.place)) => {
+                    return Ok(Fate::Unknown { key });
+                }
                 Some(_) => return Ok(Fate::Stored { key }),
             }
         }
@@ -131,6 +138,7 @@ impl Fate {
         let (state, key) = match self {
             Self::Spooled { key } => ("spooled", Some(key)),
             Self::Stored { key } => ("stored", Some(key)),
+            Self::Unknown { key } => ("unknown", Some(key)),
             Self::Dead | Self::PossiblyLost => ("dead", None),
         };
         let mut body = format!("{{\"job\":\"{job}\",\"state\":\"{state}\"");

@@ -93,6 +93,8 @@ pub struct Salvage {
     pub possibly_lost: Option<PossiblyLost>,
     /// Whether the file's own header is damaged.
     pub headless: bool,
+    /// Bytes that the disk could not read, and that are zeros here: known damage, wherever they are.
+    pub unreadable: usize,
 }
 
 impl Salvage {
@@ -103,7 +105,7 @@ impl Salvage {
 
     /// Whether anything that was acknowledged is known to be damaged.
     pub fn is_damaged(&self) -> bool {
-        self.headless || !self.dead.is_empty()
+        self.headless || self.unreadable > 0 || !self.dead.is_empty()
     }
 
     /// Whether there are bytes that a person should look at: known damage, or what may be damage.
@@ -125,6 +127,17 @@ impl Salvage {
             self.places = jobs;
         }
         self.dead_payloads = u64::from(payloads).saturating_sub(self.payloads);
+    }
+
+    /// Enters that an earlier read of an open segment found so many jobs and payloads: what is missing now is dead, and what
+    /// may have been behind it is as uncertain as before.
+    pub fn compare_with_earlier_read(&mut self, jobs: u32, payloads: u32) {
+        if jobs > self.places {
+            self.add_dead(self.places..jobs);
+            self.places = jobs;
+            self.possibly_lost = Some(PossiblyLost::unknown(jobs));
+            self.dead_payloads = u64::from(payloads).saturating_sub(self.payloads);
+        }
     }
 
     pub(super) fn add_dead(&mut self, places: Range<u32>) {

@@ -6,9 +6,30 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::buffers::Room;
-use crate::disk::{Disk, naming};
+use crate::disk::{Disk, is_unreadable, naming};
 use crate::segment::SegmentId;
 use crate::segment::file::{self, PossiblyLost, Salvage};
+
+/// Why a segment could not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// Its file cannot be read now.
+    #[error("reading the spool: {message}")]
+    Unreadable {
+        /// The device could not read a part of it (EIO).
+        is_sector: bool,
+        /// There is no such file.
+        is_missing: bool,
+        /// What the system said, and of which file.
+        message: String,
+    },
+    /// The code that packs small frames panicked: it is not called for this segment again.
+    #[error("packing small frames together panicked; the segment is uploaded as it is")]
+    Packing,
+    /// Memory for it, or a thread, is not to be had.
+    #[error("loading a segment: {0}")]
+    Failed(String),
+}
 
 /// A segment's bytes, for as long as they are needed.
 #[derive(Debug, Default)]
@@ -44,6 +65,15 @@ impl Loaded {
     }
 }
 
+/// How a segment's file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// All of it, or not at all.
+    Whole,
+    /// As far as the disk can read it.
+    Around,
+}
+
 /// Reads a segment's file as far as it was committed, and leaves in the buffer the good frames, one after the other; with
 /// how long each of them is.
 pub(super) fn read(
@@ -51,12 +81,23 @@ pub(super) fn read(
     path: &Path,
     id: SegmentId,
     good: usize,
+    reading: Reading,
     mut file: Vec<u8>,
-) -> io::Result<(Vec<u8>, Vec<usize>, Salvage)> {
-    disk.read(path, &mut file).map_err(naming(path))?;
+) -> Result<(Vec<u8>, Vec<usize>, Salvage), LoadError> {
+    let failed = |error: io::Error| LoadError::Unreadable {
+        is_sector: is_unreadable(&error),
+        is_missing: error.kind() == io::ErrorKind::NotFound,
+        message: naming(path)(error).to_string(),
+    };
+    let unreadable = match reading {
+        Reading::Whole => disk.read(path, &mut file).map(|()| Vec::new()),
+        Reading::Around => disk.read_around(path, &mut file),
+    };
+    let unreadable = unreadable.map_err(failed)?;
     // What was appended after the last good commit failed: its jobs were refused.
     file.truncate(good);
     let mut salvage = file::salvage(id, &file);
+    salvage.unreadable = unreadable.iter().map(|range| range.end.min(good).saturating_sub(range.start)).sum();
     let mut len = 0;
     // They are where they were no more.
     let data = std::mem::take(&mut salvage.data);

@@ -12,7 +12,7 @@ use super::names::Committed;
 use super::share::SpoolShare;
 use super::space::Charge;
 use super::status::SegmentStatus;
-use super::{SealedSegment, Source, SpoolError};
+use super::{Attempts, SealedSegment, Source, SpoolError};
 use crate::disk::{Disk, DiskFile, naming};
 use crate::segment::file::{FRAME_HEADER_LEN, FrameCounts, file_header, frame_header};
 use crate::segment::{Compression, SegmentId};
@@ -153,7 +153,7 @@ impl OpenSegment {
                 Source::File { path, folder, charge, len, committed: Some((jobs, payloads)), is_own: true }
             }
         };
-        SealedSegment { status: self.status, len, age, source }
+        SealedSegment { status: self.status, len, age, attempts: Attempts::default(), source }
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tempfile::NamedTempFile;
 
-use super::{ErrorClass, Found, StoreError};
+use super::{ErrorClass, Found, ObjectInfo, StoreError, lines};
 use crate::disk::naming;
 
 /// Folders are remembered up to this many; there is a new one every hour.
@@ -37,9 +37,29 @@ impl DirStore {
         &self.location
     }
 
-    pub(super) async fn put(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
+    pub(super) async fn put(
+        &self,
+        key: &str,
+        body: Bytes,
+        info: &ObjectInfo,
+        may_be_there: bool,
+    ) -> Result<Option<Found>, StoreError> {
         let (root, path, durable) = (self.root.clone(), self.root.join(key), Arc::clone(&self.durable));
-        on_blocking_thread(move || write(&root, &path, &body, &durable)).await
+        let payloads = info.payloads;
+        on_blocking_thread(move || {
+            let there = if may_be_there { count(&path)? } else { None };
+            match there.filter(|there| *there >= payloads) {
+                // Its bytes are durable, and its name may not be yet.
+                Some(there) => sync_folder(path.parent().unwrap_or(&root)).map(|()| Some(counted(there))),
+                None => write(&root, &path, &body, &durable).map(|()| None),
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn count(&self, key: &str) -> Result<Option<Found>, StoreError> {
+        let path = self.root.join(key);
+        on_blocking_thread(move || Ok(count(&path)?.map(counted))).await
     }
 
     pub(super) async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
@@ -77,6 +97,19 @@ async fn on_blocking_thread<T: Send + 'static>(
         let class = if permanent { ErrorClass::Permanent } else { ErrorClass::Transient };
         StoreError { class, message: error.to_string() }
     })
+}
+
+/// The lines of the object at `path`; none if there is none that can be read to its end.
+fn count(path: &Path) -> io::Result<Option<u64>> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(naming(path)(error)),
+        Ok(file) => Ok(lines::count(path, file).ok()),
+    }
+}
+
+fn counted(payloads: u64) -> Found {
+    Found { payloads: Some(payloads), ..Found::default() }
 }
 
 fn write(root: &Path, path: &Path, body: &[u8], durable: &Durable) -> io::Result<()> {

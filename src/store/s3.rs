@@ -2,9 +2,7 @@
 //! those. A body goes out of memory in one piece, so it is signed and summed as it is and not sent in chunks, which some
 //! servers that speak S3 do not take.
 
-use std::collections::HashMap;
 use std::error::Error;
-use std::ops::Range;
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
@@ -13,11 +11,14 @@ use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::Builder as ConfigBuilder;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::head_object::{HeadObjectError, HeadObjectOutput};
+use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::{Client, Config};
 use aws_smithy_http_client::{Builder as HttpClientBuilder, tls};
 use bytes::Bytes;
 
+use super::metadata::{found, metadata};
 use super::{CONNECT_TIMEOUT, ErrorClass, Found, ObjectInfo, StoreError};
 use crate::config::S3Settings;
 
@@ -39,6 +40,48 @@ pub struct S3Store {
     location: String,
     if_none_match: bool,
     timeout: Duration,
+}
+
+/// What a look at a key has shown.
+pub(super) enum Seen {
+    Object(There),
+    Nothing,
+    /// The role may not look, or there is nothing and it may not list.
+    Denied,
+}
+
+/// An object.
+pub(super) struct There {
+    /// The segment that its metadata names.
+    segment: Option<String>,
+    found: Found,
+}
+
+/// An object that was there before.
+enum Kept {
+    AsItIs(Option<Found>),
+    /// It is this segment's, and holds fewer payloads.
+    Less,
+}
+
+impl Seen {
+    pub(super) fn found(self) -> Option<Found> {
+        match self {
+            Self::Object(there) => Some(there.found),
+            Self::Nothing | Self::Denied => None,
+        }
+    }
+}
+
+impl There {
+    fn is_of(&self, info: &ObjectInfo) -> bool {
+        self.segment.as_ref() == Some(&info.segment.to_string())
+    }
+
+    /// Whether it is this segment's and holds at least as many payloads.
+    fn holds_all_of(&self, info: &ObjectInfo) -> bool {
+        self.is_of(info) && self.found.payloads.is_none_or(|payloads| payloads >= info.payloads)
+    }
 }
 
 impl S3Store {
@@ -75,7 +118,34 @@ impl S3Store {
         body: Bytes,
         info: &ObjectInfo,
         may_be_there: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Found>, StoreError> {
+        let mut is_conditional = self.if_none_match;
+        if may_be_there && !is_conditional {
+            match self.look(key).await? {
+                Seen::Object(there) if there.holds_all_of(info) => return Ok(Some(there.found)),
+                // What is there may hold more than this does, and only the store can tell whether anything is.
+                Seen::Denied => is_conditional = info.is_damaged,
+                Seen::Object(_) | Seen::Nothing => {}
+            }
+        }
+        match self.send(key, body.clone(), info, is_conditional).await {
+            Ok(()) => Ok(None),
+            Err(error) if status(&error) == Some(412) => match self.is_there(key, info, may_be_there).await? {
+                Kept::AsItIs(found) => Ok(found),
+                // An earlier upload of the same segment when less of it could be read.
+                Kept::Less => self.send(key, body, info, false).await.map(|()| None).map_err(|error| sorted(&error)),
+            },
+            Err(error) => Err(sorted(&error)),
+        }
+    }
+
+    async fn send(
+        &self,
+        key: &str,
+        body: Bytes,
+        info: &ObjectInfo,
+        is_conditional: bool,
+    ) -> Result<(), SdkError<PutObjectError, HttpResponse>> {
         let timeouts = timeouts(self.timeout + Duration::from_secs_f64(body.len() as f64 / SLOWEST_UPLOAD));
         let put = self
             .client
@@ -84,51 +154,50 @@ impl S3Store {
             .set_expected_bucket_owner(self.expected_owner.clone())
             .key(key)
             .set_metadata(Some(metadata(info)))
-            .set_if_none_match(self.if_none_match.then(|| "*".to_owned()))
+            .set_if_none_match(is_conditional.then(|| "*".to_owned()))
             .body(ByteStream::from(body))
             .customize()
             .config_override(Config::builder().timeout_config(timeouts));
-        match put.send().await {
-            Ok(_) => Ok(()),
-            Err(error) if status(&error) == Some(412) => self.is_there(key, info, may_be_there).await,
-            Err(error) => Err(sorted(&error)),
-        }
+        put.send().await.map(drop)
     }
 
     /// The store says that the key is taken. The key is this segment's and no other's, so that should be this object, from
     /// an attempt whose answer was lost; but a word is not an object, so it is looked at. Where looking is not allowed the
     /// word has to do, if there was such an attempt.
-    async fn is_there(&self, key: &str, info: &ObjectInfo, may_be_there: bool) -> Result<(), StoreError> {
-        let head = self
-            .client
-            .head_object()
-            .bucket(&self.bucket)
-            .set_expected_bucket_owner(self.expected_owner.clone())
-            .key(key)
-            .send()
-            .await;
-        let segment = info.segment.to_string();
-        match head {
-            Ok(head) if head.metadata().is_some_and(|metadata| metadata.get("segment") == Some(&segment)) => Ok(()),
-            Err(error) if status(&error) == Some(403) && may_be_there => Ok(()),
-            Ok(_) => Err(StoreError::permanent("412 for If-None-Match, but what is there is another object")),
-            Err(error) if matches!(status(&error), Some(403 | 404)) => {
+    async fn is_there(&self, key: &str, info: &ObjectInfo, may_be_there: bool) -> Result<Kept, StoreError> {
+        match self.look(key).await? {
+            Seen::Object(there) if there.holds_all_of(info) => Ok(Kept::AsItIs(Some(there.found))),
+            Seen::Object(there) if there.is_of(info) => Ok(Kept::Less),
+            Seen::Denied if may_be_there => Ok(Kept::AsItIs(None)),
+            Seen::Object(_) => Err(StoreError::permanent("412 for If-None-Match, but what is there is another object")),
+            Seen::Denied | Seen::Nothing => {
                 Err(StoreError::permanent("412 for If-None-Match, but there is no object: try S3_IF_NONE_MATCH=off"))
             }
-            Err(error) => Err(sorted(&error)),
+        }
+    }
+
+    async fn head(&self, key: &str) -> Result<HeadObjectOutput, SdkError<HeadObjectError, HttpResponse>> {
+        let head = self.client.head_object().bucket(&self.bucket).key(key);
+        head.set_expected_bucket_owner(self.expected_owner.clone()).send().await
+    }
+
+    /// What is under a key.
+    pub(super) async fn look(&self, key: &str) -> Result<Seen, StoreError> {
+        match self.head(key).await {
+            Ok(head) => {
+                let segment = head.metadata().and_then(|metadata| metadata.get("segment").cloned());
+                Ok(Seen::Object(There { segment, found: head.metadata().map(found).unwrap_or_default() }))
+            }
+            Err(error) => match status(&error) {
+                Some(404) => Ok(Seen::Nothing),
+                Some(403) => Ok(Seen::Denied),
+                _ => Err(sorted(&error)),
+            },
         }
     }
 
     pub(super) async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
-        match self
-            .client
-            .head_object()
-            .bucket(&self.bucket)
-            .set_expected_bucket_owner(self.expected_owner.clone())
-            .key(key)
-            .send()
-            .await
-        {
+        match self.head(key).await {
             Ok(head) => Ok(Some(head.metadata().map(found).unwrap_or_default())),
             Err(error) if status(&error) == Some(404) => Ok(None),
             Err(error) => Err(sorted(&error)),
@@ -190,32 +259,6 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
         .build()
 }
 
-fn metadata(info: &ObjectInfo) -> HashMap<String, String> {
-    let mut metadata = HashMap::from([
-        ("segment".to_owned(), info.segment.to_string()),
-        ("jobs".to_owned(), info.jobs.to_string()),
-        ("payloads".to_owned(), info.payloads.to_string()),
-    ]);
-    if !info.dead.is_empty() {
-        let places: Vec<String> = info.dead.iter().map(|places| format!("{}-{}", places.start, places.end)).collect();
-        metadata.insert("dead".to_owned(), places.join(","));
-    }
-    metadata
-}
-
-/// Reads what [`metadata`] wrote.
-fn found(metadata: &HashMap<String, String>) -> Found {
-    let range = |text: &str| {
-        let (start, end) = text.split_once('-')?;
-        Some(start.parse().ok()?..end.parse().ok()?)
-    };
-    let dead: Vec<Range<u32>> =
-        metadata.get("dead").map(|places| places.split(',').filter_map(range).collect()).unwrap_or_default();
-    let jobs = metadata.get("jobs").and_then(|jobs| jobs.parse::<u32>().ok());
-    let lost: u32 = dead.iter().map(|places| places.end.saturating_sub(places.start)).sum();
-    Found { places: jobs.map(|jobs| jobs.saturating_add(lost)), dead }
-}
-
 fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
     error.raw_response().map(|response| response.status().as_u16())
 }
@@ -265,14 +308,6 @@ fn class(status: Option<u16>, code: &str) -> ErrorClass {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn metadata_comes_back_as_what_it_was() {
-        let segment = crate::segment::SegmentId::new(std::time::UNIX_EPOCH);
-        let info = ObjectInfo { segment, jobs: 10, payloads: 20, dead: vec![3..5, 11..12] };
-        assert_eq!(found(&metadata(&info)), Found { places: Some(13), dead: info.dead });
-        assert_eq!(found(&HashMap::new()), Found::default());
-    }
 
     #[test]
     fn errors_are_sorted_by_what_helps_against_them() {

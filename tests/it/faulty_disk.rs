@@ -3,10 +3,11 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use millpond::disk::{Disk, DiskFile, Entry, Lock, RealDisk};
+use millpond::disk::{Disk, DiskFile, Entry, Lock, RealDisk, read_around};
 
 /// One call of a [`Disk`] or a [`DiskFile`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +76,8 @@ pub(crate) enum How {
     Short,
     /// EIO, and all is done.
     Late,
+    /// The code panics, and nothing is done.
+    Panic,
     /// The process dies, and nothing is done.
     AbortBefore,
     /// The process dies when all is done.
@@ -84,6 +87,15 @@ pub(crate) enum How {
 /// The disk. Clones are one disk.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FaultyDisk(Arc<Shared>);
+
+/// Releases the disk, also when its test fails.
+pub(crate) struct Hanging(FaultyDisk);
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        Op::ALL.into_iter().for_each(|op| self.0.release(op));
+    }
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -98,6 +110,8 @@ struct State {
     has_failed: bool,
     /// Calls of these kinds do not get on.
     held: HashSet<Op>,
+    /// What the device cannot read: bytes of the files whose name begins so.
+    unreadable: Vec<(String, Range<usize>)>,
 }
 
 impl FaultyDisk {
@@ -120,6 +134,29 @@ impl FaultyDisk {
     /// Calls of this kind wait until they are released.
     pub(crate) fn hold(&self, op: Op) {
         self.lock_state().held.insert(op);
+    }
+
+    /// Reads of these bytes fail with EIO, in the file whose name begins so.
+    pub(crate) fn lose(&self, name: &str, bytes: Range<usize>) {
+        self.lock_state().unreadable.push((name.to_owned(), bytes));
+    }
+
+    /// What was lost can be read again.
+    pub(crate) fn find(&self) {
+        self.lock_state().unreadable.clear();
+    }
+
+    fn lost(&self, path: &Path) -> Range<usize> {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let state = self.lock_state();
+        let lost = state.unreadable.iter().find(|(begin, _)| name.starts_with(begin));
+        lost.map(|(_, bytes)| bytes.clone()).unwrap_or_default()
+    }
+
+    /// A disk that hangs: no call gets on until the guard is dropped.
+    pub(crate) fn hang(&self) -> Hanging {
+        Op::ALL.into_iter().for_each(|op| self.hold(op));
+        Hanging(self.clone())
     }
 
     pub(crate) fn release(&self, op: Op) {
@@ -154,6 +191,7 @@ impl FaultyDisk {
             Some(How::Short) if op == Op::Append => real(false).and_then(|_| Err(eio())),
             Some(How::Short) => Err(eio()),
             Some(How::Late) => real(true).and_then(|_| Err(eio())),
+            Some(How::Panic) => panic!("a bug in the call of {op:?}"),
             Some(How::AbortBefore) => std::process::abort(),
             Some(How::AbortAfter) => {
                 let _: io::Result<T> = real(true);
@@ -217,7 +255,27 @@ impl Disk for FaultyDisk {
     }
 
     fn read(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<()> {
-        self.call(Op::Read, path, |_| RealDisk.read(path, buffer))
+        self.call(Op::Read, path, |_| {
+            RealDisk.read(path, buffer)?;
+            let lost = self.lost(path);
+            if !lost.is_empty() && lost.start < buffer.len() { Err(eio()) } else { Ok(()) }
+        })
+    }
+
+    fn read_around(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
+        self.call(Op::Read, path, |_| {
+            let lost = self.lost(path);
+            let content = std::fs::read(path)?;
+            read_around(content.len(), buffer, |part, at| {
+                let at = usize::try_from(at).unwrap();
+                let end = (at + part.len()).min(content.len());
+                if at < lost.end && lost.start < end {
+                    return Err(eio());
+                }
+                part[..end - at].copy_from_slice(&content[at..end]);
+                Ok(end - at)
+            })
+        })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -146,6 +146,10 @@ impl InProcess {
         self.ended().await
     }
 
+    pub(crate) fn orders(&self) -> Orders {
+        self.stop.clone()
+    }
+
     /// Until the end of the process.
     pub(crate) async fn ended(&mut self) -> Ended {
         timeout(PATIENCE, self.running.join_next()).await.expect("it ends").unwrap().unwrap().unwrap()

@@ -29,6 +29,8 @@ mod settings;
 mod shutdown;
 mod slow;
 mod spool_folder;
+mod stops;
+mod stuck;
 mod support;
 mod tls;
 mod tokens;

@@ -13,6 +13,7 @@ use crate::in_process::{InProcess, Place};
 use crate::support::{Server, files, until};
 
 /// A segment of one job a frame, as a process would have written it.
+#[derive(Clone)]
 pub(crate) struct Segment {
     pub(crate) id: SegmentId,
     pub(crate) file: Vec<u8>,
@@ -71,12 +72,12 @@ fn payloads(what: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{{\"{what}\":{n}}}")).collect()
 }
 
-async fn recovered(place: &Place, server: &InProcess) {
+pub(crate) async fn recovered(place: &Place, server: &InProcess) {
     until("recovery", async || place.segments().is_empty() && place.folders().len() == 1).await;
     until("idle workers", async || server.metric("millpond_busy_workers").await == 0.0).await;
 }
 
-async fn damage(server: &InProcess) -> [f64; 5] {
+pub(crate) async fn damage(server: &InProcess) -> [f64; 5] {
     let mut counts = [0.0; 5];
     for (count, name) in counts.iter_mut().zip([
         "millpond_segments_damaged_total",

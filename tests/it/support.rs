@@ -63,6 +63,12 @@ impl Server {
         Self::spawn(command, folder).await
     }
 
+    /// The program alone, which need not come to serve.
+    pub(crate) fn start_only(env: &[(&str, &str)]) -> (Child, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        (command(folder.path(), env).stderr(Stdio::null()).spawn().unwrap(), folder)
+    }
+
     pub(crate) async fn start_with_files(files: u32, env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let command = command_with_files(files, folder.path(), env);
@@ -190,6 +196,12 @@ impl Server {
     pub(crate) fn lines(&self) -> Vec<String> {
         lines(&self.folder.path().join("millpond-data/objects"))
     }
+}
+
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap()));
+    // One that has just ended and was not waited for yet takes it as well.
+    pid.into_iter().for_each(|pid| kill_process(pid, signal).unwrap());
 }
 
 /// Waits on a condition that only asking can tell.
