@@ -311,6 +311,8 @@ async fn adopt(outlet: Outlet) {
 struct Pipeline {
     tasks: JoinSet<()>,
     dispatcher: task::Id,
+    /// Whether the dispatcher still runs.
+    is_dispatching: bool,
     abandoned: CancellationToken,
 }
 
@@ -349,12 +351,12 @@ impl Pipeline {
             let uploads = Arc::clone(&uploads);
             tasks.spawn(async move { uploads.work().await });
         }
-        Ok(Self { tasks, dispatcher: dispatcher.id(), abandoned })
+        Ok(Self { tasks, dispatcher: dispatcher.id(), is_dispatching: true, abandoned })
     }
 
     /// Waits for a task to end, which is an error as long as the queue is open.
     async fn ended(&mut self) -> anyhow::Error {
-        match self.tasks.join_next().await {
+        match self.next().await {
             Some(Err(error)) => {
                 let part = if error.id() == self.dispatcher { "the dispatcher" } else { "a worker" };
                 anyhow!(error).context(part)
@@ -365,10 +367,24 @@ impl Pipeline {
 
     /// Waits until everything in the queue is in the store.
     async fn drained(&mut self) -> anyhow::Result<()> {
-        while let Some(ended) = self.tasks.join_next().await {
-            ended?;
+        loop {
+            if self.is_dispatching && self.tasks.len() == 1 {
+                // By a panic: workers end after the dispatcher. Without one the queue is drained by nothing.
+                return Err(anyhow!("no worker is left"));
+            }
+            match self.next().await {
+                Some(ended) => ended?,
+                None => return Ok(()),
+            }
         }
-        Ok(())
+    }
+
+    /// Waits for the next task to end.
+    async fn next(&mut self) -> Option<Result<(), task::JoinError>> {
+        let ended = self.tasks.join_next_with_id().await?;
+        let id = ended.as_ref().map_or_else(task::JoinError::id, |(id, ())| *id);
+        self.is_dispatching &= id != self.dispatcher;
+        Some(ended.map(drop))
     }
 
     /// Ends the dispatcher and the workers where they are, unless one of them is stuck in a call of the system's, which
