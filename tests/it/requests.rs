@@ -115,7 +115,7 @@ async fn long_headers_held_open_cost_bounded_memory_and_refuse_nobody_else() {
 
 #[tokio::test]
 async fn many_header_lines_held_open_cost_bounded_memory_and_refuse_nobody_else() {
-    held_open(indexed_block(POST, 400), 100).await;
+    held_open(indexed_block(POST, 400), 40).await;
 }
 
 #[tokio::test]
