@@ -53,6 +53,9 @@ pub(crate) struct ProofArgs {
     /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1]
     #[arg(long)]
     pub(crate) rounds: Option<u32>,
+    /// The seed of the random times at which it happens; a verdict tells its own [default: another one each time]
+    #[arg(long)]
+    seed: Option<u64>,
     /// A server lives at least this long in a round of kill, stop and takeover
     #[arg(long, value_parser = units::duration, default_value = "200ms")]
     #[serde(deserialize_with = "cli::duration")]
@@ -167,6 +170,8 @@ impl ProofArgs {
         Ok(Proof {
             scene,
             rounds: self.rounds.unwrap_or(scene.rounds()),
+            // Short enough to be typed.
+            seed: self.seed.unwrap_or_else(|| fastrand::u32(..).into()),
             life: self.min_life..=self.max_life,
             span: self.span,
             plan,

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -42,6 +42,7 @@ fn proof(scene: Scene, program: Program, folder: &TempDir) -> Proof {
     Proof {
         scene,
         rounds: 2,
+        seed: 7,
         life: Duration::from_millis(100)..=Duration::from_millis(150),
         span: Duration::from_millis(100),
         plan: plan(),
@@ -82,6 +83,26 @@ async fn each_scene_with_several_servers_ends_all_of_them() {
     let folder = TempDir::new().unwrap();
     assert_eq!(against_floor(Scene::Stop, &folder).await.servers, (3, 0, 3));
     assert_eq!(against_floor(Scene::Takeover, &folder).await.servers, (3, 0, 3));
+}
+
+/// How long the servers lived, and what was said first.
+async fn lives(seed: u64) -> (String, Vec<String>) {
+    let folder = TempDir::new().unwrap();
+    let said = Mutex::new(Vec::new());
+    let proof = Proof { seed, ..proof(Scene::Kill, floor(), &folder) };
+    let verdict = proof.run(Control::default(), |text| said.lock().unwrap().push(text.to_owned()));
+    assert_eq!(Box::pin(verdict).await.unwrap().seed, seed);
+    let said = said.into_inner().unwrap();
+    let life = |line: &String| Some(line.split_once("killed after ")?.1.split(' ').next()?.to_owned());
+    (said[0].clone(), said.iter().filter_map(life).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seed_is_told_and_repeats_the_times_at_which_servers_are_killed() {
+    let (said, first) = lives(7).await;
+    assert_eq!((said.as_str(), first.len()), ("kill: seed 7", 2));
+    assert_eq!(lives(7).await.1, first);
+    assert_ne!(lives(8).await.1, first);
 }
 
 #[tokio::test(flavor = "multi_thread")]

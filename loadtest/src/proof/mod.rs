@@ -99,6 +99,8 @@ impl Scene {
 pub struct Proof {
     /// What happens.
     pub scene: Scene,
+    /// Of the random times at which it happens: the same seed and rounds have the same times.
+    pub seed: u64,
     /// How often.
     pub rounds: u32,
     /// How long a server lives in a round: a random time in this range.
@@ -147,6 +149,8 @@ impl Proof {
         .context("making a folder")?;
         let receipts = Arc::new(Receipts::new(self.receipts));
         let control = Control { receipts: Some(Arc::clone(&receipts)), ..control };
+        // Also for a proof that does not come to its verdict.
+        say(&format!("{}: seed {}", self.scene.name(), self.seed));
         let beat = watch::Sender::new(Pulse::default());
         let mut stage = Stage::set(&self, folder.path(), control.clone(), beat.subscribe(), &say).await?;
         // A program that does not even start the first time is no finding.

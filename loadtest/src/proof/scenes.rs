@@ -188,7 +188,8 @@ async fn takeover(stage: &mut Stage<'_>, mut old: Server) -> anyhow::Result<Serv
             // It comes while the other serves, has the load to itself, and then the other goes.
             1 => {
                 let mut new = stage.start().await?;
-                stage.during(&mut new, stage.life()).await?;
+                let life = stage.life();
+                stage.during(&mut new, life).await?;
                 stage.stop(old).await?;
                 (new, "stopped after its successor had started")
             }
@@ -203,7 +204,8 @@ async fn takeover(stage: &mut Stage<'_>, mut old: Server) -> anyhow::Result<Serv
             _ => {
                 let mut new = stage.start().await?;
                 stage.direct(&old)?;
-                stage.during(&mut new, stage.life()).await?;
+                let life = stage.life();
+                stage.during(&mut new, life).await?;
                 stage.kill(old).await?;
                 stage.direct(&new)?;
                 (new, "killed beside its successor")

@@ -62,6 +62,7 @@ pub(super) struct Tracks {
 pub(super) struct Stage<'a> {
     pub(super) proof: &'a Proof,
     pub(super) tracks: Tracks,
+    times: fastrand::Rng,
     folder: PathBuf,
     control: Control,
     pulse: watch::Receiver<Pulse>,
@@ -87,6 +88,7 @@ impl<'a> Stage<'a> {
         let mut stage = Self {
             proof,
             tracks: Tracks::default(),
+            times: fastrand::Rng::with_seed(proof.seed),
             folder: folder.to_owned(),
             control,
             pulse,
@@ -161,9 +163,9 @@ impl<'a> Stage<'a> {
     }
 
     /// A server's life in a round.
-    pub(super) fn life(&self) -> Duration {
+    pub(super) fn life(&mut self) -> Duration {
         let (from, to) = (self.proof.life.start(), self.proof.life.end());
-        from.saturating_add(to.saturating_sub(*from).mul_f64(fastrand::f64()))
+        from.saturating_add(to.saturating_sub(*from).mul_f64(self.times.f64()))
     }
 
     /// Starts a server. The load goes to it as soon as it listens.

@@ -22,6 +22,8 @@ pub struct Verdict {
     pub name: &'static str,
     /// The id that its payloads bear.
     pub run: String,
+    /// Of the random times at which it happened.
+    pub seed: u64,
     /// How often it was to happen.
     pub rounds: u32,
     /// From the first request to the last look at the store, in seconds.
@@ -88,6 +90,7 @@ impl Verdict {
         Self {
             name: proof.scene.name(),
             run: format!("{:08x}", proof.plan.run),
+            seed: proof.seed,
             rounds: proof.rounds,
             seconds: shown.seconds,
             rate: proof.plan.rate.to_string(),
@@ -121,8 +124,8 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n{}: run {}, {}, {} rounds in {:.1} s\n",
-            self.name, self.run, self.rate, self.rounds, self.seconds
+            "\n{}: run {}, seed {}, {}, {} rounds in {:.1} s\n",
+            self.name, self.run, self.seed, self.rate, self.rounds, self.seconds
         )?;
         let statuses: Vec<_> = self.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
         row(f, "requests by status", &format!("{}, unanswered: {}", statuses.join(", "), self.unanswered))?;

@@ -1,6 +1,7 @@
 //! What a run has shown: as text, as JSON that can be read back, and as a page to look at.
 
 mod chart;
+mod conclusion;
 mod figure;
 mod file;
 mod html;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::conclusion::Conclusion;
 pub use self::figure::{Direction, FIGURES, Figure, median};
 pub use self::file::{Unreadable, read};
 pub use self::latency::Curve;
@@ -89,6 +91,9 @@ pub struct Report {
     pub checked: bool,
     /// The load second by second.
     pub timeline: Vec<Sample>,
+    /// What a scenario asked and what the answer was, if the load belongs to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conclusion: Option<Conclusion>,
 }
 
 /// The distributions of latencies, from when requests were due, in microseconds.
@@ -241,6 +246,7 @@ impl Report {
             }),
             ledger,
             timeline: shown.timeline,
+            conclusion: None,
         }
     }
 

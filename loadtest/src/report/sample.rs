@@ -68,6 +68,7 @@ pub(crate) fn report() -> Report {
         ledger: Totals { sent: 50_000, accepted: 49_990, refused: 10, stored: 49_990, ..Totals::default() },
         checked: true,
         timeline: (1..=10).map(sample).collect(),
+        conclusion: None,
     }
 }
 

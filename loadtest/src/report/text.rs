@@ -23,6 +23,9 @@ impl fmt::Display for LoadReport {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let load = &self.load;
+        if let Some(conclusion) = &self.conclusion {
+            writeln!(f, "\n{}: {conclusion}", self.name)?;
+        }
         writeln!(f, "\n{}: run {}, {load}", self.name, self.run)?;
         writeln!(f, "\nrequests")?;
         let statuses: Vec<_> = self.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
@@ -73,4 +76,20 @@ pub(crate) fn quantiles(of: &Quantiles) -> String {
     }
     let [p50, p90, p99, p99_9, max] = [of.p50, of.p90, of.p99, of.p99_9, of.max].map(show_micros);
     format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::report::Conclusion;
+    use crate::report::sample::report;
+
+    #[test]
+    fn the_question_of_a_scenario_and_its_answer_come_first() {
+        let (question, answer) = ("Is p99 under 1 ms?".to_owned(), "p99 is over 1ms (p99 1.2 ms)".to_owned());
+        let mut report = report();
+        report.conclusion = Some(Conclusion { question, holds: false, answer });
+        let text = report.to_string();
+        let first = "\nloadtest: Is p99 under 1 ms?\nNO: p99 is over 1ms (p99 1.2 ms)\n";
+        assert!(text.starts_with(first), "{text}");
+    }
 }

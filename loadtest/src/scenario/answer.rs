@@ -88,7 +88,7 @@ impl Answer {
             format!("{} payloads accepted, {} lost, {} duplicated", ledger.accepted, ledger.lost, ledger.duplicated),
             format!("{} of {} receipts lead to their objects", verdict.jobs.stored, verdict.jobs.asked),
         ];
-        let wrong = if verdict.failed() { vec!["the proof has failed, see above".to_owned()] } else { Vec::new() };
+        let wrong = if verdict.failed() { vec!["the proof has failed, see below".to_owned()] } else { Vec::new() };
         Self::new(&seen, &wrong)
     }
 }
@@ -97,7 +97,7 @@ impl Answer {
 fn misses(report: &Report, pass: &Pass) -> Vec<String> {
     let mut wrong = Vec::new();
     if report.failed() {
-        wrong.push("the ledger or the server's end is wrong, or nothing was answered, see above".to_owned());
+        wrong.push("the ledger or the server's end is wrong, or nothing was answered, see below".to_owned());
     }
     if !pass.refusals && refused(report) > 0 {
         wrong.push(format!("{} requests were refused", refused(report)));

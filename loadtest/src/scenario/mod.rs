@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use loadtest::load::{Control, Plan, Rate};
 use loadtest::proof::Verdict;
-use loadtest::report::Report;
+use loadtest::report::{Conclusion, Report};
 use loadtest::server::Program;
 use loadtest::trial::{Place, Target, Trial};
 use loadtest::units;
@@ -76,8 +76,7 @@ async fn all(args: &ScenarioArgs, scenarios: &[Scenario], control: &Control) -> 
     for scenario in scenarios {
         let runner = Runner { args, scenario, control };
         let finding = Box::pin(runner.run()).await.with_context(|| format!("scenario {}", scenario.name))?;
-        let verdict = if finding.answer.holds { "yes" } else { "NO" };
-        crate::show(&format!("\n{}: {}\n{verdict}: {}\n", finding.name, finding.question, finding.answer.text));
+        finding.show();
         if let Some(folder) = &args.json {
             let path = folder.join(format!("{}.json", finding.name));
             let json = serde_json::to_vec_pretty(&finding)?;
@@ -93,6 +92,34 @@ async fn all(args: &ScenarioArgs, scenarios: &[Scenario], control: &Control) -> 
         }
     }
     Ok(hold)
+}
+
+impl Finding {
+    /// Every report gets the question and the answer, so that each can be read alone.
+    fn new(scenario: &Scenario, answer: Answer, reports: Vec<Report>, proof: Option<Verdict>) -> Self {
+        let (name, question) = (scenario.name.clone(), scenario.question.clone());
+        let mut finding = Self { name, question, answer, reports, proof };
+        let conclusion = finding.conclusion();
+        for report in &mut finding.reports {
+            report.conclusion = Some(conclusion.clone());
+        }
+        finding
+    }
+
+    fn conclusion(&self) -> Conclusion {
+        Conclusion { question: self.question.clone(), holds: self.answer.holds, answer: self.answer.text.clone() }
+    }
+
+    /// The question and the answer, and then what they rest on.
+    fn show(&self) {
+        for report in &self.reports {
+            crate::show(&report.to_string());
+        }
+        if let Some(verdict) = &self.proof {
+            crate::show(&format!("\n{}: {}", self.name, self.conclusion()));
+            crate::show(&verdict.to_string());
+        }
+    }
 }
 
 struct Runner<'a> {
@@ -124,14 +151,12 @@ impl Runner<'_> {
                 let is_s3 = self.scenario.store == StoreKind::S3;
                 let proof_of = how.proof(*scene, self.program(None)?, is_s3, &self.scenario.faults, None)?;
                 let verdict = Box::pin(proof_of.run(self.one_load(), crate::note)).await?;
-                crate::show(&verdict.to_string());
                 let answer = Answer::of_proof(&verdict);
                 proof = Some(verdict);
                 answer
             }
         };
-        let (name, question) = (self.scenario.name.clone(), self.scenario.question.clone());
-        Ok(Finding { name, question, answer, reports, proof })
+        Ok(Finding::new(self.scenario, answer, reports, proof))
     }
 
     /// First as fast as it is answered, to see what the server takes at most; half of that, to see what an acceptance
@@ -174,9 +199,7 @@ impl Runner<'_> {
         if !report.as_ref().is_ok_and(ended_well) {
             crate::note(&log.tail());
         }
-        let report = report?;
-        crate::show(&report.to_string());
-        Ok(report)
+        report
     }
 
     fn plan(&self, load: &LoadArgs) -> anyhow::Result<Plan> {

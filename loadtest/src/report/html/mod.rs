@@ -5,7 +5,7 @@ mod tables;
 
 use std::fmt::{self, Display, Write};
 
-use super::Report;
+use super::{Conclusion, Report};
 use crate::units::{show_micros, show_size};
 
 use self::tables::{settings, table};
@@ -50,7 +50,7 @@ impl Report {
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <title>{name}: {} {}</title>\n<style>\n{STYLE}</style></head>\n<body>",
             Escaped(&self.began),
-            self.verdict().0
+            self.conclusion.as_ref().map_or(self.verdict().0, Conclusion::word)
         )?;
         let version = self.program.as_ref().and_then(|program| program.version.as_deref());
         writeln!(
@@ -61,6 +61,9 @@ impl Report {
             Escaped(&self.load.to_string()),
             Escaped(&self.run)
         )?;
+        if let Some(conclusion) = &self.conclusion {
+            write_conclusion(out, conclusion)?;
+        }
         self.write_verdict(out)?;
         self.write_tiles(out)?;
 
@@ -124,7 +127,9 @@ impl Report {
             "failed" => "✗",
             _ => "?",
         };
-        writeln!(out, "<div class=\"verdict {class}\"><strong>{mark} {word}</strong>{}</div>", Escaped(&sentence))
+        // Under the answer of a scenario it has to say what it is about.
+        let of = if self.conclusion.is_some() { "Ledger: " } else { "" };
+        writeln!(out, "<div class=\"verdict {class}\"><strong>{mark} {of}{word}</strong>{}</div>", Escaped(&sentence))
     }
 
     fn write_tiles(&self, out: &mut String) -> fmt::Result {
@@ -147,6 +152,17 @@ impl Report {
         }
         writeln!(out, "</dl>")
     }
+}
+
+fn write_conclusion(out: &mut String, conclusion: &Conclusion) -> fmt::Result {
+    let (class, mark) = if conclusion.holds { ("holds", "✓") } else { ("failed", "✗") };
+    writeln!(
+        out,
+        "<div class=\"verdict {class}\"><p>{}</p><strong>{mark} {}</strong>{}</div>",
+        Escaped(&conclusion.question),
+        conclusion.word(),
+        Escaped(&conclusion.answer)
+    )
 }
 
 /// A count with its thousands apart.
@@ -193,11 +209,12 @@ mod tests {
         program.args.push(nasty.clone());
         program.env.insert(nasty.clone(), nasty.clone());
         report.s3.as_mut().unwrap().faults.insert(nasty.clone(), 1);
+        report.conclusion = Some(Conclusion { question: nasty.clone(), holds: true, answer: nasty.clone() });
         let server = report.server.as_mut().unwrap();
         (server.exit.code, server.exit.status) = (Some(1), nasty);
         let page = report.html();
         assert!(!page.contains("<script") && !page.contains("alert('"), "{page}");
-        assert!(page.matches("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;").count() >= 12);
+        assert!(page.matches("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;").count() >= 14);
     }
 
     #[test]
@@ -214,6 +231,25 @@ mod tests {
         report.server = None;
         report.checked = false;
         assert!(report.html().contains("? Not checked</strong>"));
+    }
+
+    #[test]
+    fn the_question_of_a_scenario_and_its_answer_come_first_whatever_the_ledger_says() {
+        let mut report = report();
+        let (question, answer) = ("Is p99 < 1 ms?".to_owned(), "p99 is over 1ms".to_owned());
+        report.conclusion = Some(Conclusion { question, holds: false, answer });
+        let page = report.html();
+        assert!(page.contains("<title>loadtest: 2026-11-20T13:00:00Z NO</title>"), "{page}");
+        let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("no {text} in {page}"));
+        let question = at("<div class=\"verdict failed\"><p>Is p99 &lt; 1 ms?</p>");
+        let answer = at("<strong>✗ NO</strong>p99 is over 1ms</div>");
+        let ledger = at("<div class=\"verdict holds\"><strong>✓ Ledger: Holds</strong>");
+        assert!(question < answer && answer < ledger && ledger < at("<dl class=\"tiles\">"), "{page}");
+        assert!(!page.contains("✓ Holds"));
+
+        report.conclusion.as_mut().unwrap().holds = true;
+        let page = report.html();
+        assert!(page.contains("Z yes</title>") && page.contains("<strong>✓ yes</strong>"), "{page}");
     }
 
     #[test]
