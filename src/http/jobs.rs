@@ -180,3 +180,21 @@ fn wait(query: Option<&str>) -> Result<Duration, Problem> {
     let seconds = seconds.ok_or_else(|| Problem::InvalidQuery("wait is a number of seconds, such as 10".to_owned()))?;
     Ok(Duration::try_from_secs_f64(seconds).unwrap_or(WAIT_MAX).min(WAIT_MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_cut_off_at_a_minute_however_long_one_is_asked_for() {
+        let asked = |query| wait(Some(query)).unwrap();
+        assert_eq!(asked("wait=59.5"), Duration::from_millis(59_500));
+        for long in ["wait=60", "wait=60.001", "wait=3600", "wait=1e300"] {
+            assert_eq!(asked(long), Duration::from_secs(60), "{long}");
+        }
+        for wrong in ["wait=-1", "wait=NaN", "wait=inf", "wait=", "wait=ten"] {
+            assert!(wait(Some(wrong)).is_err(), "{wrong}");
+        }
+        assert_eq!((wait(None).unwrap(), asked("other=5")), (Duration::ZERO, Duration::ZERO));
+    }
+}

@@ -240,6 +240,12 @@ impl Http2 {
         }
     }
 
+    /// Waits until the server closes the connection, whatever frames it still sends.
+    async fn closes(&mut self, what: &str) {
+        let end = async { while self.frame().await.is_some() {} };
+        timeout(PATIENCE, end).await.unwrap_or_else(|_| panic!("{what}: the connection stays open"));
+    }
+
     /// The first frame that ends a stream or the connection; nothing if it is ended without one.
     async fn end(&mut self) -> Option<Frame> {
         while let Some(frame) = self.frame().await {
@@ -457,6 +463,9 @@ async fn frames_of_http_2_are_taken_or_refused_by_the_book() {
             EndStream(codes) => code.is_some_and(|code| codes.contains(&code)),
             EndConnection(codes) => came == Some(kind::GOAWAY) && code.is_some_and(|code| codes.contains(&code)),
         };
+        if came == Some(kind::GOAWAY) {
+            http2.closes(what).await;
+        }
         if !good {
             wrong.push(format!("{what}: {end:?}"));
         }
@@ -492,9 +501,9 @@ async fn a_preface_that_is_none_ends_the_connection() {
     let mut connection = server.connect().await;
     connection.write(&[&PREFACE[..PREFACE.len() - 1], b"X"].concat()).await;
     connection.write(&frames::headers(1, END_STREAM, GET)).await;
-    let mut http2 = Http2 { connection, input: Vec::new() };
     // Whatever it takes this for, it does not serve it.
-    if let Some(answer) = http2.connection.answer().await {
+    if let Some(answer) = connection.answer().await {
         assert_eq!(answer.status, 400);
+        assert!(connection.closed().await);
     }
 }

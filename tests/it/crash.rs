@@ -4,12 +4,14 @@
 //! serves on a disk that aborts there, while the test sends; then another is started on the same folders, and dies too, in
 //! the middle of what the first has left as often as not. In the end a server that lives is given all of it.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::rc::Rc;
 use std::str::FromStr;
 
+use fastrand::Rng;
 use millpond::disk::RealDisk;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -29,6 +31,8 @@ const FOLDER: &str = "MILLPOND_CRASH_FOLDER";
 /// How often to crash at each point, if it is not [`ROUNDS`].
 const ROUNDS_VAR: &str = "MILLPOND_CRASH_ROUNDS";
 const ROUNDS: usize = 4;
+/// The seed of the points that are tried, which a failure tells, so that they can be tried again.
+const SEED_VAR: &str = "MILLPOND_CRASH_SEED";
 /// So many crashes are left to one recovery.
 const CRASHES_MAX: usize = 5;
 const SENDERS: usize = 3;
@@ -97,15 +101,18 @@ fn start_child(folder: &Path, point: &str) -> Child {
 }
 
 /// Sends until the server is gone; what it has acknowledged.
-async fn send(address: String, sender: String) -> Vec<String> {
+async fn send(address: String, sender: String, random: Rng) -> Vec<String> {
     let Ok(stream) = TcpStream::connect(address).await else { return Vec::new() };
-    let payload =
-        |n| format!("{{\"sender\":\"{sender}\",\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(fastrand::usize(..200)));
+    let random = RefCell::new(random);
+    let payload = |n| {
+        let pad = "x".repeat(random.borrow_mut().usize(..200));
+        format!("{{\"sender\":\"{sender}\",\"n\":{n},\"pad\":\"{pad}\"}}")
+    };
     Connection(stream).post_until_the_end(payload).await
 }
 
 /// One life and death; what was acknowledged in between.
-async fn crash(folder: &Path, point: &str, name: &str) -> Vec<String> {
+async fn crash(folder: &Path, point: &str, name: &str, random: &mut Rng) -> Vec<String> {
     let address = folder.join(ADDRESS);
     let _: std::io::Result<()> = std::fs::remove_file(&address);
     let mut child = start_child(folder, point);
@@ -118,7 +125,7 @@ async fn crash(folder: &Path, point: &str, name: &str) -> Vec<String> {
     let mut senders = JoinSet::new();
     if let Ok(address) = std::fs::read_to_string(&address) {
         for sender in 0..SENDERS {
-            senders.spawn(send(address.clone(), format!("{name}-{sender}")));
+            senders.spawn_local(send(address.clone(), format!("{name}-{sender}"), random.fork()));
         }
     }
     let ended = timeout(PATIENCE, child.wait()).await.unwrap_or_else(|_| panic!("{point}: never reached")).unwrap();
@@ -127,7 +134,7 @@ async fn crash(folder: &Path, point: &str, name: &str) -> Vec<String> {
 }
 
 /// Crashes around one kind of call, `rounds` times; how many jobs were acknowledged.
-async fn crashes_at(kind: Op, lives: usize, side: &str, rounds: usize) -> usize {
+async fn crashes_at(kind: Op, lives: usize, side: &str, rounds: usize, mut random: Rng) -> usize {
     let mut jobs = 0;
     let mut done = 0;
     while done < rounds {
@@ -142,8 +149,8 @@ async fn crashes_at(kind: Op, lives: usize, side: &str, rounds: usize) -> usize 
             leave(&place, &[&left]);
             acknowledged.extend([all[0].clone(), all[2].clone()]);
             dead += 1;
-            let point = format!("{kind:?} {} {side}", fastrand::usize(..lives));
-            acknowledged.append(&mut crash(folder.path(), &point, &format!("{done}-{n}")).await);
+            let point = format!("{kind:?} {} {side}", random.usize(..lives));
+            acknowledged.append(&mut crash(folder.path(), &point, &format!("{done}-{n}"), &mut random).await);
             story.push(point);
         }
         done += story.len();
@@ -162,15 +169,23 @@ async fn crashes_at(kind: Op, lives: usize, side: &str, rounds: usize) -> usize 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_point_loses_nothing_that_was_acknowledged_and_stores_nothing_twice() {
     let rounds = variable(ROUNDS_VAR).map_or(ROUNDS, |rounds| rounds.to_str().unwrap().parse().unwrap());
+    let seed =
+        variable(SEED_VAR).map_or_else(|| fastrand::u32(..).into(), |seed| seed.to_str().unwrap().parse().unwrap());
+    #[expect(clippy::print_stderr, reason = "shown when the test fails, whatever fails in it")]
+    {
+        eprintln!("{SEED_VAR}={seed}");
+    }
+    // One generator for each point: the points are tried at the same time.
+    let mut random = Rng::with_seed(seed);
     let at_once = Rc::new(Semaphore::new(AT_ONCE));
     let mut points = JoinSet::new();
     let everything = async {
         for (kind, lives) in POINTS {
             for side in ["before", "after"] {
-                let at_once = Rc::clone(&at_once);
+                let (at_once, random) = (Rc::clone(&at_once), random.fork());
                 points.spawn_local(async move {
                     let _permit = at_once.acquire().await.unwrap();
-                    (format!("{side} {kind:?}"), crashes_at(kind, lives, side, rounds).await)
+                    (format!("{side} {kind:?}"), crashes_at(kind, lives, side, rounds, random).await)
                 });
             }
         }

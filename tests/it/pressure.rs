@@ -22,6 +22,26 @@ async fn post_until_refused(server: &Server, from: usize) -> HashSet<usize> {
     accepted
 }
 
+/// Connections of a flood.
+const FLOODERS: usize = 16;
+
+/// Sends a request so many times on each connection; how many were refused with 503.
+async fn flood(server: &Server, request: &[u8], requests: usize) -> usize {
+    let mut senders = JoinSet::new();
+    for _ in 0..FLOODERS {
+        let (mut connection, request) = (server.connect().await, request.to_vec());
+        senders.spawn(async move {
+            let mut refused = 0;
+            for _ in 0..requests {
+                connection.write(&request).await;
+                refused += usize::from(connection.answer().await.expect("an answer").status == 503);
+            }
+            refused
+        });
+    }
+    senders.join_all().await.iter().sum()
+}
+
 fn stored(root: &std::path::Path) -> Vec<usize> {
     lines(root)
         .iter()
@@ -92,29 +112,42 @@ async fn memory_is_bounded_while_a_hung_store_is_flooded() {
     let request =
         post("Content-Type: application/json\r\n", format!("{{\"a\":\"{}\"}}", "x".repeat(16 * 1024)).as_bytes());
 
-    let flood = async |requests: usize| {
-        let mut senders = JoinSet::new();
-        for _ in 0..16 {
-            let (mut connection, request) = (server.connect().await, request.clone());
-            senders.spawn(async move {
-                let mut refused = 0;
-                for _ in 0..requests {
-                    connection.write(&request).await;
-                    refused += usize::from(connection.answer().await.expect("an answer").status == 503);
-                }
-                refused
-            });
-        }
-        senders.join_all().await.iter().sum::<usize>()
-    };
     // Three times what the queue and the segments hold, so that every bound is reached.
-    assert!(flood(100).await > 0);
-    let (full, waiting) = (server.resident(), server.metric("millpond_jobs_waiting").await);
+    assert!(flood(&server, &request, 100).await > 0);
+    let (full, waiting) = (server.peak(), server.metric("millpond_jobs_waiting").await);
     assert!(waiting * 16.0 * 1024.0 <= (4 << 20) as f64 + 3.0 * (1 << 20) as f64, "{waiting} jobs");
     // A hundred times more changes nothing.
-    assert_eq!(flood(2000).await, 16 * 2000);
+    assert_eq!(flood(&server, &request, 2000).await, FLOODERS * 2000);
     assert_eq!(server.metric("millpond_jobs_waiting").await, waiting);
-    let after = server.resident();
+    let after = server.peak();
+    assert!(after < full + 8 * 1024, "{full} KiB grew to {after} KiB");
+}
+
+#[tokio::test]
+async fn memory_is_bounded_while_a_hung_store_is_flooded_and_the_spool_fills_on_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    s3.faults().set(FaultPlan::always(Fault::Hang));
+    let env = [
+        ("ACK", "disk"),
+        ("MAX_WORKERS", "2"),
+        ("MAX_QUEUE_BYTES", "4MiB"),
+        ("SPOOL_MAX_BYTES", "64MiB"),
+        ("OBJECT_MAX_BYTES", "1MiB"),
+        ("COMPRESSION", "none"),
+    ];
+    let server = Server::start_with_s3(&s3, &env).await;
+    let body = format!("{{\"a\":\"{}\"}}", "x".repeat(16 * 1024));
+    let request = post("Content-Type: application/json\r\n", body.as_bytes());
+    let before = server.peak();
+    // A flood of 100 MiB.
+    assert!(flood(&server, &request, 400).await > 0);
+    let (full, spooled) = (server.peak(), server.metric("millpond_spool_bytes").await);
+    assert!((f64::from(56 << 20)..=f64::from(64 << 20)).contains(&spooled), "{spooled} bytes are spooled");
+    assert!(full < before + 32 * 1024, "{before} KiB grew to {full} KiB with {spooled} bytes in the spool");
+    // Five times more changes nothing.
+    assert_eq!(flood(&server, &request, 2000).await, FLOODERS * 2000);
+    let after = server.peak();
     assert!(after < full + 8 * 1024, "{full} KiB grew to {after} KiB");
 }
 

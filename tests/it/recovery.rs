@@ -370,6 +370,26 @@ async fn the_spool_never_grows_over_its_bound_while_the_store_is_away() {
 }
 
 #[tokio::test]
+async fn the_program_ends_with_1_when_what_was_acknowledged_is_damaged_on_disk() {
+    for (damaged, code) in [(None, 0), (Some(1), 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(folder.path(), &[]);
+        let mut segment = Segment::of(&payloads("left", 3));
+        if let Some(frame) = damaged {
+            segment.damage(frame);
+        }
+        leave(&place, &[&segment]);
+        let (spool, store) = (place.spool(), place.store());
+        let env = [("SPOOL_DIR", spool.to_str().unwrap()), ("STORE_DIR", store.to_str().unwrap())];
+        let mut server = Server::start(&env).await;
+        until("the upload", async || place.segments().is_empty()).await;
+        assert_eq!(server.stop().await, Some(code), "{}", server.log());
+        assert_eq!(server.log().contains("all that was accepted is stored"), code == 0, "{}", server.log());
+        assert_eq!(place.stored().len(), if code == 0 { 3 } else { 2 });
+    }
+}
+
+#[tokio::test]
 async fn a_folder_that_cannot_be_taken_over_does_not_keep_the_others_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);

@@ -100,7 +100,7 @@ async fn held_open(block: Vec<u8>, connections: usize) {
     assert!(metrics["millpond_requests_in_flight_bytes"] <= ADDRESS_BYTES, "{metrics:?}");
     over.cancel();
     let sent: usize = senders.join_all().await.iter().sum();
-    let peak = server.peak_resident();
+    let peak = server.peak();
     assert!(peak < MEMORY, "{peak} KiB at the most");
     drop(attackers);
     server.metric_is("millpond_requests_in_flight_bytes", |bytes| bytes == 0.0).await;

@@ -181,11 +181,16 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// The most resident memory that it has had, in KiB.
-    pub(crate) fn peak_resident(&self) -> u64 {
+    /// The most memory that was resident since the start or since [`forget_peak`](Self::forget_peak), in KiB.
+    pub(crate) fn peak(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// The peak counts from what is resident now.
+    pub(crate) fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").unwrap();
     }
 
     pub(crate) fn objects(&self) -> Vec<PathBuf> {
