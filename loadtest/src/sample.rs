@@ -58,5 +58,6 @@ pub(crate) fn report() -> Report {
         ledger: Totals { sent: 50_000, accepted: 50_000, stored: 50_000, ..Totals::default() },
         checked: true,
         timeline: Vec::new(),
+        conclusion: None,
     }
 }

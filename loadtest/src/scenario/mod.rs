@@ -227,3 +227,21 @@ impl Runner<'_> {
         Control { end: self.control.end.child_token(), ..Control::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::report;
+
+    #[test]
+    fn every_report_of_a_scenario_has_its_question_and_its_answer() {
+        let scenario = Scenario::find("steady").unwrap();
+        let answer = Answer { holds: false, text: "p99 is over 1ms".to_owned() };
+        let finding = Finding::new(&scenario, answer, vec![report(), report()], None);
+        for report in &finding.reports {
+            let conclusion = report.conclusion.as_ref().unwrap();
+            assert_eq!((&*conclusion.question, conclusion.word()), (&*scenario.question, "NO"));
+            assert_eq!(conclusion.answer, "p99 is over 1ms");
+        }
+    }
+}
