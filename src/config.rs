@@ -18,7 +18,7 @@ use ipnet::IpNet;
 
 pub use table::{SETTINGS, Setting};
 
-use crate::decode::Record;
+use crate::decode::{Readers, Record};
 use crate::digest::Digest;
 use crate::segment::Compression;
 
@@ -114,6 +114,8 @@ pub struct HttpSettings {
     pub max_decoded_bytes: usize,
     /// What a stored line holds.
     pub record: Record,
+    /// Whether to refuse what readers fail on.
+    pub readers: Readers,
     /// What an answer promises at least.
     pub ack: Ack,
     /// What a request may ask for at most, unless its tenant has a limit of its own.

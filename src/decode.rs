@@ -1,8 +1,8 @@
 //! Bytes to payload lines. Pure: no I/O, no HTTP.
 //!
 //! A batch is the envelope `{"version":…,"token":…,"data":[{…},…]}`, an array of objects, one object without `data`, or
-//! NDJSON. Decoding borrows: serde_json walks the body once and leaves each payload as the slice of the body that it is
-//! (`RawValue`), so the only copy of a payload's bytes is the one into the job's lines. [`Batch::read`] finds the payloads,
+//! NDJSON. Decoding borrows: one pass over the body checks all that is checked and leaves each payload as the slice of the
+//! body that it is, so the only copy of a payload's bytes is the one into the job's lines. [`Batch::read`] finds the payloads,
 //! and [`Lines::write`] writes them, in two steps: who may send them, and how many, is decided in between.
 //!
 //! A payload is stored byte for byte, save that a line break between its tokens becomes a space: inside a JSON string a
@@ -10,17 +10,25 @@
 //!
 //! Refused beyond what RFC 8259 demands: escapes that are half of a surrogate pair (RFC 7493, 2.1), since a reader such
 //! as DuckDB gives up on the whole object for one of them; nesting deeper than [`MAX_DEPTH`]; a member given twice in the
-//! envelope, where it would be anyone's guess which one is meant.
+//! envelope, where it is not clear which one is meant; and with [`Readers::Strict`] what makes one of the readers in
+//! docs/readers.md fail on the whole object.
+//!
+//! What a body costs is bounded by [`Limits`]: decoding stops at the first payload, member or step over one of them.
 
 mod batch;
-mod check;
+mod limits;
 mod lines;
+mod names;
+mod number;
+mod scan;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::fmt;
 
 pub use batch::{Batch, Form, Token};
+pub use limits::{Limits, Over, Readers, Refused};
 pub use lines::{Lines, Meta, NoRoom, Record};
 
 /// How deep a payload may nest; the payload itself is the first level.

@@ -10,6 +10,7 @@ mod decoding;
 mod head;
 mod in_flight;
 mod jobs;
+mod lanes;
 mod listener;
 mod origin;
 mod payloads;
@@ -40,6 +41,7 @@ use tokio::sync::Semaphore;
 pub use arrivals::Transport;
 use decoding::DecodeLimits;
 use in_flight::{Admission, InFlight};
+use lanes::Lanes;
 pub use listener::{Limits, bind, serve, serve_connection};
 use peer::ClientAddress;
 pub use peer::{Peer, TrustedProxies};
@@ -85,6 +87,8 @@ pub struct Edge {
     /// Large bodies are decoded off the async threads, one a core at a time: the copies that decoding makes are bounded
     /// with it.
     large_bodies: Arc<Semaphore>,
+    /// Where they wait for that, unless the tenant has a lane.
+    lanes: Lanes,
 }
 
 impl Edge {
@@ -118,6 +122,7 @@ impl Edge {
             store_asks: Semaphore::new(STORE_ASKS_MAX),
             audit: AuditLog::default(),
             large_bodies,
+            lanes: Lanes::new(cores),
         }
     }
 

@@ -12,6 +12,9 @@ const USUAL_RATIO: usize = 10;
 /// deflate cannot do better (RFC 1951: 258 bytes for two bits).
 const DEFLATE_RATIO_MAX: usize = 1032;
 
+/// A body that is longer than it said gets so much more room at the least.
+const LEAST_GROWTH: usize = 8 * 1024;
+
 /// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -29,6 +32,9 @@ pub enum InflateError {
     /// It is longer than the limit.
     #[error("decompresses to more than {0} bytes")]
     TooLarge(usize),
+    /// The caller has no room for what decompressing takes.
+    #[error("there is no room for the decompressed body")]
+    NoRoom,
     /// It is cut short, damaged, or something else.
     #[error("{0}")]
     Corrupt(#[from] io::Error),
@@ -39,17 +45,31 @@ pub enum InflateError {
 /// # Errors
 /// [`InflateError`].
 pub fn inflate(encoding: Encoding, body: &[u8], most: usize) -> Result<Vec<u8>, InflateError> {
-    let expected = expected_len(encoding, body).min(most);
+    inflate_within(encoding, body, most, &mut |_| true)
+}
+
+/// [`inflate`] that asks `room` before it takes memory, for all that it then holds of the decompressed body, in bytes; and
+/// stops where there is none.
+///
+/// # Errors
+/// [`InflateError`].
+pub fn inflate_within(
+    encoding: Encoding,
+    body: &[u8],
+    most: usize,
+    room: &mut dyn FnMut(usize) -> bool,
+) -> Result<Vec<u8>, InflateError> {
+    // One more than the body has, to find its end without more room.
+    let expected = expected_len(encoding, body).min(most) + 1;
+    let output = Output { expected, most, room };
     match encoding {
-        Encoding::Gzip => read(MultiGzDecoder::new(body), expected, most),
-        Encoding::Deflate if is_zlib(body) => {
-            to_the_end(ZlibDecoder::new(body), expected, most, ZlibDecoder::into_inner)
-        }
-        Encoding::Deflate => to_the_end(DeflateDecoder::new(body), expected, most, DeflateDecoder::into_inner),
+        Encoding::Gzip => output.read(MultiGzDecoder::new(body)),
+        Encoding::Deflate if is_zlib(body) => output.read_to_the_end(ZlibDecoder::new(body), ZlibDecoder::into_inner),
+        Encoding::Deflate => output.read_to_the_end(DeflateDecoder::new(body), DeflateDecoder::into_inner),
         Encoding::Zstd => {
             let mut decoder = zstd::Decoder::with_buffer(body)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            read(decoder, expected, most)
+            output.read(decoder)
         }
     }
 }
@@ -65,28 +85,58 @@ fn expected_len(encoding: Encoding, body: &[u8]) -> usize {
             let said = body.last_chunk().map_or(usual, |length| u32::from_le_bytes(*length) as usize);
             said.min(body.len().saturating_mul(DEFLATE_RATIO_MAX))
         }
-        Encoding::Deflate | Encoding::Zstd => usual,
+        Encoding::Deflate => usual,
+        // Of the first frame, where it says so (RFC 8878, 3.1.1.1.4).
+        Encoding::Zstd => match zstd::zstd_safe::get_frame_content_size(body) {
+            Ok(Some(length)) => usize::try_from(length).unwrap_or(usize::MAX),
+            Ok(None) | Err(_) => usual,
+        },
     }
 }
 
-fn read(decoder: impl Read, expected: usize, most: usize) -> Result<Vec<u8>, InflateError> {
-    let mut decoded = Vec::with_capacity(expected);
-    // One more than the limit, to tell a body that ends there from one that goes on.
-    decoder.take(most as u64 + 1).read_to_end(&mut decoded)?;
-    if decoded.len() > most { Err(InflateError::TooLarge(most)) } else { Ok(decoded) }
-}
-
-/// [`read`], for formats that end by themselves: nothing may follow.
-fn to_the_end<'a, D: Read>(
-    mut decoder: D,
+/// Where a decompressed body goes.
+struct Output<'r> {
+    /// The room to begin with.
     expected: usize,
     most: usize,
-    rest: impl FnOnce(D) -> &'a [u8],
-) -> Result<Vec<u8>, InflateError> {
-    let decoded = read(&mut decoder, expected, most)?;
-    match rest(decoder).fill_buf() {
-        Ok([]) => Ok(decoded),
-        _ => Err(InflateError::Corrupt(io::Error::other("there are bytes after the end of the compressed data"))),
+    room: &'r mut dyn FnMut(usize) -> bool,
+}
+
+impl Output<'_> {
+    fn read(self, mut decoder: impl Read) -> Result<Vec<u8>, InflateError> {
+        let Self { expected, most, room } = self;
+        let mut decoded = Vec::new();
+        let mut more = expected;
+        loop {
+            // The old memory may be held until the new one has its contents.
+            if !room(decoded.capacity() + decoded.len() + more) {
+                return Err(InflateError::NoRoom);
+            }
+            decoded.reserve_exact(more);
+            let spare = decoded.capacity() - decoded.len();
+            let read = decoder.by_ref().take(spare as u64).read_to_end(&mut decoded)?;
+            if decoded.len() > most {
+                return Err(InflateError::TooLarge(most));
+            }
+            if read < spare {
+                return Ok(decoded);
+            }
+            // One more than the limit, to tell a body that ends there from one that goes on.
+            more = decoded.len().max(LEAST_GROWTH).min(most + 1 - decoded.len());
+        }
+    }
+
+    /// [`read`](Self::read), for formats that end by themselves: nothing may follow.
+    fn read_to_the_end<'a, D: Read>(
+        self,
+        mut decoder: D,
+        rest: impl FnOnce(D) -> &'a [u8],
+    ) -> Result<Vec<u8>, InflateError> {
+        let decoded = self.read(&mut decoder)?;
+        match rest(decoder).fill_buf() {
+            Ok([]) => Ok(decoded),
+            _ => Err(InflateError::Corrupt(io::Error::other("there are bytes after the end of the compressed data"))),
+        }
     }
 }
 
@@ -103,6 +153,31 @@ mod tests {
     use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 
     use super::*;
+
+    fn inflate(encoding: Encoding, body: &[u8], most: usize) -> Result<Vec<u8>, InflateError> {
+        let mut asked = 0;
+        let inflated = super::inflate_within(encoding, body, most, &mut |bytes| {
+            asked = bytes;
+            true
+        });
+        assert!(inflated.as_ref().map_or(0, Vec::capacity) <= asked, "room is asked for before it is taken");
+        inflated
+    }
+
+    #[test]
+    fn without_room_nothing_more_is_decompressed() {
+        let data = vec![b' '; 10 << 20];
+        for encoding in ALL {
+            let body = encoded(encoding, &data);
+            let mut asked = 0;
+            let refused = super::inflate_within(encoding, &body, data.len(), &mut |bytes| {
+                asked = bytes;
+                bytes <= 1 << 20
+            });
+            assert!(matches!(refused, Err(InflateError::NoRoom)), "{encoding:?}");
+            assert!(asked > 1 << 20, "{encoding:?}");
+        }
+    }
 
     fn encoded(encoding: Encoding, data: &[u8]) -> Vec<u8> {
         match encoding {

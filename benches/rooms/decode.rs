@@ -6,7 +6,7 @@ use loadtest::batch;
 use loadtest::payload::DEFAULT_SIZE;
 use millpond::decode::{self, Form, Lines};
 
-use crate::sample::{Batch, batches, meta};
+use crate::sample::{Batch, batches, limits, meta};
 
 #[divan::bench(args = batches(), max_time = 1)]
 fn envelope(bencher: Bencher<'_, '_>, batch: Batch) {
@@ -36,7 +36,8 @@ fn run(bencher: Bencher<'_, '_>, bodies: &[Vec<u8>], payloads: usize, form: Form
     let mut bodies = bodies.iter().cycle();
     let bencher = bencher.counter(ItemsCount::new(payloads)).counter(BytesCount::new(bytes));
     bencher.bench_local(|| {
-        let batch = decode::Batch::read(black_box(bodies.next().unwrap()), form).unwrap();
+        let body = black_box(bodies.next().unwrap());
+        let batch = decode::Batch::read(body, form, &limits(body.len()), &mut |_| true).unwrap();
         let lines = Lines::write(&batch, &meta(), |_| true).unwrap();
         assert_eq!(black_box(lines).payloads as usize, payloads);
     });

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use loadtest::batch::{self, Encoding};
 use loadtest::payload::{DEFAULT_SIZE, Number, Payloads};
-use millpond::decode::{self, Lines, Meta, Record};
+use millpond::decode::{self, Limits, Lines, Meta, Readers, Record};
 
 /// More than this a processor does not know by heart: it learns the branches of what comes again and again, and would be
 /// faster than it is.
@@ -49,9 +49,14 @@ impl Batch {
     /// The lines that a job holds of it.
     pub(crate) fn lines(self, number: u32) -> Lines {
         let body = self.body(batch::Form::Envelope, number);
-        let batch = decode::Batch::read(&body, decode::Form::Json).unwrap();
+        let batch = decode::Batch::read(&body, decode::Form::Json, &limits(body.len()), &mut |_| true).unwrap();
         Lines::write(&batch, &meta(), |_| true).unwrap()
     }
+}
+
+/// What is taken of a body by default.
+pub(crate) fn limits(sent: usize) -> Limits {
+    Limits::new(sent, Record::Envelope, Readers::Strict)
 }
 
 /// What the server knows of a request.

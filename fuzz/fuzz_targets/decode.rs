@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use libfuzzer_sys::fuzz_target;
-use millpond::decode::{Batch, Form, Lines, MAX_DEPTH, Meta, NoRoom, Record};
+use millpond::decode::{Batch, Form, Limits, Lines, MAX_DEPTH, Meta, NoRoom, Readers, Record, Refused};
 use millpond::inflate::{Encoding, InflateError, inflate};
 use serde_json::value::RawValue;
 
@@ -31,6 +31,7 @@ fuzz_target!(|input: &[u8]| {
             }
             Err(InflateError::TooLarge(most)) => assert_eq!(most, DECODED_MAX_BYTES),
             Err(InflateError::Corrupt(_)) => {}
+            Err(InflateError::NoRoom) => panic!("there is room without end"),
         },
     }
 });
@@ -59,12 +60,21 @@ fn written<W: Write>(mut encoder: W, body: &[u8], finish: impl Fn(W) -> std::io:
 }
 
 fn decoded(body: &[u8], form: Form) {
-    let batch = match Batch::read(body, form) {
+    let read = |readers| {
+        Batch::read(body, form, &Limits::new(body.len(), Record::Payload, readers), &mut |_| true)
+    };
+    if let Ok(strict) = read(Readers::Strict) {
+        let all = read(Readers::Any).expect("what is good for strict readers is good for any");
+        assert_eq!(strict.payloads, all.payloads);
+    }
+    let batch = match read(Readers::Any) {
         Ok(batch) => batch,
-        Err(invalid) => {
+        Err(Refused::Invalid(invalid)) => {
             assert!(invalid.byte <= body.len());
             return;
         }
+        Err(Refused::Over(_)) => return,
+        Err(Refused::NoRoom) => panic!("there is room without end"),
     };
     if let Some(token) = batch.token {
         // Text or not, it is looked at without trouble.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Ack, AllowedOrigins, LINES_ALLOWED_BYTES, LINES_PER_DECODED, ReceiptObject};
-use crate::decode::Record;
+use crate::decode::{Readers, Record};
 use crate::digest::Digest;
 use crate::segment::{Compression, FRAME_MAX_BYTES};
 
@@ -229,6 +229,14 @@ pub(super) fn compression(text: &str) -> Result<Compression, String> {
         "zstd" => Ok(Compression::Zstd),
         "none" => Ok(Compression::None),
         _ => Err("gzip, zstd or none".to_owned()),
+    }
+}
+
+pub(super) fn readers(text: &str) -> Result<Readers, String> {
+    match text {
+        "strict" => Ok(Readers::Strict),
+        "any" => Ok(Readers::Any),
+        _ => Err("strict or any".to_owned()),
     }
 }
 

@@ -59,6 +59,7 @@ struct Raw {
     proxy_protocol: Option<String>,
     receipt_object: Option<String>,
     record: Option<String>,
+    readers: Option<String>,
     rust_log: Option<String>,
     s3_bucket: Option<String>,
     s3_expected_bucket_owner: Option<String>,
@@ -271,6 +272,7 @@ impl Check {
         let max_body_bytes = self.get("MAX_BODY_BYTES", &raw.max_body_bytes, parse::positive_size);
         let max_decoded_bytes = self.get("MAX_DECODED_BYTES", &raw.max_decoded_bytes, parse::positive_size);
         let record = self.get("RECORD", &raw.record, parse::record);
+        let readers = self.get("READERS", &raw.readers, parse::readers);
         let ack = self.get("ACK", &raw.ack, parse::ack);
         let ack_max = self.get("ACK_MAX", &raw.ack_max, parse::ack);
         if let (Some(least), Some(most)) = (ack, ack_max) {
@@ -318,6 +320,7 @@ impl Check {
             max_body_bytes: max_body_bytes?,
             max_decoded_bytes: max_decoded_bytes?,
             record: record?,
+            readers: readers?,
             ack: ack?,
             ack_max: ack_max?,
             ack_timeout: ack_timeout?,

@@ -74,6 +74,12 @@ pub const SETTINGS: &[Setting] = &[
         "key, location",
         "what receipts name: the object's key, or with the bucket or folder before it, which needs TOKENS_FILE",
     ),
+    setting(
+        "READERS",
+        "strict",
+        "strict, any",
+        "strict refuses payloads on which usual readers fail (docs/readers.md)",
+    ),
     setting("MAX_BODY_BYTES", "1MiB", "size", "a request's body as sent; more is answered 413"),
     setting("MAX_DECODED_BYTES", "10MiB", "size", "a request's body decompressed; more is answered 413"),
     setting("MAX_CONNECTIONS", "16384", "connections", "open at once on the public listener; more are answered 503"),

@@ -1,14 +1,13 @@
 //! The four forms of a batch, found in the body and left where they are.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::fmt;
 
-use memchr::memchr_iter;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+use memchr::memchr;
 
-use super::{Invalid, check};
+use super::limits::{Limits, Over, Readers, Refused};
+use super::scan::{Fault, FaultKind, Rules, Scanner};
+use super::{Invalid, text};
 
 /// How a body holds its payloads, by its content type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,123 +48,222 @@ impl fmt::Debug for Token<'_> {
     }
 }
 
+/// The room for payloads to begin with; most batches have no more.
+const USUAL_PAYLOADS: usize = 32;
+
 impl<'a> Batch<'a> {
-    /// Finds the batch in `body`.
+    /// Finds the batch in `body`. Before it takes memory for more than a few payloads it asks `room` for all that it then
+    /// has taken, in bytes; it stops where there is none, and at the first thing over `limits`.
     ///
     /// # Errors
-    /// [`Invalid`], for the first thing wrong.
-    pub fn read(body: &'a [u8], form: Form) -> Result<Self, Invalid> {
-        let source = Source { text: check::utf8(body)? };
+    /// [`Refused`], for the first thing wrong.
+    pub fn read(
+        body: &'a [u8],
+        form: Form,
+        limits: &Limits,
+        room: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Self, Refused> {
+        if u32::try_from(body.len()).is_err() {
+            return Err(Refused::Over(Over::Bytes));
+        }
+        let text = text::of(body).map_err(Refused::Invalid)?;
+        let rules = Rules { is_strict: limits.readers == Readers::Strict, depth: limits.depth, steps: limits.steps };
+        let payloads = Payloads { found: Vec::new(), room, most: limits.payloads };
+        let mut source = Source { text, json: Scanner::new(text, rules), limits, payloads };
         let batch = match form {
             Form::Json => source.json()?,
             Form::Ndjson => source.ndjson()?,
         };
         if batch.payloads.is_empty() {
-            return Err(source.invalid("the batch is empty: send at least one payload", None, source.end()));
-        }
-        for (index, payload) in batch.payloads.iter().enumerate() {
-            source.check_payload(index, payload)?;
-        }
-        let token = batch.token.map(|Token(json)| json);
-        let own = token.iter().chain(&batch.version).chain(batch.context.iter().map(|(_, value)| value));
-        for value in own {
-            check::value(value).map_err(|(reason, at)| source.invalid(&reason, None, source.offset(value) + at))?;
+            return Err(invalid("the batch is empty: send at least one payload", None, text.len()));
         }
         Ok(batch)
     }
 }
 
-/// The body, for finding offsets in it.
-#[derive(Clone, Copy)]
-struct Source<'a> {
+/// The payloads found so far.
+struct Payloads<'a, 'r> {
+    found: Vec<&'a str>,
+    room: &'r mut dyn FnMut(usize) -> bool,
+    most: usize,
+}
+
+impl<'a> Payloads<'a, '_> {
+    fn push(&mut self, payload: &'a str) -> Result<(), Refused> {
+        let (length, capacity) = (self.found.len(), self.found.capacity());
+        if length >= self.most {
+            return Err(Refused::Over(Over::Payloads(self.most)));
+        }
+        if length == capacity {
+            let more = capacity.max(USUAL_PAYLOADS).min(self.most - length);
+            // The old memory is held until the new one has its contents.
+            let bytes = (2 * capacity + more) * size_of::<&str>();
+            if capacity > 0 && !(self.room)(bytes) {
+                return Err(Refused::NoRoom);
+            }
+            self.found.reserve_exact(more);
+        }
+        self.found.push(payload);
+        Ok(())
+    }
+}
+
+/// The body, and how far it was read.
+struct Source<'a, 'r> {
     text: &'a str,
+    json: Scanner<'a>,
+    limits: &'r Limits,
+    payloads: Payloads<'a, 'r>,
 }
 
-impl<'a> Source<'a> {
-    fn json(self) -> Result<Batch<'a>, Invalid> {
-        let text = self.text.trim_matches(WHITESPACE);
-        let index = Cell::new(None);
-        let mut json = serde_json::Deserializer::from_str(text);
-        let parsed = match text.as_bytes().first() {
-            None => return Ok(Batch::default()),
+impl<'a> Source<'a, '_> {
+    fn json(&mut self) -> Result<Batch<'a>, Refused> {
+        self.json.space();
+        let batch = match self.json.peek() {
+            None => Batch::default(),
             Some(b'[') => {
-                let payloads = Payloads { index: &index }.deserialize(&mut json);
-                payloads.map(|payloads| Ok(Batch { payloads, ..Batch::default() }))
+                self.array()?;
+                Batch { payloads: std::mem::take(&mut self.payloads.found), ..Batch::default() }
             }
-            Some(b'{') => json.deserialize_map(Object { index: &index }).map(|members| members.into_batch(text)),
+            Some(b'{') => self.object()?,
             Some(_) => {
-                return Err(self.invalid("expected a JSON object or an array of objects", None, self.offset(text)));
+                return Err(invalid("expected a JSON object or an array of objects", None, self.json.at()));
             }
         };
-        let batch = parsed.and_then(|batch| json.end().map(|()| batch));
-        let batch = batch.map_err(|error| self.refused(&error, text, index.get()))?;
-        batch.map_err(|name| self.invalid(&format!("the envelope has {name} twice"), None, self.offset(text)))
-    }
-
-    fn ndjson(self) -> Result<Batch<'a>, Invalid> {
-        let mut payloads = Vec::new();
-        let ends = memchr_iter(b'\n', self.text.as_bytes()).chain(std::iter::once(self.text.len()));
-        let mut start = 0;
-        for end in ends {
-            let line = self.text.get(start..end).unwrap_or_default().trim_matches(WHITESPACE);
-            start = end + 1;
-            if line.is_empty() {
-                continue;
-            }
-            let payload = serde_json::from_str::<&RawValue>(line);
-            payloads.push(payload.map_err(|error| self.refused(&error, line, Some(payloads.len())))?.get());
+        self.json.space();
+        match self.json.peek() {
+            Some(_) => Err(invalid(TRAILING, None, self.json.at())),
+            None => Ok(batch),
         }
-        Ok(Batch { payloads, ..Batch::default() })
     }
 
-    fn check_payload(self, index: usize, payload: &str) -> Result<(), Invalid> {
-        let start = self.offset(payload);
+    fn ndjson(&mut self) -> Result<Batch<'a>, Refused> {
+        let bytes = self.text.as_bytes();
+        while let Some(rest) = bytes.get(self.json.at()..).filter(|rest| !rest.is_empty()) {
+            let end = self.json.at() + memchr(b'\n', rest).unwrap_or(rest.len());
+            self.json.line(end);
+            self.json.space();
+            if self.json.peek().is_some() {
+                self.payload()?;
+                self.json.space();
+                if self.json.peek().is_some() {
+                    let index = self.payloads.found.len() - 1;
+                    return Err(invalid(TRAILING, Some(index), self.json.at()));
+                }
+            }
+            self.json.next_line();
+        }
+        Ok(Batch { payloads: std::mem::take(&mut self.payloads.found), ..Batch::default() })
+    }
+
+    /// An array of payloads.
+    fn array(&mut self) -> Result<(), Refused> {
+        self.json.skip();
+        self.json.space();
+        if self.json.peek() == Some(b']') {
+            self.json.skip();
+            return Ok(());
+        }
+        loop {
+            self.payload()?;
+            self.json.space();
+            match self.json.peek() {
+                Some(b',') => self.json.skip(),
+                Some(b']') => break,
+                _ => {
+                    let fault = self.json.expected("`,` or `]`", "an array");
+                    let index = Some(self.payloads.found.len());
+                    return fault.map_err(|fault| refused(fault, index, self.limits));
+                }
+            }
+            self.json.space();
+        }
+        self.json.skip();
+        Ok(())
+    }
+
+    fn payload(&mut self) -> Result<(), Refused> {
+        let (start, index) = (self.json.at(), Some(self.payloads.found.len()));
+        let payload = self.json.value(0).map_err(|fault| refused(fault, index, self.limits))?;
         if !payload.starts_with('{') {
-            let reason = format!("{}, where an object is expected", kind(payload));
-            return Err(self.invalid(&reason, Some(index), start));
+            return Err(invalid(&format!("{}, where an object is expected", kind(payload)), index, start));
         }
-        check::value(payload).map_err(|(reason, at)| self.invalid(&reason, Some(index), start + at))
+        self.payloads.push(payload)
     }
 
-    /// What serde_json found wrong in `part`, in our terms: an offset in the body instead of line and column.
-    fn refused(self, error: &serde_json::Error, part: &str, payload: Option<usize>) -> Invalid {
-        if error.is_data() {
-            // The one thing that can be JSON and yet not what was asked for.
-            let data = serde_json::from_str::<Envelope<'_>>(part).map(|envelope| self.offset(envelope.data.get()));
-            let at = data.unwrap_or_else(|_| self.offset(part) + error.column().saturating_sub(1).min(part.len()));
-            return self.invalid("`data` is no array: it must be an array of objects", None, at);
+    /// An object: the envelope if it has `data`, else a payload.
+    fn object(&mut self) -> Result<Batch<'a>, Refused> {
+        let start = self.json.at();
+        let members = self.members()?;
+        // Only now it is clear of what its names are.
+        let payload = if members.has_data { None } else { Some(0) };
+        self.json.end_object().map_err(|fault| refused(fault, payload, self.limits))?;
+        if !members.has_data {
+            let payload = self.text.get(start..self.json.at()).unwrap_or_default();
+            return Ok(Batch { payloads: vec![payload], ..Batch::default() });
         }
-        let said = error.to_string();
-        let said = said.rfind(" at line ").and_then(|end| said.get(..end)).unwrap_or(&said);
-        let reason = format!("not JSON: {said}");
-        let line_start = match error.line() {
-            0 | 1 => 0,
-            line => memchr_iter(b'\n', part.as_bytes()).nth(line - 2).map_or(0, |at| at + 1),
-        };
-        // The column says how many bytes the parser had taken when it gave up, the bad one included, save for a control
-        // character, which it does not take.
-        let taken = error.column() + usize::from(said.starts_with("control character"));
-        let within = (line_start + taken.saturating_sub(1)).min(part.len());
-        let within = if error.is_eof() { part.len() } else { within };
-        self.invalid(&reason, payload, self.offset(part) + within)
+        let payloads = std::mem::take(&mut self.payloads.found);
+        members.into_batch(payloads).map_err(|at| invalid("the envelope has a member twice", None, at))
     }
 
-    fn invalid(self, reason: &str, payload: Option<usize>, byte: usize) -> Invalid {
-        Invalid { reason: reason.to_owned(), payload, byte }
-    }
-
-    /// Where `part`, a slice of the body, begins in it.
-    fn offset(self, part: &str) -> usize {
-        (part.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize)
-    }
-
-    fn end(self) -> usize {
-        self.text.len()
+    /// The members of the object at the top.
+    fn members(&mut self) -> Result<Members<'a>, Refused> {
+        let mut members = Members::default();
+        let limits = self.limits;
+        let outside = |fault| refused(fault, None, limits);
+        self.json.skip();
+        self.json.space();
+        if self.json.peek() == Some(b'}') {
+            self.json.skip();
+            return Ok(members);
+        }
+        loop {
+            let at = self.json.at();
+            let name = self.json.member().map_err(outside)?;
+            if name == "data" {
+                if self.json.peek().is_some_and(|byte| byte != b'[') {
+                    let reason = "`data` is no array: it must be an array of objects";
+                    return Err(invalid(reason, None, self.json.at()));
+                }
+                if std::mem::replace(&mut members.has_data, true) {
+                    return Err(invalid("the envelope has `data` twice", None, at));
+                }
+                if self.json.peek().is_none() {
+                    self.json.expected("an array", "an object").map_err(outside)?;
+                }
+                self.array()?;
+            } else {
+                let value = self.json.value(1).map_err(outside)?;
+                members.push(at, name, value, limits.members);
+            }
+            if members.has_data && members.are_too_many {
+                return Err(Refused::Over(Over::Members(limits.members)));
+            }
+            self.json.space();
+            match self.json.peek() {
+                Some(b',') => self.json.skip(),
+                Some(b'}') => break,
+                _ => self.json.expected("`,` or `}`", "an object").map_err(outside)?,
+            }
+            self.json.space();
+        }
+        self.json.skip();
+        Ok(members)
     }
 }
 
-/// JSON's own white space (RFC 8259, 2), which is less than Unicode's.
-const WHITESPACE: [char; 4] = [' ', '\t', '\n', '\r'];
+const TRAILING: &str = "not JSON: trailing characters";
+
+fn invalid(reason: &str, payload: Option<usize>, byte: usize) -> Refused {
+    Refused::Invalid(Invalid { reason: reason.to_owned(), payload, byte })
+}
+
+fn refused(fault: Fault, payload: Option<usize>, limits: &Limits) -> Refused {
+    match fault.kind {
+        FaultKind::Invalid(reason) => Refused::Invalid(Invalid { reason, payload, byte: fault.at }),
+        FaultKind::TooManySteps => Refused::Over(Over::Steps(limits.steps)),
+    }
+}
 
 fn kind(json: &str) -> &'static str {
     match json.as_bytes().first() {
@@ -177,88 +275,42 @@ fn kind(json: &str) -> &'static str {
     }
 }
 
-/// An array of payloads. Leaves in `index` which one is being read, for the error that may come.
-struct Payloads<'c> {
-    index: &'c Cell<Option<usize>>,
+/// A member of an object at the top that is not `data`.
+struct Member<'a> {
+    at: usize,
+    name: Cow<'a, str>,
+    value: &'a str,
 }
 
-impl<'de> DeserializeSeed<'de> for Payloads<'_> {
-    type Value = Vec<&'de str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Payloads<'_> {
-    type Value = Vec<&'de str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of objects")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let mut payloads = Vec::new();
-        self.index.set(Some(0));
-        while let Some(payload) = items.next_element::<&RawValue>()? {
-            payloads.push(payload.get());
-            self.index.set(Some(payloads.len()));
-        }
-        self.index.set(None);
-        Ok(payloads)
-    }
-}
-
-/// A top-level object: the envelope if it has `data`, else a payload.
-struct Object<'c> {
-    index: &'c Cell<Option<usize>>,
-}
-
+/// The members of an object at the top, as many as an envelope may have.
 #[derive(Default)]
 struct Members<'a> {
-    data: Option<Vec<&'a str>>,
-    data_twice: bool,
-    others: Vec<(Cow<'a, str>, &'a str)>,
-}
-
-impl<'de> Visitor<'de> for Object<'_> {
-    type Value = Members<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Members::default();
-        while let Some(Text(name)) = map.next_key()? {
-            if name == "data" {
-                members.data_twice |= members.data.is_some();
-                members.data = Some(map.next_value_seed(Payloads { index: self.index })?);
-            } else {
-                members.others.push((name, map.next_value::<&RawValue>()?.get()));
-            }
-        }
-        Ok(members)
-    }
+    has_data: bool,
+    others: Vec<Member<'a>>,
+    are_too_many: bool,
 }
 
 impl<'a> Members<'a> {
-    /// The batch; or the name of the member that the envelope has twice.
-    fn into_batch(self, text: &'a str) -> Result<Batch<'a>, String> {
-        let Some(payloads) = self.data else {
-            return Ok(Batch { payloads: vec![text], ..Batch::default() });
-        };
-        if self.data_twice {
-            return Err("`data`".to_owned());
+    fn push(&mut self, at: usize, name: Cow<'a, str>, value: &'a str, most: usize) {
+        if self.others.len() < most {
+            self.others.push(Member { at, name, value });
+        } else {
+            // A payload may have more.
+            self.are_too_many = true;
         }
-        let mut names: Vec<&str> = self.others.iter().map(|(name, _)| name.as_ref()).collect();
+    }
+
+    /// The batch; or where a member stands that the envelope has twice.
+    fn into_batch(self, payloads: Vec<&'a str>) -> Result<Batch<'a>, usize> {
+        let mut names: Vec<(&str, usize)> = self.others.iter().map(|member| (&*member.name, member.at)).collect();
         names.sort_unstable();
-        if names.windows(2).any(|pair| pair.first() == pair.last()) {
-            return Err("a member".to_owned());
+        let mut pairs = names.iter().zip(names.iter().skip(1));
+        if let Some((_, (_, at))) = pairs.find(|((one, _), (other, _))| one == other) {
+            return Err(*at);
         }
         let mut batch = Batch { payloads, ..Batch::default() };
-        for (name, value) in self.others {
-            match name.as_ref() {
+        for Member { name, value, .. } in self.others {
+            match &*name {
                 "token" => batch.token = Some(Token(value)),
                 "version" => batch.version = Some(value),
                 _ => batch.context.push((name, value)),
@@ -266,13 +318,6 @@ impl<'a> Members<'a> {
         }
         Ok(batch)
     }
-}
-
-/// Finds `data`, whatever it is.
-#[derive(serde::Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    data: &'a RawValue,
 }
 
 /// A string, borrowed unless it has escapes.

@@ -30,6 +30,20 @@ pub struct Meta<'a> {
     pub record: Record,
 }
 
+impl Meta<'_> {
+    /// The least that stands around a payload in a line, in bytes.
+    pub fn least_around(&self) -> usize {
+        match self.record {
+            Record::Payload => END.len(),
+            Record::Envelope => {
+                let tenant = self.tenant.map_or(0, |name| TENANT.len() + name.len() + 1);
+                let known = RECEIVED_AT.len() + RFC3339_BYTES + REQUEST_ID.len() + self.request_id.len() + 1 + tenant;
+                known + PAYLOAD.len() + RECORD_END.len()
+            }
+        }
+    }
+}
+
 /// The caller has no room for the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stored lines would be {bytes} bytes long")]
@@ -55,8 +69,8 @@ impl Lines {
     /// [`NoRoom`]; no line is left behind then.
     pub fn write(batch: &Batch<'_>, meta: &Meta<'_>, grant: impl FnOnce(usize) -> bool) -> Result<Self, NoRoom> {
         let (head, tail): (Vec<u8>, &[u8]) = match meta.record {
-            Record::Envelope => (head(batch, meta), b"}\n"),
-            Record::Payload => (Vec::new(), b"\n"),
+            Record::Envelope => (head(batch, meta), RECORD_END),
+            Record::Payload => (Vec::new(), END),
         };
         let around = (head.len() + tail.len()).saturating_mul(batch.payloads.len());
         let length = batch.payloads.iter().fold(around, |sum, payload| sum.saturating_add(payload.len()));
@@ -78,17 +92,26 @@ impl Lines {
 /// Room for what lines begin with, so that it is not moved as it is written.
 const HEAD_USUAL_BYTES: usize = 256;
 
+const RECEIVED_AT: &[u8] = b"{\"received_at\":\"";
+const REQUEST_ID: &[u8] = b"\",\"request_id\":\"";
+const TENANT: &[u8] = b",\"tenant\":\"";
+const PAYLOAD: &[u8] = b",\"payload\":";
+const RECORD_END: &[u8] = b"}\n";
+const END: &[u8] = b"\n";
+/// `2026-11-20T13:00:00.123Z`
+const RFC3339_BYTES: usize = 24;
+
 /// What every line of the batch begins with, up to the payload.
 fn head(batch: &Batch<'_>, meta: &Meta<'_>) -> Vec<u8> {
     let mut head = Vec::with_capacity(HEAD_USUAL_BYTES);
-    head.extend_from_slice(b"{\"received_at\":\"");
+    head.extend_from_slice(RECEIVED_AT);
     push_rfc3339(&mut head, meta.received_at);
-    head.extend_from_slice(b"\",\"request_id\":\"");
+    head.extend_from_slice(REQUEST_ID);
     head.extend_from_slice(meta.request_id.as_bytes());
     head.push(b'"');
     let token = match meta.tenant {
         Some(name) => {
-            head.extend_from_slice(b",\"tenant\":\"");
+            head.extend_from_slice(TENANT);
             head.extend_from_slice(name.as_bytes());
             head.push(b'"');
             None
@@ -110,7 +133,7 @@ fn head(batch: &Batch<'_>, meta: &Meta<'_>) -> Vec<u8> {
     if !batch.context.is_empty() {
         head.push(b'}');
     }
-    head.extend_from_slice(b",\"payload\":");
+    head.extend_from_slice(PAYLOAD);
     head
 }
 

@@ -1,26 +1,34 @@
 //! From a body to lines: decompressed, read, counted against the sender's limits, and written within the queue's bytes.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use super::ack::AskedAck;
+use super::lanes::Lane;
+use super::peer::ClientAddress;
 use super::request_id::RequestId;
 use super::sender::Sender;
 use super::{Edge, Problem};
 use crate::config::{HttpSettings, LINES_ALLOWED_BYTES, LINES_PER_DECODED};
-use crate::decode::{Batch, Form, Lines, Meta, Record};
-use crate::inflate::{Encoding, InflateError, inflate};
-use crate::queue::{Full, Reservation};
+use crate::decode::{Batch, Form, Limits, Lines, Meta, Over, Readers, Record, Refused};
+use crate::inflate::{Encoding, InflateError, inflate, inflate_within};
+use crate::queue::{Full, Reservation, Share};
 use crate::tenants::{Limit, Tenant};
 
 /// A body up to this size, decompressed, is decoded where it was read: that takes less than handing it to another thread
 /// is worth. A larger one would hold up the other requests of its thread.
 const INLINE_MAX_BYTES: usize = 64 * 1024;
 
-/// Lines are decoded inline up to this size: a small body can have long ones.
+/// Lines are written inline up to this size: a small body can have long ones.
 const INLINE_LINES_MAX_BYTES: usize = 4 * INLINE_MAX_BYTES;
+/// What stands around the payloads of a batch may come to so many bytes, and to so many more for each byte as sent: a body
+/// that was compressed a thousandfold is not to be a thousand times as much again.
+const AROUND_ALLOWED_BYTES: usize = 1 << 20;
+const AROUND_PER_BYTE: usize = 32;
+
 /// Makes lines of a body, here if it is small, else on a thread that may block; with the hold on the queue's bytes that
 /// they need.
 pub(super) async fn decode(
@@ -33,17 +41,22 @@ pub(super) async fn decode(
         Refusal::Problem(problem) => problem,
         Refusal::Full(full) => Problem::full(full, edge.retry_after()),
     };
-    if let Some(decoded) = work.small(&body, &mut reservation) {
-        return decoded.map(|lines| (lines, reservation)).map_err(problem);
+    match work.small(&body, &mut reservation) {
+        Ok(Some(lines)) => return Ok((lines, reservation)),
+        Ok(None) => {}
+        Err(refusal) => return Err(problem(refusal)),
     }
-    let lane = match work.sender.share() {
-        Some(share) => Some(share.lane().acquire_owned().await.map_err(|_| Problem::Internal)?),
+    // Held until the body has had its turn, so that the lane of an address is remembered for so long.
+    let lane = work.client.filter(|_| work.sender.tenant_share().is_none()).map(|client| edge.lanes.of(client.0));
+    let turns = work.sender.tenant_share().map(Share::lane).or_else(|| lane.as_ref().map(Lane::turns));
+    let turn = match turns {
+        Some(turns) => Some(turns.acquire_owned().await.map_err(|_| Problem::Internal)?),
         None => None,
     };
     let permit = Arc::clone(&edge.large_bodies).acquire_owned().await.map_err(|_| Problem::Internal)?;
     // The hold goes along: a sender that goes away leaves the work, and what it takes, behind.
     let decoded = tokio::task::spawn_blocking(move || {
-        let _turn = (lane, permit);
+        let _turn = (turn, lane, permit);
         work.large(&body, &mut reservation).map(|lines| (lines, reservation))
     });
     match decoded.await {
@@ -79,15 +92,19 @@ impl From<Full> for Refusal {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DecodeLimits {
     record: Record,
+    readers: Readers,
     max_decoded_bytes: usize,
     max_line_bytes: usize,
+    /// A request can never hold more bytes of the queue.
+    max_held_bytes: usize,
 }
 
 impl DecodeLimits {
     pub(super) fn new(settings: &HttpSettings, queue_max_bytes: usize) -> Self {
-        let max_decoded_bytes = settings.max_decoded_bytes;
+        let HttpSettings { record, readers, max_decoded_bytes, .. } = *settings;
         let max_line_bytes = max_decoded_bytes.saturating_mul(LINES_PER_DECODED).max(LINES_ALLOWED_BYTES);
-        Self { record: settings.record, max_decoded_bytes, max_line_bytes: max_line_bytes.min(queue_max_bytes) }
+        let max_line_bytes = max_line_bytes.min(queue_max_bytes);
+        Self { record, readers, max_decoded_bytes, max_line_bytes, max_held_bytes: queue_max_bytes }
     }
 }
 
@@ -99,12 +116,22 @@ pub(super) struct Work {
     id: RequestId,
     limits: DecodeLimits,
     sender: Sender,
+    client: Option<ClientAddress>,
     /// As it was sent.
     body_bytes: usize,
     /// What the request asks for, checked when the sender is known.
     ack: Option<AskedAck>,
     /// Whether the batch was counted against the sender's limits already.
     is_counted: bool,
+}
+
+/// Where a body is decoded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Where it was read: as far as it is small.
+    Inline,
+    /// On a thread that may block.
+    Aside,
 }
 
 impl Work {
@@ -116,7 +143,13 @@ impl Work {
         sender: Sender,
         body_bytes: usize,
     ) -> Self {
-        Self { form, encoding, received_at, id, limits: edge.limits, sender, body_bytes, ack: None, is_counted: false }
+        let (limits, client, ack) = (edge.limits, None, None);
+        Self { form, encoding, received_at, id, limits, sender, client, body_bytes, ack, is_counted: false }
+    }
+
+    /// The same for a sender whose address is known.
+    pub(super) fn sent_from(self, client: Option<ClientAddress>) -> Self {
+        Self { client, ..self }
     }
 
     /// The same for a request that asks for a level of acknowledgement.
@@ -125,42 +158,65 @@ impl Work {
     }
 
     /// The lines of a body that turns out to be small, and its lines with it; none if they are not.
-    fn small(&mut self, body: &[u8], reservation: &mut Reservation) -> Option<Result<Lines, Refusal>> {
+    fn small(&mut self, body: &[u8], reservation: &mut Reservation) -> Result<Option<Lines>, Refusal> {
         if self.encoding.is_none() && body.len() > self.limits.max_decoded_bytes {
-            return Some(Err(not_inflated(&InflateError::TooLarge(self.limits.max_decoded_bytes))));
+            return Err(not_inflated(&InflateError::TooLarge(self.limits.max_decoded_bytes)));
         }
         if body.len() > INLINE_MAX_BYTES {
-            return None;
+            return Ok(None);
         }
-        let inflated = match self.encoding.map(|encoding| inflate(encoding, body, INLINE_MAX_BYTES)) {
-            None => None,
-            Some(Ok(inflated)) if inflated.len() <= self.limits.max_decoded_bytes => Some(inflated),
-            Some(Err(InflateError::Corrupt(error))) => return Some(Err(not_inflated(&error.into()))),
-            Some(Ok(_) | Err(InflateError::TooLarge(_))) => return None,
-        };
-        let mut is_small = true;
-        let lines = self.lines(inflated.as_deref().unwrap_or(body), reservation, |bytes| {
-            is_small = bytes <= INLINE_LINES_MAX_BYTES;
-            is_small
-        });
-        is_small.then_some(lines)
+        let Some(encoding) = self.encoding else { return self.lines(body, 0, Place::Inline, reservation) };
+        match inflate(encoding, body, INLINE_MAX_BYTES) {
+            Ok(inflated) if inflated.len() <= self.limits.max_decoded_bytes => {
+                self.lines(&inflated, inflated.capacity(), Place::Inline, reservation)
+            }
+            Err(error @ InflateError::Corrupt(_)) => Err(not_inflated(&error)),
+            Ok(_) | Err(InflateError::TooLarge(_) | InflateError::NoRoom) => Ok(None),
+        }
     }
 
     fn large(&mut self, body: &[u8], reservation: &mut Reservation) -> Result<Lines, Refusal> {
-        let Some(encoding) = self.encoding else { return self.lines(body, reservation, |_| true) };
-        let inflated = inflate(encoding, body, self.limits.max_decoded_bytes).map_err(|error| not_inflated(&error))?;
-        reservation.grow_to(inflated.len())?;
-        self.lines(&inflated, reservation, |_| true)
+        let lines = match self.encoding {
+            None => self.lines(body, 0, Place::Aside, reservation)?,
+            Some(encoding) => {
+                let mut room = Room::new(self.body_bytes, self.limits, reservation);
+                let most = self.limits.max_decoded_bytes;
+                let inflated = inflate_within(encoding, body, most, &mut |bytes| room.take(bytes));
+                room.outcome?;
+                let inflated = inflated.map_err(|error| not_inflated(&error))?;
+                self.lines(&inflated, inflated.capacity(), Place::Aside, reservation)?
+            }
+        };
+        lines.ok_or(Refusal::Problem(Problem::Internal))
     }
 
-    /// The lines of a decompressed body, if they are wanted, allowed and there is room for them.
+    /// The lines of a decompressed body, for which `inflated` bytes were taken; none if they are too many for `place`.
     fn lines(
         &mut self,
         body: &[u8],
+        inflated: usize,
+        place: Place,
         reservation: &mut Reservation,
-        wanted: impl FnOnce(usize) -> bool,
-    ) -> Result<Lines, Refusal> {
-        let batch = Batch::read(body, self.form).map_err(Problem::InvalidBatch)?;
+    ) -> Result<Option<Lines>, Refusal> {
+        let DecodeLimits { record, readers, max_line_bytes, .. } = self.limits;
+        let max_around = self.body_bytes.saturating_mul(AROUND_PER_BYTE).saturating_add(AROUND_ALLOWED_BYTES);
+        let max_lines = if place == Place::Inline { INLINE_LINES_MAX_BYTES } else { max_line_bytes };
+        let mut limits = Limits::new(self.body_bytes, record, readers);
+        let around = self.meta().least_around();
+        limits.payloads =
+            limits.payloads.min(max_lines / (around + SHORTEST_PAYLOAD)).min(max_around / (around + SLICE));
+
+        let mut room = Room::new(self.body_bytes + inflated, self.limits, reservation);
+        let read = Batch::read(body, self.form, &limits, &mut |bytes| room.take(bytes));
+        room.outcome?;
+        let batch = match read {
+            Ok(batch) => batch,
+            Err(Refused::Invalid(invalid)) => return Err(Problem::InvalidBatch(invalid).into()),
+            Err(Refused::Over(Over::Payloads(_))) if place == Place::Inline => return Ok(None),
+            Err(Refused::Over(over @ Over::Payloads(_))) => return Err(self.too_many_lines(over)),
+            Err(Refused::Over(over)) => return Err(Problem::TooLarge(format!("{over}: split the batch")).into()),
+            Err(Refused::NoRoom) => return Err(Problem::Internal.into()),
+        };
         if let Some(tenant) = self.sender.in_envelope(batch.token)? {
             self.sender = Sender::Tenant(tenant);
             self.ack.map_or(Ok(()), |ack| ack.check(&self.sender))?;
@@ -171,24 +227,67 @@ impl Work {
         if !std::mem::replace(&mut self.is_counted, true) {
             self.sender.take(Limit::Payloads, batch.payloads.len())?;
         }
-        let DecodeLimits { record, max_line_bytes, .. } = self.limits;
+        let slices = batch.payloads.capacity() * SLICE;
+        let payload_bytes: usize = batch.payloads.iter().map(|payload| payload.len()).sum();
+        let mut room = Room::new(self.body_bytes + inflated + slices, self.limits, reservation);
+        let grant =
+            |bytes: usize| bytes <= max_lines && bytes - payload_bytes + slices <= max_around && room.take(bytes);
+        let lines = Lines::write(&batch, &self.meta(), grant);
+        room.outcome?;
+        match lines {
+            Ok(lines) => Ok(Some(lines)),
+            Err(_) if place == Place::Inline => Ok(None),
+            Err(error) => Err(self.too_many_lines(error)),
+        }
+    }
+
+    fn meta(&self) -> Meta<'_> {
         let tenant = self.sender.tenant().map(Tenant::name);
-        let meta = Meta { received_at: self.received_at, request_id: self.id.as_str(), tenant, record };
-        let mut room = Ok(());
-        let grant = |bytes| {
-            wanted(bytes) && bytes <= max_line_bytes && {
-                room = reservation.grow_to(bytes);
-                room.is_ok()
-            }
+        Meta { received_at: self.received_at, request_id: self.id.as_str(), tenant, record: self.limits.record }
+    }
+
+    fn too_many_lines(&self, what: impl fmt::Display) -> Refusal {
+        Refusal::Problem(Problem::TooLarge(format!(
+            "{what}: the stored lines of a batch may have {} bytes (the least of MAX_QUEUE_BYTES, a sender's share of it and \
+             {LINES_PER_DECODED} times MAX_DECODED_BYTES), and what stands in them beside the payloads \
+             {AROUND_ALLOWED_BYTES} and {AROUND_PER_BYTE} for each byte as sent: split the batch",
+            self.limits.max_line_bytes
+        )))
+    }
+}
+
+/// A payload has two bytes at the least.
+const SHORTEST_PAYLOAD: usize = 2;
+/// What a payload takes while its batch is decoded, in bytes.
+const SLICE: usize = size_of::<&str>();
+
+/// The part of the queue's bytes that decoding takes, before it takes the memory.
+struct Room<'r> {
+    /// Held beside what is asked for.
+    beside: usize,
+    most: usize,
+    reservation: &'r mut Reservation,
+    outcome: Result<(), Refusal>,
+}
+
+impl<'r> Room<'r> {
+    fn new(beside: usize, limits: DecodeLimits, reservation: &'r mut Reservation) -> Self {
+        Self { beside, most: limits.max_held_bytes, reservation, outcome: Ok(()) }
+    }
+
+    fn take(&mut self, bytes: usize) -> bool {
+        let bytes = self.beside.saturating_add(bytes);
+        self.outcome = if bytes > self.most {
+            // It could never be had, and who is told to come back would come back for ever.
+            Err(Refusal::Problem(Problem::TooLarge(format!(
+                "decoding the body takes {bytes} bytes at once, over {} (MAX_QUEUE_BYTES, or a sender's share of it): \
+                 split the batch",
+                self.most
+            ))))
+        } else {
+            self.reservation.grow_to(bytes).map_err(Refusal::Full)
         };
-        let lines = Lines::write(&batch, &meta, grant);
-        room?;
-        lines.map_err(|error| {
-            Refusal::Problem(Problem::TooLarge(format!(
-                "{error}, over {max_line_bytes} (the least of MAX_QUEUE_BYTES, a sender's share of it and \
-                 {LINES_PER_DECODED} times MAX_DECODED_BYTES), since the envelope's fields stand in each: split the batch"
-            )))
-        })
+        self.outcome.is_ok()
     }
 }
 
@@ -197,6 +296,8 @@ fn not_inflated(error: &InflateError) -> Refusal {
         InflateError::TooLarge(most) => Problem::TooLarge(format!(
             "the body is over {most} bytes decompressed (MAX_DECODED_BYTES): split the batch"
         )),
+        // Said by the one who has none.
+        InflateError::NoRoom => Problem::Internal,
         InflateError::Corrupt(error) => {
             Problem::InvalidBody(format!("the body is not what its Content-Encoding says: {error}"))
         }

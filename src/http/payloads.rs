@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::ack::AskedAck;
 use super::connection::WireBytes;
 use super::decoding::{Work, decode};
+use super::peer::ClientAddress;
 use super::request_id::RequestId;
 use super::sender::Sender;
 use super::{Edge, Problem, body, origin};
@@ -34,6 +35,7 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     let received_at = SystemTime::now();
     let (mut parts, body) = request.into_parts();
     let wire = parts.extensions.remove::<WireBytes>();
+    let client = parts.extensions.get::<ClientAddress>().copied();
     let id = RequestId::found(&parts.headers);
     origin::check(&edge, &parts)?;
     let sender = Sender::of(&parts.headers, edge.tenants.as_ref())?;
@@ -63,7 +65,8 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     if length.is_none() {
         sender.take(Limit::Bytes, body.len())?;
     }
-    let work = Work::new(&edge, (form, encoding), received_at, id.clone(), sender, body.len()).asking(ack);
+    let work = Work::new(&edge, (form, encoding), received_at, id.clone(), sender, body.len());
+    let work = work.sent_from(client).asking(ack);
     let (lines, reservation) = decode(&edge, work, body, reservation).await?;
     let payloads = lines.payloads;
     let level = ack.level();

@@ -74,6 +74,11 @@ impl Sender {
         }
     }
 
+    /// A tenant's own share, once it is known who sends.
+    pub(super) fn tenant_share(&self) -> Option<&Share> {
+        self.tenant().and_then(Tenant::share)
+    }
+
     /// Counts `amount` against a limit of the tenant's, if it is known who that is.
     pub(super) fn take(&self, limit: Limit, amount: usize) -> Result<(), Problem> {
         let Some(tenant) = self.tenant() else { return Ok(()) };

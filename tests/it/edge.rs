@@ -99,7 +99,7 @@ async fn bad_input_is_refused_with_its_status_and_leaves_nothing_behind() {
         (400, JSON, b"[{\"a\":\"\0\"}]".to_vec(), "control character"),
         (400, JSON, b"\0".to_vec(), "expected a JSON object"),
         (400, JSON, br#"[{"a":"\ud800"}]"#.to_vec(), "surrogate"),
-        (400, JSON, nested.into_bytes(), "nested deeper than 128"),
+        (400, JSON, nested.into_bytes(), "nested deeper than 127"),
         (400, NDJSON, many("{\"n\":"), "payload 57: not JSON"),
         (400, NDJSON, many("7"), "payload 57: a number"),
         (400, NDJSON, many("{} {}"), "payload 57: not JSON: trailing"),

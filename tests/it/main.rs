@@ -12,6 +12,7 @@ mod conditional_put;
 mod conformance;
 mod crash;
 mod damage;
+mod decoding_cost;
 mod disk_faults;
 mod edge;
 mod encode;

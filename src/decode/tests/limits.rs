@@ -1,0 +1,61 @@
+//! What decoding costs: it stops at the first thing over a limit, and takes no memory that it was not given.
+
+use super::*;
+
+fn refused(body: &str, form: Form, limits: &Limits) -> Refused {
+    Batch::read(body.as_bytes(), form, limits, &mut |_| true).expect_err("it is over a limit")
+}
+
+#[test]
+fn decoding_stops_at_the_first_payload_member_or_step_over_its_limit() {
+    // What follows the limit is not JSON, and is not looked at.
+    let limits = Limits { payloads: 3, members: 2, steps: 100, ..LIMITS };
+    assert_eq!(refused("[{},{},{},{},nonsense", Form::Json, &limits), Refused::Over(Over::Payloads(3)));
+    assert_eq!(refused("{}\n{}\n{}\n{}\nnonsense", Form::Ndjson, &limits), Refused::Over(Over::Payloads(3)));
+    assert!(read(b"[{},{},{}]", Form::Json, &limits).is_ok());
+    let envelope = r#"{"data":[{}],"a":1,"b":2,"c":3 nonsense"#;
+    assert_eq!(refused(envelope, Form::Json, &limits), Refused::Over(Over::Members(2)));
+    let late = r#"{"a":1,"b":2,"c":3,"data":[{}] nonsense"#;
+    assert_eq!(refused(late, Form::Json, &limits), Refused::Over(Over::Members(2)));
+    assert!(read(br#"{"a":1,"b":2,"c":3}"#, Form::Json, &limits).is_ok(), "a payload may have more");
+    for many in ["0,", "[],", "\"\\n\\n\\n\\n\\n\\n\",", "{\"a\":1},", "{\"é\":1},", "1e100,", "\"\\u00e9\","] {
+        let body = format!("[{{\"a\":[{}nonsense", many.repeat(100));
+        assert_eq!(refused(&body, Form::Json, &limits), Refused::Over(Over::Steps(100)), "{many}");
+    }
+}
+
+#[test]
+fn names_that_are_open_are_bounded_however_they_are_nested() {
+    let object = |names: usize, inner: &str| {
+        let names: String = (0..names).map(|number| format!("\"{number}\":0,")).collect();
+        format!("{{{names}\"inner\":{inner}}}")
+    };
+    let most = scan::OPEN_NAMES_MAX;
+    assert!(bare(&object(most - 1, "1"), Form::Ndjson).is_ok());
+    let invalid = refusal(object(most, "1").as_bytes(), Form::Ndjson);
+    assert!(invalid.reason.contains("65536 members"), "{invalid}");
+    assert!(bare(&object(most / 2, &object(most / 2, "1")), Form::Ndjson).is_err());
+    assert!(taken(&object(most, "1"), Form::Ndjson).is_ok(), "without readers names are not kept");
+}
+
+#[test]
+fn memory_for_payloads_is_asked_for_before_it_is_taken() {
+    let body = format!("[{}{{}}]", "{},".repeat(999));
+    let mut asked = Vec::new();
+    let batch = Batch::read(body.as_bytes(), Form::Json, &LIMITS, &mut |bytes| {
+        asked.push(bytes);
+        true
+    });
+    let capacity = batch.unwrap().payloads.capacity();
+    assert!(asked.is_sorted() && asked.last().is_some_and(|bytes| *bytes >= capacity * size_of::<&str>()), "{asked:?}");
+    let refused = Batch::read(body.as_bytes(), Form::Json, &LIMITS, &mut |bytes| bytes < 4096);
+    assert_eq!(refused.unwrap_err(), Refused::NoRoom);
+}
+
+#[test]
+fn the_least_around_a_payload_is_what_stands_there_without_an_envelope() {
+    for meta in [META, BARE, Meta { tenant: Some("acme"), ..META }] {
+        let line = decode(b"{}", Form::Json, &meta).unwrap();
+        assert_eq!(line.bytes.len(), meta.least_around() + 2, "{meta:?}");
+    }
+}
