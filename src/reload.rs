@@ -18,6 +18,9 @@ use crate::audit;
 
 /// How often files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// Files that changed and cannot be used are read again at so many further looks before that is an error: they may be half
+/// copied, as a certificate is before its key.
+const RETRIES_MAX: u32 = 3;
 
 /// Tells those who follow files to read them again.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +36,7 @@ impl Reload {
     /// Follows the files at `paths` from now on: whoever reads them first after this misses no change. It touches the disk.
     pub fn follow(&self, paths: Vec<PathBuf>) -> Followed {
         let seen = look(&paths);
-        Followed { paths, seen, asked: self.0.subscribe() }
+        Followed { paths, seen, retries_left: 0, is_failing: false, asked: self.0.subscribe() }
     }
 }
 
@@ -42,6 +45,10 @@ impl Reload {
 pub struct Followed {
     paths: Vec<PathBuf>,
     seen: Vec<Option<Version>>,
+    /// Further looks at which a version that could not be used is read again.
+    retries_left: u32,
+    /// Whether the last reading failed.
+    is_failing: bool,
     asked: watch::Receiver<()>,
 }
 
@@ -75,8 +82,9 @@ fn look(paths: &[PathBuf]) -> Vec<Option<Version>> {
 }
 
 impl Followed {
-    /// Calls `read`, on a thread that may block, whenever the files have changed or somebody asks for it. When it fails, what
-    /// was read before is to stay in force; that is logged, once for each bad version and each time that somebody asks.
+    /// Calls `read`, on a thread that may block, whenever the files have changed or a reload is asked for. When it fails, what
+    /// was read before is to stay in force. That is logged as an error once: when a reload was asked for, or when the files
+    /// have stayed unusable for some looks.
     ///
     /// Returns only when it can go on no longer, for whoever owns the task to end the process.
     pub async fn run<E: Display>(mut self, mut read: impl FnMut() -> Result<(), E> + Send + 'static) -> io::Error {
@@ -101,20 +109,31 @@ impl Followed {
         }
     }
 
-    /// Reads the files if they have changed since the last look, or are asked for.
+    /// Reads the files if they have changed since the last look, could not be used then, or are asked for.
     fn look_and_read<E: Display>(&mut self, is_asked: bool, read: impl FnOnce() -> Result<(), E>) {
         // Before they are read: a change in between is seen at the next look.
         let now = look(&self.paths);
-        if now == self.seen && !is_asked {
+        let is_changed = now != self.seen;
+        let is_retry = self.is_failing && self.retries_left > 0;
+        if !is_changed && !is_asked && !is_retry {
             return;
         }
         self.seen = now;
-        match read() {
-            Ok(()) => tracing::info!(target: audit::TARGET, files = ?self.paths, is_asked, "read again"),
-            Err(error) => {
-                tracing::error!(target: audit::TARGET, files = ?self.paths, is_asked, %error, "read again and not good: what was read before stays in force");
-            }
+        let Err(error) = read() else {
+            self.is_failing = false;
+            return tracing::info!(target: audit::TARGET, files = ?self.paths, is_asked, "reloaded");
+        };
+        self.retries_left = match (is_asked, is_changed) {
+            (true, _) => 0,
+            (false, true) => RETRIES_MAX,
+            (false, false) => self.retries_left.saturating_sub(1),
+        };
+        if self.retries_left == 0 {
+            tracing::error!(target: audit::TARGET, files = ?self.paths, is_asked, %error, "reload failed; keeping the previous version");
+        } else if !self.is_failing {
+            tracing::info!(files = ?self.paths, %error, "the files have changed and cannot be used yet; trying again");
         }
+        self.is_failing = true;
     }
 }
 
@@ -139,16 +158,60 @@ mod tests {
     }
 
     #[test]
-    fn each_version_is_read_once_even_a_bad_one() {
+    fn a_bad_version_is_read_a_few_times_more_and_then_no_longer() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "one").unwrap();
         let mut files = follow(&path);
         assert_eq!(reads(&mut files, false), 0, "nothing has changed");
         std::fs::write(&path, "three").unwrap();
-        assert_eq!([reads(&mut files, false), reads(&mut files, false)], [1, 0]);
+        let looks = |files: &mut Followed| (0..10).map(|_| reads(files, false)).collect::<Vec<_>>();
+        assert_eq!(looks(&mut files), [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]);
         std::fs::remove_file(&path).unwrap();
-        assert_eq!([reads(&mut files, false), reads(&mut files, false)], [1, 0], "gone is a version, too");
+        assert_eq!(looks(&mut files), [1, 1, 1, 1, 0, 0, 0, 0, 0, 0], "gone is a version, too");
+        assert_eq!([reads(&mut files, true), reads(&mut files, false)], [1, 0], "asked for, it fails at once");
+    }
+
+    #[test]
+    fn files_that_are_copied_one_after_the_other_are_an_error_only_if_they_stay_unusable() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert"), folder.path().join("key"));
+        [&cert, &key].iter().for_each(|path| std::fs::write(path, "old").unwrap());
+        let mut files = Reload::default().follow(vec![cert.clone(), key.clone()]);
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            std::fs::write(&cert, "newer").unwrap();
+            files.look_and_read(false, || Err("no pair"));
+            files.look_and_read(false, || Err("no pair"));
+            std::fs::write(&key, "newer").unwrap();
+            files.look_and_read(false, || Ok::<_, &str>(()));
+            assert!(!log.text().contains("ERROR") && log.text().contains("reloaded"), "{}", log.text());
+            std::fs::write(&cert, "newest").unwrap();
+            (0..10).for_each(|_| files.look_and_read(false, || Err("no pair")));
+        });
+        assert_eq!(log.text().matches("reload failed; keeping the previous version").count(), 1, "{}", log.text());
+    }
+
+    #[derive(Debug, Clone, Default)]
+    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl Log {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]

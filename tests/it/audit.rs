@@ -69,7 +69,7 @@ async fn a_reload_that_an_operator_asks_for_and_what_came_of_it_are_audited() {
     let file = TokensFile::new(&[("acme", &["t"], "{}")]);
     let mut server = file.start(&[]).await;
     server.signal(Signal::HUP);
-    server.logged("read again files").await;
+    server.logged("reloaded files").await;
     let lines = audited(&server);
     assert!(lines.iter().any(|line| line.contains("reload requested")), "{lines:?}");
     assert!(lines.iter().any(|line| line.contains("tokens.json") && line.contains("is_asked=true")), "{lines:?}");

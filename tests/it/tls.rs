@@ -151,7 +151,7 @@ async fn a_new_certificate_is_taken_up_and_no_connection_is_dropped_for_it() {
     let line = "MC4CAQAwBQYDK2VwBCIEIHd3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3";
     std::fs::write(&pair.key, format!("-----BEGIN PRIVATE KEY-----\n{line}\n-----END PRIVATE WHAT-----\n")).unwrap();
     server.signal(Signal::HUP);
-    server.logged("stays in force").await;
+    server.logged("keeping the previous version").await;
     assert!(server.log().contains("expected a private key in PEM"), "{}", server.log());
     assert!(!server.log().contains(line) && !server.log().contains("WHAT"), "nothing of the key is logged");
     connect(&server, &third).await;

@@ -181,16 +181,16 @@ async fn the_file_is_read_again_on_sighup_and_a_bad_one_leaves_the_old_in_force_
     let mut server = file.start(&[]).await;
     assert_eq!(bearer(&server, "old").await.status, 202);
     file.write("{\"tenants\":[\n{\"name\":\"acme\",\"tokens_sha256\":[\"s3cret\"]}]}");
-    server.logged("what was read before stays in force").await;
+    server.logged("reload failed; keeping the previous version").await;
     assert!(server.log().contains("line 2: not the SHA-256 of a token"), "{}", server.log());
     assert_eq!(bearer(&server, "old").await.status, 202);
 
     file.write(&tokens_file(&[("acme", &["new"], "{}"), ("b", &["more"], "{}")]));
     server.signal(Signal::HUP);
-    server.logged("read again files").await;
+    server.logged("reloaded files").await;
     assert_eq!(bearer(&server, "old").await.status, 403);
     assert_eq!((bearer(&server, "new").await.status, bearer(&server, "more").await.status), (202, 202));
-    assert_eq!(server.log().matches("stays in force").count(), 1, "{}", server.log());
+    assert_eq!(server.log().matches("keeping the previous version").count(), 1, "{}", server.log());
     assert!(!server.log().contains("s3cret"));
     assert_eq!(server.stop().await, Some(0), "SIGHUP ends nothing");
 }
@@ -200,7 +200,7 @@ async fn a_file_that_changes_is_read_without_being_asked() {
     let file = TokensFile::new(&[("acme", &["old"], "{}")]);
     let mut server = file.start(&[]).await;
     file.write(&tokens_file(&[("acme", &["old", "new"], "{}")]));
-    server.logged("read again files").await;
+    server.logged("reloaded files").await;
     assert_eq!((bearer(&server, "old").await.status, bearer(&server, "new").await.status), (202, 202));
 }
 
