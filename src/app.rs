@@ -1,6 +1,7 @@
 //! The wiring, and the order in which it is taken apart.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, AdminService};
-use crate::config::{Ack, Settings, TenantSettings};
+use crate::config::{self, Ack, Settings, TenantSettings};
 use crate::disk::Disk;
 use crate::dispatcher::{Dispatcher, Outlet};
 use crate::health::Health;
@@ -38,6 +39,8 @@ const REQUESTS_SHARE: f64 = 0.4;
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections to the admin listener: a few scrapers and people.
 const ADMIN_MAX_CONNECTIONS: usize = 64;
+/// Of a file's mode.
+const READABLE_BY_OTHERS: u32 = 0o004;
 /// One address cannot keep the others away from it.
 const ADMIN_MAX_PER_ADDRESS: usize = 16;
 const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -121,6 +124,23 @@ pub fn open_spool(settings: &Settings, disk: Arc<dyn Disk>) -> anyhow::Result<(S
     }
 }
 
+/// Reads `ADMIN_TOKEN_FILE`, if it is set, into the settings.
+///
+/// # Errors
+/// When it cannot be read or holds no token. The error does not repeat what the file holds.
+pub fn read_admin_token(settings: &mut Settings) -> anyhow::Result<()> {
+    let Some(file) = &settings.admin_token_file else { return Ok(()) };
+    let name = || format!("ADMIN_TOKEN_FILE={}", file.display());
+    let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", name()))?;
+    let token = config::admin_token(&text);
+    settings.admin_token = Some(token.map_err(|expected| anyhow!("{}: expected {expected}", name()))?);
+    let mode = std::fs::metadata(file).with_context(|| format!("{} cannot be read", name()))?.mode();
+    if mode & READABLE_BY_OTHERS != 0 {
+        tracing::warn!(file = %file.display(), "every user of this machine can read ADMIN_TOKEN_FILE: chmod 600 it");
+    }
+    Ok(())
+}
+
 /// The file of tenants that the settings name, followed from now on; `None` lets anybody send.
 ///
 /// # Errors
@@ -145,7 +165,7 @@ pub async fn run(
     let metrics = Arc::new(Metrics::new(Registry::new()).context("the metrics cannot be declared")?);
     let spool = Arc::new(spool);
     let is_durable = spool.is_durable();
-    let health = Arc::new(Health::default());
+    let health = Arc::new(Health::new(Arc::clone(&metrics.ledger)));
     let most = if is_durable { usize::MAX } else { settings.max_workers + BACKLOG_MAX_SEGMENTS };
     let backlog = Arc::new(Backlog::new(most));
     let outlet = Outlet { spool, backlog, health, metrics };
@@ -241,7 +261,7 @@ async fn serve_admin(listener: TcpListener, admin: AdminService) {
     };
     // Until the process ends: a shutdown wants watching, too.
     let transport = Transport { max_per_address: Some(ADMIN_MAX_PER_ADDRESS), ..Transport::default() };
-    http::serve(listener, move |_| admin.clone(), limits, transport, None, CancellationToken::new()).await;
+    http::serve(listener, move |peer| admin.of(&peer), limits, transport, None, CancellationToken::new()).await;
 }
 
 fn serve_public(

@@ -64,7 +64,7 @@ impl AuditLog {
             Denial::UnknownToken => &self.unknown_token,
             Denial::NotAllowed => &self.not_allowed,
         };
-        let Some(suppressed) = throttle.allow() else { return };
+        let Some(suppressed) = throttle.permit() else { return };
         let DeniedRequest { status, client, tenant, request_id, detail } = request;
         let client = client.map(tracing::field::display);
         tracing::info!(target: TARGET, status, client, tenant, request_id, suppressed, detail, "request denied");

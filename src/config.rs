@@ -3,8 +3,10 @@
 //! [`Settings::from_vars`] takes the variables as a parameter (only `main` reads the environment), lets envy sort them
 //! into text by name, then checks each on its own and in pairs. All that is wrong is reported together.
 
+mod ignored;
 mod parse;
 mod read;
+mod slips;
 mod table;
 
 use std::ffi::OsString;
@@ -56,10 +58,14 @@ pub struct Settings {
     pub admin_addr: SocketAddr,
     /// What the admin routes ask for, if anything.
     pub admin_token: Option<Digest>,
+    /// The file that holds it instead; it is read at the start.
+    pub admin_token_file: Option<PathBuf>,
     /// From the signal to the exit.
     pub shutdown_grace: Duration,
     /// How the server logs.
     pub log: LogSettings,
+    /// Settings that are ignored, or do less than was probably meant: to be shown at the start.
+    pub warnings: Vec<String>,
 }
 
 /// Where segments live until they are stored, unless `ACK=memory` keeps them in memory.
@@ -69,6 +75,27 @@ pub struct SpoolSettings {
     pub dir: PathBuf,
     /// Bytes in it, of every segment that is not stored yet.
     pub max_bytes: usize,
+}
+
+/// What a file holds beside a batch: its header, the frame's, and its last block.
+const SPOOL_BESIDE_BATCH: usize = 8 * 1024;
+/// Lines that do not compress become larger by less than this part of them.
+const SPOOL_BATCH_GROWTH: usize = 256;
+
+impl SpoolSettings {
+    /// The largest batch, in bytes of its lines, that an empty spool can hold however badly it compresses.
+    pub fn max_batch_bytes(&self) -> usize {
+        let room = self.max_bytes.saturating_sub(SPOOL_BESIDE_BATCH);
+        room - room / SPOOL_BATCH_GROWTH
+    }
+}
+
+/// What `ADMIN_TOKEN_FILE` holds, without the end of its last line.
+///
+/// # Errors
+/// What is expected of a token.
+pub fn admin_token(text: &str) -> Result<Digest, String> {
+    parse::token(text.trim_end_matches(['\n', '\r']))
 }
 
 /// Where objects go.
@@ -91,6 +118,8 @@ pub struct S3Settings {
     pub expected_owner: Option<String>,
     /// Send `If-None-Match: *` with a PUT.
     pub if_none_match: bool,
+    /// The server's URL, where it is not AWS's; for messages, since the SDK reads it, too.
+    pub endpoint: Option<String>,
     /// Put the bucket into the path instead of the host name: on when an endpoint is set.
     pub path_style: bool,
 }

@@ -3,7 +3,7 @@
 
 mod segments;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
@@ -11,21 +11,30 @@ use tokio_util::sync::CancellationToken;
 
 pub use segments::{FailingSegments, Side};
 
+use crate::log_throttle::LogThrottle;
+use crate::metrics::Ledger;
 use crate::store::{ErrorClass, StoreError};
 
 /// A store that fails is in trouble when it has taken nothing for this long: one failed call is no news. What will not pass
 /// by itself is trouble at once.
 const TROUBLE_AFTER: Duration = Duration::from_secs(3);
+/// How often an outage is logged while it lasts. Outages that follow each other faster share a line, so that what comes and
+/// goes does not fill the log.
+const OUTAGE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The state that the probes are answered from.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Health {
     draining: CancellationToken,
     store_is_back: Notify,
     store: Mutex<Option<Trouble>>,
+    store_log: LogThrottle,
     spool: Mutex<Option<Trouble>>,
+    spool_log: LogThrottle,
     /// Segments that fail while others get through.
     pub segments: FailingSegments,
+    /// How many jobs wait, for the log.
+    ledger: Arc<Ledger>,
 }
 
 /// Something does not do its work.
@@ -36,20 +45,68 @@ pub struct Trouble {
     /// What it said the last time.
     pub message: String,
     began: Instant,
-    /// Whether it was logged.
+    /// Attempts that failed since then.
+    attempts: u64,
+    /// Whether the probes show it.
     is_declared: bool,
+    /// Whether a line was logged for it.
+    is_logged: bool,
+}
+
+/// The line that a failure is worth.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    /// The first of an outage.
+    Began,
+    /// The outage lasts.
+    Lasts,
 }
 
 impl Trouble {
-    fn again(before: Option<Self>, message: String) -> Self {
+    fn again(before: Option<Self>, message: String, now: Instant) -> Self {
         match before {
-            Some(before) => Self { message, ..before },
-            None => Self { since: SystemTime::now(), message, began: Instant::now(), is_declared: false },
+            Some(before) => Self { message, attempts: before.attempts + 1, ..before },
+            None => Self {
+                since: SystemTime::now(),
+                message,
+                began: now,
+                attempts: 1,
+                is_declared: false,
+                is_logged: false,
+            },
         }
+    }
+
+    /// What to log now: the beginning once, and then that it lasts, both no more often than `log` permits.
+    fn line(&mut self, log: &LogThrottle, now: Instant) -> Option<Line> {
+        log.permit_at(now)?;
+        let line = if self.is_logged { Line::Lasts } else { Line::Began };
+        self.is_logged = true;
+        Some(line)
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new(Arc::default())
     }
 }
 
 impl Health {
+    /// All is well. `ledger` says how many jobs wait.
+    pub fn new(ledger: Arc<Ledger>) -> Self {
+        Self {
+            draining: CancellationToken::new(),
+            store_is_back: Notify::new(),
+            store: Mutex::default(),
+            store_log: LogThrottle::new(OUTAGE_LOG_INTERVAL),
+            spool: Mutex::default(),
+            spool_log: LogThrottle::new(OUTAGE_LOG_INTERVAL),
+            segments: FailingSegments::default(),
+            ledger,
+        }
+    }
+
     /// The server stops: no new work from now on.
     pub fn drain(&self) {
         self.draining.cancel();
@@ -67,20 +124,45 @@ impl Health {
 
     /// The store refused an object, or could not be asked.
     pub fn store_failed(&self, error: &StoreError) {
-        let mut store = lock(&self.store);
-        let mut trouble = Trouble::again(store.take(), error.message.clone());
-        if !trouble.is_declared && (error.class == ErrorClass::Permanent || trouble.began.elapsed() >= TROUBLE_AFTER) {
-            tracing::error!(class = ?error.class, %error, "the store does not take objects; what is accepted is kept and tried again");
-            trouble.is_declared = true;
+        let (line, attempts, began) = self.count_store_failure(error, Instant::now());
+        let waiting = self.ledger.balance().waiting.jobs;
+        match line {
+            None => {}
+            Some(Line::Began) => tracing::error!(
+                %error,
+                attempts,
+                waiting,
+                "the store takes no objects; accepted jobs are kept and uploads are retried"
+            ),
+            Some(Line::Lasts) => tracing::warn!(
+                %error,
+                attempts,
+                waiting,
+                lasts = ?began.elapsed(),
+                "the store still takes no objects"
+            ),
         }
+    }
+
+    fn count_store_failure(&self, error: &StoreError, now: Instant) -> (Option<Line>, u64, Instant) {
+        let mut store = lock(&self.store);
+        let mut trouble = Trouble::again(store.take(), error.message.clone(), now);
+        let lasts = now.saturating_duration_since(trouble.began);
+        trouble.is_declared |= error.class == ErrorClass::Permanent || lasts >= TROUBLE_AFTER;
+        let line = if trouble.is_declared { trouble.line(&self.store_log, now) } else { None };
+        let seen = (line, trouble.attempts, trouble.began);
         *store = Some(trouble);
+        seen
     }
 
     /// The store took an object, or is there again.
     pub fn store_answered(&self) {
-        let trouble = lock(&self.store).take();
-        if let Some(trouble) = trouble.filter(|trouble| trouble.is_declared) {
-            tracing::info!(after = ?trouble.began.elapsed(), "the store takes objects again");
+        let Some(trouble) = lock(&self.store).take() else { return };
+        if trouble.is_logged {
+            let (attempts, lasted) = (trouble.attempts, trouble.began.elapsed());
+            tracing::info!(attempts, ?lasted, "the store takes objects again");
+        }
+        if trouble.is_declared {
             self.store_is_back.notify_waiters();
         }
     }
@@ -98,17 +180,27 @@ impl Health {
 
     /// The spool did not take a commit, or could not give a segment back.
     pub fn spool_failed(&self, error: &impl ToString) {
+        let (error, now) = (error.to_string(), Instant::now());
         let mut spool = lock(&self.spool);
-        if spool.is_none() {
-            tracing::error!(error = error.to_string(), "the spool fails; jobs are refused until it does not");
+        let mut trouble = Trouble::again(spool.take(), error.clone(), now);
+        let (line, attempts) = (trouble.line(&self.spool_log, now), trouble.attempts);
+        let lasts = now.saturating_duration_since(trouble.began);
+        *spool = Some(trouble);
+        drop(spool);
+        match line {
+            None => {}
+            Some(Line::Began) => {
+                tracing::error!(error, "the spool takes no commits; batches are refused until it does")
+            }
+            Some(Line::Lasts) => tracing::warn!(error, attempts, ?lasts, "the spool still takes no commits"),
         }
-        *spool = Some(Trouble::again(spool.take(), error.to_string()));
     }
 
     /// The spool took a commit.
     pub fn spool_answered(&self) {
-        if let Some(trouble) = lock(&self.spool).take() {
-            tracing::info!(after = ?trouble.began.elapsed(), "the spool takes commits again");
+        let trouble = lock(&self.spool).take();
+        if let Some(Trouble { began, attempts, .. }) = trouble.filter(|trouble| trouble.is_logged) {
+            tracing::info!(attempts, lasted = ?began.elapsed(), "the spool takes commits again");
         }
     }
 
@@ -120,4 +212,39 @@ impl Health {
 
 fn lock(trouble: &Mutex<Option<Trouble>>) -> MutexGuard<'_, Option<Trouble>> {
     trouble.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(health: &Health, class: ErrorClass, now: Instant) -> Option<Line> {
+        let error = StoreError { class, message: "connection refused".to_owned() };
+        health.count_store_failure(&error, now).0
+    }
+
+    #[test]
+    fn an_outage_is_logged_when_it_begins_and_once_a_minute_while_it_lasts() {
+        let (health, began) = (Health::default(), Instant::now());
+        let lines: Vec<_> = (0..150)
+            .filter_map(|second| {
+                let line = failed(&health, ErrorClass::Transient, began + Duration::from_secs(second))?;
+                Some((second, line))
+            })
+            .collect();
+        assert_eq!(lines, [(3, Line::Began), (63, Line::Lasts), (123, Line::Lasts)]);
+    }
+
+    #[test]
+    fn outages_that_follow_each_other_share_a_line_a_minute() {
+        let (health, began) = (Health::default(), Instant::now());
+        let lines: Vec<_> = (0..120)
+            .filter_map(|second| {
+                let line = failed(&health, ErrorClass::Permanent, began + Duration::from_secs(second));
+                health.store_answered();
+                line.map(|line| (second, line))
+            })
+            .collect();
+        assert_eq!(lines, [(0, Line::Began), (60, Line::Began)]);
+    }
 }

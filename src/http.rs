@@ -12,11 +12,13 @@ mod in_flight;
 mod jobs;
 mod lanes;
 mod listener;
+mod lookups;
 mod origin;
 mod payloads;
 mod peer;
 mod problem;
 mod proxy_header;
+mod query;
 mod request_id;
 mod sender;
 mod tls;
@@ -26,7 +28,7 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -38,11 +40,13 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::sync::Semaphore;
 
+pub(crate) use addresses::network;
 pub use arrivals::Transport;
 use decoding::DecodeLimits;
 use in_flight::{Admission, InFlight};
 use lanes::Lanes;
 pub use listener::{Limits, bind, serve, serve_connection};
+use lookups::Lookups;
 use peer::ClientAddress;
 pub use peer::{Peer, TrustedProxies};
 pub(crate) use problem::Problem;
@@ -53,6 +57,7 @@ pub use tls::{Tls, TlsError};
 use crate::audit::AuditLog;
 use crate::config::{HttpSettings, Settings};
 use crate::dispatcher::Outlet;
+use crate::log_throttle::LogThrottle;
 use crate::metrics::{Outcome, Route};
 use crate::queue::JobQueue;
 use crate::store::Store;
@@ -62,8 +67,9 @@ use crate::tenants::Tenants;
 const WAITS_MAX: usize = 1024;
 /// Requests that may wait until their job is stored; the others are answered when it is committed, with that level.
 const STORED_WAITS_MAX: usize = 2048;
-/// Requests that may ask the store at once for a job that this machine does not know; the others are told to come back.
-const STORE_ASKS_MAX: usize = 32;
+
+/// Every batch is refused while the spool is full, and a spool that drains and fills is full many times a minute.
+static SPOOL_FULL: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -82,7 +88,7 @@ pub struct Edge {
     in_flight: InFlight,
     /// Whether requests in flight are bounded for each address, as connections are.
     is_bounded_by_address: bool,
-    store_asks: Semaphore,
+    lookups: Lookups,
     audit: AuditLog,
     /// Large bodies are decoded off the async threads, one a core at a time: the copies that decoding makes are bounded
     /// with it.
@@ -105,7 +111,9 @@ impl Edge {
         let large_bodies = Arc::new(Semaphore::new(cores));
         let (mut http, prefix) = (settings.http.clone(), settings.prefix.clone());
         let most = tenants.as_ref().map_or(queue.max_bytes(), |tenants| tenants.max_queue_bytes());
-        // A body that the sender's part of the queue could never hold would be told forever to come back later.
+        // A body that the sender's part of the queue, or an empty spool, could never hold would be told forever to come back
+        // later.
+        let most = if outlet.spool.is_durable() { most.min(settings.spool.max_batch_bytes()) } else { most };
         http.max_body_bytes = http.max_body_bytes.min(most);
         Self {
             limits: DecodeLimits::new(&http, most),
@@ -119,7 +127,7 @@ impl Edge {
             tenants,
             waits: Semaphore::new(WAITS_MAX),
             stored_waits: Semaphore::new(STORED_WAITS_MAX),
-            store_asks: Semaphore::new(STORE_ASKS_MAX),
+            lookups: Lookups::new(),
             audit: AuditLog::default(),
             large_bodies,
             lanes: Lanes::new(cores),
@@ -136,6 +144,9 @@ impl Edge {
             return Some(Problem::Draining { retry_after: self.retry_after() });
         }
         if self.outlet.spool.space().is_some_and(|space| space.is_nearly_full()) {
+            if let Some(suppressed) = SPOOL_FULL.permit() {
+                tracing::warn!(suppressed, "the spool is full; batches are refused until uploads make room");
+            }
             return Some(Problem::SpoolFull { retry_after: self.retry_after() });
         }
         if self.queue.is_full() {
@@ -182,13 +193,16 @@ impl Public {
 
 /// 200 while the server takes work, 503 while it stops or cannot.
 async fn health(State(edge): State<Arc<Edge>>) -> Result<&'static str, Problem> {
-    match edge.closed() {
-        Some(problem) => Err(problem),
+    let reason = match edge.closed() {
+        Some(Problem::Draining { .. }) => "the server is stopping",
+        Some(Problem::SpoolFull { .. }) => "the spool is full; batches are refused until uploads make room",
+        Some(_) => "the queue is full; batches are refused until there is room",
         None if edge.outlet.health.spool_trouble().is_some() => {
-            Err(Problem::SpoolFailed { retry_after: edge.retry_after() })
+            "the spool takes no commits; batches are refused until it does"
         }
-        None => Ok("ok\n"),
-    }
+        None => return Ok("ok\n"),
+    };
+    Err(Problem::Unhealthy { reason, retry_after: edge.retry_after() })
 }
 
 impl Service<Request<Incoming>> for Public {

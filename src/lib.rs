@@ -20,7 +20,7 @@ pub mod dispatcher;
 pub mod health;
 pub mod http;
 pub mod inflate;
-pub mod log_throttle;
+mod log_throttle;
 pub mod metrics;
 pub mod permissions;
 pub mod queue;

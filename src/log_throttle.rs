@@ -1,39 +1,48 @@
-//! At most one log line in an interval, for what a client can cause as often as it likes.
+//! Limits how often a log line is written whose cause is outside the process: a sender, a scanner, a store that is down.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Decides whether a line may be logged, and counts those that may not.
+/// How often a line is written that clients can cause.
+const CLIENT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Permits one line in an interval and counts those that it suppresses.
 #[derive(Debug)]
-pub struct LogThrottle {
+pub(crate) struct LogThrottle {
     interval: Duration,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    last: Option<Instant>,
+    permitted: Option<Instant>,
     suppressed: u64,
 }
 
 impl LogThrottle {
-    /// Allows one line in `interval`.
-    pub fn new(interval: Duration) -> Self {
-        Self { interval, state: Mutex::default() }
+    /// One line in `interval`.
+    pub(crate) const fn new(interval: Duration) -> Self {
+        Self { interval, state: Mutex::new(State { permitted: None, suppressed: 0 }) }
     }
 
-    /// How many lines were suppressed since the last one, if a line may be logged now.
-    pub fn allow(&self) -> Option<u64> {
-        self.allow_at(Instant::now())
+    /// For lines that clients can cause.
+    pub(crate) const fn for_clients() -> Self {
+        Self::new(CLIENT_INTERVAL)
     }
 
-    fn allow_at(&self, now: Instant) -> Option<u64> {
+    /// Whether a line may be written now; if so, how many were suppressed since the last one.
+    pub(crate) fn permit(&self) -> Option<u64> {
+        self.permit_at(Instant::now())
+    }
+
+    /// The same at the time `now`.
+    pub(crate) fn permit_at(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.last.is_some_and(|last| now.saturating_duration_since(last) < self.interval) {
+        if state.permitted.is_some_and(|permitted| now.saturating_duration_since(permitted) < self.interval) {
             state.suppressed += 1;
             return None;
         }
-        state.last = Some(now);
+        state.permitted = Some(now);
         Some(std::mem::take(&mut state.suppressed))
     }
 }
@@ -43,9 +52,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_is_allowed_in_an_interval_and_says_how_many_were_suppressed() {
-        let (throttle, now) = (LogThrottle::new(Duration::from_secs(10)), Instant::now());
-        let at = |secs| throttle.allow_at(now + Duration::from_secs(secs));
-        assert_eq!([at(0), at(1), at(9), at(10), at(20)], [Some(0), None, None, Some(2), Some(0)]);
+    fn one_line_in_an_interval_is_permitted_and_the_next_says_how_many_were_not() {
+        let (throttle, began) = (LogThrottle::new(Duration::from_secs(10)), Instant::now());
+        let after = |seconds| throttle.permit_at(began + Duration::from_secs(seconds));
+        assert_eq!([after(0), after(1), after(9), after(10), after(11)], [Some(0), None, None, Some(2), None]);
+        assert_eq!(after(100), Some(1));
     }
 }

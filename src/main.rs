@@ -14,7 +14,7 @@ use millpond::metrics::Count;
 use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Followed, Reload};
 use millpond::segment::SegmentId;
-use millpond::spool::HELD_MAX;
+use millpond::spool::{HELD_MAX, Spool};
 use millpond::store::Store;
 use millpond::tenants::TenantsFile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
             let done = runtime.block_on(async {
                 match command {
                     Command::Serve => serve(settings).await,
-                    Command::Check => check(&settings).await,
+                    Command::Check => check(settings).await,
                 }
             });
             // What still blocks is not worth waiting for: a dispatcher that was told to stop at once, a file system that hangs.
@@ -98,7 +98,9 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     // On a thread of its own, so that a file system that hangs under this one does not keep the process.
     let mut watching = JoinSet::new();
     watching.spawn(watch(signals, orders.clone(), settings.shutdown_grace));
-    let opened = open(&settings, &orders.reload)
+    settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let opened = app::read_admin_token(&mut settings)
+        .and_then(|()| open(&settings, &orders.reload))
         .and_then(|opened| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, opened)));
     let (spool, Opened { tenants, tls }) = match opened {
         Ok(opened) => opened,
@@ -216,15 +218,18 @@ fn open(settings: &Settings, reload: &Reload) -> anyhow::Result<Opened> {
     Ok(Opened { tenants: app::open_tenants(settings, reload)?, tls })
 }
 
-async fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let opened = open(settings, &Reload::default()).and_then(|_| app::open_spool(settings, Arc::new(RealDisk)));
-    let (spool, left) = match opened {
+async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
+    let opened = app::read_admin_token(&mut settings)
+        .and_then(|()| open(&settings, &Reload::default()))
+        .and_then(|_| app::open_spool(&settings, Arc::new(RealDisk)))
+        .and_then(|opened| Ok((opened, Spool::set_aside(&settings.spool, &RealDisk)?)));
+    let ((spool, left), (damaged, damaged_bytes)) = match opened {
         Ok(opened) => opened,
         Err(error) => return Ok(refuse(&format!("millpond: {error:#}"))),
     };
     let left = left.len();
     spool.close();
-    let store = Store::connect(settings).await;
+    let store = Store::connect(&settings).await;
     let slash = if settings.prefix.is_empty() { "" } else { "/" };
     let id = SegmentId::new(std::time::SystemTime::now());
     let key = format!("{}{slash}.millpond-check-{id}", settings.prefix);
@@ -234,8 +239,10 @@ async fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("the settings are good, but not the store {}", store.location()))?;
     Ok(print(&format!(
         "The settings are good, and an object was written to {}, read back and deleted.\n\
-         Segments of dead processes in the spool: {left}.\n",
-        store.location()
+         Found in the spool: segments of dead processes {left}, damaged files under dead/ {damaged} ({damaged_bytes} bytes).\n\
+         {}",
+        store.location(),
+        settings.warnings.iter().map(|warning| format!("Warning: {warning}.\n")).collect::<String>()
     )))
 }
 

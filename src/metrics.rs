@@ -152,6 +152,8 @@ pub struct Metrics {
     pub objects: IntCounter,
     /// Connections open on the public listener.
     pub connections: IntGauge,
+    /// Admin requests refused for a wrong token.
+    pub admin_token_failures: IntCounter,
     /// Connections that failed at TLS's handshake or the PROXY header.
     pub failed_arrivals: IntCounter,
     /// Jobs that one frame holds.
@@ -217,6 +219,11 @@ impl Metrics {
             bytes_out: counter(r, "stored_bytes_total", "Bytes of objects that the store took")?,
             objects: counter(r, "objects_stored_total", "Objects that the store took")?,
             connections: gauge(r, "connections", "Connections open on the public listener")?,
+            admin_token_failures: counter(
+                r,
+                "admin_token_failures_total",
+                "Admin requests refused for a wrong ADMIN_TOKEN",
+            )?,
             failed_arrivals: counter(
                 r,
                 "connections_failed_total",

@@ -136,6 +136,14 @@ impl Spool {
         folders::has_segments(&settings.dir, disk)
     }
 
+    /// How many damaged files were set aside in the folder, and their bytes.
+    ///
+    /// # Errors
+    /// When the folder is there and cannot be read.
+    pub fn set_aside(settings: &SpoolSettings, disk: &dyn Disk) -> io::Result<(usize, u64)> {
+        folders::set_aside(&settings.dir, disk)
+    }
+
     /// A spool in a folder, and the segments that dead processes have left there.
     ///
     /// # Errors

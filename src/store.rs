@@ -84,7 +84,7 @@ impl Store {
     pub async fn connect(settings: &Settings) -> Self {
         match &settings.store {
             StoreSettings::Dir(root) => Self::Dir(DirStore::new(root.clone())),
-            StoreSettings::S3(s3) => Self::S3(S3Store::connect(s3).await),
+            StoreSettings::S3(s3) => Self::S3(S3Store::connect(s3, &settings.prefix).await),
         }
     }
 
@@ -111,7 +111,10 @@ impl Store {
     ) -> Result<Option<Found>, StoreError> {
         match self {
             Self::Dir(dir) => dir.put(key, body, info, may_be_there).await,
-            Self::S3(s3) => s3.put(key, body, info, may_be_there).await,
+            Self::S3(s3) => {
+                let put = s3.put(key, body, info, may_be_there).await;
+                put.map_err(|error| error.in_call("PutObject", s3))
+            }
         }
     }
 
@@ -123,7 +126,10 @@ impl Store {
         match self {
             Self::Dir(dir) => dir.count(key).await,
             // A role that may only put objects cannot tell.
-            Self::S3(s3) => s3.look(key).await.map(|seen| seen.found()),
+            Self::S3(s3) => {
+                let seen = s3.look(key).await.map_err(|error| error.in_call("HeadObject", s3))?;
+                Ok(seen.found())
+            }
         }
     }
 
@@ -134,7 +140,34 @@ impl Store {
     pub async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
         match self {
             Self::Dir(dir) => dir.find(key).await,
-            Self::S3(s3) => s3.find(key).await,
+            Self::S3(s3) => s3.find(key).await.map_err(|error| error.in_call("HeadObject", s3)),
+        }
+    }
+
+    /// Looks for an object under whichever of `keys`, which all begin with `stem`: with one call where the store lets it be
+    /// listed, else by asking for those in `probe`.
+    ///
+    /// # Errors
+    /// [`StoreError`], when the store cannot say whether it has one.
+    pub async fn find_any(
+        &self,
+        stem: &str,
+        keys: &[String],
+        probe: &[String],
+    ) -> Result<Option<(String, Found)>, StoreError> {
+        match self {
+            Self::Dir(dir) => {
+                for key in keys {
+                    if let Some(found) = dir.find(key).await? {
+                        return Ok(Some((key.clone(), found)));
+                    }
+                }
+                Ok(None)
+            }
+            Self::S3(s3) => {
+                let found = s3.find_any(stem, keys, probe).await;
+                found.map_err(|error| error.in_call("ListObjectsV2", s3))
+            }
         }
     }
 
@@ -145,7 +178,7 @@ impl Store {
     pub async fn reach(&self) -> Result<(), StoreError> {
         match self {
             Self::Dir(dir) => dir.reach().await,
-            Self::S3(s3) => s3.reach().await,
+            Self::S3(s3) => s3.reach().await.map_err(|error| error.in_call("HeadBucket", s3)),
         }
     }
 
@@ -160,12 +193,12 @@ impl Store {
             self.put(key, body.clone(), &info, false).await.map_err(|error| error.while_doing("write"))?;
         let read = match self {
             Self::Dir(dir) => dir.read(key).await,
-            Self::S3(s3) => s3.read(key).await,
+            Self::S3(s3) => s3.read(key).await.map_err(|error| error.in_call("GetObject", s3)),
         };
         // Whatever was read: what was written is not to stay.
         let deleted = match self {
             Self::Dir(dir) => dir.delete(key).await,
-            Self::S3(s3) => s3.delete(key).await,
+            Self::S3(s3) => s3.delete(key).await.map_err(|error| error.in_call("DeleteObject", s3)),
         };
         let read = read.map_err(|error| error.while_doing("read back"))?;
         deleted.map_err(|error| error.while_doing("delete"))?;
@@ -183,6 +216,11 @@ impl ErrorClass {
 impl StoreError {
     fn permanent(message: impl Into<String>) -> Self {
         Self { class: ErrorClass::Permanent, message: message.into() }
+    }
+
+    /// Says which call failed, and on which bucket of which server.
+    fn in_call(self, operation: &str, s3: &S3Store) -> Self {
+        Self { class: self.class, message: format!("{operation} on {}: {}", s3.target(), self.message) }
     }
 
     fn while_doing(self, step: &str) -> Self {

@@ -269,7 +269,7 @@ impl Uploads {
         let wait = backoff(segment.attempts.failures, was_draining);
         segment.attempts.failures = segment.attempts.failures.saturating_add(1);
         let (id, attempt) = (segment.status.id(), segment.attempts.failures);
-        tracing::warn!(segment = %id, attempt, ?wait, %error, "upload failed, will retry");
+        tracing::debug!(segment = %id, attempt, ?wait, %error, "upload failed; will retry");
         self.outlet.backlog.defer(segment, wait);
         if health.is_draining() && !was_draining {
             self.outlet.backlog.hurry(true);

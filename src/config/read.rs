@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     HttpSettings, LogSettings, ObjectSettings, QueueSettings, ReceiptObject, S3Settings, Settings, SettingsError,
-    SpoolSettings, StoreSettings, TenantSettings, TlsSettings, TransportSettings, parse, table,
+    SpoolSettings, StoreSettings, TenantSettings, TlsSettings, TransportSettings, ignored, parse, slips, table,
 };
 
 pub(super) fn settings(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Settings, SettingsError> {
@@ -37,6 +37,7 @@ struct Raw {
     ack_timeout: Option<String>,
     admin_addr: Option<String>,
     admin_token: Option<String>,
+    admin_token_file: Option<String>,
     allowed_origins: Option<String>,
     aws_endpoint_url: Option<String>,
     aws_endpoint_url_s3: Option<String>,
@@ -84,19 +85,34 @@ struct Raw {
 #[derive(Default)]
 struct Check {
     problems: Vec<String>,
+    warnings: Vec<String>,
 }
 
+/// A smaller spool holds no batch that is worth sending.
+const SPOOL_MIN_BYTES: usize = 32 * 1024;
+
 /// Settings without which more is allowed.
-const GUARDS: [&str; 5] = ["ADMIN_TOKEN", "TLS_CERT", "TLS_KEY", "TOKENS_FILE", "TRUSTED_PROXIES"];
+const GUARDS: [&str; 6] = ["ADMIN_TOKEN", "ADMIN_TOKEN_FILE", "TLS_CERT", "TLS_KEY", "TOKENS_FILE", "TRUSTED_PROXIES"];
 
 impl Check {
     /// Keeps the variables that are settings; reports those that are nearly one.
     fn sort(&mut self, vars: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
         let mut known = BTreeMap::new();
+        let vars: Vec<_> = vars.into_iter().collect();
+        let is_given = |right: &str| vars.iter().any(|(name, value)| name == right && !value.is_empty());
+        // Another program's name beside the right one is for that program.
+        let wrong = vars.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, _)| {
+            let name = name.to_str()?;
+            slips::wrong_name(name).filter(|right| !is_given(right)).map(|right| (name.to_owned(), right))
+        });
+        self.problems.extend(wrong.map(|(name, right)| format!("{name}: no such setting; its name here is {right}")));
         for (name, value) in vars {
             let Some(name) = name.to_str() else { continue };
             if table::find(name).is_none() {
-                if let Some(near) = table::nearest(name) {
+                if slips::wrong_name(name).is_some() {
+                    continue;
+                }
+                if let Some(near) = slips::nearest(name) {
                     self.problems.push(format!("{name}: no such setting; did you mean {near}?"));
                 }
                 continue;
@@ -167,8 +183,20 @@ impl Check {
         let prefix = self.get("S3_PREFIX", &raw.s3_prefix, parse::prefix);
         let admin_addr = self.get("ADMIN_ADDR", &raw.admin_addr, parse::address);
         let admin_token = self.quietly("ADMIN_TOKEN", raw.admin_token.as_deref(), parse::token);
+        let admin_token_file = self.get("ADMIN_TOKEN_FILE", &raw.admin_token_file, parse::path);
         self.contradicts(
-            raw.admin_token.is_none() && admin_addr.is_some_and(|addr| !addr.ip().to_canonical().is_loopback()),
+            raw.admin_token.is_some() && raw.admin_token_file.is_some(),
+            true,
+            "ADMIN_TOKEN and ADMIN_TOKEN_FILE are both set: set one of them",
+        );
+        self.contradicts(
+            raw.aws_endpoint_url_s3.is_some() && !s3_asked_for,
+            true,
+            "AWS_ENDPOINT_URL_S3 is set and S3_BUCKET is not: name the bucket, or unset the endpoint to store in STORE_DIR",
+        );
+        let has_token = raw.admin_token.is_some() || raw.admin_token_file.is_some();
+        self.contradicts(
+            !has_token && admin_addr.is_some_and(|addr| !addr.ip().to_canonical().is_loopback()),
             true,
             "ADMIN_ADDR is not loopback and ADMIN_TOKEN is not set: give the admin listener a token, or bind it to 127.0.0.1",
         );
@@ -217,6 +245,18 @@ impl Check {
         }
         let shutdown_grace = self.get("SHUTDOWN_GRACE", &raw.shutdown_grace, parse::duration);
         let filter = self.get("RUST_LOG", &raw.rust_log, parse::log_filter);
+        let text = raw.rust_log.as_deref().unwrap_or_default();
+        match filter.as_ref().map_or(Ok(Vec::new()), |filter| slips::unknown_targets(text, filter)) {
+            Ok(warnings) => self.warnings.extend(warnings),
+            Err(expected) => self.problems.push(format!("RUST_LOG={text}: expected {expected}")),
+        }
+        if let Some(spool) = spool_max_bytes {
+            self.contradicts(
+                spool < SPOOL_MIN_BYTES,
+                true,
+                "SPOOL_MAX_BYTES is under 32KiB: no batch would fit into the spool",
+            );
+        }
         let json = self.get("LOG_FORMAT", &raw.log_format, parse::log_format);
 
         let store = match (s3_asked_for, bucket) {
@@ -225,11 +265,12 @@ impl Check {
                 timeout: timeout?,
                 expected_owner,
                 if_none_match: if_none_match?,
+                endpoint: raw.aws_endpoint_url_s3.clone().or_else(|| raw.aws_endpoint_url.clone()),
                 path_style,
             }),
             (false, _) => StoreSettings::Dir(dir?),
         };
-        Some(Settings {
+        let mut settings = Settings {
             store,
             prefix: prefix?,
             http: http?,
@@ -253,9 +294,21 @@ impl Check {
             spool: SpoolSettings { dir: spool_dir?, max_bytes: spool_max_bytes? },
             admin_addr: admin_addr?,
             admin_token,
+            admin_token_file,
             shutdown_grace: shutdown_grace?,
             log: LogSettings { filter: filter?, json: json? },
-        })
+            warnings: std::mem::take(&mut self.warnings),
+        };
+        let given = ignored::Given {
+            store_dir: raw.store_dir.is_some(),
+            spool_dir: raw.spool_dir.is_some(),
+            spool_max_bytes: raw.spool_max_bytes.is_some(),
+            endpoint: raw.aws_endpoint_url.is_some(),
+            s3_timeout: timeout,
+        };
+        let ignored = ignored::warnings(&settings, &given);
+        settings.warnings.extend(ignored);
+        Some(settings)
     }
 
     fn http(

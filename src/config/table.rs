@@ -26,6 +26,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("LISTEN_ADDR", "0.0.0.0:8080", "address:port", "public listener; port 0 picks one"),
     setting("ADMIN_ADDR", "127.0.0.1:9090", "address:port", "admin listener, never public"),
     unset("ADMIN_TOKEN", "text", "what operators send as a Bearer token; a must where ADMIN_ADDR is not loopback"),
+    unset("ADMIN_TOKEN_FILE", "file", "holds that token instead; read at the start"),
     unset("TLS_CERT", "file", "the public listener's certificate and its chain, in PEM; read again when it changes"),
     unset("TLS_KEY", "file", "its private key, in PEM"),
     unset(
@@ -115,13 +116,10 @@ pub(super) fn find(name: &str) -> Option<&'static Setting> {
 
 /// The setting that `name` was probably meant to be.
 ///
-/// The SDK reads many `AWS_` names that are not in the table, so those are left to it. Short names need a close match:
+/// Short names need a close match:
 /// at two slips `ACK` would be half the words in the dictionary.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let upper = name.to_ascii_uppercase();
-    if upper.starts_with("AWS_") {
-        return None;
-    }
     SETTINGS
         .iter()
         .map(|setting| (strsim::damerau_levenshtein(&upper, setting.name), setting.name))

@@ -34,7 +34,7 @@ impl Addresses {
 
     /// Takes a place for a connection of `address`, until it is dropped.
     pub(super) fn hold(&self, address: IpAddr) -> Result<Held, TooMany> {
-        let address = whole(address);
+        let address = network(address);
         let mut open = self.lock();
         let count = open.entry(address).or_insert(0);
         if *count >= self.most {
@@ -61,8 +61,8 @@ impl Drop for Held {
     }
 }
 
-/// The address by which a sender is counted.
-pub(super) fn whole(address: IpAddr) -> IpAddr {
+/// What counts as one sender: an IPv4 address, or an IPv6 network.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK_BITS).into(),

@@ -4,8 +4,7 @@
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::http::Request;
 use axum::response::Response;
@@ -25,14 +24,13 @@ use super::listener::Limits;
 use super::peer::{Peer, TrustedProxies};
 use super::proxy_header;
 use super::tls::Tls;
+use crate::log_throttle::LogThrottle;
 use crate::metrics::{Metrics, Route};
 
 /// Connections that are being told why they are refused; more are just closed.
 const REFUSALS_MAX: usize = 64;
 /// What a sender over a connection limit is told to wait, in seconds, before jitter doubles it at most.
 const CONNECT_AGAIN_SECS: u64 = 5;
-/// How often a trouble with connections is logged.
-const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// How connections come to a listener. The default is plain, from everyone, without end.
 #[derive(Default)]
@@ -58,7 +56,7 @@ pub(super) struct Arrivals<F> {
     refusals: Arc<Semaphore>,
     metrics: Option<Arc<Metrics>>,
     stop: CancellationToken,
-    said: Mutex<Said>,
+    over_limit: LogThrottle,
 }
 
 /// A refusal, and the place among those that are told.
@@ -91,7 +89,7 @@ where
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             metrics,
             stop,
-            said: Mutex::default(),
+            over_limit: LogThrottle::for_clients(),
         }
     }
 
@@ -102,9 +100,10 @@ where
         let Some(peer) = self.peer(&mut stream, address, deadline).await else { return };
         let Ok(_held) = self.hold(&peer) else {
             drop((open, place));
-            if self.said.lock().unwrap_or_else(PoisonError::into_inner).may_say() {
+            if let Some(suppressed) = self.over_limit.permit() {
                 tracing::warn!(
                     address = %peer.address(),
+                    suppressed,
                     "an address has MAX_CONNECTIONS_PER_ADDRESS open; if it is a proxy, name it in TRUSTED_PROXIES"
                 );
             }
@@ -208,20 +207,5 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// When something was logged that every connection could say again.
-#[derive(Debug, Default)]
-pub(super) struct Said(Option<Instant>);
-
-impl Said {
-    /// Whether it is time to say it, again.
-    pub(super) fn may_say(&mut self) -> bool {
-        let may = self.0.is_none_or(|said| said.elapsed() >= SAY_AGAIN);
-        if may {
-            self.0 = Some(Instant::now());
-        }
-        may
     }
 }

@@ -120,7 +120,7 @@ fn check_framing(wire: Option<&WireBytes>, length: usize) -> Result<(), Problem>
 
 fn too_large(most: usize) -> Problem {
     Problem::TooLarge(format!(
-        "the body is over {most} bytes as sent (the least of MAX_BODY_BYTES, MAX_QUEUE_BYTES and a sender's share of it): split the batch"
+        "the body is over {most} bytes as sent (the least of MAX_BODY_BYTES, MAX_QUEUE_BYTES, a sender's share of it, and what SPOOL_MAX_BYTES can hold): split the batch"
     ))
 }
 

@@ -15,6 +15,7 @@ use super::{Edge, Problem};
 use crate::config::{HttpSettings, LINES_ALLOWED_BYTES, LINES_PER_DECODED};
 use crate::decode::{Batch, Form, Limits, Lines, Meta, Over, Readers, Record, Refused};
 use crate::inflate::{Encoding, InflateError, inflate, inflate_within};
+use crate::log_throttle::LogThrottle;
 use crate::queue::{Full, Reservation, Share};
 use crate::tenants::{Limit, Tenant};
 
@@ -28,6 +29,9 @@ const INLINE_LINES_MAX_BYTES: usize = 4 * INLINE_MAX_BYTES;
 /// that was compressed a thousandfold is not to be a thousand times as much again.
 const AROUND_ALLOWED_BYTES: usize = 1 << 20;
 const AROUND_PER_BYTE: usize = 32;
+
+/// A body that finds a bug can be sent again and again.
+static FAILED: LogThrottle = LogThrottle::for_clients();
 
 /// Makes lines of a body, here if it is small, else on a thread that may block; with the hold on the queue's bytes that
 /// they need.
@@ -62,7 +66,9 @@ pub(super) async fn decode(
     match decoded.await {
         Ok(decoded) => decoded.map_err(problem),
         Err(error) => {
-            tracing::error!(%error, "decoding failed");
+            if let Some(suppressed) = FAILED.permit() {
+                tracing::error!(%error, suppressed, "decoding failed");
+            }
             Err(Problem::Internal)
         }
     }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::http::HeaderMap;
 
 use super::Problem;
-use super::addresses::whole;
+use super::addresses::network;
 use crate::metrics::Metrics;
 
 /// What a request takes beside its headers and its body: its task, its stream in h2, its timers and its answer.

@@ -1,7 +1,9 @@
 //! `GET /v1/jobs/{job}`: what became of a job, by its receipt.
 //!
 //! A segment that this process has, or had lately, is answered from memory. Any other is looked for in the store under the
-//! key that follows from the receipt, so that every machine of a fleet can answer for every job.
+//! key that follows from the receipt, so that every machine of a fleet can answer for every job. That takes one call for a
+//! job that a machine of the same settings has stored, and two for any other; while the request waits, it is repeated with
+//! growing intervals.
 //!
 //! Where senders need tokens, so do those who ask. Any tenant may ask after any job: nothing is kept per job, so nobody
 //! knows whose it is, and the answer tells nothing of what is in it.
@@ -10,28 +12,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{RawQuery, State as Shared};
+use axum::extract::{Extension, RawQuery, State as Shared};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::lookups::Client;
 use super::payloads::JSON;
+use super::peer::ClientAddress;
 use super::sender::Sender;
-use super::{Edge, Problem};
+use super::{Edge, Problem, query};
 use crate::config::ReceiptObject;
+use crate::log_throttle::LogThrottle;
 use crate::segment::{Compression, JobId};
 use crate::spool::State;
-use crate::store::Found;
-use crate::tenants::Limit;
+use crate::store::{Found, StoreError};
+use crate::tenants::{Limit, Tenant};
 
 /// Nobody is kept waiting longer.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// What one is told to wait when the store is asked for too many, in seconds, beyond the first: the most, so that they do
 /// not come back together.
 const ASK_AGAIN_SECS: u64 = 2;
-/// How often the store is asked for a segment of another machine while somebody waits.
+/// After what time the store is asked again for a segment of another machine while a request waits; doubled each time.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest of these times.
+const ASK_INTERVAL_MAX: Duration = Duration::from_secs(8);
+
+/// Every lookup can fail while the store does.
+static STORE_SILENT: LogThrottle = LogThrottle::for_clients();
 
 /// What became of a job.
 enum Fate {
@@ -57,14 +67,16 @@ const POSSIBLY_LOST: &str =
 /// Answers for the job, at once or, with `?wait=SECONDS`, when it is spooled no more.
 pub(super) async fn get(
     Shared(edge): Shared<Arc<Edge>>,
+    address: Option<Extension<ClientAddress>>,
     headers: HeaderMap,
     uri: Uri,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    Sender::in_headers(&headers, edge.tenants.as_ref())?.take(Limit::Requests, 1)?;
-    // As it stands: a receipt has nothing in it that would be escaped.
+    let sender = Sender::in_headers(&headers, edge.tenants.as_ref())?;
+    sender.take(Limit::Requests, 1)?;
     // Nothing of the head is kept while the request waits: it is memory that no queue counts.
     drop(headers);
+    // As it stands: a receipt has nothing in it that would be escaped.
     let receipt = uri.path().rsplit('/').next().unwrap_or_default();
     let job: JobId = receipt.parse().map_err(Problem::InvalidReceipt)?;
     let asked = wait(query.as_deref())?;
@@ -94,42 +106,95 @@ pub(super) async fn get(
                 State::Dead => Fate::Dead,
             }
         }
-        None => in_store(&edge, job, until).await?,
+        None => {
+            let address = address.map(|Extension(ClientAddress(address))| address);
+            let client = Client::new(sender.tenant().map(Tenant::name), address);
+            in_store(&edge, job, &client, until).await?
+        }
     };
     Ok(fate.answer(&edge, job))
 }
 
 /// Asks the store, until it has the job's object or the time is over.
-async fn in_store(edge: &Edge, job: JobId, until: Instant) -> Result<Fate, Problem> {
+async fn in_store(edge: &Edge, job: JobId, client: &Client, until: Instant) -> Result<Fate, Problem> {
+    let names = Names::of(edge, job);
+    let mut interval = ASK_INTERVAL;
+    let mut is_first = true;
     loop {
-        let asking = edge.store_asks.try_acquire();
-        let asking = asking.map_err(|_| Problem::StoreBusy { retry_after: 1 + fastrand::u64(0..=ASK_AGAIN_SECS) })?;
-        // A machine with other settings may have stored it.
-        let own = edge.outlet.spool.compression();
-        let others = Compression::ALL.into_iter().filter(|compression| *compression != own);
-        for compression in std::iter::once(own).chain(others) {
-            let key = job.segment.key(&edge.prefix, compression);
-            let found = edge.store.find(&key).await.map_err(|error| {
-                tracing::warn!(%key, %error, "the store cannot say whether it has an object");
-                Problem::StoreSilent { retry_after: edge.retry_after() }
-            })?;
+        // Not held between two questions: a client that waits keeps no other from asking.
+        let lookup = edge.lookups.begin(client);
+        if lookup.is_none() && is_first {
+            return Err(Problem::StoreBusy { retry_after: 1 + fastrand::u64(0..=ASK_AGAIN_SECS) });
+        }
+        let is_last = Instant::now() >= until;
+        if let Some(lookup) = lookup {
+            let found = names.find(edge, is_first, is_last).await.map_err(|error| silent(edge, &error))?;
+            drop(lookup);
             match found {
                 None => {}
-                Some(Found { places: Some(places), .. }) if job.place >= places => return Err(Problem::UnknownJob),
-                Some(Found { dead, .. }) if dead.iter().any(|places| places.contains(&job.place)) => {
+                Some((_, Found { places: Some(places), .. })) if job.place >= places => {
+                    return Err(Problem::UnknownJob);
+                }
+                Some((_, Found { dead, .. })) if dead.iter().any(|places| places.contains(&job.place)) => {
                     return Ok(Fate::Dead);
                 }
-                Some(Found { unsure, .. }) if unsure.iter().any(|places| places.contains(&job.place)) => {
+                Some((key, Found { unsure, .. })) if unsure.iter().any(|places| places.contains(&job.place)) => {
                     return Ok(Fate::Unknown { key });
                 }
-                Some(_) => return Ok(Fate::Stored { key }),
+                Some((key, _)) => return Ok(Fate::Stored { key }),
             }
         }
-        if Instant::now() + ASK_INTERVAL > until || edge.outlet.health.is_draining() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || edge.outlet.health.is_draining() {
             return Err(Problem::UnknownJob);
         }
-        drop(asking);
-        sleep(ASK_INTERVAL).await;
+        tokio::select! {
+            () = sleep(interval.min(left)) => {}
+            () = edge.outlet.health.draining() => {}
+        }
+        interval = (interval * 2).min(ASK_INTERVAL_MAX);
+        is_first = false;
+    }
+}
+
+fn silent(edge: &Edge, error: &StoreError) -> Problem {
+    if let Some(suppressed) = STORE_SILENT.permit() {
+        tracing::warn!(%error, suppressed, "a job cannot be looked up in the store");
+    }
+    Problem::StoreSilent { retry_after: edge.retry_after() }
+}
+
+/// The keys that a job's object may have: a machine with another `COMPRESSION` may have stored it.
+struct Names {
+    /// What all of them begin with.
+    stem: String,
+    /// That of this machine's codec first.
+    keys: Vec<String>,
+}
+
+impl Names {
+    fn of(edge: &Edge, job: JobId) -> Self {
+        let own = edge.outlet.spool.compression();
+        let others = Compression::ALL.into_iter().filter(|compression| *compression != own);
+        let key = |compression| job.segment.key(&edge.prefix, compression);
+        let keys: Vec<String> = std::iter::once(own).chain(others).map(key).collect();
+        let stem = keys.first().and_then(|key| key.strip_suffix(own.extension())).unwrap_or_default().to_owned();
+        Self { stem, keys }
+    }
+
+    /// Asks for the likeliest key alone first; if it is not there, and from then on, for all of them at once. Where the store
+    /// cannot be listed the others are asked for at the first and at the last time.
+    async fn find(&self, edge: &Edge, is_first: bool, is_last: bool) -> Result<Option<(String, Found)>, StoreError> {
+        let Some((own, others)) = self.keys.split_first() else { return Ok(None) };
+        if is_first && let Some(found) = edge.store.find(own).await? {
+            return Ok(Some((own.clone(), found)));
+        }
+        let probe = match (is_first, is_last) {
+            (true, _) => others,
+            (false, true) => &self.keys,
+            (false, false) => std::slice::from_ref(own),
+        };
+        edge.store.find_any(&self.stem, &self.keys, probe).await
     }
 }
 
@@ -174,8 +239,7 @@ pub(super) fn push_object(body: &mut String, edge: &Edge, key: &str) {
 
 /// Seconds to wait, from the query; none if it does not say.
 fn wait(query: Option<&str>) -> Result<Duration, Problem> {
-    let mut parameters = query.unwrap_or_default().split('&').filter_map(|parameter| parameter.split_once('='));
-    let Some((_, seconds)) = parameters.find(|(name, _)| *name == "wait") else { return Ok(Duration::ZERO) };
+    let Some(seconds) = query::parameter(query, "wait", "10")? else { return Ok(Duration::ZERO) };
     let seconds = seconds.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
     let seconds = seconds.ok_or_else(|| Problem::InvalidQuery("wait is a number of seconds, such as 10".to_owned()))?;
     Ok(Duration::try_from_secs_f64(seconds).unwrap_or(WAIT_MAX).min(WAIT_MAX))

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
-use super::addresses::whole;
+use super::addresses::network;
 
 /// The lanes of all addresses that have a large body now.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl Lanes {
 
     /// The lane of `address`, which is remembered until all that was returned for it is dropped.
     pub(super) fn of(&self, address: IpAddr) -> Lane {
-        let address = whole(address);
+        let address = network(address);
         let mut open = self.lock();
         let lane =
             open.entry(address).or_insert_with(|| Open { bodies: 0, turns: Arc::new(Semaphore::new(self.width)) });

@@ -19,9 +19,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Problem;
-use super::arrivals::{Arrivals, Said, Transport};
+use super::arrivals::{Arrivals, Transport};
 use super::connection::{self, Timeouts};
 use super::peer::Peer;
+use crate::log_throttle::LogThrottle;
 use crate::metrics::Metrics;
 
 /// Connections that the kernel holds until they are accepted; the kernel caps it at its own `somaxconn`.
@@ -76,7 +77,7 @@ pub async fn serve<S>(
     let places = Arc::new(Semaphore::new(limits.max_connections));
     let arrivals = Arc::new(Arrivals::new(service, &limits, transport, metrics, stop.clone()));
     let mut connections = JoinSet::new();
-    let mut said = Said::default();
+    let failing = LogThrottle::for_clients();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -88,8 +89,8 @@ pub async fn serve<S>(
             Ok((stream, address)) => (stream, address.ip()),
             Err(error) if is_the_sender_s(&error) => continue,
             Err(error) => {
-                if said.may_say() {
-                    tracing::error!(%error, "cannot accept connections; is the limit on open files too low?");
+                if let Some(suppressed) = failing.permit() {
+                    tracing::error!(%error, suppressed, "cannot accept connections; is the limit on open files too low?");
                 }
                 sleep(ACCEPT_PAUSE).await;
                 continue;

@@ -17,7 +17,7 @@ use super::decoding::{Work, decode};
 use super::peer::ClientAddress;
 use super::request_id::RequestId;
 use super::sender::Sender;
-use super::{Edge, Problem, body, origin};
+use super::{Edge, Problem, body, origin, query};
 use crate::config::Ack;
 use crate::decode::{Form, Lines};
 use crate::queue::{Receipt, Reservation, Share};
@@ -166,10 +166,9 @@ async fn settled(edge: &Edge, receipt: &Receipt, deadline: Instant, committed: A
 
 /// The level that the query asks for; the least if it asks for none.
 fn asked(query: Option<&str>) -> Result<Ack, Problem> {
-    let mut parameters = query.unwrap_or_default().split('&').filter_map(|parameter| parameter.split_once('='));
-    match parameters.find(|(name, _)| *name == "ack") {
+    match query::parameter(query, "ack", "stored")? {
         None => Ok(Ack::Memory),
-        Some((_, level)) => {
+        Some(level) => {
             level.parse().map_err(|()| Problem::InvalidQuery("ack is one of memory, disk and stored".to_owned()))
         }
     }

@@ -41,7 +41,7 @@ impl Peer {
         Self { address: address.to_canonical(), proxies }
     }
 
-    pub(super) fn address(&self) -> IpAddr {
+    pub(crate) fn address(&self) -> IpAddr {
         self.address
     }
 

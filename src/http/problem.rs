@@ -12,6 +12,7 @@ use super::request_id::RequestId;
 use crate::audit::{AuditLog, Denial, DeniedRequest};
 use crate::config::Ack;
 use crate::decode::Invalid;
+use crate::log_throttle::LogThrottle;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};
 use crate::segment::NoJobId;
@@ -22,6 +23,9 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 /// RFC 6750, 3: without an error, since nothing was tried.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"millpond\"");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// A request that finds a bug can be sent again and again.
+static FAILED: LogThrottle = LogThrottle::for_clients();
 
 /// Why a request was refused.
 #[derive(Debug, Clone)]
@@ -115,6 +119,13 @@ pub(crate) enum Problem {
     },
     /// 503: so many ask the store already that it is not asked for another.
     StoreBusy {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// 503: `/health` of a server that takes no batches now.
+    Unhealthy {
+        /// Why.
+        reason: &'static str,
         /// Seconds.
         retry_after: u64,
     },
@@ -218,6 +229,7 @@ impl Problem {
             | Self::SpoolFailed { .. }
             | Self::NotConfirmed { .. }
             | Self::StoreSilent { .. }
+            | Self::Unhealthy { .. }
             | Self::Draining { .. }
             | Self::TooManyConnections { .. }
             | Self::TooManyRequests { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -254,6 +266,7 @@ impl Problem {
             Self::SpoolShareFull { .. } => Outcome::SpoolShareFull,
             Self::SpoolFull { .. } | Self::SpoolFailed { .. } | Self::NotConfirmed { .. } => Outcome::NoSpool,
             Self::StoreSilent { .. } | Self::StoreBusy { .. } => Outcome::Failed,
+            Self::Unhealthy { .. } => Outcome::Other,
             Self::Draining { .. } => Outcome::Draining,
             Self::TooManyConnections { .. } => Outcome::TooManyConnections,
             Self::TooManyFromAddress { .. } => Outcome::TooManyFromAddress,
@@ -313,7 +326,7 @@ impl Problem {
                 "this sender's share of the spool is full; the batch was not taken: send it again after {retry_after} s"
             ),
             Self::StoreBusy { retry_after } => {
-                format!("too many ask the store what became of their jobs: ask again after {retry_after} s")
+                format!("too many lookups ask the store at once: ask again after {retry_after} s")
             }
             Self::TooManyHeaders => {
                 format!("the request has more than {} header lines: send fewer", super::head::HEADERS_MAX)
@@ -344,6 +357,7 @@ impl Problem {
             Self::StoreSilent { retry_after } => {
                 format!("the store cannot say what became of the job: ask again after {retry_after} s")
             }
+            Self::Unhealthy { reason, .. } => (*reason).to_owned(),
             Self::Draining { retry_after } => {
                 format!("the server is stopping; nothing was taken: send it again after {retry_after} s")
             }
@@ -369,6 +383,7 @@ impl Problem {
             | Self::SpoolFailed { retry_after }
             | Self::NotConfirmed { retry_after }
             | Self::StoreSilent { retry_after }
+            | Self::Unhealthy { retry_after, .. }
             | Self::Draining { retry_after }
             | Self::TooManyConnections { retry_after }
             | Self::TooManyFromAddress { retry_after }
@@ -443,7 +458,9 @@ impl Problem {
     pub(super) fn render(&self, id: &RequestId, client: Option<IpAddr>, routed: Response) -> Response {
         let status = self.status();
         if status == StatusCode::INTERNAL_SERVER_ERROR {
-            tracing::error!(request_id = id.as_str(), %status, detail = self.detail(), "failed");
+            if let Some(suppressed) = FAILED.permit() {
+                tracing::error!(request_id = id.as_str(), %status, detail = self.detail(), suppressed, "failed");
+            }
         } else {
             let client = client.map(tracing::field::display);
             tracing::debug!(request_id = id.as_str(), %status, client, detail = self.detail(), "refused");

@@ -135,6 +135,16 @@ impl Unadopted {
     }
 }
 
+/// How many files were set aside as damaged under `root`, and their bytes.
+pub(super) fn set_aside(root: &Path, disk: &dyn Disk) -> io::Result<(usize, u64)> {
+    let dead = root.join(DEAD);
+    match disk.list(&dead) {
+        Ok(files) => Ok((files.len(), files.iter().map(|file| file.len).sum())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((0, 0)),
+        Err(error) => Err(naming(&dead)(error)),
+    }
+}
+
 /// The folders under `SPOOL_DIR` as this process sees them.
 #[derive(Debug)]
 pub(super) struct Folders {
@@ -306,7 +316,7 @@ impl Folders {
         };
         folder.left.fetch_add(adopted.len(), Ordering::AcqRel);
         if !adopted.is_empty() {
-            tracing::info!(folder = %path.display(), segments = adopted.len(), "took over what a dead process has left");
+            tracing::info!(folder = %path.display(), segments = adopted.len(), "found segments of a dead process");
         }
         // The one on top of the segments: a folder that had none goes now.
         self.let_go(&folder);

@@ -2,7 +2,11 @@
 //! those. A body goes out of memory in one piece, so it is signed and summed as it is and not sent in chunks, which some
 //! servers that speak S3 do not take.
 
+mod failure;
+mod listing;
+
 use std::error::Error;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
@@ -10,7 +14,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::Builder as ConfigBuilder;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::head_object::{HeadObjectError, HeadObjectOutput};
 use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::primitives::ByteStream;
@@ -27,8 +31,6 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// An upload has this much time for its bytes, in bytes a second, beside `S3_TIMEOUT`: on a slow link many at once would
 /// otherwise all time out, again and again.
 const SLOWEST_UPLOAD: f64 = 1024.0 * 1024.0;
-/// An error message is cut here: a server may send anything.
-const MESSAGE_MAX_CHARS: usize = 300;
 
 /// A bucket.
 #[derive(Debug)]
@@ -38,8 +40,12 @@ pub struct S3Store {
     /// The account that the bucket has to belong to: S3 answers 403 to a call if it belongs to another.
     expected_owner: Option<String>,
     location: String,
+    /// Bucket, prefix and endpoint, for messages.
+    target: String,
     if_none_match: bool,
     timeout: Duration,
+    /// Set once a listing was denied.
+    cannot_list: AtomicBool,
 }
 
 /// What a look at a key has shown.
@@ -85,7 +91,7 @@ impl There {
 }
 
 impl S3Store {
-    pub(super) async fn connect(settings: &S3Settings) -> Self {
+    pub(super) async fn connect(settings: &S3Settings, prefix: &str) -> Self {
         let http = HttpClientBuilder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
@@ -97,15 +103,30 @@ impl S3Store {
             .load()
             .await;
         let path_style = settings.path_style || shared.endpoint_url().is_some();
+        let endpoint = settings.endpoint.as_deref().or_else(|| shared.endpoint_url());
+        let place = match (endpoint, shared.region()) {
+            (Some(endpoint), _) => without_credentials(endpoint),
+            (None, Some(region)) => format!("AWS region {region}"),
+            (None, None) => "AWS, no region set".to_owned(),
+        };
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        let target = format!("s3://{}{slash}{prefix} at {place}", settings.bucket);
         let config = ConfigBuilder::from(&shared).force_path_style(path_style).build();
         Self {
             client: Client::from_conf(config),
             bucket: settings.bucket.clone(),
             expected_owner: settings.expected_owner.clone(),
             location: format!("s3://{}", settings.bucket),
+            target,
             if_none_match: settings.if_none_match,
             timeout: settings.timeout,
+            cannot_list: AtomicBool::new(false),
         }
+    }
+
+    /// Bucket, prefix and endpoint, for messages.
+    pub(super) fn target(&self) -> &str {
+        &self.target
     }
 
     pub(super) fn location(&self) -> &str {
@@ -216,7 +237,7 @@ impl S3Store {
         {
             Ok(_) => Ok(()),
             Err(error) => match status(&error) {
-                Some(404) => Err(StoreError::permanent(format!("there is no bucket {}", self.bucket))),
+                Some(404) => Err(StoreError::permanent("there is no such bucket: create it, or correct S3_BUCKET")),
                 Some(403 | 405 | 501) => Ok(()),
                 _ => Err(sorted(&error)),
             },
@@ -269,18 +290,17 @@ where
     E: ProvideErrorMetadata + Error + 'static,
 {
     let code = error.code().unwrap_or_default();
-    let class = match error {
-        SdkError::TimeoutError(_) => ErrorClass::TimedOut,
-        SdkError::DispatchFailure(failure) if failure.is_timeout() => ErrorClass::TimedOut,
-        _ => class(status(error), code),
-    };
-    let message = match (status(error), error.message()) {
-        (Some(status @ 501), _) => format!("{status} {code}: if the store lacks If-None-Match, S3_IF_NONE_MATCH=off"),
-        (Some(status), Some(said)) => format!("{status} {code}: {said}"),
-        (Some(status), None) => format!("{status} {code}"),
-        (None, _) => DisplayErrorContext(error).to_string(),
-    };
-    StoreError { class, message: message.trim_end().chars().take(MESSAGE_MAX_CHARS).collect() }
+    let class = if failure::is_timeout(error) { ErrorClass::TimedOut } else { class(status(error), code) };
+    StoreError { class, message: failure::message(error) }
+}
+
+/// An endpoint as it may be logged.
+fn without_credentials(endpoint: &str) -> String {
+    let Some((scheme, rest)) = endpoint.split_once("://") else { return endpoint.to_owned() };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let slash = if path.is_empty() { "" } else { "/" };
+    format!("{scheme}://{host}{slash}{path}")
 }
 
 /// Codes come from the list of error responses in S3's API reference.
@@ -308,6 +328,12 @@ fn class(status: Option<u16>, code: &str) -> ErrorClass {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_in_an_endpoint_are_not_repeated() {
+        assert_eq!(without_credentials("https://user:pass@s3.example.net/a"), "https://s3.example.net/a");
+        assert_eq!(without_credentials("http://127.0.0.1:9000"), "http://127.0.0.1:9000");
+    }
 
     #[test]
     fn errors_are_sorted_by_what_helps_against_them() {

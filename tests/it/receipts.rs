@@ -26,7 +26,7 @@ async fn an_answer_names_the_level_it_reached_and_the_object() {
     let (status, spooled) = job(&server, &disk.json()["job"], "").await;
     assert_eq!((status, &spooled["state"]), (200, &"spooled".into()));
 
-    let stored = server.send(&with_query("x=1&ack=stored", "{\"n\":3}")).await;
+    let stored = server.send(&with_query("ack=stored", "{\"n\":3}")).await;
     assert_eq!((stored.status, &stored.json()["ack"]), (200, &"stored".into()));
     let object = stored.json()["object"].as_str().unwrap().to_owned();
     assert!(object.starts_with("dt=2"), "{object} tells where the store is");
@@ -43,6 +43,9 @@ async fn an_answer_names_the_level_it_reached_and_the_object() {
         );
     }
     assert!(server.send(&with_query("ack=none", "{}")).await.refusal(400).contains("memory, disk and stored"));
+    assert!(server.send(&with_query("ak=stored", "{}")).await.refusal(400).contains("knows `ack`"));
+    let misspelt = get(server.public, &format!("/v1/jobs/{}?wiat=10", disk.json()["job"].as_str().unwrap())).await;
+    assert!(misspelt.refusal(400).contains("knows `wait`"));
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(server.lines().len(), 4);
 }
@@ -220,7 +223,12 @@ async fn an_outage_fills_the_spool_and_no_more_and_it_ends_by_itself() {
     let on_disk: u64 = crate::support::files(spool.path()).iter().map(|file| file.metadata().unwrap().len()).sum();
     assert!(on_disk <= 256 * 1024, "{on_disk}");
     assert!(server.metric("millpond_spool_bytes").await <= 256.0 * 1024.0);
-    assert_eq!(get(server.public, "/health").await.status, 503);
+    let health = get(server.public, "/health").await.refusal(503);
+    assert!(health.contains("spool is full") && !health.contains("the batch"), "{health}");
+    for _ in 0..50 {
+        assert_eq!(server.post_json("{}").await.status, 503);
+    }
+    assert_eq!(server.log().matches("the spool is full").count(), 1, "{}", server.log());
     assert!(server.ready().await.1.contains("spool full"));
     s3.faults().set(FaultPlan::none());
     until("room", async || server.post_json("{\"n\":-1}").await.status == 202).await;

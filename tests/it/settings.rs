@@ -154,7 +154,7 @@ async fn check_proves_the_store_and_leaves_nothing_behind() {
     s3.faults().set(FaultPlan::always(Fault::AccessDenied));
     let output = run(folder.path(), &env, &["--check"]).await;
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("write: 403 AccessDenied"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("403 AccessDenied"), "{}", stderr(&output));
     assert!(!stderr(&output).contains(&s3.credentials().secret_key));
 }
 
@@ -174,7 +174,7 @@ fn settings(name: &str, value: &str) -> Result<Settings, SettingsError> {
 
 #[test]
 fn a_guard_that_came_out_empty_is_refused_and_not_taken_for_unset() {
-    for name in ["ADMIN_TOKEN", "TLS_CERT", "TLS_KEY", "TOKENS_FILE", "TRUSTED_PROXIES"] {
+    for name in ["ADMIN_TOKEN", "ADMIN_TOKEN_FILE", "TLS_CERT", "TLS_KEY", "TOKENS_FILE", "TRUSTED_PROXIES"] {
         let error = settings(name, " ").unwrap_err().to_string();
         assert!(error.contains(&format!("{name}: expected a value")), "{error}");
     }
@@ -208,4 +208,89 @@ async fn an_object_that_no_put_could_hold_is_refused_at_the_start() {
     assert_eq!(check(&large[1..]), Ok(()), "a directory takes any object");
     let frame = [("MAX_DECODED_BYTES", "2GiB"), ("MAX_QUEUE_BYTES", "8GiB")];
     assert!(check(&frame).unwrap_err().contains("under 4GiB"), "a frame's length has 32 bits");
+}
+
+fn all(vars: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    Settings::from_vars(vars.iter().map(|(name, value)| (name.into(), value.into())))
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_the_name_that_is_right() {
+    let cases: [(&[(&str, &str)], &str); 12] = [
+        (&[("AWS_BUCKET", "b")], "AWS_BUCKET: no such setting; its name here is S3_BUCKET"),
+        (&[("S3_REGION", "eu-west-1")], "its name here is AWS_REGION"),
+        (&[("S3_ENDPOINT", "http://x")], "its name here is AWS_ENDPOINT_URL_S3"),
+        (&[("AWS_REGON", "eu-west-1")], "did you mean AWS_REGION?"),
+        (&[("AWS_SECRET_ACCES_KEY", "hunter2")], "did you mean AWS_SECRET_ACCESS_KEY?"),
+        (&[("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9000")], "S3_BUCKET is not: name the bucket"),
+        (&[("SPOOL_MAX_BYTES", "16KiB")], "no batch would fit"),
+        (&[("RUST_LOG", "verbose")], "RUST_LOG=verbose: expected a level"),
+        (&[("RUST_LOG", "milpond=debug")], "did you mean millpond?"),
+        (&[("RUST_LOG", "info,verbose")], "not \"verbose\""),
+        (&[("ADMIN_TOKEN", "correct-horse-battery"), ("ADMIN_TOKEN_FILE", "./t")], "set one of them"),
+        (&[("ADMIN_ADDR", "0.0.0.0:9090")], "ADMIN_TOKEN is not set"),
+    ];
+    for (vars, expected) in cases {
+        let error = all(vars).unwrap_err().to_string();
+        assert!(error.contains(expected) && !error.contains("hunter2"), "{vars:?}: {error}");
+    }
+    let fine: [&[(&str, &str)]; 4] = [
+        &[("AWS_BUCKET", "of-another-program"), ("S3_BUCKET", "telemetry")],
+        &[("AWS_PROFILE", "p"), ("AWS_DEFAULT_REGION", "eu-west-1"), ("AWS_ENDPOINT_URL_STS", "http://x")],
+        &[("RUST_LOG", "millpond=debug,h2=off")],
+        &[("ADMIN_ADDR", "0.0.0.0:9090"), ("ADMIN_TOKEN_FILE", "./t")],
+    ];
+    for vars in fine {
+        assert_eq!(all(vars).unwrap().warnings, Vec::<String>::new(), "{vars:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_ignored_is_warned_of_at_the_start_and_by_check() {
+    let bucket = ("S3_BUCKET", "telemetry");
+    let cases: [(&[(&str, &str)], &str); 6] = [
+        (&[bucket, ("STORE_DIR", "./x")], "STORE_DIR is ignored"),
+        (&[("ACK", "memory"), ("SPOOL_DIR", "./x")], "SPOOL_DIR is ignored"),
+        (&[("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")], "AWS_ENDPOINT_URL is ignored"),
+        (&[bucket, ("S3_TIMEOUT", "60s")], "S3_TIMEOUT is over SHUTDOWN_GRACE"),
+        (&[("RUST_LOG", "info,milpond=debug")], "did you mean millpond?"),
+        (&[("SPOOL_MAX_BYTES", "64KiB")], "SPOOL_MAX_BYTES is smaller than a batch may be"),
+    ];
+    for (vars, expected) in cases {
+        let warnings = all(vars).unwrap().warnings;
+        assert!(matches!(&warnings[..], [warning] if warning.contains(expected)), "{vars:?}: {warnings:?}");
+    }
+    let env = [("ACK", "memory"), ("SPOOL_DIR", "./x")];
+    let mut server = Server::start(&env).await;
+    server.logged("SPOOL_DIR is ignored").await;
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &env, &["--check"]).await;
+    assert!(String::from_utf8(output.stdout).unwrap().contains("Warning: SPOOL_DIR is ignored"));
+}
+
+#[tokio::test]
+async fn a_batch_that_an_empty_spool_cannot_hold_is_413_and_what_it_can_hold_is_taken() {
+    let env = [("SPOOL_MAX_BYTES", "64KiB"), ("COMPRESSION", "none"), ("RECORD", "payload")];
+    let mut server = Server::start(&env).await;
+    let batch = |bytes: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(bytes));
+    for bytes in [533_000, 65_536] {
+        assert!(server.post_json(&batch(bytes)).await.refusal(413).contains("SPOOL_MAX_BYTES"), "{bytes}");
+    }
+    // A small body whose lines are large.
+    let lines = format!("[{}{{}}]", "{\"a\":1},".repeat(9_000));
+    server.post("Content-Type: application/json\r\n", lines.as_bytes()).await.refusal(413);
+    assert_eq!(server.post_json(&batch(56_000)).await.status, 202, "it fits into the empty spool");
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn check_counts_what_was_set_aside_and_what_it_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let dead = folder.path().join("millpond-data/spool/dead");
+    std::fs::create_dir_all(&dead).unwrap();
+    std::fs::write(dead.join("x"), "12345").unwrap();
+    let output = run(folder.path(), &[], &["--check"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("segments of dead processes 0, damaged files under dead/ 1 (5 bytes)"), "{said}");
 }

@@ -269,7 +269,7 @@ pub(crate) fn post(headers: &str, body: &[u8]) -> Vec<u8> {
 
 pub(crate) async fn get(addr: SocketAddr, path: &str) -> Answer {
     let mut connection = Connection(TcpStream::connect(addr).await.unwrap());
-    connection.write(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await;
+    connection.write(format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").as_bytes()).await;
     connection.answer().await.expect("an answer")
 }
 

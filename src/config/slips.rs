@@ -1,0 +1,189 @@
+//! Names of variables that are no setting but were probably meant as one, and targets of the log filter that do not exist.
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use super::table;
+
+/// Names that other programs use for what is a setting here, or the SDK's, and the right name.
+const WRONG_NAMES: [(&str, &str); 16] = [
+    ("AWS_BUCKET", "S3_BUCKET"),
+    ("AWS_BUCKET_NAME", "S3_BUCKET"),
+    ("AWS_S3_BUCKET", "S3_BUCKET"),
+    ("S3_BUCKET_NAME", "S3_BUCKET"),
+    ("S3_REGION", "AWS_REGION"),
+    ("AWS_S3_REGION", "AWS_REGION"),
+    ("S3_ENDPOINT", "AWS_ENDPOINT_URL_S3"),
+    ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    ("AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3"),
+    ("AWS_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3"),
+    ("AWS_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
+    ("S3_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
+    ("S3_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID"),
+    ("AWS_SECRET_KEY", "AWS_SECRET_ACCESS_KEY"),
+    ("S3_SECRET_KEY", "AWS_SECRET_ACCESS_KEY"),
+    ("S3_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY"),
+];
+
+/// Names that the SDK, the command line tools or AWS's own environments use, so that none of them is taken for a slip of
+/// another. Those that begin with `AWS_ENDPOINT_URL_` name services and are never a slip.
+const AWS_NAMES: [&str; 36] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_ACCOUNT_ID",
+    "AWS_ACCOUNT_ID_ENDPOINT_MODE",
+    "AWS_BEARER_TOKEN_BEDROCK",
+    "AWS_CA_BUNDLE",
+    "AWS_CONFIG_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CREDENTIAL_EXPIRATION",
+    "AWS_DEFAULTS_MODE",
+    "AWS_DEFAULT_OUTPUT",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_DEFAULT_REGION",
+    "AWS_EC2_METADATA_DISABLED",
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE",
+    "AWS_EC2_METADATA_V1_DISABLED",
+    "AWS_EXECUTION_ENV",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_MAX_ATTEMPTS",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    "AWS_RETRY_MODE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SESSION_TOKEN",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "AWS_USE_FIPS_ENDPOINT",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+];
+
+/// Names shorter than this are a slip of another at one letter, longer ones at two.
+const AWS_SHORT: usize = 16;
+
+/// The name that another program has for a setting, and ours for it.
+pub(super) fn wrong_name(name: &str) -> Option<&'static str> {
+    WRONG_NAMES.iter().find(|(wrong, _)| *wrong == name).map(|(_, right)| *right)
+}
+
+/// The setting, or the variable of the SDK, that `name` was probably meant to be.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    if !name.to_ascii_uppercase().starts_with("AWS_") {
+        return table::nearest(name);
+    }
+    if AWS_NAMES.contains(&name) || name.starts_with("AWS_ENDPOINT_URL") {
+        return None;
+    }
+    let slips_allowed = |near: &str| if near.len() < AWS_SHORT { 1 } else { 2 };
+    AWS_NAMES
+        .into_iter()
+        .chain(["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+        .map(|near| (strsim::damerau_levenshtein(&name.to_ascii_uppercase(), near), near))
+        .filter(|(slips, near)| *slips <= slips_allowed(near))
+        .min()
+        .map(|(_, near)| near)
+}
+
+/// Crates in this program that log.
+const TARGETS: [&str; 22] = [
+    "millpond",
+    "axum",
+    "aws_config",
+    "aws_credential_types",
+    "aws_runtime",
+    "aws_sdk_s3",
+    "aws_sdk_sts",
+    "aws_sigv4",
+    "aws_smithy_async",
+    "aws_smithy_http",
+    "aws_smithy_http_client",
+    "aws_smithy_runtime",
+    "aws_smithy_runtime_api",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "log",
+    "mio",
+    "rustls",
+    "tokio",
+    "tokio_util",
+    "tower",
+];
+
+/// Targets of the filter that no crate in this program has: an error if nothing of ours would be logged because of it, else
+/// a warning for each.
+pub(super) fn unknown_targets(text: &str, filter: &Targets) -> Result<Vec<String>, String> {
+    let unknown: Vec<(&str, bool)> = text
+        .split(',')
+        .map(|directive| {
+            directive.trim().split_once('=').map_or((directive.trim(), true), |(target, _)| (target, false))
+        })
+        .filter(|(target, is_bare)| !target.is_empty() && !(*is_bare && target.parse::<LevelFilter>().is_ok()))
+        .filter(|(target, _)| !TARGETS.contains(&target.split("::").next().unwrap_or_default()))
+        .collect();
+    let says_nothing = !filter.would_enable("millpond::app", &tracing::Level::ERROR);
+    if let Some((target, true)) = unknown.iter().find(|(_, is_bare)| *is_bare) {
+        return Err(format!(
+            "a level (error, warn, info, debug, trace or off), or a target and its level; not {target:?}"
+        ));
+    }
+    match unknown.first() {
+        Some((target, _)) if says_nothing => Err(format!(
+            "a target of this program, such as millpond=debug; there is no {target:?}{}, and nothing would be logged",
+            suggestion(target)
+        )),
+        _ => Ok(unknown
+            .iter()
+            .map(|(target, _)| format!("RUST_LOG: there is no target {target:?}{}; it is ignored", suggestion(target)))
+            .collect()),
+    }
+}
+
+fn suggestion(target: &str) -> String {
+    let near = TARGETS.into_iter().map(|near| (strsim::damerau_levenshtein(target, near), near)).min();
+    near.filter(|(slips, _)| *slips <= 2).map(|(_, near)| format!(" (did you mean {near}?)")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_of_the_sdks_names_are_found_and_its_own_names_are_none() {
+        for (slip, right) in [
+            ("AWS_REGON", "AWS_REGION"),
+            ("aws_region", "AWS_REGION"),
+            ("AWS_ENPOINT_URL", "AWS_ENDPOINT_URL"),
+            ("AWS_SECRET_ACESS_KEY", "AWS_SECRET_ACCESS_KEY"),
+        ] {
+            assert_eq!(nearest(slip), Some(right), "{slip}");
+        }
+        for name in AWS_NAMES {
+            assert_eq!((nearest(name), wrong_name(name)), (None, None), "{name}");
+        }
+        for name in
+            ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_SQS", "AWS_LAMBDA_FUNCTION_NAME", "AWS_XRAY_CONTEXT_MISSING"]
+        {
+            assert_eq!(nearest(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn targets_that_no_crate_has_are_told() {
+        let check = |text: &str| unknown_targets(text, &text.parse().unwrap());
+        for good in ["info", "WARN", "3", "millpond", "millpond=debug,h2=off", "info,millpond::worker=trace", "off"] {
+            assert_eq!(check(good), Ok(Vec::new()), "{good}");
+        }
+        assert!(check("verbose").unwrap_err().contains("\"verbose\""));
+        assert!(check("milpond=debug").unwrap_err().contains("did you mean millpond?"));
+        let warned = check("info,milpond=debug").unwrap();
+        assert!(matches!(&warned[..], [warning] if warning.contains("did you mean millpond?")), "{warned:?}");
+    }
+}
