@@ -71,10 +71,11 @@ pub struct Limits {
     /// Requests of any kind.
     #[serde(default, deserialize_with = "count::<_, REQUESTS_PER_SECOND_MAX>")]
     pub requests_per_second: Option<u64>,
-    /// Payloads.
+    /// Payloads. However low it is, 10,000 of them may come at once.
     #[serde(default, deserialize_with = "count::<_, PAYLOADS_PER_SECOND_MAX>")]
     pub payloads_per_second: Option<u64>,
-    /// Bytes of bodies, as they are sent.
+    /// Bytes of bodies, as they are sent. However low it is, one body of `MAX_BODY_BYTES` may come at once: it could never pass
+    /// otherwise.
     #[serde(default, deserialize_with = "count::<_, BYTES_PER_SECOND_MAX>")]
     pub bytes_per_second: Option<u64>,
     /// How long a limit may be saved up.
