@@ -206,13 +206,16 @@ impl Work {
     ) -> Result<Option<Lines>, Refusal> {
         let DecodeLimits { record, readers, max_line_bytes, .. } = self.limits;
         let max_around = self.body_bytes.saturating_mul(AROUND_PER_BYTE).saturating_add(AROUND_ALLOWED_BYTES);
+        let max_around = max_around.max(LINES_ALLOWED_BYTES.saturating_sub(body.len()));
+        // What is decoded inline is small, and there is one of it a thread: only its lines stay.
+        let beside = if place == Place::Inline { 0 } else { self.body_bytes + inflated };
         let max_lines = if place == Place::Inline { INLINE_LINES_MAX_BYTES } else { max_line_bytes };
         let mut limits = Limits::new(self.body_bytes, record, readers);
         let around = self.meta().least_around();
         limits.payloads =
             limits.payloads.min(max_lines / (around + SHORTEST_PAYLOAD)).min(max_around / (around + SLICE));
 
-        let mut room = Room::new(self.body_bytes + inflated, self.limits, reservation);
+        let mut room = Room::new(beside, self.limits, reservation);
         let read = Batch::read(body, self.form, &limits, &mut |bytes| room.take(bytes));
         room.outcome?;
         let batch = match read {
@@ -235,7 +238,7 @@ impl Work {
         }
         let slices = batch.payloads.capacity() * SLICE;
         let payload_bytes: usize = batch.payloads.iter().map(|payload| payload.len()).sum();
-        let mut room = Room::new(self.body_bytes + inflated + slices, self.limits, reservation);
+        let mut room = Room::new(beside + slices, self.limits, reservation);
         let grant =
             |bytes: usize| bytes <= max_lines && bytes - payload_bytes + slices <= max_around && room.take(bytes);
         let lines = Lines::write(&batch, &self.meta(), grant);
