@@ -95,7 +95,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal that comes early is not lost.
     let signals = Signals::new().context("signals cannot be caught")?;
     let orders = Orders::default();
-    // On a thread of its own, so that a file system that hangs under this one does not keep the process.
+    // In a task of its own, so that a file system that hangs under this one does not keep the process.
     let mut watching = JoinSet::new();
     watching.spawn(watch(signals, orders.clone(), settings.shutdown_grace));
     settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -163,6 +163,7 @@ fn conclude(Ended { balance, is_durable, spool, failure }: &Ended) -> bool {
 
 /// Passes the signals on. A process that has not ended when its time is over, since a call of the file system's does not
 /// return, is ended from here.
+#[expect(clippy::disallowed_methods, reason = "returning from main is what hangs")]
 async fn watch(mut signals: Signals, orders: Orders, grace: Duration) {
     signals.stop(&orders.reload).await;
     orders.gently.cancel();
