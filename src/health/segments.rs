@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::{TROUBLE_AFTER, Trouble};
 use crate::segment::SegmentId;
@@ -24,7 +25,7 @@ impl FailingSegments {
     pub fn failed(&self, id: SegmentId, side: Side, error: &impl ToString) {
         let mut segments = self.lock();
         let before = segments.remove(&id).filter(|(before, _)| *before == side).map(|(_, trouble)| trouble);
-        let mut trouble = Trouble::again(before, format!("segment {id}: {}", error.to_string()));
+        let mut trouble = Trouble::again(before, format!("segment {id}: {}", error.to_string()), Instant::now());
         if !trouble.is_declared && trouble.began.elapsed() >= TROUBLE_AFTER {
             tracing::error!(segment = %id, ?side, error = error.to_string(), "a segment cannot be uploaded; others go on, and it is tried again");
             trouble.is_declared = true;

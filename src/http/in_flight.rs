@@ -72,7 +72,7 @@ impl InFlight {
 
     /// Charges a request with these headers. `address` is the client's, if the requests of one address are limited.
     pub(super) fn admit(&self, address: Option<IpAddr>, headers: &HeaderMap) -> Admission {
-        let address = address.map(whole);
+        let address = address.map(network);
         let header_bytes = size(headers);
         let mut used = self.lock();
         let charge = |bytes, headers: usize| {

@@ -72,8 +72,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = SpoolSettings { dir: folder.path().to_owned(), max_bytes: 1 << 20 };
         let compression = Compression::Gzip;
-        let (max_age, stored_linger) = (Duration::from_secs(60), Duration::ZERO);
-        let objects = ObjectSettings { max_bytes: 1 << 20, max_age, stored_linger, compression };
+        let (max_age, stored_linger, stored_interval) = (Duration::from_secs(60), Duration::ZERO, Duration::ZERO);
+        let objects = ObjectSettings { max_bytes: 1 << 20, max_age, stored_linger, stored_interval, compression };
         let on_disk = Spool::on_disk(&settings, &objects, Arc::new(RealDisk)).unwrap().0;
         for mut spool in [Spool::in_memory(compression), on_disk] {
             spool.packing = Packing::with(|_, _, _, _| panic!("a bug in the repacker"));
