@@ -60,9 +60,7 @@ fn written<W: Write>(mut encoder: W, body: &[u8], finish: impl Fn(W) -> std::io:
 }
 
 fn decoded(body: &[u8], form: Form) {
-    let read = |readers| {
-        Batch::read(body, form, &Limits::new(body.len(), Record::Payload, readers), &mut |_| true)
-    };
+    let read = |readers| Batch::read(body, form, &Limits::new(body.len(), Record::Payload, readers), &mut |_| true);
     if let Ok(strict) = read(Readers::Strict) {
         let all = read(Readers::Any).expect("what is good for strict readers is good for any");
         assert_eq!(strict.payloads, all.payloads);
