@@ -156,7 +156,7 @@ mod tests {
 
     fn inflate(encoding: Encoding, body: &[u8], most: usize) -> Result<Vec<u8>, InflateError> {
         let mut asked = 0;
-        let inflated = super::inflate_within(encoding, body, most, &mut |bytes| {
+        let inflated = inflate_within(encoding, body, most, &mut |bytes| {
             asked = bytes;
             true
         });
@@ -170,7 +170,7 @@ mod tests {
         for encoding in ALL {
             let body = encoded(encoding, &data);
             let mut asked = 0;
-            let refused = super::inflate_within(encoding, &body, data.len(), &mut |bytes| {
+            let refused = inflate_within(encoding, &body, data.len(), &mut |bytes| {
                 asked = bytes;
                 bytes <= 1 << 20
             });
