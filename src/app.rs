@@ -376,12 +376,16 @@ impl Pipeline {
 
     /// Waits for a task to end, which is an error as long as the queue is open.
     async fn ended(&mut self) -> anyhow::Error {
-        match self.next().await {
-            Some(Err(error)) => {
-                let part = if error.id() == self.dispatcher { "the dispatcher" } else { "a worker" };
-                anyhow!(error).context(part)
+        loop {
+            match self.next().await {
+                Some(Err(error)) => {
+                    let part = if error.id() == self.dispatcher { "the dispatcher" } else { "a worker" };
+                    return anyhow!(error).context(part);
+                }
+                // A worker returns when the dispatcher has ended: what that says comes next.
+                Some(Ok(())) if self.is_dispatching => {}
+                Some(Ok(())) | None => return anyhow!("a task returned"),
             }
-            Some(Ok(())) | None => anyhow!("a task returned"),
         }
     }
 
