@@ -92,7 +92,8 @@ async fn of_a_sealed_segment_every_lost_job_is_counted_also_when_no_byte_of_it_i
 async fn the_end_of_an_open_segment_that_cannot_be_read_is_possibly_lost_and_never_stored_or_unknown() {
     let payloads: Vec<String> = (0..3).map(|n| format!("{{\"n\":{n}}}")).collect();
     // Whether the number of jobs is known, and what is done to the file.
-    let harms: [(bool, fn(&mut Segment)); 3] = [
+    type Harm = fn(&mut Segment);
+    let harms: [(bool, Harm); 3] = [
         (true, |segment| segment.damage(2)),
         (false, |segment| segment.damage_header(2)),
         (false, |segment| segment.file.extend_from_slice(&[0; 4096])),
