@@ -125,7 +125,7 @@ pub(super) fn unknown_targets(text: &str, filter: &Targets) -> Result<Vec<String
         .map(|directive| {
             directive.trim().split_once('=').map_or((directive.trim(), true), |(target, _)| (target, false))
         })
-        .filter(|(target, is_bare)| !target.is_empty() && !(*is_bare && target.parse::<LevelFilter>().is_ok()))
+        .filter(|(target, is_bare)| !(target.is_empty() || *is_bare && target.parse::<LevelFilter>().is_ok()))
         .filter(|(target, _)| !TARGETS.contains(&target.split("::").next().unwrap_or_default()))
         .collect();
     let says_nothing = !filter.would_enable("millpond::app", &tracing::Level::ERROR);
