@@ -17,6 +17,9 @@ async fn checked(env: &[(&str, &str)]) -> String {
     said
 }
 
+/// A name and a value.
+type Variable<'a> = (&'a str, &'a str);
+
 const REGION: (&str, &str) = ("AWS_REGION", "us-east-1");
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "secret")];
 const BUCKET: [(&str, &str); 3] =
@@ -30,7 +33,7 @@ async fn a_call_that_gets_no_answer_names_operation_place_cause_and_remedy() {
     let unknown = "http://store.invalid:9000";
     let endpoint = |url| ("AWS_ENDPOINT_URL_S3", url);
     let at_refused = format!("write: PutObject on s3://telemetry/fleet at {refused}: connection refused");
-    let cases: [(Vec<(&str, &str)>, &[&str]); 4] = [
+    let cases: [(Vec<Variable<'_>>, &[&str]); 4] = [
         ([&KEYS[..], &[REGION, endpoint(refused)]].concat(), &[&at_refused, "AWS_ENDPOINT_URL_S3 is its address"]),
         ([&KEYS[..], &[REGION, endpoint(unknown)]].concat(), &[unknown, "cannot be resolved"]),
         (vec![REGION, endpoint(refused)], &["no credentials were found", "AWS_ACCESS_KEY_ID"]),
