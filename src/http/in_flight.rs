@@ -28,7 +28,7 @@ const REFUSAL_BYTES: usize = 2 * 1024;
 const MAX_BYTES: usize = 64 << 20;
 /// What those of one address may be charged, so that one address leaves room for others.
 const ADDRESS_MAX_BYTES: usize = 16 << 20;
-/// What refusals may take beyond those limits.
+/// What refusals may take beside that, together and for one address.
 const RESERVE_BYTES: usize = 8 << 20;
 const ADDRESS_RESERVE_BYTES: usize = 1 << 20;
 /// What a refused client is told to wait, in seconds, before jitter doubles it at most.
@@ -43,8 +43,22 @@ pub(super) struct InFlight {
 
 #[derive(Debug, Default)]
 struct Used {
-    total: usize,
-    by_address: HashMap<IpAddr, usize>,
+    total: Bytes,
+    by_address: HashMap<IpAddr, Bytes>,
+}
+
+/// What is charged, by [`Kind`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Bytes {
+    admitted: usize,
+    refused: usize,
+}
+
+/// What a charge is for. Each kind has limits of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Admitted,
+    Refused,
 }
 
 /// What comes of a request.
@@ -60,6 +74,7 @@ pub(super) enum Admission {
 pub(super) struct Charge {
     of: InFlight,
     address: Option<IpAddr>,
+    kind: Kind,
     bytes: usize,
     /// The part of it that is for the headers, on top of `bytes`.
     headers: AtomicUsize,
@@ -75,45 +90,27 @@ impl InFlight {
         let address = address.map(network);
         let header_bytes = size(headers);
         let mut used = self.lock();
-        let charge = |bytes, headers: usize| {
+        let charge = |kind, bytes, headers: usize| {
             self.metrics.requests_in_flight.inc();
-            Charge { of: self.clone(), address, bytes, headers: AtomicUsize::new(headers) }
+            self.metrics.requests_in_flight_bytes.add(signed(bytes + headers));
+            Charge { of: self.clone(), address, kind, bytes, headers: AtomicUsize::new(headers) }
         };
-        if used.fits(address, REQUEST_BYTES + header_bytes, 0, 0) {
-            self.add(&mut used, address, REQUEST_BYTES + header_bytes);
-            return Admission::Admitted(charge(REQUEST_BYTES, header_bytes));
+        if used.take(address, Kind::Admitted, REQUEST_BYTES + header_bytes) {
+            return Admission::Admitted(charge(Kind::Admitted, REQUEST_BYTES, header_bytes));
         }
         let retry_after = AGAIN_SECS + fastrand::u64(..=AGAIN_SECS);
-        let problem = match used.total + REQUEST_BYTES + header_bytes > MAX_BYTES {
+        let problem = match used.total.admitted + REQUEST_BYTES + header_bytes > MAX_BYTES {
             true => Problem::TooManyRequests { retry_after },
             false => Problem::TooManyRequestsFromAddress { retry_after },
         };
-        if used.fits(address, REFUSAL_BYTES, RESERVE_BYTES, ADDRESS_RESERVE_BYTES) {
-            self.add(&mut used, address, REFUSAL_BYTES);
-            return Admission::Refused(charge(REFUSAL_BYTES, 0), problem);
+        if used.take(address, Kind::Refused, REFUSAL_BYTES) {
+            return Admission::Refused(charge(Kind::Refused, REFUSAL_BYTES, 0), problem);
         }
         Admission::Exhausted
     }
 
-    fn add(&self, used: &mut Used, address: Option<IpAddr>, bytes: usize) {
-        used.total += bytes;
-        if let Some(address) = address {
-            *used.by_address.entry(address).or_insert(0) += bytes;
-        }
-        self.metrics.requests_in_flight_bytes.add(signed(bytes));
-    }
-
-    fn give_back(&self, address: Option<IpAddr>, bytes: usize) {
-        let mut used = self.lock();
-        used.total = used.total.saturating_sub(bytes);
-        if let Some(address) = address
-            && let Some(of_address) = used.by_address.get_mut(&address)
-        {
-            *of_address = of_address.saturating_sub(bytes);
-            if *of_address == 0 {
-                used.by_address.remove(&address);
-            }
-        }
+    fn give_back(&self, address: Option<IpAddr>, kind: Kind, bytes: usize) {
+        self.lock().give_back(address, kind, bytes);
         self.metrics.requests_in_flight_bytes.sub(signed(bytes));
     }
 
@@ -122,12 +119,55 @@ impl InFlight {
     }
 }
 
+impl Kind {
+    /// The most bytes of the process, and those of an address.
+    fn limits(self) -> (usize, usize) {
+        match self {
+            Self::Admitted => (MAX_BYTES, ADDRESS_MAX_BYTES),
+            Self::Refused => (RESERVE_BYTES, ADDRESS_RESERVE_BYTES),
+        }
+    }
+}
+
+impl Bytes {
+    fn of(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Admitted => &mut self.admitted,
+            Kind::Refused => &mut self.refused,
+        }
+    }
+}
+
 impl Used {
-    /// Whether so many bytes more are within the limits, which are raised by the reserves given.
-    fn fits(&self, address: Option<IpAddr>, bytes: usize, reserve: usize, address_reserve: usize) -> bool {
-        let of_address = address.and_then(|address| self.by_address.get(&address)).copied().unwrap_or(0);
-        let address_fits = address.is_none() || of_address + bytes <= ADDRESS_MAX_BYTES + address_reserve;
-        address_fits && self.total + bytes <= MAX_BYTES + reserve
+    /// Takes so many bytes, if they are within the limits.
+    fn take(&mut self, address: Option<IpAddr>, kind: Kind, bytes: usize) -> bool {
+        let (most, address_most) = kind.limits();
+        let mut of_address = address.and_then(|address| self.by_address.get(&address)).copied().unwrap_or_default();
+        let address_fits = address.is_none() || *of_address.of(kind) + bytes <= address_most;
+        if !address_fits || *self.total.of(kind) + bytes > most {
+            return false;
+        }
+        *self.total.of(kind) += bytes;
+        if let Some(address) = address {
+            *self.by_address.entry(address).or_default().of(kind) += bytes;
+        }
+        true
+    }
+
+    fn give_back(&mut self, address: Option<IpAddr>, kind: Kind, bytes: usize) {
+        let less = |used: &mut Bytes| {
+            let used = used.of(kind);
+            *used = used.saturating_sub(bytes);
+        };
+        less(&mut self.total);
+        if let Some(address) = address
+            && let Some(of_address) = self.by_address.get_mut(&address)
+        {
+            less(of_address);
+            if *of_address == Bytes::default() {
+                self.by_address.remove(&address);
+            }
+        }
     }
 }
 
@@ -137,14 +177,14 @@ impl Charge {
         // It guards no other memory.
         let headers = self.headers.swap(0, Ordering::Relaxed);
         if headers > 0 {
-            self.of.give_back(self.address, headers);
+            self.of.give_back(self.address, self.kind, headers);
         }
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.of.give_back(self.address, self.bytes + *self.headers.get_mut());
+        self.of.give_back(self.address, self.kind, self.bytes + *self.headers.get_mut());
         self.of.metrics.requests_in_flight.dec();
     }
 }
@@ -195,7 +235,8 @@ mod tests {
         let other = budget.admit(Some("192.0.2.2".parse().unwrap()), &HeaderMap::new());
         assert!(matches!(other, Admission::Admitted(_)));
         drop((admitted, refused, other));
-        assert_eq!((budget.lock().total, budget.lock().by_address.len()), (0, 0), "an address at rest is forgotten");
+        assert_eq!(budget.lock().total, Bytes::default());
+        assert!(budget.lock().by_address.is_empty(), "an address at rest is forgotten");
         assert_eq!(budget.metrics.requests_in_flight_bytes.get(), 0);
         assert_eq!(budget.metrics.requests_in_flight.get(), 0);
     }
@@ -203,9 +244,10 @@ mod tests {
     #[test]
     fn all_addresses_together_stay_within_the_limit_of_the_process() {
         let budget = budget();
-        let held: Vec<_> = (0..9).map(|n| exhaust(&budget, &format!("192.0.2.{n}"))).collect();
-        assert!(budget.lock().total <= MAX_BYTES + RESERVE_BYTES);
-        assert!(!held.last().unwrap().2, "the last one is told that the server is full");
+        let held: Vec<_> = (0..6).map(|n| exhaust(&budget, &format!("192.0.2.{n}"))).collect();
+        assert!(budget.lock().total.admitted <= MAX_BYTES);
+        assert_eq!(budget.lock().total.refused, 6 * ADDRESS_RESERVE_BYTES, "each has a reserve of its own");
+        assert!(held[0].2 && !held[5].2, "the last one is told that the server is full");
     }
 
     #[test]
@@ -213,11 +255,11 @@ mod tests {
         let budget = budget();
         let headers = HeaderMap::from_iter([(axum::http::header::HOST, "x".repeat(1000).parse().unwrap())]);
         let Admission::Admitted(charge) = budget.admit(None, &headers) else { panic!("it is admitted") };
-        assert_eq!(budget.lock().total, REQUEST_BYTES + HEADER_LINE_BYTES + 1004);
+        assert_eq!(budget.lock().total.admitted, REQUEST_BYTES + HEADER_LINE_BYTES + 1004);
         charge.headers_dropped();
         charge.headers_dropped();
-        assert_eq!(budget.lock().total, REQUEST_BYTES);
+        assert_eq!(budget.lock().total.admitted, REQUEST_BYTES);
         drop(charge);
-        assert_eq!(budget.lock().total, 0);
+        assert_eq!(budget.lock().total.admitted, 0);
     }
 }
