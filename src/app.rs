@@ -333,6 +333,7 @@ struct Pipeline {
     dispatcher: task::Id,
     /// Whether the dispatcher still runs.
     is_dispatching: bool,
+    backlog: Arc<Backlog>,
     abandoned: CancellationToken,
 }
 
@@ -371,7 +372,8 @@ impl Pipeline {
             let uploads = Arc::clone(&uploads);
             tasks.spawn(async move { uploads.work().await });
         }
-        Ok(Self { tasks, dispatcher: dispatcher.id(), is_dispatching: true, abandoned })
+        let backlog = Arc::clone(&outlet.backlog);
+        Ok(Self { tasks, dispatcher: dispatcher.id(), is_dispatching: true, backlog, abandoned })
     }
 
     /// Waits for a task to end, which is an error as long as the queue is open.
@@ -392,8 +394,8 @@ impl Pipeline {
     /// Waits until everything in the queue is in the store.
     async fn drained(&mut self) -> anyhow::Result<()> {
         loop {
-            if self.is_dispatching && self.tasks.len() == 1 {
-                // By a panic: workers end after the dispatcher. Without one the queue is drained by nothing.
+            if self.is_dispatching && self.tasks.len() == 1 && !self.backlog.is_closed() {
+                // By panics: otherwise workers end only after the dispatcher has closed the backlog.
                 return Err(anyhow!("no worker is left"));
             }
             match self.next().await {

@@ -163,6 +163,11 @@ impl Backlog {
         self.work.notify_waiters();
     }
 
+    /// Whether no more segments will come.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// How many segments wait.
     pub fn len(&self) -> usize {
         let state = self.lock();

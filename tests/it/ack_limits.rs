@@ -25,7 +25,7 @@ async fn asking_for_more_than_ack_max_is_403_and_takes_nothing() {
         let answer = ask(&server, level, "", &format!("{{\"n\":{}}}", n + 2)).await;
         assert_eq!((answer.status, &answer.json()["ack"]), (202, &"disk".into()), "{level}");
     }
-    assert_eq!(server.metric("millpond_requests_total{outcome=\"not_allowed\"}").await, 1.0);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"not_allowed\",route=\"payloads\"}").await, 1.0);
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(server.lines(), ["{\"n\":2}", "{\"n\":3}"]);
 }

@@ -65,7 +65,8 @@ async fn serve(mut stream: BufReader<TcpStream>, puts: Arc<Mutex<Vec<String>>>) 
         let status = match (head.starts_with("put "), head.contains("\r\nif-none-match:")) {
             (true, true) => "501 Not Implemented",
             (true, false) => "200 OK",
-            (false, _) => "404 Not Found",
+            // As to a role that may only put objects.
+            (false, _) => "403 Forbidden",
         };
         if head.starts_with("put ") {
             puts.lock().unwrap().push(head);

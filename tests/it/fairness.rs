@@ -170,13 +170,13 @@ async fn a_tenant_that_fills_its_share_of_the_spool_gets_503s_and_others_none_an
         }
         accepted += flood + 100;
         assert!(server.metric("millpond_spool_bytes").await <= SPOOL as f64);
-        assert_eq!(server.metric("millpond_requests_total{outcome=\"no_spool\"}").await, 0.0);
+        assert_eq!(server.metric("millpond_requests_total{outcome=\"no_spool\",route=\"payloads\"}").await, 0.0);
         s3.faults().set(FaultPlan::none());
         // What is given back is what was taken: the second round has as much room as the first.
         server.metric_is("millpond_jobs_waiting", |jobs| jobs == 0.0).await;
         server.metric_is("millpond_spool_bytes", |bytes| bytes == 0.0).await;
     }
-    assert_eq!(server.metric("millpond_requests_total{outcome=\"spool_share_full\"}").await, 4.0);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"spool_share_full\",route=\"payloads\"}").await, 4.0);
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(crate::support::lines(&root.path().join("telemetry")).len(), accepted);
 }

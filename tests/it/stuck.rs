@@ -89,7 +89,7 @@ async fn a_put_that_was_stored_and_answered_503_is_done_where_the_role_may_only_
     s3.stats_when(|stats| stats.faults.get("503-after") >= Some(&1)).await;
     s3.faults().set(FaultPlan::none());
     server.metric_is("millpond_jobs_stored_total", |jobs| jobs == 1.0).await;
-    server.logged("upload failed, will retry").await;
+    server.metric_is("millpond_upload_retries_total{class=\"throttled\"}", |retries| retries > 0.0).await;
     assert_eq!(s3.stats().stored, 1);
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(lines(&root.path().join("telemetry")).len(), 1);
