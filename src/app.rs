@@ -1,7 +1,6 @@
 //! The wiring, and the order in which it is taken apart.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,9 @@ use crate::disk::Disk;
 use crate::dispatcher::{Dispatcher, Outlet};
 use crate::health::Health;
 use crate::http::{self, Edge, Limits, Public, Tls, Transport, TrustedProxies};
+use crate::log_throttle::LogThrottle;
 use crate::metrics::{Balance, Metrics};
+use crate::permissions::is_readable_by_others;
 use crate::queue::{JobReceiver, queue};
 use crate::reload::{Followed, Reload};
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
@@ -29,6 +30,8 @@ use crate::worker::{UploadLimit, Uploads, backoff};
 
 /// How often to look for what other processes have left in the spool.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is logged that this fails.
+const ADOPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The same while folders wait until others are done.
 const ADOPT_WAITING_INTERVAL: Duration = Duration::from_millis(200);
 /// Segments that may be in memory beside one for each worker: with that many, the dispatcher stops taking jobs.
@@ -39,8 +42,6 @@ const REQUESTS_SHARE: f64 = 0.4;
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections to the admin listener: a few scrapers and people.
 const ADMIN_MAX_CONNECTIONS: usize = 64;
-/// Of a file's mode.
-const READABLE_BY_OTHERS: u32 = 0o004;
 /// One address cannot keep the others away from it.
 const ADMIN_MAX_PER_ADDRESS: usize = 16;
 const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,9 +135,8 @@ pub fn read_admin_token(settings: &mut Settings) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", name()))?;
     let token = config::admin_token(&text);
     settings.admin_token = Some(token.map_err(|expected| anyhow!("{}: expected {expected}", name()))?);
-    let mode = std::fs::metadata(file).with_context(|| format!("{} cannot be read", name()))?.mode();
-    if mode & READABLE_BY_OTHERS != 0 {
-        tracing::warn!(file = %file.display(), "every user of this machine can read ADMIN_TOKEN_FILE: chmod 600 it");
+    if is_readable_by_others(file).with_context(|| format!("{} cannot be read", name()))? {
+        tracing::warn!(file = %file.display(), "other users of this machine can read ADMIN_TOKEN_FILE: chmod 600 it");
     }
     Ok(())
 }
@@ -306,6 +306,7 @@ async fn reach(store: Arc<Store>, outlet: Outlet) {
 
 /// Looks now and then for processes that share the spool and have died since, or have stopped and left something.
 async fn adopt(outlet: Outlet) {
+    let log = LogThrottle::new(ADOPT_LOG_INTERVAL);
     loop {
         let unadopted = outlet.spool.unadopted();
         outlet.metrics.folders_unadopted(unadopted.waiting, unadopted.failing);
@@ -322,7 +323,11 @@ async fn adopt(outlet: Outlet) {
                 outlet.metrics.segments_adopted.inc_by(segments.len() as u64);
                 outlet.backlog.add(segments);
             }
-            Err(error) => tracing::warn!(%error, "cannot look for what dead processes have left"),
+            Err(error) => {
+                if let Some(suppressed) = log.permit() {
+                    tracing::warn!(%error, suppressed, "cannot look for what dead processes have left");
+                }
+            }
         }
     }
 }

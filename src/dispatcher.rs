@@ -16,7 +16,7 @@ use crate::health::Health;
 use crate::metrics::{Metrics, SealReason};
 use crate::queue::{Job, JobReceiver, Receipt};
 use crate::segment::{FRAME_MAX_BYTES, FrameEncoder};
-use crate::spool::{Backlog, OpenSegment, Spool, SpoolError};
+use crate::spool::{Backlog, OpenSegment, Space, Spool, SpoolError};
 use pace::Pace;
 
 /// Jobs are taken out of the queue by so many at most.
@@ -146,8 +146,7 @@ impl Dispatcher {
                 if segment.len() >= self.limits.max_bytes {
                     return SealReason::Size;
                 }
-                // Batches are refused from now on: to store what is here is what makes room.
-                if self.outlet.spool.space().is_some_and(|space| space.is_nearly_full()) {
+                if self.makes_room(segment) {
                     return SealReason::SpoolFull;
                 }
             }
@@ -166,6 +165,13 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// Whether the spool is nearly full, so that batches are refused from now on, and to store this segment makes room. A
+    /// segment that is smaller than what is missing makes none, and neither does any while the store is away.
+    fn makes_room(&self, segment: &OpenSegment) -> bool {
+        let is_worth_it = |space: &Arc<Space>| space.is_nearly_full() && segment.len() >= space.margin();
+        self.outlet.spool.space().is_some_and(is_worth_it) && self.outlet.health.store_trouble().is_none()
     }
 
     /// When a segment may be sealed for the sake of a job that has just come: senders that wait until their jobs are stored,

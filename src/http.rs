@@ -111,12 +111,11 @@ impl Edge {
         let large_bodies = Arc::new(Semaphore::new(cores));
         let (mut http, prefix) = (settings.http.clone(), settings.prefix.clone());
         let most = tenants.as_ref().map_or(queue.max_bytes(), |tenants| tenants.max_queue_bytes());
-        // A body that the sender's part of the queue, or an empty spool, could never hold would be told forever to come back
-        // later.
-        let most = if outlet.spool.is_durable() { most.min(settings.spool.max_batch_bytes()) } else { most };
-        http.max_body_bytes = http.max_body_bytes.min(most);
+        // What the sender's part of the queue, or an empty spool, could never hold would be told forever to come back later.
+        let lines = if outlet.spool.is_durable() { most.min(settings.spool.max_batch_bytes()) } else { most };
+        http.max_body_bytes = http.max_body_bytes.min(lines);
         Self {
-            limits: DecodeLimits::new(&http, most),
+            limits: DecodeLimits::new(&http, most, lines),
             settings: http,
             prefix,
             queue,

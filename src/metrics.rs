@@ -64,9 +64,9 @@ pub enum Outcome {
     NoSpool,
     /// 503 because the server stops.
     Draining,
-    /// 2xx to anything but a batch.
+    /// An answer to anything but a batch: 2xx, or a health check's 503.
     Other,
-    /// 500.
+    /// 500; or 503 because the store cannot be asked about a job.
     Failed,
 }
 

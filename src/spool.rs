@@ -42,12 +42,16 @@ pub use status::{SegmentStatus, Segments, State};
 
 use crate::config::{ObjectSettings, SpoolSettings};
 use crate::disk::{Disk, naming};
+use crate::log_throttle::LogThrottle;
 use crate::segment::file::{self, Salvage};
 use crate::segment::{Compression, FrameSizes, SegmentId};
 use buffers::Buffers;
 use ended::{End, Ended, release};
 use loaded::read;
 pub use loaded::{LoadError, Loaded};
+
+/// Each of them is tried again every few seconds.
+static NOT_REMOVED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
 /// Why a commit failed. Its jobs are not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -339,11 +343,12 @@ impl Spool {
     /// When it cannot be removed yet: [`tidy`](Self::tidy) tries again, and after a crash it is stored once more, under the
     /// same key.
     pub async fn stored(&self, segment: SealedSegment, salvage: &Salvage, is_gone: bool) -> io::Result<()> {
-        // The object may have more than the file had.
-        if salvage.places.checked_sub(1).is_some_and(|last| !segment.status.has(last)) {
+        // The object may have more than the file had, or show that nothing is missing at the end.
+        if salvage.possibly_lost.is_none() && salvage.places > 0 {
             segment.status.committed(salvage.places);
         }
-        let state = if salvage.jobs == 0 { State::Dead } else { State::Stored { dead: salvage.lost_places().into() } };
+        let is_dead = salvage.jobs == 0 && salvage.payloads == 0;
+        let state = if is_dead { State::Dead } else { State::Stored { dead: salvage.lost_places().into() } };
         if let Some(lost) = salvage.possibly_lost {
             segment.status.doubt(lost.places());
         }
@@ -365,8 +370,10 @@ impl Spool {
         let left = std::mem::take(&mut *spool.left.lock().unwrap_or_else(PoisonError::into_inner));
         for ended in left {
             let path = ended.path.clone();
-            if let Err(error) = spool.end(ended).await {
-                tracing::warn!(path = %path.display(), %error, "a stored segment still cannot be removed from the spool");
+            if let Err(error) = spool.end(ended).await
+                && let Some(suppressed) = NOT_REMOVED.permit()
+            {
+                tracing::warn!(path = %path.display(), %error, suppressed, "a stored segment still cannot be removed from the spool");
             }
         }
     }
@@ -400,8 +407,8 @@ impl SealedSegment {
     pub fn booked(&mut self, salvage: &Salvage) {
         let number = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         let counts = (number(salvage.jobs + salvage.dead_jobs()), number(salvage.payloads + salvage.dead_payloads));
-        self.attempts.booked.get_or_insert(counts);
-        self.attempts.is_damage_booked |= salvage.is_suspect();
+        let (jobs, payloads) = self.attempts.booked.unwrap_or_default();
+        self.attempts.booked = Some((counts.0.max(jobs), counts.1.max(payloads)));
     }
 
     /// The jobs and payloads that this process committed to it; unknown if a dead process did.

@@ -30,6 +30,8 @@ pub struct ObjectInfo {
     pub dead: Vec<Range<u32>>,
     /// Whether the segment was damaged: an object of an earlier upload may hold more than this one.
     pub is_damaged: bool,
+    /// The fewest payloads of an earlier upload of which it is not known whether it was carried out.
+    pub earlier_payloads: Option<u64>,
 }
 
 /// What the store knows of an object.
@@ -188,7 +190,8 @@ impl Store {
     /// What failed: its name, and what the store said.
     pub async fn prove(&self, key: &str, segment: SegmentId) -> Result<(), StoreError> {
         let body = Bytes::from_static(b"millpond --check\n");
-        let info = ObjectInfo { segment, jobs: 0, payloads: 0, dead: Vec::new(), is_damaged: false };
+        let info =
+            ObjectInfo { segment, jobs: 0, payloads: 0, dead: Vec::new(), is_damaged: false, earlier_payloads: None };
         let _: Option<Found> =
             self.put(key, body.clone(), &info, false).await.map_err(|error| error.while_doing("write"))?;
         let read = match self {

@@ -89,6 +89,7 @@ impl Uploads {
             Err(error) => return self.upload_failed(segment, &error),
         }
         self.outlet.health.segments.passed(id, Side::Store);
+        self.report_damage(&segment, &salvage);
         let metrics = &self.outlet.metrics;
         metrics.ledger.stored(salvage.jobs, salvage.payloads);
         metrics.ledger.dead(salvage.dead_jobs(), salvage.dead_payloads);
@@ -126,20 +127,24 @@ impl Uploads {
         let Some(stored) = there.payloads.filter(|stored| *stored > salvage.payloads) else { return };
         match there.jobs {
             Some(there_jobs) if there_jobs >= salvage.jobs && there.unsure.is_empty() => {
+                // A range without an end says that jobs are possibly lost.
+                let (open, dead): (Vec<_>, Vec<_>) = there.dead.into_iter().partition(|places| places.end == u32::MAX);
+                let places = open.first().map(|places| places.start).or(there.places);
                 salvage.jobs = there_jobs;
-                salvage.dead = there.dead;
-                salvage.places = salvage.places.max(there.places.unwrap_or_default());
+                salvage.dead = dead;
+                salvage.places = salvage.places.max(places.unwrap_or_default());
+                salvage.possibly_lost = open.first().map(|places| PossiblyLost::unknown(places.start));
             }
             // All that there ever was, since nothing else has this key.
             None if stored >= payloads => {
                 salvage.jobs = jobs;
                 salvage.dead.clear();
+                salvage.possibly_lost = None;
             }
             _ => return,
         }
         salvage.payloads = stored;
         salvage.dead_payloads = payloads.saturating_sub(stored);
-        salvage.possibly_lost = None;
         if salvage.dead.is_empty() {
             (salvage.headless, salvage.unreadable) = (false, 0);
         }
@@ -157,19 +162,23 @@ impl Uploads {
             (None, Some((jobs, payloads))) => salvage.compare_with_earlier_read(jobs, payloads),
             (None, None) => {}
         }
-        if booked.is_none() {
-            if segment.known().is_none() {
-                let (jobs, payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
-                metrics.ledger.accepted(jobs, payloads);
-                metrics.torn_bytes.inc_by(salvage.torn as u64);
-            }
-            if salvage.torn > 0 {
-                tracing::info!(segment = %id, bytes = salvage.torn, "cut an append that did not finish from the end of a segment: it was never acknowledged");
-            }
+        if segment.known().is_none() {
+            // A later read may find more than the first.
+            let (jobs_before, payloads_before) =
+                booked.map_or((0, 0), |(jobs, payloads)| (jobs.into(), payloads.into()));
+            let (jobs, payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
+            metrics.ledger.accepted(jobs.saturating_sub(jobs_before), payloads.saturating_sub(payloads_before));
         }
-        if segment.attempts.is_damage_booked {
-            return salvage;
+        if booked.is_none() && salvage.torn > 0 {
+            metrics.torn_bytes.inc_by(salvage.torn as u64);
+            tracing::info!(segment = %id, bytes = salvage.torn, "cut an append that did not finish from the end of a segment: it was never acknowledged");
         }
+        salvage
+    }
+
+    /// Counts and logs what of a segment is lost or may be, once it is known what the store has of it.
+    fn report_damage(&self, segment: &SealedSegment, salvage: &Salvage) {
+        let (metrics, id) = (&self.outlet.metrics, segment.status.id());
         if salvage.is_damaged() {
             metrics.segments_damaged.inc();
             let jobs = salvage.dead_jobs();
@@ -185,7 +194,6 @@ impl Uploads {
                 tracing::error!(segment = %id, from, "the end of a segment that was never sealed cannot be read: jobs are lost if any were acknowledged there, and how many is unknown; the file is set aside");
             }
         }
-        salvage
     }
 
     /// One attempt; what the store had of the segment already, if that was kept.
@@ -204,7 +212,14 @@ impl Uploads {
         }
         let (dead, is_damaged) = (salvage.lost_places(), salvage.is_suspect());
         let Salvage { jobs, payloads, .. } = salvage;
-        let info = ObjectInfo { segment: segment.status.id(), jobs: *jobs, payloads: *payloads, dead, is_damaged };
+        let info = ObjectInfo {
+            segment: segment.status.id(),
+            jobs: *jobs,
+            payloads: *payloads,
+            dead,
+            is_damaged,
+            earlier_payloads: segment.attempts.put_payloads,
+        };
         let metrics = &self.outlet.metrics;
         let place = self.limit.place().await;
         let began = Instant::now();
@@ -219,7 +234,11 @@ impl Uploads {
             Err(error) => {
                 // A refusal says that nothing is there. Anything else says nothing: also a 503 may come after the object
                 // was stored.
-                segment.attempts.may_be_there |= error.class != ErrorClass::Permanent;
+                if error.class != ErrorClass::Permanent {
+                    segment.attempts.may_be_there = true;
+                    let fewest = segment.attempts.put_payloads.map_or(*payloads, |before| before.min(*payloads));
+                    segment.attempts.put_payloads = Some(fewest);
+                }
                 if error.class.asks_for_less() {
                     place.throttled();
                 } else {

@@ -12,6 +12,7 @@ use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use prometheus::IntCounter;
 
+use crate::audit;
 use crate::digest::Digest;
 use crate::http::bearer;
 use crate::log_throttle::LogThrottle;
@@ -30,13 +31,13 @@ pub(super) struct Guard {
     token: Option<Digest>,
     guesses: Guesses,
     failures: IntCounter,
-    log: LogThrottle,
+    log_throttle: LogThrottle,
 }
 
 impl Guard {
     /// Asks for `token`, if there is one. Refused tokens are counted in `failures`.
     pub(super) fn new(token: Option<Digest>, failures: IntCounter) -> Self {
-        Self { token, guesses: Guesses::default(), failures, log: LogThrottle::for_clients() }
+        Self { token, guesses: Guesses::default(), failures, log_throttle: LogThrottle::for_clients() }
     }
 
     /// The refusal of a request from `address`, if it is refused. `/live` is open: that the process lives is no secret.
@@ -45,7 +46,10 @@ impl Guard {
             return None;
         }
         let Some(token) = &self.token else { return misdirected(request) };
-        let Some(guess) = request.headers().get(AUTHORIZATION).and_then(bearer) else { return Some(unauthorized()) };
+        let Some(guess) = request.headers().get(AUTHORIZATION).and_then(bearer) else {
+            self.log(address);
+            return Some(unauthorized());
+        };
         let now = Instant::now();
         if let Some(wait) = self.guesses.blocked_for(address, now) {
             self.failed(address);
@@ -63,8 +67,12 @@ impl Guard {
 
     fn failed(&self, address: IpAddr) {
         self.failures.inc();
-        if let Some(suppressed) = self.log.permit() {
-            tracing::warn!(%address, suppressed, "an admin request with a wrong ADMIN_TOKEN was refused");
+        self.log(address);
+    }
+
+    fn log(&self, address: IpAddr) {
+        if let Some(suppressed) = self.log_throttle.permit() {
+            tracing::warn!(target: audit::TARGET, %address, suppressed, "an admin request without the right ADMIN_TOKEN was refused");
         }
     }
 }

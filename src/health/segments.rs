@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{TROUBLE_AFTER, Trouble};
+use crate::log_throttle::LogThrottle;
 use crate::segment::SegmentId;
+
+/// A device that is away may hold thousands of segments.
+static LOG: LogThrottle = LogThrottle::new(Duration::from_secs(10));
 
 /// Which side does not do its work for a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +31,9 @@ impl FailingSegments {
         let before = segments.remove(&id).filter(|(before, _)| *before == side).map(|(_, trouble)| trouble);
         let mut trouble = Trouble::again(before, format!("segment {id}: {}", error.to_string()), Instant::now());
         if !trouble.is_declared && trouble.began.elapsed() >= TROUBLE_AFTER {
-            tracing::error!(segment = %id, ?side, error = error.to_string(), "a segment cannot be uploaded; others go on, and it is tried again");
+            if let Some(suppressed) = LOG.permit() {
+                tracing::error!(segment = %id, ?side, error = error.to_string(), suppressed, "a segment cannot be uploaded; others go on, and it is tried again");
+            }
             trouble.is_declared = true;
         }
         segments.insert(id, (side, trouble));

@@ -106,11 +106,12 @@ pub(super) struct DecodeLimits {
 }
 
 impl DecodeLimits {
-    pub(super) fn new(settings: &HttpSettings, queue_max_bytes: usize) -> Self {
+    /// A request can hold so many bytes of the queue, and its lines have so many at the most.
+    pub(super) fn new(settings: &HttpSettings, max_held_bytes: usize, lines_max_bytes: usize) -> Self {
         let HttpSettings { record, readers, max_decoded_bytes, .. } = *settings;
         let max_line_bytes = max_decoded_bytes.saturating_mul(LINES_PER_DECODED).max(LINES_ALLOWED_BYTES);
-        let max_line_bytes = max_line_bytes.min(queue_max_bytes);
-        Self { record, readers, max_decoded_bytes, max_line_bytes, max_held_bytes: queue_max_bytes }
+        let max_line_bytes = max_line_bytes.min(lines_max_bytes);
+        Self { record, readers, max_decoded_bytes, max_line_bytes, max_held_bytes }
     }
 }
 
@@ -257,8 +258,8 @@ impl Work {
 
     fn too_many_lines(&self, what: impl fmt::Display) -> Refusal {
         Refusal::Problem(Problem::TooLarge(format!(
-            "{what}: the stored lines of a batch may have {} bytes (the least of MAX_QUEUE_BYTES, a sender's share of it and \
-             {LINES_PER_DECODED} times MAX_DECODED_BYTES), and what stands in them beside the payloads \
+            "{what}: the stored lines of a batch may have {} bytes (the least of MAX_QUEUE_BYTES, a sender's share of it, what \
+             SPOOL_MAX_BYTES can hold and {LINES_PER_DECODED} times MAX_DECODED_BYTES), and what stands in them beside the payloads \
              {AROUND_ALLOWED_BYTES} and {AROUND_PER_BYTE} for each byte as sent: split the batch",
             self.limits.max_line_bytes
         )))

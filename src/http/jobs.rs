@@ -123,10 +123,10 @@ async fn in_store(edge: &Edge, job: JobId, client: &Client, until: Instant) -> R
     loop {
         // Not held between two questions: a client that waits keeps no other from asking.
         let lookup = edge.lookups.begin(client);
-        if lookup.is_none() && is_first {
+        let is_last = Instant::now() >= until;
+        if lookup.is_none() && (is_first || is_last) {
             return Err(Problem::StoreBusy { retry_after: 1 + fastrand::u64(0..=ASK_AGAIN_SECS) });
         }
-        let is_last = Instant::now() >= until;
         if let Some(lookup) = lookup {
             let found = names.find(edge, is_first, is_last).await.map_err(|error| silent(edge, &error))?;
             drop(lookup);

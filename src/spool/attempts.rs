@@ -1,12 +1,16 @@
 //! What was tried with a sealed segment so far. It travels with the segment, since the next worker that takes it may be
 //! another one.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::loaded::{LoadError, Reading};
 
-/// An unreadable sector (EIO) is salvaged around after so many failed reads: an error that passes costs nothing.
+/// An unreadable sector (EIO) is salvaged around after so many failed reads, and no sooner than after this time: an error that
+/// passes, such as that of a device which is away for a moment, costs nothing.
 const WHOLE_READS_MAX: u32 = 4;
+const WHOLE_READS_TIME: Duration = Duration::from_secs(10);
 
 /// The attempts to upload one segment.
 #[derive(Debug, Default)]
@@ -17,16 +21,17 @@ pub struct Attempts {
     pub upload_failures: u32,
     /// An earlier attempt may have stored the object without our knowing.
     pub may_be_there: bool,
+    /// The fewest payloads of an attempt of which it is not known whether it stored the object.
+    pub put_payloads: Option<u64>,
     /// The store took other objects between two failures of this one: the failure is the segment's own.
     pub is_own_failure: bool,
     /// How many objects the store had taken when this segment failed last.
     pub objects_seen: u64,
     /// The jobs and payloads that are in the ledger for it, those found damaged included; none before the first read.
     pub booked: Option<(u32, u32)>,
-    /// Its damage is logged and counted.
-    pub is_damage_booked: bool,
-    /// Reads that failed with EIO, in a row.
+    /// Reads that failed with EIO, in a row, and when the first of them did.
     unreadable: u32,
+    unreadable_since: Option<Instant>,
     /// Packing its small frames panicked.
     pub(super) is_packing_off: bool,
     /// Not to be taken before.
@@ -40,13 +45,17 @@ impl Attempts {
     }
 
     pub(super) fn reading(&self) -> Reading {
-        if self.unreadable < WHOLE_READS_MAX { Reading::Whole } else { Reading::Around }
+        let lasts = self.unreadable_since.is_some_and(|since| since.elapsed() >= WHOLE_READS_TIME);
+        if lasts && self.unreadable >= WHOLE_READS_MAX { Reading::Around } else { Reading::Whole }
     }
 
     pub(super) fn load_failed(&mut self, error: &LoadError) {
         match error {
-            LoadError::Unreadable { is_sector: true, .. } => self.unreadable = self.unreadable.saturating_add(1),
-            LoadError::Unreadable { .. } => self.unreadable = 0,
+            LoadError::Unreadable { is_sector: true, .. } => {
+                self.unreadable = self.unreadable.saturating_add(1);
+                self.unreadable_since.get_or_insert_with(Instant::now);
+            }
+            LoadError::Unreadable { .. } => (self.unreadable, self.unreadable_since) = (0, None),
             LoadError::Packing => self.is_packing_off = true,
             LoadError::Failed(_) => {}
         }

@@ -256,9 +256,12 @@ impl Folders {
 
     /// Takes the folders of processes that are dead, as many as may be held.
     pub(super) fn adopt(&self, space: &Arc<Space>) -> io::Result<Vec<Adopted>> {
-        let mut adopted = Vec::new();
-        let mut unadopted = Unadopted::default();
         let held_max = held_max();
+        // Until one of those that are held is done, a look at the others would find the same.
+        if self.unadopted().waiting > 0 && self.held.load(Ordering::Acquire) >= held_max {
+            return Ok(Vec::new());
+        }
+        let (mut adopted, mut unadopted) = (Vec::new(), Unadopted::default());
         for entry in self.disk.list(&self.root).map_err(naming(&self.root))? {
             let path = self.root.join(&entry.name);
             if !entry.is_dir || entry.name == DEAD || path == self.own.path {

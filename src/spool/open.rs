@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -14,12 +15,16 @@ use super::space::Charge;
 use super::status::SegmentStatus;
 use super::{Attempts, SealedSegment, Source, SpoolError};
 use crate::disk::{Disk, DiskFile, naming};
+use crate::log_throttle::LogThrottle;
 use crate::segment::file::{FRAME_HEADER_LEN, FrameCounts, file_header, frame_header};
 use crate::segment::{Compression, SegmentId};
 
 /// Room in memory that a new segment is given at once, so that a full one has not been copied as it grew. Untouched pages
 /// cost nothing.
 const INITIAL_CAPACITY_MAX: usize = 16 << 20;
+
+/// A disk that fails does so for each segment.
+static NOT_SEALED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
 /// A segment that takes commits.
 #[derive(Debug)]
@@ -208,8 +213,10 @@ impl Appending {
             self.path = sealed;
             self.disk.sync_dir(self.folder.path()).map_err(naming(self.folder.path()))
         });
-        if let Err(error) = synced {
-            tracing::warn!(segment = %self.id, %error, "the seal of a segment is not durable; after a crash damage to its end may not be recognized as damage");
+        if let Err(error) = synced
+            && let Some(suppressed) = NOT_SEALED.permit()
+        {
+            tracing::warn!(segment = %self.id, %error, suppressed, "the seal of a segment is not durable; after a crash damage to its end may not be recognized as damage");
         }
     }
 

@@ -43,7 +43,12 @@ impl Space {
 
     /// Whether so little is left that a batch is better refused before its body is read.
     pub fn is_nearly_full(&self) -> bool {
-        self.most.saturating_sub(self.used()) < (self.most / 64).max(BLOCK)
+        self.most.saturating_sub(self.used()) < self.margin()
+    }
+
+    /// With fewer bytes left than this it is nearly full.
+    pub fn margin(&self) -> usize {
+        (self.most / 64).max(BLOCK)
     }
 
     /// Room for a file of `bytes`, if there is.

@@ -99,7 +99,7 @@ mod tests {
 
     fn info(jobs: u64, dead: Vec<Range<u32>>) -> ObjectInfo {
         let segment = crate::segment::SegmentId::new(std::time::UNIX_EPOCH);
-        ObjectInfo { segment, jobs, payloads: 20, dead, is_damaged: true }
+        ObjectInfo { segment, jobs, payloads: 20, dead, is_damaged: true, earlier_payloads: None }
     }
 
     #[test]

@@ -189,6 +189,7 @@ impl S3Store {
         match self.look(key).await? {
             Seen::Object(there) if there.holds_all_of(info) => Ok(Kept::AsItIs(Some(there.found))),
             Seen::Object(there) if there.is_of(info) => Ok(Kept::Less),
+            Seen::Denied if info.earlier_payloads.is_some_and(|earlier| earlier < info.payloads) => Ok(Kept::Less),
             Seen::Denied if may_be_there => Ok(Kept::AsItIs(None)),
             Seen::Object(_) => Err(StoreError::permanent("412 for If-None-Match, but what is there is another object")),
             Seen::Denied | Seen::Nothing => {

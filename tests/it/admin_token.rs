@@ -94,9 +94,9 @@ async fn an_address_that_guesses_is_stopped_and_logged_and_others_are_let_in() {
     let metrics = get_from(&server, 3, "/metrics", &right).await;
     assert_eq!(metrics.status, 200);
     assert!(metrics.text().contains("\nmillpond_admin_token_failures_total 201\n"));
-    server.logged("a wrong ADMIN_TOKEN was refused").await;
+    server.logged("without the right ADMIN_TOKEN was refused").await;
     assert!(server.log().contains("127.0.0.2") && !server.log().contains("guess-number"), "{}", server.log());
-    assert!(server.log().matches("a wrong ADMIN_TOKEN was refused").count() <= 3, "{}", server.log());
+    assert!(server.log().matches("without the right ADMIN_TOKEN was refused").count() <= 3, "{}", server.log());
 }
 
 #[tokio::test]

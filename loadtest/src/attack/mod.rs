@@ -8,6 +8,7 @@ mod script;
 mod siege;
 mod watch;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use anyhow::ensure;
 use clap::ValueEnum;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -33,6 +34,10 @@ const MAX_DURATION: Duration = Duration::from_secs(600);
 
 /// From the end of one connection to the next in its place: what an attacker across a network would need at least.
 const AGAIN: Duration = Duration::from_millis(20);
+
+/// What the kernel holds of answers that an attacker does not read. Left to itself it takes tens of megabytes on some machines, and
+/// the server would have to make millions of answers before it is held up.
+const UNREAD_MAX_BYTES: u32 = 64 * 1024;
 
 /// What a hostile sender does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -159,11 +164,19 @@ impl Assault {
         self.bandwidth.map_or(0.0, |bandwidth| f64::from(self.connections) / bandwidth.max(1) as f64)
     }
 
+    async fn connect(self, script: &Script) -> io::Result<TcpStream> {
+        let socket = if self.target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if !script.reads {
+            socket.set_recv_buffer_size(UNREAD_MAX_BYTES)?;
+        }
+        socket.connect(self.target).await
+    }
+
     async fn attack_until(self, until: Instant, script: &Script) -> Outcome {
         let mut outcome = Outcome::default();
         let began = Instant::now();
         loop {
-            match timeout_at(until, TcpStream::connect(self.target)).await {
+            match timeout_at(until, self.connect(script)).await {
                 Err(_) => break,
                 Ok(Err(_)) => outcome.refused += 1,
                 Ok(Ok(stream)) => {

@@ -19,7 +19,7 @@ impl S3Store {
     ) -> Result<Option<(String, Found)>, StoreError> {
         if !self.cannot_list.load(Ordering::Relaxed) {
             let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(stem).max_keys(LISTED_MAX);
-            match list.send().await {
+            match list.set_expected_bucket_owner(self.expected_owner.clone()).send().await {
                 Ok(listed) => {
                     let mut names = listed.contents().iter().filter_map(|object| object.key());
                     let Some(key) = names.find(|name| keys.iter().any(|key| key == name)) else { return Ok(None) };
