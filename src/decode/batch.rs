@@ -141,7 +141,7 @@ impl<'a> Source<'a, '_> {
         let bytes = self.text.as_bytes();
         while let Some(rest) = bytes.get(self.json.at()..).filter(|rest| !rest.is_empty()) {
             let end = self.json.at() + memchr(b'\n', rest).unwrap_or(rest.len());
-            self.json.line(end);
+            self.json.line(end).map_err(|fault| refused(fault, None, self.limits))?;
             self.json.space();
             if self.json.peek().is_some() {
                 self.payload()?;

@@ -8,7 +8,7 @@ use super::{Invalid, MAX_DEPTH, Record};
 const PAYLOADS_MAX: usize = 500_000;
 /// An envelope may hold so many members: each line of the batch repeats them.
 const ENVELOPE_MEMBERS_MAX: usize = 1024;
-/// Values, members and escapes that any body may hold.
+/// Values, members, escapes and lines that any body may hold.
 const STEPS_ALLOWED: usize = 1 << 19;
 /// So many more for each byte of the body as it was sent. What senders write takes more than one byte for each.
 const STEPS_PER_BYTE: usize = 8;
@@ -29,7 +29,7 @@ pub struct Limits {
     pub payloads: usize,
     /// The most members of an envelope.
     pub members: usize,
-    /// The most values, members and escapes; some count more than once.
+    /// The most values, members, escapes and lines; some count more than once.
     pub steps: usize,
     /// How deep a payload may nest.
     pub depth: usize,
@@ -71,8 +71,8 @@ impl fmt::Display for Over {
             Self::Members(most) => write!(f, "the envelope has more than {most} members"),
             Self::Steps(most) => write!(
                 f,
-                "the body has more than {most} values, members and escapes \
-                 ({STEPS_ALLOWED} and {STEPS_PER_BYTE} for each byte as sent)"
+                "the body has more than {most} values, members, escapes and lines, long names and numbers counted more \
+                 than once ({STEPS_ALLOWED} and {STEPS_PER_BYTE} for each byte as sent)"
             ),
             Self::Bytes => write!(f, "the body has 4 GiB or more"),
         }

@@ -13,6 +13,9 @@ use std::sync::LazyLock;
 
 /// An object of at most so many members needs no table: its names are compared where their hashes may be equal.
 const FEW: usize = 16;
+/// The two small letters of a capital sigma are one: Spark takes names for the same whose capitals are the same.
+const SIGMA: char = 'σ';
+const FINAL_SIGMA: char = 'ς';
 /// Slots of a table for each name, so that it is half empty.
 const SLOTS_PER_NAME: usize = 2;
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
@@ -160,9 +163,18 @@ fn is_same(text: &str, one: &Name, other: &Name) -> bool {
     }
 }
 
-/// A name without escapes and capitals.
+/// A name without escapes and capitals. Each letter is lowered by itself, whatever stands around it.
 fn canonical(name: &str) -> String {
-    unescaped(name).to_lowercase()
+    let name = unescaped(name);
+    let mut lowered = String::with_capacity(name.len());
+    for letter in name.chars() {
+        match letter {
+            FINAL_SIGMA => lowered.push(SIGMA),
+            _ if letter.is_ascii() => lowered.push(letter.to_ascii_lowercase()),
+            _ => lowered.extend(letter.to_lowercase()),
+        }
+    }
+    lowered
 }
 
 /// The text that a string of JSON spells, given without its quotes.
@@ -203,6 +215,9 @@ mod tests {
             ("É", "é"),
             ("É", r"\u00e9"),
             ("Σ", "σ"),
+            ("ΟΔΟΣ", "οδος"),
+            ("οδοσ", "οδος"),
+            ("İ", "i̇"),
             ("\u{212a}", "k"),
             ("", ""),
             ("a longer name than eight bytes", "a Longer name than eight byteS"),

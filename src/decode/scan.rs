@@ -12,10 +12,14 @@ use super::number::{self, Number};
 pub(super) const OPEN_NAMES_MAX: usize = 65_536;
 /// Spark's reader takes longer names for damage.
 const NAME_MAX_BYTES: usize = 50_000;
-/// What a name that needs more than one look costs, in steps.
+/// What a name that needs more than one look costs, in steps, besides those for its bytes.
 const LONG_WAY_STEPS: usize = 16;
-/// What it costs to find out how large a number is.
+/// So many bytes of such a name cost a step: a letter beyond ASCII, which has to be looked up, has two or more.
+const LONG_WAY_BYTES: usize = 2;
+/// What it costs to find out how large a number is, besides the steps for its bytes.
 const NUMBER_STEPS: usize = 4;
+/// So many bytes of such a number cost a step.
+const NUMBER_BYTES: usize = 8;
 /// A message names as much of a member's name.
 const SHOWN_CHARS: usize = 80;
 
@@ -44,7 +48,7 @@ pub(super) struct Rules {
     pub(super) is_strict: bool,
     /// How deep a payload may nest.
     pub(super) depth: usize,
-    /// Values, members and escapes, and more for some of them.
+    /// Values, members, escapes and lines, and more for some of them.
     pub(super) steps: usize,
 }
 
@@ -88,9 +92,10 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads to `end` and no further.
-    pub(super) fn line(&mut self, end: usize) {
+    /// Reads to `end` and no further. A line costs a step even if nothing is in it.
+    pub(super) fn line(&mut self, end: usize) -> Scanned {
         self.within = self.text.as_bytes().get(..end).unwrap_or_default();
+        self.spend(1)
     }
 
     /// Goes on behind the line.
@@ -235,10 +240,11 @@ impl<'a> Scanner<'a> {
             return self.fault_at(start, format!("a member's name of more than {NAME_MAX_BYTES} bytes"));
         }
         if self.names.len() >= OPEN_NAMES_MAX {
-            return self.fault_at(start, format!("an object of more than {OPEN_NAMES_MAX} members"));
+            let what_to_do = "split the payload, or set READERS=any";
+            return self.fault_at(start, format!("over {OPEN_NAMES_MAX} member names are open at once: {what_to_do}"));
         }
         let went_the_long_way = self.names.push(self.text, start..end, has_escape);
-        self.spend(if went_the_long_way { LONG_WAY_STEPS } else { 1 })
+        self.spend(if went_the_long_way { LONG_WAY_STEPS + (end - start) / LONG_WAY_BYTES } else { 1 })
     }
 
     fn end_names(&mut self, first: usize) -> Scanned {
@@ -272,7 +278,7 @@ impl<'a> Scanner<'a> {
                 if is_plain || !self.is_strict {
                     return Ok(());
                 }
-                self.spend(NUMBER_STEPS)?;
+                self.spend(NUMBER_STEPS + (end - start) / NUMBER_BYTES)?;
                 match number::trouble(self.text.get(start..end).unwrap_or_default()) {
                     Some(reason) => self.fault_at(start, reason),
                     None => Ok(()),

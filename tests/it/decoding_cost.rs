@@ -14,6 +14,9 @@ const SENT_MAX: usize = 64 << 10;
 /// The memory that one of them may cost, in KiB.
 const COST: u64 = 24 << 10;
 
+/// The first digits of the largest double.
+const LARGEST: &str = "1.7976931348623157";
+
 /// As many of `unit` as are taken decompressed, between `head` and `tail`.
 fn filled(head: &str, unit: &str, tail: &str) -> Vec<u8> {
     let units = (DECODED - head.len() - tail.len()) / unit.len();
@@ -34,10 +37,22 @@ fn bodies() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("members of an envelope", json, filled("{\"data\":[{}],\"a\":0", ",\"\":0", "}")),
         ("numbers", json, filled("[{\"a\":[0", ",0", "]}]")),
         ("large numbers", json, filled("[{\"a\":[0", ",1e100", "]}]")),
+        ("small numbers halfway between two", json, filled("[{\"a\":[0", ",2.4703282292062327208e-324", "]}]")),
+        ("large numbers halfway between two", json, filled("[{\"a\":[0", ",1.7976931348623158079e308", "]}]")),
+        (
+            "long numbers near the largest",
+            json,
+            filled("[{\"a\":[0", &format!(",{LARGEST}{}e308", "0".repeat(900)), "]}]"),
+        ),
+        ("long small numbers", json, filled("[{\"a\":[0", &format!(",0.{}1e-324", "0".repeat(900)), "]}]")),
         ("escapes", json, filled("[{\"a\":\"", "\\n", "\"}]")),
         ("nesting", json, filled("[", &format!("{{\"a\":{}{}}},", "[".repeat(120), "]".repeat(120)), "{}]")),
         ("one member each", json, filled("[", "{\"a\":0},", "{}]")),
         ("names with escapes", json, filled("[", "{\"\\u00e9\":0},", "{}]")),
+        ("long names", json, filled("[", &format!("{{\"{}\":0}},", "Σ".repeat(25_000)), "{}]")),
+        ("long names with escapes", json, filled("[", &format!("{{\"{}\":0}},", "\\u03a3".repeat(8_000)), "{}]")),
+        ("lines without payloads", "application/x-ndjson", filled("{}", "\n", "")),
+        ("lines of white space", "application/x-ndjson", filled("{}", "\r\n", "")),
         ("a long text", json, filled("[{\"a\":\"", "x", "\"}]")),
         ("long payloads", json, filled("[", &format!("{{\"a\":\"{}\"}},", "x".repeat(500)), "{}]")),
         ("thousands of members", json, objects(10_000)),
@@ -88,7 +103,7 @@ async fn a_batch_that_cannot_fit_is_refused_with_what_to_do() {
         assert!(said.contains(what) && said.contains("split the batch"), "{said}");
     };
     told(&filled("[", "{},", "{}]"), "payloads").await;
-    told(&filled("[{\"a\":[0", ",0", "]}]"), "values, members and escapes").await;
+    told(&filled("[{\"a\":[0", ",0", "]}]"), "values, members, escapes and lines").await;
     let names: String = (0..2000).map(|number| format!(",\"n{number}\":0")).collect();
     told(format!("{{\"data\":[{{}}]{names}}}").as_bytes(), "members").await;
     assert_eq!(server.metric("millpond_queue_bytes").await, 0.0);

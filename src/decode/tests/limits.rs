@@ -25,6 +25,31 @@ fn decoding_stops_at_the_first_payload_member_or_step_over_its_limit() {
 }
 
 #[test]
+fn long_names_long_numbers_and_empty_lines_take_steps_for_what_they_cost() {
+    let limits = Limits { steps: 100, ..LIMITS };
+    let over = Refused::Over(Over::Steps(100));
+    let name = |letter: &str, bytes: usize| {
+        let name = letter.repeat(bytes / letter.len());
+        format!("[{{\"{name}\":nonsense")
+    };
+    // Once is enough if it is long enough.
+    assert_eq!(refused(&name("Σ", 200), Form::Json, &limits), over);
+    assert_eq!(refused(&name("\\u03a3", 200), Form::Json, &limits), over);
+    assert!(matches!(refused(&name("Σ", 100), Form::Json, &limits), Refused::Invalid(_)));
+    assert!(matches!(refused(&name("x", 50_000), Form::Json, &limits), Refused::Invalid(_)), "it is looked at once");
+    let number = format!("[{{\"a\":1.{}e308,nonsense", "7".repeat(900));
+    assert_eq!(refused(&number, Form::Json, &limits), over);
+    for halfway in ["2.4703282292062327208e-324", "1.7976931348623158079e308"] {
+        let numbers = format!("[{{\"a\":[{}nonsense", format!("{halfway},").repeat(20));
+        assert_eq!(refused(&numbers, Form::Json, &limits), over, "{halfway}");
+    }
+    for line in ["\n", "\r\n", " \n"] {
+        assert_eq!(refused(&format!("{}nonsense", line.repeat(100)), Form::Ndjson, &limits), over);
+        assert!(matches!(refused(&format!("{}nonsense", line.repeat(90)), Form::Ndjson, &limits), Refused::Invalid(_)));
+    }
+}
+
+#[test]
 fn names_that_are_open_are_bounded_however_they_are_nested() {
     let object = |names: usize, inner: &str| {
         let names: String = (0..names).map(|number| format!("\"{number}\":0,")).collect();
@@ -33,7 +58,7 @@ fn names_that_are_open_are_bounded_however_they_are_nested() {
     let most = scan::OPEN_NAMES_MAX;
     assert!(bare(&object(most - 1, "1"), Form::Ndjson).is_ok());
     let invalid = refusal(object(most, "1").as_bytes(), Form::Ndjson);
-    assert!(invalid.reason.contains("65536 members"), "{invalid}");
+    assert!(invalid.reason.contains("over 65536 member names are open at once: split the payload"), "{invalid}");
     assert!(bare(&object(most / 2, &object(most / 2, "1")), Form::Ndjson).is_err());
     assert!(taken(&object(most, "1"), Form::Ndjson).is_ok(), "without readers names are not kept");
 }
