@@ -127,7 +127,7 @@ async fn connect_from(last: u8, server: &Server) -> Connection {
 }
 
 #[tokio::test]
-async fn one_addresss_large_bodies_do_not_make_those_of_another_wait_for_all_of_them() {
+async fn large_bodies_of_one_address_do_not_make_those_of_another_wait_for_all_of_them() {
     let server = Server::start(&[("RECORD", "payload")]).await;
     let large = gzip(&filled("[{\"a\":\"", "x", "\"}]"));
     let request = post("Content-Encoding: gzip\r\n", &large);

@@ -44,7 +44,7 @@ async fn an_answer_names_the_level_it_reached_and_the_object() {
     }
     assert!(server.send(&with_query("ack=none", "{}")).await.refusal(400).contains("memory, disk and stored"));
     assert!(server.send(&with_query("ak=stored", "{}")).await.refusal(400).contains("knows `ack`"));
-    let misspelt = get(server.public, &format!("/v1/jobs/{}?wiat=10", disk.json()["job"].as_str().unwrap())).await;
+    let misspelt = get(server.public, &format!("/v1/jobs/{}?waits=10", disk.json()["job"].as_str().unwrap())).await;
     assert!(misspelt.refusal(400).contains("knows `wait`"));
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(server.lines().len(), 4);
