@@ -12,10 +12,14 @@ use super::number::{self, Number};
 pub(super) const OPEN_NAMES_MAX: usize = 65_536;
 /// Spark's reader takes longer names for damage.
 const NAME_MAX_BYTES: usize = 50_000;
-/// What a name that needs more than one look costs, in steps, besides those for its bytes.
+/// What a name that needs more than one look costs, in steps, besides those for its bytes and letters.
 const LONG_WAY_STEPS: usize = 16;
-/// So many bytes of such a name cost a step: a letter beyond ASCII, which has to be looked up, has two or more.
-const LONG_WAY_BYTES: usize = 2;
+/// So many bytes of such a name cost a step.
+const LONG_WAY_BYTES: usize = 8;
+/// So many of them if it has escapes, each of which may be a letter to be looked up.
+const ESCAPED_BYTES: usize = 2;
+/// What a letter beyond ASCII costs in steps: its small letter is looked up.
+const LETTER_STEPS: usize = 2;
 /// What it costs to find out how large a number is, besides the steps for its bytes.
 const NUMBER_STEPS: usize = 4;
 /// So many bytes of such a number cost a step.
@@ -243,8 +247,9 @@ impl<'a> Scanner<'a> {
             let what_to_do = "split the payload, or set READERS=any";
             return self.fault_at(start, format!("over {OPEN_NAMES_MAX} member names are open at once: {what_to_do}"));
         }
+        let name = self.within.get(start..end).unwrap_or_default();
         let went_the_long_way = self.names.push(self.text, start..end, has_escape);
-        self.spend(if went_the_long_way { LONG_WAY_STEPS + (end - start) / LONG_WAY_BYTES } else { 1 })
+        self.spend(if went_the_long_way { long_way(name, has_escape) } else { 1 })
     }
 
     fn end_names(&mut self, first: usize) -> Scanned {
@@ -354,6 +359,14 @@ impl<'a> Scanner<'a> {
         }
         Ok(unit)
     }
+}
+
+/// What a name costs, in steps, that has escapes or letters beyond ASCII.
+fn long_way(name: &[u8], has_escape: bool) -> usize {
+    // The first byte of each letter beyond ASCII has two bits set.
+    let letters = name.iter().filter(|byte| **byte >= 0xc0).count();
+    let bytes = name.len() / if has_escape { ESCAPED_BYTES } else { LONG_WAY_BYTES };
+    LONG_WAY_STEPS + bytes + LETTER_STEPS * letters
 }
 
 /// The first byte from `at` that is not a string's as it stands: a quote, a backslash, a control character.
