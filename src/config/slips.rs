@@ -160,8 +160,8 @@ mod tests {
         for (slip, right) in [
             ("AWS_REGON", "AWS_REGION"),
             ("aws_region", "AWS_REGION"),
-            ("AWS_ENPOINT_URL", "AWS_ENDPOINT_URL"),
-            ("AWS_SECRET_ACESS_KEY", "AWS_SECRET_ACCESS_KEY"),
+            ("AWS_ENDPOINT_UR", "AWS_ENDPOINT_URL"),
+            ("AWS_SECRET_ACCES_KEY", "AWS_SECRET_ACCESS_KEY"),
         ] {
             assert_eq!(nearest(slip), Some(right), "{slip}");
         }

@@ -42,7 +42,7 @@ pub struct Slot<'a>(&'a Backlog);
 
 /// What there is for a worker.
 enum Next {
-    Segment(SealedSegment),
+    Segment(Box<SealedSegment>),
     /// All that are there are deferred; the first until then, if there is one.
     Later(Option<Instant>),
     End,
@@ -56,7 +56,7 @@ impl State {
         if let Some(segment) = next {
             self.newest_is_next = !newest;
             self.taken += 1;
-            return Next::Segment(segment);
+            return Next::Segment(Box::new(segment));
         }
         if self.closed && self.deferred.is_empty() {
             return Next::End;
@@ -109,7 +109,7 @@ impl Backlog {
                 next
             };
             match next {
-                Next::Segment(segment) => return Some(segment),
+                Next::Segment(segment) => return Some(*segment),
                 Next::End => return None,
                 Next::Later(None) => work.await,
                 Next::Later(Some(until)) => tokio::select! {
