@@ -1,4 +1,4 @@
-//! Who may use the admin routes: where there is a token, those who have it, and an address that guesses is stopped; where
+//! Who may use the admin routes: where there is a token, those who have it, and an address that guesses is told to wait; where
 //! there is none, those who name the server by a loopback name or an address, so that no web page reaches it through DNS.
 
 use std::collections::HashMap;
@@ -18,7 +18,8 @@ use crate::http::bearer;
 use crate::log_throttle::LogThrottle;
 
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"millpond admin\"");
-/// Wrong tokens of one address in a window; after them no token of that address is compared until the window ends.
+/// Wrong tokens of one address in a window; more are answered 429 until the window ends. The right one is let in all the
+/// same: others may stand behind the address of one who guesses.
 const GUESSES_MAX: u32 = 10;
 const GUESS_WINDOW: Duration = Duration::from_secs(10);
 /// Addresses whose guesses are counted. When there are more, all are forgotten: memory is bounded, and so many addresses
@@ -51,14 +52,14 @@ impl Guard {
             return Some(unauthorized());
         };
         let now = Instant::now();
+        if *token == Digest::of(guess) {
+            return None;
+        }
         if let Some(wait) = self.guesses.blocked_for(address, now) {
             self.failed(address);
             let seconds = HeaderValue::from(wait.as_secs() + 1);
             let text = "too many wrong tokens from this address: try again later\n";
             return Some((StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, seconds)], text).into_response());
-        }
-        if *token == Digest::of(guess) {
-            return None;
         }
         self.guesses.count(address, now);
         self.failed(address);
@@ -111,7 +112,7 @@ fn is_local(host: &[u8]) -> bool {
 struct Guesses(Mutex<HashMap<IpAddr, (Instant, u32)>>);
 
 impl Guesses {
-    /// How long no token of `address` is looked at, if it has guessed too often.
+    /// How long wrong tokens of `address` are answered 429, if it has sent too many.
     fn blocked_for(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let guesses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (began, count) = *guesses.get(&network(address))?;
