@@ -213,7 +213,10 @@ impl Service<Request<Incoming>> for Public {
         let began = Instant::now();
         let (mut routes, edge) = (self.routes.clone(), Arc::clone(&self.edge));
         let client = self.peer.as_ref().map(|peer| peer.client(request.headers()));
-        let (charge, admitted) = match edge.in_flight.admit(self.bounded(client), request.headers()) {
+        let is_health_check =
+            matches!(*request.method(), Method::GET | Method::HEAD) && Route::of(request.uri().path()) == Route::Health;
+        let admission = edge.in_flight.admit(self.bounded(client), request.headers(), is_health_check);
+        let (charge, admitted) = match admission {
             Admission::Admitted(charge) => (Arc::new(charge), Ok(())),
             Admission::Refused(charge, problem) => (Arc::new(charge), Err(problem)),
             Admission::Exhausted => {

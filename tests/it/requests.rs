@@ -19,8 +19,8 @@ use crate::support::{Connection, PATIENCE, Server, get, lines, post, until};
 const STREAMS: u32 = 128;
 /// The bound of the server's memory under attack, in KiB.
 const MEMORY: u64 = 128 << 10;
-/// What the requests of one address may be charged, and the reserve for its refusals.
-const ADDRESS_BYTES: f64 = (17 << 20) as f64;
+/// What the requests of one address may be charged beside those of a few others, and the reserve for its refusals.
+const ADDRESS_BYTES: f64 = (14 << 20) as f64;
 
 /// A connection of HTTP/2 from another address of loopback, on which no answer's body has room.
 async fn http2_from(last: u8, server: SocketAddr) -> TcpStream {
@@ -148,9 +148,35 @@ async fn an_address_over_its_share_is_told_so() {
     let refused = server.post_json("{}").await;
     assert!(refused.refusal(429).contains("of this address"));
     assert!((1..=2).contains(&refused.header("retry-after").parse::<u64>().unwrap()));
+    assert_eq!(get(server.public, "/health").await.status, 200, "a health check has a reserve of its own");
+    server.logged("name it in TRUSTED_PROXIES").await;
+    assert!(server.log().contains("address=127.0.0.1"), "{}", server.log());
     drop(held);
     until("a share of its own again", async || server.post_json("{}").await.status == 202).await;
     assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn addresses_that_take_all_they_may_leave_room_for_a_new_one() {
+    let mut server = Server::start(&[("RECORD", "payload")]).await;
+    let streams: Vec<_> = (0..STREAMS).map(|n| frames::headers(2 * n + 1, 0, POST)).collect();
+    let streams = streams.concat();
+    let mut held = Vec::new();
+    // Each of them asks for 16 MiB, of the 64 MiB that there are.
+    for address in 2..7 {
+        for _ in 0..33 {
+            let mut stream = http2_from(address, server.public).await;
+            stream.write_all(&streams).await.unwrap();
+            sent_or_ended(&mut stream).await;
+            held.push(stream);
+        }
+    }
+    assert!(server.metric("millpond_requests_in_flight_bytes").await > (32 << 20) as f64);
+    assert_eq!(get(server.public, "/health").await.status, 200);
+    assert_eq!(server.post_json("{}").await.status, 202);
+    drop(held);
+    assert_eq!(server.stop().await, Some(0));
+    assert_eq!(server.lines().len(), 1);
 }
 
 #[tokio::test]
