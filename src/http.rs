@@ -12,10 +12,10 @@ mod in_flight;
 mod jobs;
 mod lanes;
 mod listener;
-mod lookups;
 mod origin;
 mod payloads;
 mod peer;
+mod places;
 mod problem;
 mod proxy_header;
 mod query;
@@ -46,9 +46,9 @@ use decoding::DecodeLimits;
 use in_flight::{Admission, InFlight};
 use lanes::Lanes;
 pub use listener::{Limits, bind, serve, serve_connection};
-use lookups::Lookups;
 use peer::ClientAddress;
 pub use peer::{Peer, TrustedProxies};
+use places::Places;
 pub(crate) use problem::Problem;
 use request_id::RequestId;
 pub(crate) use sender::bearer;
@@ -67,6 +67,8 @@ use crate::tenants::Tenants;
 const WAITS_MAX: usize = 1024;
 /// Requests that may wait until their job is stored; the others are answered when it is committed, with that level.
 const STORED_WAITS_MAX: usize = 2048;
+/// Lookups of jobs of other machines that may ask the store at once.
+const LOOKUPS_MAX: usize = 32;
 
 /// Every batch is refused while the spool is full, and a spool that drains and fills is full many times a minute.
 static SPOOL_FULL: LogThrottle = LogThrottle::new(Duration::from_secs(60));
@@ -83,12 +85,12 @@ pub struct Edge {
     store: Arc<Store>,
     /// `None` lets anybody send.
     tenants: Option<Arc<Tenants>>,
-    waits: Semaphore,
-    stored_waits: Semaphore,
+    waits: Places,
+    stored_waits: Places,
     in_flight: InFlight,
     /// Whether requests in flight are bounded for each address, as connections are.
     is_bounded_by_address: bool,
-    lookups: Lookups,
+    lookups: Places,
     audit: AuditLog,
     /// Large bodies are decoded off the async threads, one a core at a time: the copies that decoding makes are bounded
     /// with it.
@@ -124,9 +126,9 @@ impl Edge {
             outlet,
             store,
             tenants,
-            waits: Semaphore::new(WAITS_MAX),
-            stored_waits: Semaphore::new(STORED_WAITS_MAX),
-            lookups: Lookups::new(),
+            waits: Places::new(WAITS_MAX),
+            stored_waits: Places::new(STORED_WAITS_MAX),
+            lookups: Places::new(LOOKUPS_MAX),
             audit: AuditLog::default(),
             large_bodies,
             lanes: Lanes::new(cores),

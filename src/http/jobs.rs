@@ -18,9 +18,9 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::lookups::Client;
 use super::payloads::JSON;
 use super::peer::ClientAddress;
+use super::places::Client;
 use super::sender::Sender;
 use super::{Edge, Problem, query};
 use crate::config::ReceiptObject;
@@ -81,7 +81,9 @@ pub(super) async fn get(
     let job: JobId = receipt.parse().map_err(Problem::InvalidReceipt)?;
     let asked = wait(query.as_deref())?;
     drop((uri, query));
-    let place = if asked.is_zero() { None } else { edge.waits.try_acquire().ok() };
+    let address = address.map(|Extension(ClientAddress(address))| address);
+    let client = Client::new(sender.tenant().map(Tenant::name), address);
+    let place = if asked.is_zero() { None } else { edge.waits.begin(&client) };
     let wait = place.as_ref().map_or(Duration::ZERO, |_| asked);
     let until = Instant::now() + wait;
     let fate = match edge.outlet.spool.segments().find(job.segment) {
@@ -106,11 +108,7 @@ pub(super) async fn get(
                 State::Dead => Fate::Dead,
             }
         }
-        None => {
-            let address = address.map(|Extension(ClientAddress(address))| address);
-            let client = Client::new(sender.tenant().map(Tenant::name), address);
-            in_store(&edge, job, &client, until).await?
-        }
+        None => in_store(&edge, job, &client, until).await?,
     };
     Ok(fate.answer(&edge, job))
 }

@@ -15,6 +15,7 @@ use super::ack::AskedAck;
 use super::connection::WireBytes;
 use super::decoding::{Work, decode};
 use super::peer::ClientAddress;
+use super::places::Client;
 use super::request_id::RequestId;
 use super::sender::Sender;
 use super::{Edge, Problem, body, origin, query};
@@ -23,7 +24,7 @@ use crate::decode::{Form, Lines};
 use crate::queue::{Receipt, Reservation, Share};
 use crate::segment::JobId;
 use crate::spool;
-use crate::tenants::Limit;
+use crate::tenants::{Limit, Tenant};
 
 /// Room for an answer, so that it is not moved as it is written.
 const ANSWER_USUAL_BYTES: usize = 384;
@@ -65,6 +66,11 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     if length.is_none() {
         sender.take(Limit::Bytes, body.len())?;
     }
+    // Whose place among those who wait for the store it is, if it waits.
+    let waiter = (ack.level() == Ack::Stored).then(|| {
+        let address = client.map(|ClientAddress(address)| address);
+        Client::new(sender.tenant().map(Tenant::name), address)
+    });
     let work = Work::new(&edge, (form, encoding), received_at, id.clone(), sender, body.len());
     let work = work.sent_from(client).asking(ack);
     let (lines, reservation) = decode(&edge, work, body, reservation).await?;
@@ -76,7 +82,7 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
             pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
             Accepted { level, receipt: None }
         }
-        Ack::Disk | Ack::Stored => confirmed(&edge, lines, reservation, level).await?,
+        Ack::Disk | Ack::Stored => confirmed(&edge, lines, reservation, level, waiter.as_ref()).await?,
     };
     Ok(accepted.answer(&edge, &id, payloads))
 }
@@ -89,11 +95,17 @@ struct Accepted {
 
 /// Queues a job, and waits until it is committed and, if that is asked for, stored; or until the time is over, or the server
 /// stops.
-async fn confirmed(edge: &Edge, lines: Lines, reservation: Reservation, level: Ack) -> Result<Accepted, Problem> {
+async fn confirmed(
+    edge: &Edge,
+    lines: Lines,
+    reservation: Reservation,
+    level: Ack,
+    waiter: Option<&Client>,
+) -> Result<Accepted, Problem> {
     let deadline = Instant::now() + edge.settings.ack_timeout;
     let committed = if edge.outlet.spool.is_durable() { Ack::Disk } else { Ack::Memory };
     // In memory there is nothing between being queued and being stored: more than was asked for is promised.
-    let place = if level > committed { edge.stored_waits.try_acquire().ok() } else { None };
+    let place = waiter.filter(|_| level > committed).and_then(|client| edge.stored_waits.begin(client));
     let waits_for_store = place.is_some();
     if committed == Ack::Memory {
         return waited_for_in_memory(edge, lines, reservation, waits_for_store.then_some(deadline)).await;

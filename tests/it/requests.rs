@@ -233,23 +233,73 @@ async fn a_chunk_size_of_zeros_without_end_is_refused() {
     assert_eq!(server.lines().len(), 2);
 }
 
+/// As many requests as there are streams on each connection from an address, that wait until their batches are stored.
+async fn wait_for_the_store(server: &Server, address: u8, connections: usize) -> Vec<TcpStream> {
+    let request = [&[0x83, 0x86][..], &frames::field(b":path", b"/?ack=stored"), &[0x01, 0x01, b'x']].concat();
+    let streams = (0..STREAMS).map(|n| {
+        let stream = 2 * n + 1;
+        [frames::headers(stream, 0, &request), frames::frame(kind::DATA, END_STREAM, stream, b"{}")].concat()
+    });
+    let bytes = streams.collect::<Vec<_>>().concat();
+    connected(server, address, connections, &bytes).await
+}
+
+/// So many connections of HTTP/2 from an address, on which `bytes` were sent.
+async fn connected(server: &Server, address: u8, connections: usize, bytes: &[u8]) -> Vec<TcpStream> {
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, address), 0))).unwrap();
+        let mut stream = socket.connect(server.public).await.unwrap();
+        stream.write_all(&[&frames::opening(&[]), bytes].concat()).await.unwrap();
+        open.push(stream);
+    }
+    open
+}
+
+#[tokio::test]
+async fn one_client_has_a_quarter_of_the_waits_and_others_still_wait() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    s3.faults().set(FaultPlan::always(Fault::Hang));
+    let server = Server::start_with_s3(&s3, &[("ACK_TIMEOUT", "1h"), ("SHUTDOWN_GRACE", "0s")]).await;
+    let in_flight = async |expected: f64| {
+        server.metric_is("millpond_requests_in_flight", |requests| requests == expected).await;
+    };
+    // 768 requests, of which the others are answered with the level that is reached.
+    let first = wait_for_the_store(&server, 2, 6).await;
+    server.metric_is("millpond_jobs_accepted_total", |jobs| jobs == 768.0).await;
+    in_flight(512.0).await;
+    let mut other = server.connect().await;
+    other.write(&ack_stored("{}")).await;
+    server.metric_is("millpond_jobs_accepted_total", |jobs| jobs == 769.0).await;
+    in_flight(513.0).await;
+    drop((first, other));
+    in_flight(0.0).await;
+
+    let job = server.post_json("{}").await.json()["job"].as_str().unwrap().to_owned();
+    let path = format!("/v1/jobs/{job}?wait=60");
+    let request = [&[0x82, 0x86][..], &frames::field(b":path", path.as_bytes()), &[0x01, 0x01, b'x']].concat();
+    let asked: Vec<_> = (0..STREAMS).map(|n| frames::headers(2 * n + 1, END_STREAM, &request)).collect();
+    let _second = connected(&server, 2, 3, &asked.concat()).await;
+    let answered = "millpond_requests_total{outcome=\"other\",route=\"jobs\"}";
+    server.metric_is(answered, |answers| answers == 128.0).await;
+    in_flight(256.0).await;
+    let mut other = server.connect().await;
+    other.write(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
+    in_flight(257.0).await;
+}
+
 #[tokio::test]
 async fn waits_for_the_store_are_bounded_and_the_others_are_answered_with_the_level_reached() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
     let server = Server::start_with_s3(&s3, &[("ACK_TIMEOUT", "1h"), ("SHUTDOWN_GRACE", "0s")]).await;
-    let request = [&[0x83, 0x86][..], &frames::field(b":path", b"/?ack=stored"), &[0x01, 0x01, b'x']].concat();
     let mut waiting = Vec::new();
-    for _ in 0..16 {
-        let mut stream = TcpStream::connect(server.public).await.unwrap();
-        let streams = (0..STREAMS).map(|n| {
-            let stream = 2 * n + 1;
-            [frames::headers(stream, 0, &request), frames::frame(kind::DATA, END_STREAM, stream, b"{}")].concat()
-        });
-        let bytes = [frames::opening(&[]), streams.collect::<Vec<_>>().concat()].concat();
-        stream.write_all(&bytes).await.unwrap();
-        waiting.push(stream);
+    // A client may have 512 of the 2048 places.
+    for address in 2..6 {
+        waiting.extend(wait_for_the_store(&server, address, 4).await);
     }
     server.metric_is("millpond_jobs_accepted_total", |jobs| jobs == 2048.0).await;
     server.metric_is("millpond_requests_in_flight", |requests| requests == 2048.0).await;

@@ -1,5 +1,5 @@
-//! How many lookups of jobs of other machines may ask the store at once: in all, and of one client, so that one cannot keep
-//! the others from asking.
+//! Places for what only so many requests may do at once: in all, and of one client, so that one cannot keep the others from
+//! it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,12 +9,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::addresses::network;
 
-/// Lookups that may ask the store at once.
-const LOOKUPS_MAX: usize = 32;
-/// Those of one client.
-const LOOKUPS_MAX_PER_CLIENT: usize = 8;
+/// The part of all places that one client may have.
+const CLIENT_PART: usize = 4;
 
-/// Whose lookups are counted together.
+/// Whose requests are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Client {
     /// A tenant, by its name.
@@ -25,18 +23,19 @@ pub(super) enum Client {
     Unknown,
 }
 
-/// The lookups under way. A client is forgotten with its last, so this never holds more than [`LOOKUPS_MAX`] of them.
+/// The places, and who has them. A client is forgotten with its last place, so there are never more clients than places.
 #[derive(Debug)]
-pub(super) struct Lookups {
+pub(super) struct Places {
     all: Semaphore,
+    most_per_client: usize,
     by_client: Mutex<HashMap<Client, usize>>,
 }
 
-/// A permit for one lookup.
+/// A permit for one place.
 #[derive(Debug)]
-pub(super) struct Lookup<'a> {
+pub(super) struct Place<'a> {
     client: Client,
-    of: &'a Lookups,
+    of: &'a Places,
     _permit: SemaphorePermit<'a>,
 }
 
@@ -50,21 +49,22 @@ impl Client {
     }
 }
 
-impl Lookups {
-    pub(super) fn new() -> Self {
-        Self { all: Semaphore::new(LOOKUPS_MAX), by_client: Mutex::default() }
+impl Places {
+    /// `most` places, and a quarter of them for one client.
+    pub(super) fn new(most: usize) -> Self {
+        Self { all: Semaphore::new(most), most_per_client: most / CLIENT_PART, by_client: Mutex::default() }
     }
 
     /// A permit for `client` until it is dropped; none when it, or all together, have as many as they may.
-    pub(super) fn begin(&self, client: &Client) -> Option<Lookup<'_>> {
+    pub(super) fn begin(&self, client: &Client) -> Option<Place<'_>> {
         let permit = self.all.try_acquire().ok()?;
         let mut by_client = self.lock();
         let count = by_client.entry(client.clone()).or_insert(0);
-        if *count >= LOOKUPS_MAX_PER_CLIENT {
+        if *count >= self.most_per_client {
             return None;
         }
         *count += 1;
-        Some(Lookup { client: client.clone(), of: self, _permit: permit })
+        Some(Place { client: client.clone(), of: self, _permit: permit })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Client, usize>> {
@@ -72,7 +72,7 @@ impl Lookups {
     }
 }
 
-impl Drop for Lookup<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut by_client = self.of.lock();
         if let Some(count) = by_client.get_mut(&self.client) {
@@ -89,21 +89,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_has_its_own_lookups_and_cannot_take_all() {
-        let lookups = Lookups::new();
+    fn a_client_has_a_quarter_of_the_places_and_cannot_take_all() {
+        let places = Places::new(32);
         let (one, two) = (Client::new(Some("a"), None), Client::new(None, Some([192, 0, 2, 1].into())));
-        let held: Vec<_> = std::iter::from_fn(|| lookups.begin(&one)).collect();
-        assert_eq!(held.len(), LOOKUPS_MAX_PER_CLIENT);
-        let other = lookups.begin(&two).unwrap();
+        let held: Vec<_> = std::iter::from_fn(|| places.begin(&one)).collect();
+        assert_eq!(held.len(), 8);
+        let other = places.begin(&two).unwrap();
         drop((held, other));
-        assert!(lookups.lock().is_empty());
+        assert!(places.lock().is_empty());
     }
 
     #[test]
     fn all_together_have_no_more_than_the_limit() {
-        let lookups = Lookups::new();
+        let places = Places::new(32);
         let held: Vec<_> =
-            (0..100).filter_map(|n: u8| lookups.begin(&Client::new(None, Some([192, 0, 2, n].into())))).collect();
-        assert_eq!(held.len(), LOOKUPS_MAX);
+            (0..100).filter_map(|n: u8| places.begin(&Client::new(None, Some([192, 0, 2, n].into())))).collect();
+        assert_eq!(held.len(), 32);
     }
 }
