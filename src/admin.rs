@@ -16,6 +16,7 @@ use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use guard::Guard;
+pub(crate) use guard::is_local;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use serde::Serialize;

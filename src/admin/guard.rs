@@ -94,7 +94,7 @@ fn misdirected<B>(request: &Request<B>) -> Option<Response> {
 }
 
 /// Whether a host, with or without a port, is a loopback name or an address: what no DNS server has a say in.
-fn is_local(host: &[u8]) -> bool {
+pub(crate) fn is_local(host: &[u8]) -> bool {
     let Ok(host) = str::from_utf8(host) else { return false };
     let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
     if let Some((address, port)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {

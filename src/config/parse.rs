@@ -135,7 +135,12 @@ pub(super) fn origins(text: &str) -> Result<AllowedOrigins, String> {
     match parts.as_slice() {
         ["*"] => Ok(AllowedOrigins::Any),
         parts if parts.iter().all(|part| is_origin(part)) => {
-            Ok(AllowedOrigins::Only(parts.iter().map(|part| (*part).to_owned()).collect()))
+            // Browsers leave default ports out.
+            let written = |origin: &str| {
+                let port = if origin.starts_with("https://") { ":443" } else { ":80" };
+                origin.strip_suffix(port).unwrap_or(origin).to_owned()
+            };
+            Ok(AllowedOrigins::Only(parts.iter().map(|part| written(part)).collect()))
         }
         _ => {
             Err("*, or origins between commas without a path, such as https://a.example,http://localhost:3000"

@@ -158,7 +158,7 @@ pub(crate) enum Problem {
         /// Seconds.
         retry_after: u64,
     },
-    /// 403: a web page of another origin sent the request.
+    /// 403: a web page sent the request, and it is not known to be of this server's origin.
     CrossOrigin,
 }
 
@@ -341,8 +341,8 @@ impl Problem {
                  again after {retry_after} s"
             ),
             Self::CrossOrigin => {
-                "a web page of another origin sent this request, and TOKENS_FILE is not set: the operator can let the \
-                 page's origin through with ALLOWED_ORIGINS"
+                "a web page sent this request, TOKENS_FILE is not set, and the page's origin is not known to be this \
+                 server's: the operator can let it through with ALLOWED_ORIGINS"
                     .to_owned()
             }
             Self::SpoolFull { retry_after } => {
