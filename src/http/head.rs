@@ -17,6 +17,8 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Problem> {
     match request.version() {
         Version::HTTP_11 => one_host(request.headers()).and_then(|()| coding(request.headers())),
         Version::HTTP_2 => same_host(request),
+        // HTTP/1.0 may have none.
+        _ if request.headers().contains_key(HOST) => one_host(request.headers()),
         _ => Ok(()),
     }
 }
@@ -27,7 +29,7 @@ fn one_host(headers: &HeaderMap) -> Result<(), Problem> {
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if is_host(host) => Ok(()),
         (Some(_), None) => Err(Problem::InvalidHead("the Host header is no host")),
-        _ => Err(Problem::InvalidHead("HTTP/1.1 has one Host header in each request")),
+        _ => Err(Problem::InvalidHead("a request of HTTP/1 has one Host header, and in HTTP/1.0 it may have none")),
     }
 }
 

@@ -214,6 +214,18 @@ async fn heads_of_http_2_have_the_limits_of_http_1() {
 }
 
 #[tokio::test]
+async fn a_second_host_is_refused_in_http_1_0_too() {
+    let server = Server::start(&[]).await;
+    let ask = async |head: &str| server.send(format!("GET /health {head}\r\n\r\n").as_bytes()).await;
+    for head in ["HTTP/1.0", "HTTP/1.0\r\nHost: a", "HTTP/1.1\r\nHost: a"] {
+        assert_eq!(ask(head).await.status, 200, "{head}");
+    }
+    for version in ["HTTP/1.0", "HTTP/1.1"] {
+        assert!(ask(&format!("{version}\r\nHost: a\r\nHost: b")).await.refusal(400).contains("Host"), "{version}");
+    }
+}
+
+#[tokio::test]
 async fn a_chunk_size_of_zeros_without_end_is_refused() {
     let mut server = Server::start(&[("RECORD", "payload")]).await;
     let chunked = |zeros: usize| {
