@@ -88,7 +88,7 @@ pub const SETTINGS: &[Setting] = &[
         "MAX_CONNECTIONS_PER_ADDRESS",
         "1024",
         "connections, off",
-        "of one sender (IPv6: one /64); more are answered 429",
+        "of one sender (IPv6: one /64); more are answered 429; off lifts its share of requests as well",
     ),
     setting("HEADER_TIMEOUT", "10s", "time", "from a request's first byte to the end of its headers; then 408"),
     setting("BODY_TIMEOUT", "30s", "time", "from the end of the headers to the end of the body; then 408"),
