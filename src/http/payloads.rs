@@ -66,8 +66,9 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     if length.is_none() {
         sender.take(Limit::Bytes, body.len())?;
     }
-    // Whose place among those who wait for the store it is, if it waits.
-    let waiter = (ack.level() == Ack::Stored).then(|| {
+    // Whose place among those who wait for the store it is, if it may wait: in memory mode for `disk` as well.
+    let least = if edge.outlet.spool.is_durable() { Ack::Disk } else { Ack::Memory };
+    let waiter = (ack.level() > least).then(|| {
         let address = client.map(|ClientAddress(address)| address);
         Client::new(sender.tenant().map(Tenant::name), address)
     });

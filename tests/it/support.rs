@@ -29,7 +29,7 @@ pub(crate) struct Server {
     pub(crate) admin: SocketAddr,
     pub(crate) folder: TempDir,
     log: watch::Receiver<String>,
-    _reading: JoinSet<()>,
+    reading: JoinSet<()>,
 }
 
 fn command(folder: &Path, env: &[(&str, &str)]) -> Command {
@@ -99,7 +99,7 @@ impl Server {
         // In a log of JSON they stand in quotes.
         let text = text.replace("\",\"addr\":\"", " addr=").replace('"', " ");
         let (public, admin) = (addr(&text, " listening addr="), addr(&text, "admin listening addr="));
-        Self { child, public, admin, folder, log, _reading: reading }
+        Self { child, public, admin, folder, log, reading }
     }
 
     pub(crate) async fn start_with_s3(s3: &S3Server, env: &[(&str, &str)]) -> Self {
@@ -115,7 +115,10 @@ impl Server {
 
     /// Waits for the end; the exit code.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
-        timeout(PATIENCE, self.child.wait()).await.expect("the server ends").unwrap().code()
+        let code = timeout(PATIENCE, self.child.wait()).await.expect("the server ends").unwrap().code();
+        // The last lines of the log may still be on their way.
+        timeout(PATIENCE, self.reading.join_next()).await.expect("the log ends");
+        code
     }
 
     pub(crate) async fn stop(&mut self) -> Option<i32> {
