@@ -215,19 +215,18 @@ impl Service<Request<Incoming>> for Public {
         let began = Instant::now();
         let (mut routes, edge) = (self.routes.clone(), Arc::clone(&self.edge));
         let client = self.peer.as_ref().map(|peer| peer.client(request.headers()));
-        let is_health_check =
-            matches!(*request.method(), Method::GET | Method::HEAD) && Route::of(request.uri().path()) == Route::Health;
+        let route = Route::of(request.uri().path());
+        let is_health_check = matches!(*request.method(), Method::GET | Method::HEAD) && route == Route::Health;
         let admission = edge.in_flight.admit(self.bounded(client), request.headers(), is_health_check);
         let (charge, admitted) = match admission {
             Admission::Admitted(charge) => (Arc::new(charge), Ok(())),
             Admission::Refused(charge, problem) => (Arc::new(charge), Err(problem)),
             Admission::Exhausted => {
-                let route = Route::of(request.uri().path());
                 edge.outlet.metrics.request(route, Outcome::TooManyRequests);
                 return Box::pin(std::future::ready(Ok(connection::end())));
             }
         };
-        let (version, route) = (request.version(), Route::of(request.uri().path()));
+        let version = request.version();
         let id = RequestId::of(request.headers());
         let (is_head, is_post) = (request.method() == Method::HEAD, request.method() == Method::POST);
         // The headers of a request that is refused are dropped here, and not where the answer waits to be written.

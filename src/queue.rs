@@ -31,7 +31,7 @@ pub struct Job {
     pub is_urgent: bool,
     /// Whether the job was accepted when it was queued.
     is_accepted: bool,
-    /// Nobody, unless the outcome of the commit is waited for.
+    /// None, unless a handler waits for the outcome of the commit.
     waiting: Option<oneshot::Sender<Result<Receipt, SpoolError>>>,
     /// Held until the lines are packed.
     held: Reservation,

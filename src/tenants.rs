@@ -20,7 +20,7 @@ use crate::digest::Digest;
 use crate::queue::{Share, Shares};
 use crate::reload::{Followed, Reload};
 
-/// A longer token is nobody's: whoever sends one is not to have us work through it.
+/// A longer token belongs to no tenant, so it is refused without being hashed.
 const TOKEN_MAX_BYTES: usize = 4096;
 
 /// Who sends: one tenant, as long as its limits stay what they are.

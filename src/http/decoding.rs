@@ -76,7 +76,7 @@ pub(super) async fn decode(
 
 /// Why there are no lines.
 enum Refusal {
-    /// Whoever sends it again gets the same.
+    /// Sending it again brings the same answer.
     Problem(Problem),
     /// There is no room now.
     Full(Full),

@@ -46,7 +46,7 @@ async fn a_second_signal_ends_the_process_while_the_file_system_hangs() {
     server.ended().await;
 }
 
-/// The file of tenants cannot be opened: nobody writes to this pipe. It stands for a mount that hangs at the start.
+/// The file of tenants cannot be opened: nothing writes to this pipe. It stands for a mount that hangs at the start.
 #[tokio::test]
 async fn a_process_that_hangs_at_its_start_is_ended_by_a_second_signal() {
     let folder = tempfile::tempdir().unwrap();
