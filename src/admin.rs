@@ -23,11 +23,12 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::digest::Digest;
-use crate::dispatcher::Outlet;
 use crate::health::{Health, Side, Trouble};
 use crate::http::Peer;
 use crate::metrics::Metrics;
+use crate::pipeline::PipelineContext;
 use crate::queue::Depth;
+use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, Spool};
 
 const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -40,13 +41,14 @@ pub struct Admin {
     depth: Depth,
     backlog: Arc<Backlog>,
     spool: Arc<Spool>,
+    shutdown: Shutdown,
 }
 
 impl Admin {
     /// Looks at these.
-    pub fn new(outlet: &Outlet, depth: Depth) -> Self {
-        let Outlet { spool, backlog, health, metrics } = outlet.clone();
-        Self { health, metrics, depth, backlog, spool }
+    pub fn new(context: &PipelineContext, depth: Depth) -> Self {
+        let PipelineContext { spool, backlog, health, metrics, shutdown } = context.clone();
+        Self { health, metrics, depth, backlog, spool, shutdown }
     }
 }
 
@@ -145,7 +147,7 @@ fn rfc3339(seconds: u64) -> Option<String> {
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let mut reasons = Vec::new();
-    if admin.health.is_draining() {
+    if admin.shutdown.is_draining() {
         reasons.push(Reason::now("draining"));
     }
     let health = &admin.health;

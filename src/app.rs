@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use prometheus::Registry;
 use tokio::net::TcpListener;
-use tokio::runtime;
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -15,18 +14,19 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Admin, AdminService};
 use crate::config::{self, Ack, Settings, TenantSettings};
 use crate::disk::Disk;
-use crate::dispatcher::{Dispatcher, Outlet};
 use crate::health::Health;
 use crate::http::{self, Edge, Limits, Public, Tls, Transport, TrustedProxies};
 use crate::log_throttle::LogThrottle;
 use crate::metrics::{Balance, Metrics};
 use crate::permissions::is_readable_by_others;
-use crate::queue::{JobReceiver, queue};
+use crate::pipeline::{Pipeline, PipelineContext};
+use crate::queue::queue;
 use crate::reload::{Followed, Reload};
+use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
 use crate::store::Store;
 use crate::tenants::{Tenants, TenantsFile};
-use crate::worker::{UploadLimit, Uploads, backoff};
+use crate::worker::backoff;
 
 /// How often to look for what other processes have left in the spool.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(2);
@@ -57,20 +57,9 @@ pub struct Listeners {
     pub admin: TcpListener,
 }
 
-/// What the server is told while it runs.
-#[derive(Debug, Clone, Default)]
-pub struct Orders {
-    /// Finish what was begun, within `SHUTDOWN_GRACE`, and stop.
-    pub gently: CancellationToken,
-    /// Leave everything as it is, and stop.
-    pub at_once: CancellationToken,
-    /// Read again what may have changed.
-    pub reload: Reload,
-}
-
-/// How it went.
+/// The state of the accepted work when the server has stopped.
 #[derive(Debug)]
-pub struct Ended {
+pub struct ExitSummary {
     /// The ledger at the end.
     pub balance: Balance,
     /// Whether what waits survives the process.
@@ -97,14 +86,14 @@ pub struct SpoolEnd {
 }
 
 impl SpoolEnd {
-    fn of(outlet: &Outlet) -> Self {
-        let Unadopted { waiting, failing, .. } = outlet.spool.unadopted();
+    fn of(context: &PipelineContext) -> Self {
+        let Unadopted { waiting, failing, .. } = context.spool.unadopted();
         Self {
-            segments: outlet.spool.segments().spooled(),
+            segments: context.spool.segments().spooled(),
             folders: waiting + failing,
-            damaged: outlet.metrics.segments_damaged.get(),
-            possibly_lost: outlet.metrics.segments_possibly_lost.get(),
-            jobs_possibly_lost: outlet.metrics.jobs_possibly_lost.get(),
+            damaged: context.metrics.segments_damaged.get(),
+            possibly_lost: context.metrics.segments_possibly_lost.get(),
+            jobs_possibly_lost: context.metrics.jobs_possibly_lost.get(),
         }
     }
 }
@@ -160,29 +149,30 @@ pub async fn run(
     (spool, left): (Spool, Vec<SealedSegment>),
     tenants: Option<TenantsFile>,
     listeners: Listeners,
-    orders: Orders,
-) -> anyhow::Result<Ended> {
+    shutdown: Shutdown,
+) -> anyhow::Result<ExitSummary> {
     let metrics = Arc::new(Metrics::new(Registry::new()).context("the metrics cannot be declared")?);
     let spool = Arc::new(spool);
     let is_durable = spool.is_durable();
     let health = Arc::new(Health::new(Arc::clone(&metrics.ledger)));
     let most = if is_durable { usize::MAX } else { settings.max_workers + BACKLOG_MAX_SEGMENTS };
     let backlog = Arc::new(Backlog::new(most));
-    let outlet = Outlet { spool, backlog, health, metrics };
-    let (jobs, receiver) = queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&outlet.metrics.ledger));
+    let context = PipelineContext { spool, backlog, health, metrics, shutdown: shutdown.clone() };
+    let (jobs, receiver) =
+        queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&context.metrics.ledger));
     let store = Arc::new(Store::connect(&settings).await);
     tracing::info!(store = store.location(), "objects go here");
-    outlet.metrics.segments_adopted.inc_by(left.len() as u64);
-    outlet.backlog.add(left);
+    context.metrics.segments_adopted.inc_by(left.len() as u64);
+    context.backlog.add(left);
 
-    let mut pipeline = Pipeline::start(&settings, receiver, &outlet, &store)?;
+    let mut pipeline = Pipeline::start(&settings, receiver, &context, &store)?;
     let mut looking = JoinSet::new();
-    looking.spawn(reach(Arc::clone(&store), outlet.clone()));
+    looking.spawn(reach(Arc::clone(&store), context.clone()));
     let mut aside = JoinSet::new();
     if is_durable {
-        aside.spawn(adopt(outlet.clone()));
+        aside.spawn(adopt(context.clone()));
     }
-    let admin = AdminService::new(Admin::new(&outlet, jobs.depth()), settings.admin_token);
+    let admin = AdminService::new(Admin::new(&context, jobs.depth()), settings.admin_token);
     aside.spawn(serve_admin(listeners.admin, admin));
     let (tls, files) = listeners.tls.unzip();
     if let (Some(tls), Some(files)) = (tls.clone(), files) {
@@ -192,7 +182,6 @@ pub async fn run(
         });
     }
 
-    let requests = CancellationToken::new();
     let tenants = match (tenants, &settings.tenants) {
         (Some(file), Some(TenantSettings { queue_percent, spool_percent, .. })) => {
             let shares = jobs.shares(*queue_percent).of_spool(*spool_percent, settings.spool.max_bytes);
@@ -208,13 +197,14 @@ pub async fn run(
             None
         }
     };
-    let edge = Edge::new(&settings, jobs, outlet.clone(), store, tenants);
+    let edge = Edge::new(&settings, jobs, context.clone(), store, tenants);
     let mut public = JoinSet::new();
-    let serving = serve_public((listeners.public, tls), edge, &settings, Arc::clone(&outlet.metrics), requests.clone());
+    let serving =
+        serve_public((listeners.public, tls), edge, &settings, Arc::clone(&context.metrics), shutdown.drain_token());
     public.spawn(serving);
 
     let mut failure = tokio::select! {
-        () = orders.gently.cancelled() => None,
+        () = shutdown.draining() => None,
         ended = pipeline.ended() => Some(ended.context("the pipeline ended by itself")),
         _ = public.join_next() => Some(anyhow!("the public listener ended by itself")),
         _ = aside.join_next() => Some(anyhow!("the admin listener, or the look at the spool or at files, ended by itself")),
@@ -223,9 +213,8 @@ pub async fn run(
     tracing::info!(grace = ?settings.shutdown_grace, "stopping: requests in flight are finished, then the queue is drained");
     let began = Instant::now();
     let deadline = began + settings.shutdown_grace;
-    outlet.health.drain();
-    outlet.backlog.hurry(true);
-    requests.cancel();
+    shutdown.drain();
+    context.backlog.hurry(true);
     let drained = async {
         let requests_deadline = began + settings.shutdown_grace.mul_f64(REQUESTS_SHARE);
         if timeout_at(requests_deadline, public.join_next()).await.is_err() {
@@ -240,17 +229,17 @@ pub async fn run(
             Ok(result) => failure = failure.or(result.err()),
             Err(_) => tracing::warn!("SHUTDOWN_GRACE is over"),
         },
-        () = orders.at_once.cancelled() => tracing::warn!("stopping at once"),
+        () = shutdown.aborted() => tracing::warn!("stopping at once"),
     }
     // Both may hang in a call of the file system's, and both together have this time.
     let last = Instant::now() + ABORT_TIMEOUT;
     pipeline.abort(last).await;
-    let spool = Arc::clone(&outlet.spool);
+    let spool = Arc::clone(&context.spool);
     let closing = task::spawn_blocking(move || spool.close());
     if timeout_at(last, closing).await.is_err() {
         tracing::warn!("SPOOL_DIR does not answer: this process's folder is left for the next process to tidy up");
     }
-    Ok(Ended { balance: outlet.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&outlet), failure })
+    Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
 }
 
 async fn serve_admin(listener: TcpListener, admin: AdminService) {
@@ -287,17 +276,17 @@ fn serve_public(
 }
 
 /// Looks for the store until it has been seen once, so that `/ready` tells of a missing bucket before the first upload.
-async fn reach(store: Arc<Store>, outlet: Outlet) {
+async fn reach(store: Arc<Store>, context: PipelineContext) {
     let mut failures = 0;
-    while outlet.metrics.objects.get() == 0 {
+    while context.metrics.objects.get() == 0 {
         match store.reach().await {
             // A trouble that a worker has told of is for a worker to end.
             Ok(()) if failures == 0 => return,
             Ok(()) => {
-                outlet.health.store_answered();
-                return outlet.backlog.hurry(false);
+                context.health.store_answered();
+                return context.backlog.hurry(false);
             }
-            Err(error) => outlet.health.store_failed(&error),
+            Err(error) => context.health.store_failed(&error),
         }
         sleep(backoff::delay(failures, fastrand::f64())).await;
         failures = failures.saturating_add(1);
@@ -305,125 +294,29 @@ async fn reach(store: Arc<Store>, outlet: Outlet) {
 }
 
 /// Looks now and then for processes that share the spool and have died since, or have stopped and left something.
-async fn adopt(outlet: Outlet) {
+async fn adopt(context: PipelineContext) {
     let log = LogThrottle::new(ADOPT_LOG_INTERVAL);
     loop {
-        let unadopted = outlet.spool.unadopted();
-        outlet.metrics.folders_unadopted(unadopted.waiting, unadopted.failing);
+        let unadopted = context.spool.unadopted();
+        context.metrics.folders_unadopted(unadopted.waiting, unadopted.failing);
         sleep(if unadopted.waiting > 0 { ADOPT_WAITING_INTERVAL } else { ADOPT_INTERVAL }).await;
-        outlet.spool.tidy().await;
-        if outlet.health.is_draining() {
+        context.spool.tidy().await;
+        if context.shutdown.is_draining() {
             // What is there is the successor's.
             continue;
         }
-        let spool = Arc::clone(&outlet.spool);
+        let spool = Arc::clone(&context.spool);
         let adopted = task::spawn_blocking(move || spool.adopt()).await;
         match adopted.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(segments) => {
-                outlet.metrics.segments_adopted.inc_by(segments.len() as u64);
-                outlet.backlog.add(segments);
+                context.metrics.segments_adopted.inc_by(segments.len() as u64);
+                context.backlog.add(segments);
             }
             Err(error) => {
                 if let Some(suppressed) = log.permit() {
                     tracing::warn!(%error, suppressed, "cannot look for what dead processes have left");
                 }
             }
-        }
-    }
-}
-
-/// The dispatcher and its workers. None of them ends before the queue is closed, and all of them do then.
-struct Pipeline {
-    tasks: JoinSet<()>,
-    dispatcher: task::Id,
-    /// Whether the dispatcher still runs.
-    is_dispatching: bool,
-    backlog: Arc<Backlog>,
-    abandoned: CancellationToken,
-}
-
-/// Closes the backlog when it is dropped: also when the dispatcher panics, so that the workers store what is sealed and end,
-/// and do not wait for more.
-struct ClosesBacklog(Arc<Backlog>);
-
-impl Drop for ClosesBacklog {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
-
-impl Pipeline {
-    fn start(settings: &Settings, receiver: JobReceiver, outlet: &Outlet, store: &Arc<Store>) -> anyhow::Result<Self> {
-        let dispatcher =
-            Dispatcher::new(receiver, settings.objects, outlet.clone()).context("the codec cannot be set up")?;
-        let uploads = Arc::new(Uploads {
-            outlet: outlet.clone(),
-            store: Arc::clone(store),
-            limit: UploadLimit::new(settings.max_workers),
-            prefix: settings.prefix.clone(),
-        });
-        outlet.metrics.upload_limit.set(i64::try_from(settings.max_workers).unwrap_or(i64::MAX));
-        let mut tasks = JoinSet::new();
-        let abandoned = CancellationToken::new();
-        let stop = abandoned.clone();
-        // Its timers are its own: those of the shared runtime would wake another thread for each.
-        let own = runtime::Builder::new_current_thread().enable_time().build().context("no runtime")?;
-        let closes = ClosesBacklog(Arc::clone(&outlet.backlog));
-        let dispatcher = tasks.spawn_blocking(move || {
-            let _closes = closes;
-            own.block_on(stop.run_until_cancelled_owned(dispatcher.run()));
-        });
-        for _ in 0..settings.max_workers {
-            let uploads = Arc::clone(&uploads);
-            tasks.spawn(async move { uploads.work().await });
-        }
-        let backlog = Arc::clone(&outlet.backlog);
-        Ok(Self { tasks, dispatcher: dispatcher.id(), is_dispatching: true, backlog, abandoned })
-    }
-
-    /// Waits for a task to end, which is an error as long as the queue is open.
-    async fn ended(&mut self) -> anyhow::Error {
-        loop {
-            match self.next().await {
-                Some(Err(error)) => {
-                    let part = if error.id() == self.dispatcher { "the dispatcher" } else { "a worker" };
-                    return anyhow!(error).context(part);
-                }
-                // A worker returns when the dispatcher has ended: what that says comes next.
-                Some(Ok(())) if self.is_dispatching => {}
-                Some(Ok(())) | None => return anyhow!("a task returned"),
-            }
-        }
-    }
-
-    /// Waits until everything in the queue is in the store.
-    async fn drained(&mut self) -> anyhow::Result<()> {
-        loop {
-            if self.is_dispatching && self.tasks.len() == 1 && !self.backlog.is_closed() {
-                // By panics: otherwise workers end only after the dispatcher has closed the backlog.
-                return Err(anyhow!("no worker is left"));
-            }
-            match self.next().await {
-                Some(ended) => ended?,
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// Waits for the next task to end.
-    async fn next(&mut self) -> Option<Result<(), task::JoinError>> {
-        let ended = self.tasks.join_next_with_id().await?;
-        let id = ended.as_ref().map_or_else(task::JoinError::id, |(id, ())| *id);
-        self.is_dispatching &= id != self.dispatcher;
-        Some(ended.map(drop))
-    }
-
-    /// Ends the dispatcher and the workers where they are, unless one of them is stuck in a call of the system's, which
-    /// ends with the process.
-    async fn abort(&mut self, deadline: Instant) {
-        self.abandoned.cancel();
-        if timeout_at(deadline, self.tasks.shutdown()).await.is_err() {
-            tracing::warn!("a call of the file system's does not return");
         }
     }
 }

@@ -12,11 +12,11 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::ObjectSettings;
-use crate::health::Health;
-use crate::metrics::{Metrics, SealReason};
+use crate::metrics::SealReason;
+use crate::pipeline::PipelineContext;
 use crate::queue::{Job, JobReceiver, Receipt};
 use crate::segment::{FRAME_MAX_BYTES, FrameEncoder};
-use crate::spool::{Backlog, OpenSegment, Space, Spool, SpoolError};
+use crate::spool::{OpenSegment, Space, SpoolError};
 use pace::Pace;
 
 /// Jobs are taken out of the queue by so many at most.
@@ -33,24 +33,11 @@ pub struct Dispatcher {
     drained: Vec<Job>,
     encoder: FrameEncoder,
     limits: ObjectSettings,
-    outlet: Outlet,
+    context: PipelineContext,
     pace: Pace,
     next_probe: Instant,
     /// When a segment was last sealed because a job waited for that.
     last_early_seal: Option<Instant>,
-}
-
-/// What the dispatcher's segments pass through.
-#[derive(Clone)]
-pub struct Outlet {
-    /// Where segments live.
-    pub spool: Arc<Spool>,
-    /// Where sealed ones wait.
-    pub backlog: Arc<Backlog>,
-    /// Whether the spool takes commits.
-    pub health: Arc<Health>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
 }
 
 /// When the open segment is to be sealed, and why.
@@ -61,30 +48,30 @@ struct Due {
 }
 
 impl Dispatcher {
-    /// A dispatcher between `queue` and `outlet`.
+    /// A dispatcher between `queue` and `context`.
     ///
     /// # Errors
     /// When the codec cannot be set up.
-    pub fn new(queue: JobReceiver, mut limits: ObjectSettings, outlet: Outlet) -> io::Result<Self> {
-        if let Some(space) = outlet.spool.space() {
+    pub fn new(queue: JobReceiver, mut limits: ObjectSettings, context: PipelineContext) -> io::Result<Self> {
+        if let Some(space) = context.spool.space() {
             limits.max_bytes = limits.max_bytes.min((space.most() / SPOOL_SHARE).max(1));
         }
         let encoder = FrameEncoder::new(limits.compression)?;
         let pace = Pace::new(queue.max_jobs());
         let next_probe = Instant::now();
-        Ok(Self { queue, drained: Vec::new(), encoder, limits, outlet, pace, next_probe, last_early_seal: None })
+        Ok(Self { queue, drained: Vec::new(), encoder, limits, context, pace, next_probe, last_early_seal: None })
     }
 
     /// Runs until the queue is closed and all that was in it is in sealed segments; then closes the backlog.
     pub async fn run(mut self) {
-        let outlet = self.outlet.clone();
+        let context = self.context.clone();
         loop {
             // A segment that is open has a place to be sealed into; without a place, no job is taken.
-            let slot = outlet.backlog.slot().await;
+            let slot = context.backlog.slot().await;
             if !self.drain().await {
                 break;
             }
-            let mut segment = match outlet.spool.open(SystemTime::now(), self.limits.max_bytes) {
+            let mut segment = match context.spool.open(SystemTime::now(), self.limits.max_bytes) {
                 Ok(segment) => segment,
                 Err(error) => {
                     self.refuse_all(&error);
@@ -93,16 +80,16 @@ impl Dispatcher {
             };
             let reason = self.fill(&mut segment).await;
             if segment.is_empty() {
-                outlet.spool.discard(segment);
+                context.spool.discard(segment);
                 continue;
             }
             let sealed = segment.seal();
-            outlet.metrics.sealed(reason);
-            outlet.metrics.segment_bytes.observe(sealed.len as f64);
-            outlet.metrics.segment_age_seconds.observe(sealed.age.unwrap_or_default().as_secs_f64());
+            context.metrics.sealed(reason);
+            context.metrics.segment_bytes.observe(sealed.len as f64);
+            context.metrics.segment_age_seconds.observe(sealed.age.unwrap_or_default().as_secs_f64());
             slot.fill(sealed);
         }
-        outlet.backlog.close();
+        context.backlog.close();
     }
 
     /// Waits until there are jobs to pack; false when the queue is closed and empty.
@@ -111,15 +98,15 @@ impl Dispatcher {
             return true;
         }
         loop {
-            let failing = self.outlet.health.spool_trouble().is_some();
+            let failing = self.context.health.spool_trouble().is_some();
             tokio::select! {
                 biased;
                 // Also while nobody sends: a load balancer that has heard of the trouble keeps away until it is over.
                 () = sleep_until(self.next_probe), if failing => {
                     self.next_probe = Instant::now() + PROBE_INTERVAL;
-                    match self.outlet.spool.probe() {
-                        Ok(()) => self.outlet.health.spool_answered(),
-                        Err(error) => self.outlet.health.spool_failed(&error),
+                    match self.context.spool.probe() {
+                        Ok(()) => self.context.health.spool_answered(),
+                        Err(error) => self.context.health.spool_failed(&error),
                     }
                 }
                 taken = self.queue.recv_many(&mut self.drained, DRAIN_MAX_JOBS) => return taken > 0,
@@ -135,7 +122,7 @@ impl Dispatcher {
                 let count = frame_jobs(&self.drained);
                 let early = self.early_seal();
                 // While the store is away nobody sees anything stored, and small objects would only pile up.
-                let is_worth_it = early < due.at && self.outlet.health.store_trouble().is_none();
+                let is_worth_it = early < due.at && self.context.health.store_trouble().is_none();
                 if is_worth_it && self.drained.iter().take(count).any(|job| job.is_urgent) {
                     due = Due { at: early, reason: SealReason::Urgent };
                 }
@@ -171,7 +158,7 @@ impl Dispatcher {
     /// segment that is smaller than what is missing makes none, and neither does any while the store is away.
     fn makes_room(&self, segment: &OpenSegment) -> bool {
         let is_worth_it = |space: &Arc<Space>| space.is_nearly_full() && segment.len() >= space.margin();
-        self.outlet.spool.space().is_some_and(is_worth_it) && self.outlet.health.store_trouble().is_none()
+        self.context.spool.space().is_some_and(is_worth_it) && self.context.health.store_trouble().is_none()
     }
 
     /// When a segment may be sealed for the sake of a job that has just come: senders that wait until their jobs are stored,
@@ -199,7 +186,7 @@ impl Dispatcher {
     /// Packs the first `count` of the drained jobs as one frame, commits it, and acknowledges them.
     fn commit(&mut self, segment: &mut OpenSegment, count: usize) -> Result<(), SpoolError> {
         let began = Instant::now();
-        let Outlet { health, metrics, .. } = &self.outlet;
+        let PipelineContext { health, metrics, .. } = &self.context;
         let batch = self.drained.get(..count).unwrap_or_default();
         let payloads = batch.iter().map(|job| job.lines.payloads).sum();
         let lines = batch.iter().map(|job| job.lines.bytes.as_slice());
@@ -229,8 +216,8 @@ impl Dispatcher {
     }
 
     fn refuse(&mut self, count: usize, error: &SpoolError) {
-        self.outlet.metrics.commit_failures.inc();
-        self.outlet.health.spool_failed(error);
+        self.context.metrics.commit_failures.inc();
+        self.context.health.spool_failed(error);
         self.drained.drain(..count).for_each(|job| job.refuse(error.clone()));
     }
 }

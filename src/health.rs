@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 pub use segments::{FailingSegments, Side};
 
@@ -25,7 +24,6 @@ const OUTAGE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The state that the probes are answered from.
 #[derive(Debug)]
 pub struct Health {
-    draining: CancellationToken,
     store_is_back: Notify,
     store: Mutex<Option<Trouble>>,
     store_log: LogThrottle,
@@ -96,7 +94,6 @@ impl Health {
     /// All is well. `ledger` says how many jobs wait.
     pub fn new(ledger: Arc<Ledger>) -> Self {
         Self {
-            draining: CancellationToken::new(),
             store_is_back: Notify::new(),
             store: Mutex::default(),
             store_log: LogThrottle::new(OUTAGE_LOG_INTERVAL),
@@ -105,21 +102,6 @@ impl Health {
             segments: FailingSegments::default(),
             ledger,
         }
-    }
-
-    /// The server stops: no new work from now on.
-    pub fn drain(&self) {
-        self.draining.cancel();
-    }
-
-    /// Whether the server stops.
-    pub fn is_draining(&self) -> bool {
-        self.draining.is_cancelled()
-    }
-
-    /// Waits until the server stops.
-    pub async fn draining(&self) {
-        self.draining.cancelled().await;
     }
 
     /// The store refused an object, or could not be asked.

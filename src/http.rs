@@ -56,9 +56,9 @@ pub use tls::{Tls, TlsError};
 
 use crate::audit::AuditLog;
 use crate::config::{HttpSettings, Settings};
-use crate::dispatcher::Outlet;
 use crate::log_throttle::LogThrottle;
 use crate::metrics::{Outcome, Route};
+use crate::pipeline::PipelineContext;
 use crate::queue::JobQueue;
 use crate::store::Store;
 use crate::tenants::Tenants;
@@ -81,7 +81,7 @@ pub struct Edge {
     limits: DecodeLimits,
     prefix: String,
     queue: JobQueue,
-    outlet: Outlet,
+    context: PipelineContext,
     store: Arc<Store>,
     /// `None` lets anybody send.
     tenants: Option<Arc<Tenants>>,
@@ -105,7 +105,7 @@ impl Edge {
     pub fn new(
         settings: &Settings,
         queue: JobQueue,
-        outlet: Outlet,
+        context: PipelineContext,
         store: Arc<Store>,
         tenants: Option<Arc<Tenants>>,
     ) -> Self {
@@ -114,16 +114,16 @@ impl Edge {
         let (mut http, prefix) = (settings.http.clone(), settings.prefix.clone());
         let most = tenants.as_ref().map_or(queue.max_bytes(), |tenants| tenants.max_queue_bytes());
         // What the sender's part of the queue, or an empty spool, could never hold would be told forever to come back later.
-        let lines = if outlet.spool.is_durable() { most.min(settings.spool.max_batch_bytes()) } else { most };
+        let lines = if context.spool.is_durable() { most.min(settings.spool.max_batch_bytes()) } else { most };
         http.max_body_bytes = http.max_body_bytes.min(lines);
         Self {
             limits: DecodeLimits::new(&http, most, lines),
             settings: http,
             prefix,
             queue,
-            in_flight: InFlight::new(Arc::clone(&outlet.metrics)),
+            in_flight: InFlight::new(Arc::clone(&context.metrics)),
             is_bounded_by_address: settings.transport.max_connections_per_address.is_some(),
-            outlet,
+            context,
             store,
             tenants,
             waits: Places::new(WAITS_MAX),
@@ -141,10 +141,10 @@ impl Edge {
 
     /// Why no batch is taken now, whatever is in it; nothing if batches are taken.
     fn closed(&self) -> Option<Problem> {
-        if self.outlet.health.is_draining() {
+        if self.context.shutdown.is_draining() {
             return Some(Problem::Draining { retry_after: self.retry_after() });
         }
-        if self.outlet.spool.space().is_some_and(|space| space.is_nearly_full()) {
+        if self.context.spool.space().is_some_and(|space| space.is_nearly_full()) {
             if let Some(suppressed) = SPOOL_FULL.permit() {
                 tracing::warn!(suppressed, "the spool is full; batches are refused until uploads make room");
             }
@@ -198,7 +198,7 @@ async fn health(State(edge): State<Arc<Edge>>) -> Result<&'static str, Problem> 
         Some(Problem::Draining { .. }) => "the server is stopping",
         Some(Problem::SpoolFull { .. }) => "the spool is full; batches are refused until uploads make room",
         Some(_) => "the queue is full; batches are refused until there is room",
-        None if edge.outlet.health.spool_trouble().is_some() => {
+        None if edge.context.health.spool_trouble().is_some() => {
             "the spool takes no commits; batches are refused until it does"
         }
         None => return Ok("ok\n"),
@@ -222,7 +222,7 @@ impl Service<Request<Incoming>> for Public {
             Admission::Admitted(charge) => (Arc::new(charge), Ok(())),
             Admission::Refused(charge, problem) => (Arc::new(charge), Err(problem)),
             Admission::Exhausted => {
-                edge.outlet.metrics.request(route, Outcome::TooManyRequests);
+                edge.context.metrics.request(route, Outcome::TooManyRequests);
                 return Box::pin(std::future::ready(Ok(connection::end())));
             }
         };
@@ -271,8 +271,8 @@ impl Service<Request<Incoming>> for Public {
                 None if is_post && response.status().is_success() => Outcome::Accepted,
                 None => Outcome::Other,
             };
-            edge.outlet.metrics.request(route, outcome);
-            edge.outlet.metrics.request_took(route, began.elapsed().as_secs_f64());
+            edge.context.metrics.request(route, outcome);
+            edge.context.metrics.request_took(route, began.elapsed().as_secs_f64());
             Ok(charged::keep(response, charge, version, &id))
         })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use millpond::app::{self, Ended, Listeners, Orders, SpoolEnd};
+use millpond::app::{self, ExitSummary, Listeners, SpoolEnd};
 use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings, TlsSettings};
 use millpond::disk::RealDisk;
 use millpond::http::{Tls, bind};
@@ -14,6 +14,7 @@ use millpond::metrics::Count;
 use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Followed, Reload};
 use millpond::segment::SegmentId;
+use millpond::shutdown::Shutdown;
 use millpond::spool::{HELD_MAX, Spool};
 use millpond::store::Store;
 use millpond::tenants::TenantsFile;
@@ -94,13 +95,13 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     raise_open_files(&mut settings);
     // Before anything else, so that a signal that comes early is not lost.
     let signals = Signals::new().context("signals cannot be caught")?;
-    let orders = Orders::default();
+    let (shutdown, reload) = (Shutdown::default(), Reload::default());
     // In a task of its own, so that a file system that hangs under this one does not keep the process.
     let mut watching = JoinSet::new();
-    watching.spawn(watch(signals, orders.clone(), settings.shutdown_grace));
+    watching.spawn(watch(signals, (shutdown.clone(), reload.clone()), settings.shutdown_grace));
     settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let opened = app::read_admin_token(&mut settings)
-        .and_then(|()| open(&settings, &orders.reload))
+        .and_then(|()| open(&settings, &reload))
         .and_then(|opened| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, opened)));
     let (spool, Opened { tenants, tls }) = match opened {
         Ok(opened) => opened,
@@ -115,13 +116,13 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     tracing::info!(addr = %public.local_addr()?, "listening");
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
 
-    let run = app::run(settings, spool, tenants, Listeners { public, tls, admin }, orders.clone());
+    let run = app::run(settings, spool, tenants, Listeners { public, tls, admin }, shutdown);
     let ended = run.await?;
     Ok(if conclude(&ended) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
 }
 
 /// Says how it ended; whether nothing is lost, nothing is possibly lost, and the server did not fail.
-fn conclude(Ended { balance, is_durable, spool, failure }: &Ended) -> bool {
+fn conclude(ExitSummary { balance, is_durable, spool, failure }: &ExitSummary) -> bool {
     if let Some(failure) = failure {
         tracing::error!("{failure:#}");
     }
@@ -164,11 +165,11 @@ fn conclude(Ended { balance, is_durable, spool, failure }: &Ended) -> bool {
 /// Passes the signals on. A process that has not ended when its time is over, since a call of the file system's does not
 /// return, is ended from here.
 #[expect(clippy::disallowed_methods, reason = "returning from main is what hangs")]
-async fn watch(mut signals: Signals, orders: Orders, grace: Duration) {
-    signals.stop(&orders.reload).await;
-    orders.gently.cancel();
-    if timeout(grace, signals.stop(&orders.reload)).await.is_ok() {
-        orders.at_once.cancel();
+async fn watch(mut signals: Signals, (shutdown, reload): (Shutdown, Reload), grace: Duration) {
+    signals.stop(&reload).await;
+    shutdown.drain();
+    if timeout(grace, signals.stop(&reload)).await.is_ok() {
+        shutdown.abort();
     }
     sleep(END_TIMEOUT).await;
     tracing::error!("a call of the system's does not return; ending without it. What is in SPOOL_DIR is kept");

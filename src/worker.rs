@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 
 pub use limit::UploadLimit;
 
-use crate::dispatcher::Outlet;
 use crate::health::Side;
+use crate::pipeline::PipelineContext;
 use crate::segment::file::{PossiblyLost, Salvage};
 use crate::spool::{LoadError, Loaded, SealedSegment};
 use crate::store::{ErrorClass, Found, ObjectInfo, Store, StoreError};
@@ -37,7 +37,7 @@ enum Went {
 /// What the workers share.
 pub struct Uploads {
     /// Where segments come from, and what they report to.
-    pub outlet: Outlet,
+    pub context: PipelineContext,
     /// Where they go.
     pub store: Arc<Store>,
     /// How many attempts may run at once.
@@ -51,10 +51,10 @@ impl Uploads {
     pub async fn work(&self) {
         // In a row, with no upload that succeeded in between.
         let mut failures = 0;
-        while let Some(segment) = self.outlet.backlog.next().await {
-            self.outlet.metrics.busy_workers.inc();
+        while let Some(segment) = self.context.backlog.next().await {
+            self.context.metrics.busy_workers.inc();
             let went = self.handle(segment).await;
-            self.outlet.metrics.busy_workers.dec();
+            self.context.metrics.busy_workers.dec();
             failures = match went {
                 Went::Done => 0,
                 Went::SegmentFailed => failures,
@@ -69,16 +69,16 @@ impl Uploads {
         let mut loaded = match self.load(&mut segment).await {
             Ok(loaded) => loaded,
             Err(error) => {
-                self.outlet.health.segments.failed(id, Side::Spool, &error);
-                self.outlet.metrics.retry(ErrorClass::Transient);
+                self.context.health.segments.failed(id, Side::Spool, &error);
+                self.context.metrics.retry(ErrorClass::Transient);
                 self.defer(segment, &error);
                 return Went::SegmentFailed;
             }
         };
-        self.outlet.health.segments.passed(id, Side::Spool);
+        self.context.health.segments.passed(id, Side::Spool);
         let mut salvage = self.book(&segment, std::mem::take(&mut loaded.salvage));
         if segment.attempts.booked.is_none() {
-            self.outlet.metrics.repack_saved_bytes.inc_by(loaded.saved as u64);
+            self.context.metrics.repack_saved_bytes.inc_by(loaded.saved as u64);
         }
         segment.booked(&salvage);
         let uploaded = self.upload(&mut segment, &loaded.body, &salvage).await;
@@ -88,24 +88,24 @@ impl Uploads {
             Ok(there) => self.settle(&mut salvage, there),
             Err(error) => return self.upload_failed(segment, &error),
         }
-        self.outlet.health.segments.passed(id, Side::Store);
+        self.context.health.segments.passed(id, Side::Store);
         self.report_damage(&segment, &salvage);
-        let metrics = &self.outlet.metrics;
+        let metrics = &self.context.metrics;
         metrics.ledger.stored(salvage.jobs, salvage.payloads);
         metrics.ledger.dead(salvage.dead_jobs(), salvage.dead_payloads);
-        if let Err(error) = self.outlet.spool.stored(segment, &salvage, is_gone).await {
+        if let Err(error) = self.context.spool.stored(segment, &salvage, is_gone).await {
             tracing::warn!(segment = %id, %error, "a stored segment cannot be removed from the spool");
         }
-        self.outlet.backlog.done();
+        self.context.backlog.done();
         Went::Done
     }
 
     /// Reads the segment. A file that is gone is not coming back.
     async fn load(&self, segment: &mut SealedSegment) -> Result<Loaded, LoadError> {
         loop {
-            match self.outlet.spool.load(segment).await {
+            match self.context.spool.load(segment).await {
                 Err(error @ LoadError::Unreadable { is_missing: true, .. })
-                    if self.outlet.spool.is_gone(segment).await =>
+                    if self.context.spool.is_gone(segment).await =>
                 {
                     tracing::error!(segment = %segment.status.id(), %error, "a segment is gone from the spool");
                     return Ok(Loaded::gone());
@@ -149,12 +149,12 @@ impl Uploads {
             (salvage.headless, salvage.unreadable) = (false, 0);
         }
         let (all_jobs, all_payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
-        self.outlet.metrics.ledger.accepted(all_jobs.saturating_sub(jobs), all_payloads.saturating_sub(payloads));
+        self.context.metrics.ledger.accepted(all_jobs.saturating_sub(jobs), all_payloads.saturating_sub(payloads));
     }
 
     /// Enters in the ledger what a dead process had accepted, and in `salvage` what is missing of what was committed.
     fn book(&self, segment: &SealedSegment, mut salvage: Salvage) -> Salvage {
-        let metrics = &self.outlet.metrics;
+        let metrics = &self.context.metrics;
         let id = segment.status.id();
         let booked = segment.attempts.booked;
         match (segment.committed(), booked) {
@@ -178,7 +178,7 @@ impl Uploads {
 
     /// Counts and logs what of a segment is lost or may be, once it is known what the store has of it.
     fn report_damage(&self, segment: &SealedSegment, salvage: &Salvage) {
-        let (metrics, id) = (&self.outlet.metrics, segment.status.id());
+        let (metrics, id) = (&self.context.metrics, segment.status.id());
         if salvage.is_damaged() {
             metrics.segments_damaged.inc();
             let jobs = salvage.dead_jobs();
@@ -220,7 +220,7 @@ impl Uploads {
             is_damaged,
             earlier_payloads: segment.attempts.put_payloads,
         };
-        let metrics = &self.outlet.metrics;
+        let metrics = &self.context.metrics;
         let place = self.limit.place().await;
         let began = Instant::now();
         // `Bytes` are shared and not copied: the segment keeps them whatever the attempt does with its own.
@@ -251,10 +251,10 @@ impl Uploads {
         self.show_limit();
         metrics.objects.inc();
         metrics.bytes_out.inc_by(body.len() as u64);
-        let was_in_trouble = self.outlet.health.store_trouble().is_some();
-        self.outlet.health.store_answered();
+        let was_in_trouble = self.context.health.store_trouble().is_some();
+        self.context.health.store_answered();
         if was_in_trouble {
-            self.outlet.backlog.hurry(false);
+            self.context.backlog.hurry(false);
         }
         let failures = segment.attempts.failures;
         tracing::debug!(%key, bytes = body.len(), jobs, payloads, failures, "stored");
@@ -263,7 +263,7 @@ impl Uploads {
 
     /// Counts and shows a failed upload and gives the segment back.
     fn upload_failed(&self, mut segment: SealedSegment, error: &StoreError) -> Went {
-        let Outlet { metrics, health, .. } = &self.outlet;
+        let PipelineContext { metrics, health, .. } = &self.context;
         metrics.retry(error.class);
         let attempts = &mut segment.attempts;
         // The store took others between two failures of this one: then it is not the store that fails.
@@ -283,32 +283,32 @@ impl Uploads {
 
     /// Gives a segment that failed back to the backlog, for a later attempt.
     fn defer(&self, mut segment: SealedSegment, error: &(dyn std::error::Error + Sync)) {
-        let health = &self.outlet.health;
-        let was_draining = health.is_draining();
+        let shutdown = &self.context.shutdown;
+        let was_draining = shutdown.is_draining();
         let wait = backoff(segment.attempts.failures, was_draining);
         segment.attempts.failures = segment.attempts.failures.saturating_add(1);
         let (id, attempt) = (segment.status.id(), segment.attempts.failures);
         tracing::debug!(segment = %id, attempt, ?wait, %error, "upload failed; will retry");
-        self.outlet.backlog.defer(segment, wait);
-        if health.is_draining() && !was_draining {
-            self.outlet.backlog.hurry(true);
+        self.context.backlog.defer(segment, wait);
+        if shutdown.is_draining() && !was_draining {
+            self.context.backlog.hurry(true);
         }
     }
 
     /// Waits after a failure of the store, without holding a segment; says how many failures there were now.
     async fn pause(&self, failures: u32) -> u32 {
-        let health = &self.outlet.health;
+        let PipelineContext { health, shutdown, .. } = &self.context;
         tokio::select! {
-            () = sleep(backoff(failures, health.is_draining())) => failures.saturating_add(1),
+            () = sleep(backoff(failures, shutdown.is_draining())) => failures.saturating_add(1),
             // Others have got through: so may this one.
             () = health.store_is_back() => 0,
             // There is no time to lose any more.
-            () = health.draining(), if !health.is_draining() => failures.saturating_add(1),
+            () = shutdown.draining(), if !shutdown.is_draining() => failures.saturating_add(1),
         }
     }
 
     fn show_limit(&self) {
-        self.outlet.metrics.upload_limit.set(i64::try_from(self.limit.now()).unwrap_or(i64::MAX));
+        self.context.metrics.upload_limit.set(i64::try_from(self.limit.now()).unwrap_or(i64::MAX));
     }
 }
 

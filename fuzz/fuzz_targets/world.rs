@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millpond::config::Settings;
-use millpond::dispatcher::{Dispatcher, Outlet};
+use millpond::dispatcher::Dispatcher;
+use millpond::pipeline::PipelineContext;
 use millpond::health::Health;
 use millpond::http::{Edge, Limits, Public};
 use millpond::metrics::Metrics;
 use millpond::queue::{Depth, queue};
+use millpond::shutdown::Shutdown;
 use millpond::spool::{Backlog, Spool};
 use millpond::store::Store;
 use millpond::tenants::{Tenants, parse};
@@ -47,22 +49,23 @@ impl World {
         let vars = SETTINGS.map(|(name, value)| (name.into(), value.into()));
         let settings = Settings::from_vars(vars).expect("good settings");
         let metrics = Arc::new(Metrics::new(Registry::new()).expect("metrics"));
-        let outlet = Outlet {
+        let context = PipelineContext {
             spool: Arc::new(Spool::in_memory(settings.objects.compression)),
             // Nobody uploads, and all that one run sends has room.
             backlog: Arc::new(Backlog::new(usize::MAX)),
             health: Arc::new(Health::default()),
             metrics: Arc::clone(&metrics),
+            shutdown: Shutdown::default(),
         };
         let (jobs, receiver) = queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&metrics.ledger));
-        let dispatcher = Dispatcher::new(receiver, settings.objects, outlet.clone()).expect("no codec");
+        let dispatcher = Dispatcher::new(receiver, settings.objects, context.clone()).expect("no codec");
         let depth = jobs.depth();
         let tenants = has_tenants.then(|| {
             let entries = parse(TENANTS.as_bytes()).expect("good tenants");
             Arc::new(Tenants::of(entries, jobs.shares(50), settings.http.max_body_bytes))
         });
         let store = Arc::new(Store::connect(&settings).await);
-        let public = Public::new(Arc::new(Edge::new(&settings, jobs, outlet, store, tenants)));
+        let public = Public::new(Arc::new(Edge::new(&settings, jobs, context, store, tenants)));
         let limits = Limits {
             max_connections: settings.http.max_connections,
             header_timeout: settings.http.header_timeout,

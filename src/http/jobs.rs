@@ -86,7 +86,7 @@ pub(super) async fn get(
     let place = if asked.is_zero() { None } else { edge.waits.begin(&client) };
     let wait = place.as_ref().map_or(Duration::ZERO, |_| asked);
     let until = Instant::now() + wait;
-    let fate = match edge.outlet.spool.segments().find(job.segment) {
+    let fate = match edge.context.spool.segments().find(job.segment) {
         Some(segment) => {
             let state = tokio::select! {
                 biased;
@@ -94,7 +94,7 @@ pub(super) async fn get(
                 () = std::future::ready(()), if wait.is_zero() => segment.state(),
                 settled = timeout_at(until, segment.settled()) => settled.unwrap_or_else(|_| segment.state()),
                 // Nobody is to hold up a stop by waiting.
-                () = edge.outlet.health.draining() => segment.state(),
+                () = edge.context.shutdown.draining() => segment.state(),
             };
             if !segment.has(job.place) {
                 return Err(Problem::UnknownJob);
@@ -143,12 +143,12 @@ async fn in_store(edge: &Edge, job: JobId, client: &Client, until: Instant) -> R
             }
         }
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() || edge.outlet.health.is_draining() {
+        if left.is_zero() || edge.context.shutdown.is_draining() {
             return Err(Problem::UnknownJob);
         }
         tokio::select! {
             () = sleep(interval.min(left)) => {}
-            () = edge.outlet.health.draining() => {}
+            () = edge.context.shutdown.draining() => {}
         }
         interval = (interval * 2).min(ASK_INTERVAL_MAX);
         is_first = false;
@@ -172,7 +172,7 @@ struct Names {
 
 impl Names {
     fn of(edge: &Edge, job: JobId) -> Self {
-        let own = edge.outlet.spool.compression();
+        let own = edge.context.spool.compression();
         let others = Compression::ALL.into_iter().filter(|compression| *compression != own);
         let key = |compression| job.segment.key(&edge.prefix, compression);
         let keys: Vec<String> = std::iter::once(own).chain(others).map(key).collect();

@@ -62,12 +62,12 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     // counts.
     drop(parts);
     let (body, reservation) = body::read(body, wire, &edge.queue, sender.share(), most, within).await?;
-    edge.outlet.metrics.bytes_in.inc_by(body.len() as u64);
+    edge.context.metrics.bytes_in.inc_by(body.len() as u64);
     if length.is_none() {
         sender.take(Limit::Bytes, body.len())?;
     }
     // Whose place among those who wait for the store it is, if it may wait: in memory mode for `disk` as well.
-    let least = if edge.outlet.spool.is_durable() { Ack::Disk } else { Ack::Memory };
+    let least = if edge.context.spool.is_durable() { Ack::Disk } else { Ack::Memory };
     let waiter = (ack.level() > least).then(|| {
         let address = client.map(|ClientAddress(address)| address);
         Client::new(sender.tenant().map(Tenant::name), address)
@@ -104,7 +104,7 @@ async fn confirmed(
     waiter: Option<&Client>,
 ) -> Result<Accepted, Problem> {
     let deadline = Instant::now() + edge.settings.ack_timeout;
-    let committed = if edge.outlet.spool.is_durable() { Ack::Disk } else { Ack::Memory };
+    let committed = if edge.context.spool.is_durable() { Ack::Disk } else { Ack::Memory };
     // In memory there is nothing between being queued and being stored: more than was asked for is promised.
     let place = waiter.filter(|_| level > committed).and_then(|client| edge.stored_waits.begin(client));
     let waits_for_store = place.is_some();
@@ -145,7 +145,7 @@ async fn waited_for_in_memory(
     let outcome = pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
     let committed = tokio::select! {
         committed = timeout_at(deadline, outcome) => committed,
-        () = edge.outlet.health.draining() => return Ok(Accepted { level, receipt: None }),
+        () = edge.context.shutdown.draining() => return Ok(Accepted { level, receipt: None }),
     };
     match committed {
         Ok(Ok(Ok(receipt))) => {
@@ -165,7 +165,7 @@ async fn settled(edge: &Edge, receipt: &Receipt, deadline: Instant, committed: A
     let state = tokio::select! {
         biased;
         state = timeout_at(deadline, receipt.segment.settled()) => state.ok(),
-        () = edge.outlet.health.draining() => None,
+        () = edge.context.shutdown.draining() => None,
     };
     match state {
         // It was damaged on disk between its commit and its upload.

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use millpond::app::{self, Ended, Listeners, Orders};
+use millpond::app::{self, ExitSummary, Listeners};
 use millpond::config::Settings;
 use millpond::disk::{Disk, RealDisk};
 use millpond::http::bind;
+use millpond::reload::Reload;
+use millpond::shutdown::Shutdown;
 use millpond::spool::{SealedSegment, Spool};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -62,11 +64,12 @@ impl Place {
             admin: bind(settings.admin_addr).unwrap(),
         };
         let (public, admin) = (listeners.public.local_addr().unwrap(), listeners.admin.local_addr().unwrap());
-        let stop = Orders::default();
-        let tenants = app::open_tenants(&settings, &stop.reload)?;
+        let stop = Shutdown::default();
+        let reload = Reload::default();
+        let tenants = app::open_tenants(&settings, &reload)?;
         let mut running = JoinSet::new();
         running.spawn(app::run(settings, spool, tenants, listeners, stop.clone()));
-        Ok(InProcess { public, admin, stop, running })
+        Ok(InProcess { public, admin, stop, _reload: reload, running })
     }
 
     /// What is stored, sorted.
@@ -105,8 +108,10 @@ impl Place {
 pub(crate) struct InProcess {
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
-    stop: Orders,
-    running: JoinSet<anyhow::Result<Ended>>,
+    stop: Shutdown,
+    /// Following a file ends when this is dropped.
+    _reload: Reload,
+    running: JoinSet<anyhow::Result<ExitSummary>>,
 }
 
 impl InProcess {
@@ -141,17 +146,17 @@ impl InProcess {
     }
 
     /// Stops it gently: all that was accepted is stored.
-    pub(crate) async fn stop(mut self) -> Ended {
-        self.stop.gently.cancel();
+    pub(crate) async fn stop(mut self) -> ExitSummary {
+        self.stop.drain();
         self.ended().await
     }
 
-    pub(crate) fn orders(&self) -> Orders {
+    pub(crate) fn shutdown(&self) -> Shutdown {
         self.stop.clone()
     }
 
     /// Until the end of the process.
-    pub(crate) async fn ended(&mut self) -> Ended {
+    pub(crate) async fn ended(&mut self) -> ExitSummary {
         timeout(PATIENCE, self.running.join_next()).await.expect("it ends").unwrap().unwrap().unwrap()
     }
 

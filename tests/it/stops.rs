@@ -20,7 +20,7 @@ async fn a_file_system_that_hangs_does_not_keep_the_process_beyond_its_grace() {
     let mut sender = server.connect().await;
     sender.write(&post("", b"{\"hung\":1}")).await;
     until("the hung commit", async || disk.log().last().is_some_and(|call| call.op == Op::Append)).await;
-    server.orders().gently.cancel();
+    server.shutdown().drain();
     // It ends while the disk still hangs.
     let ended = server.ended().await;
     assert_eq!(ended.balance.waiting.jobs, 1, "kept in the spool");
@@ -41,8 +41,8 @@ async fn a_second_signal_ends_the_process_while_the_file_system_hangs() {
     let mut sender = server.connect().await;
     sender.write(&post("", b"{\"hung\":1}")).await;
     until("the hung call", async || disk.log().last().is_some_and(|call| call.went_well.is_none())).await;
-    server.orders().gently.cancel();
-    server.orders().at_once.cancel();
+    server.shutdown().drain();
+    server.shutdown().abort();
     server.ended().await;
 }
 
