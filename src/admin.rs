@@ -16,18 +16,17 @@ use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use guard::Guard;
-pub(crate) use guard::is_local;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use crate::context::PipelineContext;
 use crate::digest::Digest;
 use crate::health::{Health, Side, Trouble};
-use crate::http::Peer;
 use crate::metrics::Metrics;
-use crate::pipeline::PipelineContext;
 use crate::queue::Depth;
+use crate::server::Peer;
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, Spool};
 

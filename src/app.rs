@@ -1,4 +1,4 @@
-//! The wiring, and the order in which it is taken apart.
+//! Starts every task of the server, and stops them in order.
 
 use std::io;
 use std::sync::Arc;
@@ -13,75 +13,77 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, AdminService};
 use crate::config::{self, Ack, Settings, TenantSettings};
+use crate::context::PipelineContext;
 use crate::disk::Disk;
 use crate::health::Health;
-use crate::http::{self, Edge, Limits, Public, Tls, Transport, TrustedProxies};
+use crate::http::{ApiState, PublicService, render_rejection};
 use crate::log_throttle::LogThrottle;
 use crate::metrics::{Balance, Metrics};
 use crate::permissions::is_readable_by_others;
-use crate::pipeline::{Pipeline, PipelineContext};
+use crate::pipeline::Pipeline;
 use crate::queue::queue;
 use crate::reload::{Followed, Reload};
+use crate::server::{self, ServerConfig, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
 use crate::store::Store;
 use crate::tenants::{Tenants, TenantsFile};
 use crate::worker::backoff;
 
-/// How often to look for what other processes have left in the spool.
+/// How often the spool is searched for folders of processes that have exited.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(2);
-/// How often it is logged that this fails.
+/// How often a failure of this is logged.
 const ADOPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// The same while folders wait until others are done.
+/// The same while some folders are still to be adopted.
 const ADOPT_WAITING_INTERVAL: Duration = Duration::from_millis(200);
-/// Segments that may be in memory beside one for each worker: with that many, the dispatcher stops taking jobs.
+/// Segments in memory in addition to one for each worker; with that many, the dispatcher takes no jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
-/// Of the time that a shutdown has, senders get at most this share to finish their requests.
+/// The share of `SHUTDOWN_GRACE` in which requests in flight must finish.
 const REQUESTS_SHARE: f64 = 0.4;
-/// How long what was aborted may take to end.
+/// How long aborted tasks may take to exit.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Connections to the admin listener: a few scrapers and people.
+/// Connections of the admin listener: a few scrapers and operators.
 const ADMIN_MAX_CONNECTIONS: usize = 64;
-/// One address cannot keep the others away from it.
+/// Of one address, so that it cannot lock out the others.
 const ADMIN_MAX_PER_ADDRESS: usize = 16;
 const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const ADMIN_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The bound listeners.
 pub struct Listeners {
-    /// For senders.
+    /// For clients.
     pub public: TcpListener,
-    /// What TLS is spoken with on it, if it is.
+    /// The certificate of the public listener, with its files; plain TCP without one.
     pub tls: Option<(Arc<Tls>, Followed)>,
     /// For operators.
     pub admin: TcpListener,
 }
 
-/// The state of the accepted work when the server has stopped.
+/// The state of the accepted jobs when the server has stopped.
 #[derive(Debug)]
 pub struct ExitSummary {
     /// The ledger at the end.
     pub balance: Balance,
-    /// Whether what waits survives the process.
+    /// Whether waiting jobs survive the process.
     pub is_durable: bool,
-    /// What is known of damage on disk and of work of earlier processes.
+    /// The state of the spool.
     pub spool: SpoolEnd,
-    /// Why it ended, if not because it was told to.
+    /// Why the server stopped, unless it was asked to.
     pub failure: Option<anyhow::Error>,
 }
 
-/// What the ledger does not say about the spool at the end.
+/// The state of the spool at the end, beyond the ledger.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SpoolEnd {
-    /// Segments that are still there.
+    /// Segments that are not stored.
     pub segments: usize,
-    /// Folders of dead processes that were not taken over.
+    /// Folders of exited processes that were not adopted.
     pub folders: usize,
     /// Segments that were damaged on disk.
     pub damaged: u64,
-    /// Segments whose end could not be read, so that jobs may be lost.
+    /// Segments whose end could not be read, so jobs may be lost.
     pub possibly_lost: u64,
-    /// Jobs there, where their number is known.
+    /// Jobs in these ends, where their number is known.
     pub jobs_possibly_lost: u64,
 }
 
@@ -98,14 +100,14 @@ impl SpoolEnd {
     }
 }
 
-/// The spool that the settings ask for, and what dead processes have left in it.
+/// Opens the spool, and adopts the segments of processes that have exited.
 ///
 /// # Errors
 /// When its folder cannot be read or written.
 pub fn open_spool(settings: &Settings, disk: Arc<dyn Disk>) -> anyhow::Result<(Spool, Vec<SealedSegment>)> {
     match settings.http.ack {
         Ack::Memory if Spool::has_segments(&settings.spool, &*disk) => Err(anyhow!(
-            "SPOOL_DIR={} holds accepted work that ACK=memory would not look at: start with ACK=disk until it is stored",
+            "SPOOL_DIR={} holds accepted jobs that ACK=memory does not store: start with ACK=disk until the spool is empty",
             settings.spool.dir.display()
         )),
         Ack::Memory => Ok((Spool::in_memory(settings.objects.compression), Vec::new())),
@@ -117,7 +119,7 @@ pub fn open_spool(settings: &Settings, disk: Arc<dyn Disk>) -> anyhow::Result<(S
 /// Reads `ADMIN_TOKEN_FILE`, if it is set, into the settings.
 ///
 /// # Errors
-/// When it cannot be read or holds no token. The error does not repeat what the file holds.
+/// When it cannot be read or does not hold a token. The error does not contain the file's content.
 pub fn read_admin_token(settings: &mut Settings) -> anyhow::Result<()> {
     let Some(file) = &settings.admin_token_file else { return Ok(()) };
     let name = || format!("ADMIN_TOKEN_FILE={}", file.display());
@@ -130,87 +132,87 @@ pub fn read_admin_token(settings: &mut Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The file of tenants that the settings name, followed from now on; `None` lets anybody send.
+/// Reads `TOKENS_FILE` and watches it from then on; `None` without tenants.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with the file.
 pub fn open_tenants(settings: &Settings, reload: &Reload) -> anyhow::Result<Option<TenantsFile>> {
     let Some(TenantSettings { file, .. }) = &settings.tenants else { return Ok(None) };
     let opened = TenantsFile::open(file.clone(), reload);
-    opened.map(Some).with_context(|| format!("TOKENS_FILE={} is not good", file.display()))
+    opened.map(Some).with_context(|| format!("TOKENS_FILE={} is invalid", file.display()))
 }
 
-/// Runs the server until it is told to stop, beginning with the segments that are `left`.
+/// Runs the server until `shutdown` or a failure. `adopted` are the segments to store first.
 ///
 /// # Errors
-/// When it cannot be set up.
+/// When it cannot start.
 pub async fn run(
     settings: Settings,
-    (spool, left): (Spool, Vec<SealedSegment>),
+    (spool, adopted): (Spool, Vec<SealedSegment>),
     tenants: Option<TenantsFile>,
     listeners: Listeners,
     shutdown: Shutdown,
 ) -> anyhow::Result<ExitSummary> {
-    let metrics = Arc::new(Metrics::new(Registry::new()).context("the metrics cannot be declared")?);
+    let metrics = Arc::new(Metrics::new(Registry::new()).context("cannot register the metrics")?);
     let spool = Arc::new(spool);
     let is_durable = spool.is_durable();
     let health = Arc::new(Health::new(Arc::clone(&metrics.ledger)));
-    let most = if is_durable { usize::MAX } else { settings.max_workers + BACKLOG_MAX_SEGMENTS };
-    let backlog = Arc::new(Backlog::new(most));
+    let max_segments = if is_durable { usize::MAX } else { settings.max_workers + BACKLOG_MAX_SEGMENTS };
+    let backlog = Arc::new(Backlog::new(max_segments));
     let context = PipelineContext { spool, backlog, health, metrics, shutdown: shutdown.clone() };
     let (jobs, receiver) =
         queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&context.metrics.ledger));
     let store = Arc::new(Store::connect(&settings).await);
-    tracing::info!(store = store.location(), "objects go here");
-    context.metrics.segments_adopted.inc_by(left.len() as u64);
-    context.backlog.add(left);
+    tracing::info!(store = store.location(), "storing objects");
+    context.metrics.segments_adopted.inc_by(adopted.len() as u64);
+    context.backlog.add(adopted);
 
     let mut pipeline = Pipeline::start(&settings, receiver, &context, &store)?;
-    let mut looking = JoinSet::new();
-    looking.spawn(reach(Arc::clone(&store), context.clone()));
-    let mut aside = JoinSet::new();
+    let mut store_check = JoinSet::new();
+    store_check.spawn(check_store(Arc::clone(&store), context.clone()));
+    let mut background = JoinSet::new();
     if is_durable {
-        aside.spawn(adopt(context.clone()));
+        background.spawn(adopt(context.clone()));
     }
     let admin = AdminService::new(Admin::new(&context, jobs.depth()), settings.admin_token);
-    aside.spawn(serve_admin(listeners.admin, admin));
+    background.spawn(serve_admin(listeners.admin, admin));
     let (tls, files) = listeners.tls.unzip();
     if let (Some(tls), Some(files)) = (tls.clone(), files) {
-        aside.spawn(async move {
+        background.spawn(async move {
             let error = files.run(move || tls.reload()).await;
-            tracing::error!(%error, "TLS_CERT and TLS_KEY can be followed no longer");
+            tracing::error!(%error, "watching TLS_CERT and TLS_KEY failed");
         });
     }
 
     let tenants = match (tenants, &settings.tenants) {
         (Some(file), Some(TenantSettings { queue_percent, spool_percent, .. })) => {
             let shares = jobs.shares(*queue_percent).of_spool(*spool_percent, settings.spool.max_bytes);
-            let (tenants, following) = Tenants::new(file, shares, settings.http.max_body_bytes);
-            aside.spawn(async move {
-                let error = following.await;
-                tracing::error!(%error, "TOKENS_FILE is followed no more");
+            let (tenants, watching) = Tenants::new(file, shares, settings.http.max_body_bytes);
+            background.spawn(async move {
+                let error = watching.await;
+                tracing::error!(%error, "watching TOKENS_FILE failed");
             });
             Some(tenants)
         }
         _ => {
-            tracing::warn!("anybody may send: TOKENS_FILE is not set");
+            tracing::warn!("TOKENS_FILE is not set: requests need no token");
             None
         }
     };
-    let edge = Edge::new(&settings, jobs, context.clone(), store, tenants);
+    let state = ApiState::new(&settings, jobs, context.clone(), store, tenants);
     let mut public = JoinSet::new();
-    let serving =
-        serve_public((listeners.public, tls), edge, &settings, Arc::clone(&context.metrics), shutdown.drain_token());
-    public.spawn(serving);
+    public.spawn(serve_public(listeners.public, tls, state, &settings, &context));
 
     let mut failure = tokio::select! {
+        // The listener stops with the same token, and that is not a failure.
+        biased;
         () = shutdown.draining() => None,
-        ended = pipeline.ended() => Some(ended.context("the pipeline ended by itself")),
-        _ = public.join_next() => Some(anyhow!("the public listener ended by itself")),
-        _ = aside.join_next() => Some(anyhow!("the admin listener, or the look at the spool or at files, ended by itself")),
+        exited = pipeline.exited() => Some(exited.context("the pipeline exited unexpectedly")),
+        _ = public.join_next() => Some(anyhow!("the public listener exited unexpectedly")),
+        _ = background.join_next() => Some(anyhow!("a background task (admin listener, adopting, watching files) exited unexpectedly")),
     };
 
-    tracing::info!(grace = ?settings.shutdown_grace, "stopping: requests in flight are finished, then the queue is drained");
+    tracing::info!(grace = ?settings.shutdown_grace, "shutting down: finishing requests in flight, then storing accepted jobs");
     let began = Instant::now();
     let deadline = began + settings.shutdown_grace;
     shutdown.drain();
@@ -218,69 +220,68 @@ pub async fn run(
     let drained = async {
         let requests_deadline = began + settings.shutdown_grace.mul_f64(REQUESTS_SHARE);
         if timeout_at(requests_deadline, public.join_next()).await.is_err() {
-            tracing::warn!("requests were still in flight; they were not acknowledged");
+            tracing::warn!("some requests did not finish in time and were not acknowledged");
         }
-        // With the last connection the last sender into the queue goes, and that closes it.
+        // The connections hold the handles of the queue, so the last one closes the queue.
         public.shutdown().await;
         pipeline.drained().await
     };
     tokio::select! {
         drained = timeout_at(deadline, drained) => match drained {
             Ok(result) => failure = failure.or(result.err()),
-            Err(_) => tracing::warn!("SHUTDOWN_GRACE is over"),
+            Err(_) => tracing::warn!("SHUTDOWN_GRACE has passed; aborting"),
         },
-        () = shutdown.aborted() => tracing::warn!("stopping at once"),
+        () = shutdown.aborted() => tracing::warn!("aborting on a second signal"),
     }
-    // Both may hang in a call of the file system's, and both together have this time.
-    let last = Instant::now() + ABORT_TIMEOUT;
-    pipeline.abort(last).await;
+    // Both may block in a system call, and share one deadline.
+    let deadline = Instant::now() + ABORT_TIMEOUT;
+    pipeline.abort(deadline).await;
     let spool = Arc::clone(&context.spool);
     let closing = task::spawn_blocking(move || spool.close());
-    if timeout_at(last, closing).await.is_err() {
-        tracing::warn!("SPOOL_DIR does not answer: this process's folder is left for the next process to tidy up");
+    if timeout_at(deadline, closing).await.is_err() {
+        tracing::warn!("SPOOL_DIR does not respond; the next process will adopt this process's folder");
     }
     Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
 }
 
 async fn serve_admin(listener: TcpListener, admin: AdminService) {
-    let limits = Limits {
-        max_connections: ADMIN_MAX_CONNECTIONS,
-        header_timeout: ADMIN_HEADER_TIMEOUT,
-        idle_timeout: ADMIN_IDLE_TIMEOUT,
+    let timeouts = Timeouts { header: ADMIN_HEADER_TIMEOUT, idle: ADMIN_IDLE_TIMEOUT };
+    let config = ServerConfig {
+        max_per_address: Some(ADMIN_MAX_PER_ADDRESS),
+        ..ServerConfig::plain(ADMIN_MAX_CONNECTIONS, timeouts, render_rejection)
     };
-    // Until the process ends: a shutdown wants watching, too.
-    let transport = Transport { max_per_address: Some(ADMIN_MAX_PER_ADDRESS), ..Transport::default() };
-    http::serve(listener, move |peer| admin.of(&peer), limits, transport, None, CancellationToken::new()).await;
+    // It runs until the process exits, so that operators can watch a shutdown.
+    server::serve(listener, move |peer| admin.of(&peer), config, CancellationToken::new()).await;
 }
 
 fn serve_public(
-    (listener, tls): (TcpListener, Option<Arc<Tls>>),
-    edge: Edge,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    state: ApiState,
     settings: &Settings,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
+    context: &PipelineContext,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let limits = Limits {
-        max_connections: settings.http.max_connections,
-        header_timeout: settings.http.header_timeout,
-        idle_timeout: settings.http.idle_timeout,
-    };
-    let transport = Transport {
+    let Settings { http, transport, .. } = settings;
+    let config = ServerConfig {
+        max_connections: http.max_connections,
+        timeouts: Timeouts { header: http.header_timeout, idle: http.idle_timeout },
         tls,
-        proxies: TrustedProxies::new(&settings.transport.trusted_proxies),
-        proxy_protocol: settings.transport.proxy_protocol,
-        max_per_address: settings.transport.max_connections_per_address,
+        proxies: TrustedProxies::new(&transport.trusted_proxies),
+        proxy_protocol: transport.proxy_protocol,
+        max_per_address: transport.max_connections_per_address,
+        render: render_rejection,
+        metrics: Some(Arc::clone(&context.metrics)),
     };
-    let public = Public::new(Arc::new(edge));
-    http::serve(listener, move |peer| public.of(peer), limits, transport, Some(metrics), stop)
+    let public = PublicService::new(Arc::new(state));
+    server::serve(listener, move |peer| public.of(peer), config, context.shutdown.drain_token())
 }
 
-/// Looks for the store until it has been seen once, so that `/ready` tells of a missing bucket before the first upload.
-async fn reach(store: Arc<Store>, context: PipelineContext) {
+/// Checks the store until it has responded once, so that `/ready` reports a missing bucket before the first upload.
+async fn check_store(store: Arc<Store>, context: PipelineContext) {
     let mut failures = 0;
     while context.metrics.objects.get() == 0 {
         match store.reach().await {
-            // A trouble that a worker has told of is for a worker to end.
+            // An outage that a worker has reported ends with an upload.
             Ok(()) if failures == 0 => return,
             Ok(()) => {
                 context.health.store_answered();
@@ -293,7 +294,7 @@ async fn reach(store: Arc<Store>, context: PipelineContext) {
     }
 }
 
-/// Looks now and then for processes that share the spool and have died since, or have stopped and left something.
+/// Adopts the folders of processes that share the spool and have exited since.
 async fn adopt(context: PipelineContext) {
     let log = LogThrottle::new(ADOPT_LOG_INTERVAL);
     loop {
@@ -302,7 +303,7 @@ async fn adopt(context: PipelineContext) {
         sleep(if unadopted.waiting > 0 { ADOPT_WAITING_INTERVAL } else { ADOPT_INTERVAL }).await;
         context.spool.tidy().await;
         if context.shutdown.is_draining() {
-            // What is there is the successor's.
+            // The replacement process adopts them.
             continue;
         }
         let spool = Arc::clone(&context.spool);
@@ -314,7 +315,7 @@ async fn adopt(context: PipelineContext) {
             }
             Err(error) => {
                 if let Some(suppressed) = log.permit() {
-                    tracing::warn!(%error, suppressed, "cannot look for what dead processes have left");
+                    tracing::warn!(%error, suppressed, "cannot adopt the folders of exited processes");
                 }
             }
         }

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::ObjectSettings;
+use crate::context::PipelineContext;
 use crate::metrics::SealReason;
-use crate::pipeline::PipelineContext;
 use crate::queue::{Job, JobReceiver, Receipt};
 use crate::segment::{FRAME_MAX_BYTES, FrameEncoder};
 use crate::spool::{OpenSegment, Space, SpoolError};

@@ -77,7 +77,7 @@ pub fn inflate_within(
 /// How long a body says that it is decompressed, or may well be: for the room to begin with, and for nothing else, since
 /// it may say what it likes. Room that is not used costs nothing; in too little of it, a small body is decompressed in
 /// many small pieces.
-fn expected_len(encoding: Encoding, body: &[u8]) -> usize {
+pub fn expected_len(encoding: Encoding, body: &[u8]) -> usize {
     let usual = body.len().saturating_mul(USUAL_RATIO);
     match encoding {
         // Of the last member (RFC 1952, 2.3.1).

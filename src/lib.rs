@@ -1,25 +1,29 @@
-//! millpond takes telemetry in over HTTP and lands it in S3.
+//! millpond receives telemetry over HTTP and stores it in S3.
 //!
 //! ```text
-//! request -> http -> decode -> Job -> JobQueue -> Dispatcher -> segment -> Backlog -> worker -> Store (S3 | directory)
+//! request -> server -> http -> decode -> Job -> JobQueue -> Dispatcher -> segment -> Backlog -> worker -> Store (S3 | directory)
 //! ```
 //!
-//! A handler in [`http`] reads a batch within its limits, [`decode`] turns it into lines, and a [`queue::Job`] goes onto
-//! the bounded [`queue`]. The [`dispatcher`] drains what waits, packs it into a frame ([`segment`]) and commits that to the
-//! open segment in the [`spool`]. A segment that is full or old enough goes to an idle [`worker`], which puts it into the
-//! [`store`] and keeps it until the store has said yes. Who may send, and how much, is in [`tenants`]. [`app`] wires these together and takes them apart in order.
+//! The [`server`] accepts connections and reads requests. A handler in [`http`] reads a batch within its limits, [`decode`]
+//! turns it into lines, and a [`queue::Job`] goes onto the bounded [`queue`]. The [`dispatcher`] compresses all waiting jobs
+//! as one frame ([`segment`]) and commits it to the open segment in the [`spool`]. A segment that is full or old enough goes
+//! to an idle [`worker`], which uploads it to the [`store`] and keeps it until the store has confirmed it. [`tenants`] holds
+//! tokens and rate limits. [`app`] starts and stops all of this in order.
 
 pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod config;
+pub mod context;
 pub mod decode;
 pub mod digest;
 pub mod disk;
 pub mod dispatcher;
+mod headers;
 pub mod health;
 pub mod http;
 pub mod inflate;
+mod keyed_semaphores;
 mod log_throttle;
 pub mod metrics;
 pub mod permissions;
@@ -27,6 +31,7 @@ pub mod pipeline;
 pub mod queue;
 pub mod reload;
 pub mod segment;
+pub mod server;
 pub mod shutdown;
 pub mod spool;
 pub mod store;

@@ -1,4 +1,4 @@
-//! The program: the command line, the environment, signals and exit codes.
+//! The program: command line, environment, signals and exit codes.
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -9,32 +9,33 @@ use anyhow::Context;
 use millpond::app::{self, ExitSummary, Listeners, SpoolEnd};
 use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings, TlsSettings};
 use millpond::disk::RealDisk;
-use millpond::http::{Tls, bind};
 use millpond::metrics::Count;
 use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Followed, Reload};
 use millpond::segment::SegmentId;
+use millpond::server::{Tls, bind};
 use millpond::shutdown::Shutdown;
 use millpond::spool::{HELD_MAX, Spool};
 use millpond::store::Store;
 use millpond::tenants::TenantsFile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Something that was accepted is not in the store, or the server could not run.
+/// Accepted jobs are lost or possibly lost, or the server failed.
 const EXIT_FAILURE: u8 = 1;
 
-/// After SHUTDOWN_GRACE, or a second signal, the process has this long to put its things in order.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// The process exits this long after SHUTDOWN_GRACE or a second signal, whatever blocks.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Files that are open beside connections: listeners, the log, the spool's own, scrapes, refusals. Folders of dead processes
-/// are counted by themselves ([`HELD_MAX`]).
+/// Open files other than connections: listeners, the log, the spool, scrapes, rejected connections. Adopted folders are counted
+/// by [`HELD_MAX`].
 const OTHER_FILES: usize = 256;
-/// A connection to the store, a file that is being read or written.
+/// A connection to the store, a file that is read or written.
 const FILES_PER_WORKER: usize = 4;
 
 const USAGE: &str = "\
@@ -70,19 +71,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&format!("millpond: {error}")),
     };
     init_log(&settings.log);
-    let done =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime").and_then(|runtime| {
-            let done = runtime.block_on(async {
-                match command {
-                    Command::Serve => serve(settings).await,
-                    Command::Check => check(settings).await,
-                }
-            });
-            // What still blocks is not worth waiting for: a dispatcher that was told to stop at once, a file system that hangs.
-            runtime.shutdown_background();
-            done
-        });
-    match done {
+    match run(command, settings) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -91,19 +80,32 @@ fn main() -> ExitCode {
     }
 }
 
+fn run(command: Command, settings: Settings) -> anyhow::Result<ExitCode> {
+    let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let result = runtime.block_on(async {
+        match command {
+            Command::Serve => serve(settings).await,
+            Command::Check => check(settings).await,
+        }
+    });
+    // Without waiting for threads that block: an aborted dispatcher, a file system that does not respond.
+    runtime.shutdown_background();
+    result
+}
+
 async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     raise_open_files(&mut settings);
-    // Before anything else, so that a signal that comes early is not lost.
-    let signals = Signals::new().context("signals cannot be caught")?;
+    // First, so that an early signal is not lost.
+    let signals = Signals::new().context("cannot install signal handlers")?;
     let (shutdown, reload) = (Shutdown::default(), Reload::default());
-    // In a task of its own, so that a file system that hangs under this one does not keep the process.
+    // In its own task, so that it can end the process while this one blocks in the file system.
     let mut watching = JoinSet::new();
-    watching.spawn(watch(signals, (shutdown.clone(), reload.clone()), settings.shutdown_grace));
+    watching.spawn(handle_signals(signals, (shutdown.clone(), reload.clone()), settings.shutdown_grace));
     settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let opened = app::read_admin_token(&mut settings)
-        .and_then(|()| open(&settings, &reload))
+        .and_then(|()| read_files(&settings, &reload))
         .and_then(|opened| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, opened)));
-    let (spool, Opened { tenants, tls }) = match opened {
+    let (spool, SettingsFiles { tenants, tls }) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -117,12 +119,12 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
 
     let run = app::run(settings, spool, tenants, Listeners { public, tls, admin }, shutdown);
-    let ended = run.await?;
-    Ok(if conclude(&ended) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
+    let summary = run.await?;
+    Ok(if report(&summary) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
 }
 
-/// Says how it ended; whether nothing is lost, nothing is possibly lost, and the server did not fail.
-fn conclude(ExitSummary { balance, is_durable, spool, failure }: &ExitSummary) -> bool {
+/// Logs the summary. Returns whether no job is lost or possibly lost and the server did not fail.
+fn report(ExitSummary { balance, is_durable, spool, failure }: &ExitSummary) -> bool {
     if let Some(failure) = failure {
         tracing::error!("{failure:#}");
     }
@@ -130,80 +132,79 @@ fn conclude(ExitSummary { balance, is_durable, spool, failure }: &ExitSummary) -
     let is_lost = jobs > 0 && !is_durable;
     let is_damaged = balance.dead.jobs > 0 || spool.possibly_lost > 0;
     if is_lost {
-        tracing::error!(jobs, payloads, "accepted and not stored: lost");
+        tracing::error!(jobs, payloads, "accepted jobs were not stored and are lost");
     } else if jobs > 0 {
-        tracing::warn!(jobs, payloads, "not stored yet: kept in the spool for the next start");
+        tracing::warn!(
+            jobs,
+            payloads,
+            "accepted jobs are not stored yet; they are kept in the spool for the next start"
+        );
     } else if spool.segments > 0 || spool.folders > 0 {
         let SpoolEnd { segments, folders, .. } = spool;
         tracing::warn!(
             segments,
             folders,
-            "work of earlier processes is not stored yet: kept in the spool for the next start"
+            "segments of earlier processes are not stored yet; they are kept in the spool for the next start"
         );
     } else if spool.damaged > 0 && !is_damaged {
         let segments = spool.damaged;
-        tracing::warn!(segments, "segments were damaged on disk, and no job in them was lost: see dead/ in SPOOL_DIR");
+        tracing::warn!(segments, "segments were damaged on disk, but no job in them was lost; see dead/ in SPOOL_DIR");
     } else if !is_damaged {
         let Count { jobs, payloads } = balance.stored;
-        tracing::info!(jobs, payloads, "all that was accepted is stored");
+        tracing::info!(jobs, payloads, "all accepted jobs are stored");
     }
     if balance.dead.jobs > 0 {
         let Count { jobs, payloads } = balance.dead;
-        tracing::error!(jobs, payloads, "accepted and damaged on disk: lost");
+        tracing::error!(jobs, payloads, "accepted jobs were damaged on disk and are lost");
     }
     if spool.possibly_lost > 0 {
         let SpoolEnd { possibly_lost: segments, jobs_possibly_lost: known_jobs, .. } = spool;
         tracing::error!(
             segments,
             known_jobs,
-            "the ends of segments could not be read: jobs are possibly lost, see dead/ in SPOOL_DIR"
+            "the ends of segments could not be read, so jobs are possibly lost; see dead/ in SPOOL_DIR"
         );
     }
     !is_lost && !is_damaged && failure.is_none()
 }
 
-/// Passes the signals on. A process that has not ended when its time is over, since a call of the file system's does not
-/// return, is ended from here.
-#[expect(clippy::disallowed_methods, reason = "returning from main is what hangs")]
-async fn watch(mut signals: Signals, (shutdown, reload): (Shutdown, Reload), grace: Duration) {
+/// Turns signals into the stages of the shutdown. Ends the process itself if a system call keeps it from exiting in time.
+#[expect(clippy::disallowed_methods, reason = "returning from main may block")]
+async fn handle_signals(mut signals: Signals, (shutdown, reload): (Shutdown, Reload), grace: Duration) {
     signals.stop(&reload).await;
     shutdown.drain();
     if timeout(grace, signals.stop(&reload)).await.is_ok() {
         shutdown.abort();
     }
-    sleep(END_TIMEOUT).await;
-    tracing::error!("a call of the system's does not return; ending without it. What is in SPOOL_DIR is kept");
+    sleep(EXIT_TIMEOUT).await;
+    tracing::error!("a system call does not return; exiting without it. Jobs in SPOOL_DIR are kept");
     std::process::exit(i32::from(EXIT_FAILURE));
 }
 
-/// Raises the limit on open files as far as the system lets us, says what it allows, and lowers `MAX_CONNECTIONS` to that:
-/// beyond it not only connections would fail, but uploads.
+/// Raises the limit on open files as far as allowed, and lowers `MAX_CONNECTIONS` to it: above the limit, uploads would fail
+/// as well.
 fn raise_open_files(settings: &mut Settings) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     let Some(files) = (if raised { maximum } else { current }) else { return };
-    let others = OTHER_FILES + HELD_MAX + FILES_PER_WORKER * settings.max_workers;
-    let connections = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(others).max(1);
+    let other_files = OTHER_FILES + HELD_MAX + FILES_PER_WORKER * settings.max_workers;
+    let connections = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(other_files).max(1);
     if connections < settings.http.max_connections {
-        tracing::warn!(
-            files,
-            connections,
-            "the limit on open files allows fewer connections than MAX_CONNECTIONS: raise ulimit -n"
-        );
+        tracing::warn!(files, connections, "the limit on open files lowers MAX_CONNECTIONS: raise ulimit -n");
         settings.http.max_connections = connections;
     } else {
-        tracing::info!(files, connections, "the limit on open files allows more connections than MAX_CONNECTIONS");
+        tracing::info!(files, connections, "the limit on open files allows MAX_CONNECTIONS");
     }
 }
 
-/// What the settings name files for, read from them.
-struct Opened {
+/// The content of the files that the settings name.
+struct SettingsFiles {
     tenants: Option<TenantsFile>,
     tls: Option<(Arc<Tls>, Followed)>,
 }
 
-fn open(settings: &Settings, reload: &Reload) -> anyhow::Result<Opened> {
-    // Followed before they are read, so that no change is missed, however long the start takes.
+fn read_files(settings: &Settings, reload: &Reload) -> anyhow::Result<SettingsFiles> {
+    // Watched before they are read, so that no change is missed.
     let load = |files: &TlsSettings| {
         let followed = reload.follow(vec![files.cert.clone(), files.key.clone()]);
         Tls::load(files).map(|tls| (Arc::new(tls), followed))
@@ -214,22 +215,22 @@ fn open(settings: &Settings, reload: &Reload) -> anyhow::Result<Opened> {
     for (setting, path) in key.into_iter().chain(tokens) {
         if is_readable_by_others(path).unwrap_or(false) {
             let file = path.display();
-            tracing::warn!(setting, %file, "other users of this machine can read this file: chmod 600 it, and give it to the server's user");
+            tracing::warn!(setting, %file, "other users of this machine can read this file: chmod 600 it, and make the server's user its owner");
         }
     }
-    Ok(Opened { tenants: app::open_tenants(settings, reload)?, tls })
+    Ok(SettingsFiles { tenants: app::open_tenants(settings, reload)?, tls })
 }
 
 async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
     let opened = app::read_admin_token(&mut settings)
-        .and_then(|()| open(&settings, &Reload::default()))
+        .and_then(|()| read_files(&settings, &Reload::default()))
         .and_then(|_| app::open_spool(&settings, Arc::new(RealDisk)))
         .and_then(|opened| Ok((opened, Spool::set_aside(&settings.spool, &RealDisk)?)));
-    let ((spool, left), (damaged, damaged_bytes)) = match opened {
+    let ((spool, adopted), (damaged, damaged_bytes)) = match opened {
         Ok(opened) => opened,
         Err(error) => return Ok(refuse(&format!("millpond: {error:#}"))),
     };
-    let left = left.len();
+    let adopted = adopted.len();
     spool.close();
     let store = Store::connect(&settings).await;
     let slash = if settings.prefix.is_empty() { "" } else { "/" };
@@ -238,17 +239,17 @@ async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
     store
         .prove(&key, id)
         .await
-        .with_context(|| format!("the settings are good, but not the store {}", store.location()))?;
+        .with_context(|| format!("the settings are valid, but the store {} is not usable", store.location()))?;
     Ok(print(&format!(
-        "The settings are good, and an object was written to {}, read back and deleted.\n\
-         Found in the spool: segments of dead processes {left}, damaged files under dead/ {damaged} ({damaged_bytes} bytes).\n\
+        "The settings are valid, and an object was written to {}, read back and deleted.\n\
+         Spool: segments of exited processes {adopted}, damaged files under dead/ {damaged} ({damaged_bytes} bytes).\n\
          {}",
         store.location(),
         settings.warnings.iter().map(|warning| format!("Warning: {warning}.\n")).collect::<String>()
     )))
 }
 
-/// SIGTERM and SIGINT, which stop; SIGHUP, which does not.
+/// SIGTERM and SIGINT stop the server; SIGHUP reloads files.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -264,7 +265,7 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that stops; those that do not are passed on.
+    /// Waits for SIGTERM or SIGINT; reloads on SIGHUP meanwhile.
     async fn stop(&mut self, reload: &Reload) {
         loop {
             tokio::select! {
@@ -306,13 +307,13 @@ fn help() -> String {
     help
 }
 
-/// A closed pipe is no error of ours.
+/// Ignores an error, such as a closed pipe.
 fn print(text: &str) -> ExitCode {
     let _: std::io::Result<()> = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }
 
-/// Says on standard error why the program does not run: there is no log yet.
+/// Prints to standard error, because logging has not started.
 fn refuse(text: &str) -> ExitCode {
     let _: std::io::Result<()> = std::io::stderr().write_all(format!("{text}\n").as_bytes());
     ExitCode::from(EXIT_USAGE)

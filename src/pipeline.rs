@@ -1,4 +1,4 @@
-//! The pipeline from the queue to the store: the dispatcher and its workers, and the context that they share.
+//! The pipeline from the queue to the store: the dispatcher and its workers.
 
 use std::sync::Arc;
 
@@ -8,31 +8,15 @@ use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Settings;
+use crate::context::PipelineContext;
 use crate::dispatcher::Dispatcher;
-use crate::health::Health;
-use crate::metrics::Metrics;
 use crate::queue::JobReceiver;
 use crate::shutdown::Shutdown;
-use crate::spool::{Backlog, Spool};
+use crate::spool::Backlog;
 use crate::store::Store;
 use crate::worker::{UploadLimit, Uploads};
 
-/// The state that the stages of the pipeline share with the listeners.
-#[derive(Clone)]
-pub struct PipelineContext {
-    /// Segments until they are stored.
-    pub spool: Arc<Spool>,
-    /// Sealed segments that wait for a worker.
-    pub backlog: Arc<Backlog>,
-    /// What `/health` and `/ready` report.
-    pub health: Arc<Health>,
-    /// Every metric.
-    pub metrics: Arc<Metrics>,
-    /// Whether the process is stopping.
-    pub shutdown: Shutdown,
-}
-
-/// The dispatcher and its workers. None of them ends before the queue is closed, and all of them do then.
+/// The dispatcher and its workers. They exit after the queue is closed, and not before.
 pub(crate) struct Pipeline {
     tasks: JoinSet<()>,
     dispatcher: task::Id,
@@ -42,8 +26,7 @@ pub(crate) struct Pipeline {
     shutdown: Shutdown,
 }
 
-/// Closes the backlog when it is dropped: also when the dispatcher panics, so that the workers store what is sealed and end,
-/// and do not wait for more.
+/// Closes the backlog when it is dropped, also when the dispatcher panics: the workers then store the sealed segments and exit.
 struct ClosesBacklog(Arc<Backlog>);
 
 impl Drop for ClosesBacklog {
@@ -60,7 +43,7 @@ impl Pipeline {
         store: &Arc<Store>,
     ) -> anyhow::Result<Self> {
         let dispatcher =
-            Dispatcher::new(receiver, settings.objects, context.clone()).context("the codec cannot be set up")?;
+            Dispatcher::new(receiver, settings.objects, context.clone()).context("cannot create the codec")?;
         let uploads = Arc::new(Uploads {
             context: context.clone(),
             store: Arc::clone(store),
@@ -70,12 +53,15 @@ impl Pipeline {
         context.metrics.upload_limit.set(i64::try_from(settings.max_workers).unwrap_or(i64::MAX));
         let mut tasks = JoinSet::new();
         let aborted = context.shutdown.abort_token();
-        // Its timers are its own: those of the shared runtime would wake another thread for each.
-        let own = runtime::Builder::new_current_thread().enable_time().build().context("no runtime")?;
+        // With a runtime of its own, because a timer of the shared runtime wakes another thread.
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .context("cannot start the runtime of the dispatcher")?;
         let closes = ClosesBacklog(Arc::clone(&context.backlog));
         let dispatcher = tasks.spawn_blocking(move || {
             let _closes = closes;
-            own.block_on(aborted.run_until_cancelled_owned(dispatcher.run()));
+            runtime.block_on(aborted.run_until_cancelled_owned(dispatcher.run()));
         });
         for _ in 0..settings.max_workers {
             let uploads = Arc::clone(&uploads);
@@ -91,49 +77,48 @@ impl Pipeline {
         })
     }
 
-    /// Waits for a task to end, which is an error as long as the queue is open.
-    pub(crate) async fn ended(&mut self) -> anyhow::Error {
+    /// Waits until a task exits, which is an error while the queue is open.
+    pub(crate) async fn exited(&mut self) -> anyhow::Error {
         loop {
             match self.next().await {
                 Some(Err(error)) => {
                     let part = if error.id() == self.dispatcher { "the dispatcher" } else { "a worker" };
                     return anyhow!(error).context(part);
                 }
-                // A worker returns when the dispatcher has ended: what that says comes next.
+                // A worker returns when the dispatcher has exited, whose result comes next.
                 Some(Ok(())) if self.is_dispatching => {}
-                Some(Ok(())) | None => return anyhow!("a task returned"),
+                Some(Ok(())) | None => return anyhow!("a task returned early"),
             }
         }
     }
 
-    /// Waits until everything in the queue is in the store.
+    /// Waits until all accepted jobs are stored.
     pub(crate) async fn drained(&mut self) -> anyhow::Result<()> {
         loop {
             if self.is_dispatching && self.tasks.len() == 1 && !self.backlog.is_closed() {
-                // By panics: otherwise workers end only after the dispatcher has closed the backlog.
-                return Err(anyhow!("no worker is left"));
+                // They panicked: otherwise workers exit only after the dispatcher has closed the backlog.
+                return Err(anyhow!("all workers have failed"));
             }
             match self.next().await {
-                Some(ended) => ended?,
+                Some(exited) => exited?,
                 None => return Ok(()),
             }
         }
     }
 
-    /// Waits for the next task to end.
+    /// Waits until the next task exits.
     async fn next(&mut self) -> Option<Result<(), task::JoinError>> {
-        let ended = self.tasks.join_next_with_id().await?;
-        let id = ended.as_ref().map_or_else(task::JoinError::id, |(id, ())| *id);
+        let exited = self.tasks.join_next_with_id().await?;
+        let id = exited.as_ref().map_or_else(task::JoinError::id, |(id, ())| *id);
         self.is_dispatching &= id != self.dispatcher;
-        Some(ended.map(drop))
+        Some(exited.map(drop))
     }
 
-    /// Ends the dispatcher and the workers where they are, unless one of them is stuck in a call of the system's, which
-    /// ends with the process.
+    /// Aborts the dispatcher and the workers. One that blocks in a system call ends with the process.
     pub(crate) async fn abort(&mut self, deadline: Instant) {
         self.shutdown.abort();
         if timeout_at(deadline, self.tasks.shutdown()).await.is_err() {
-            tracing::warn!("a call of the file system's does not return");
+            tracing::warn!("a file system call does not return");
         }
     }
 }

@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 
 pub use limit::UploadLimit;
 
+use crate::context::PipelineContext;
 use crate::health::Side;
-use crate::pipeline::PipelineContext;
 use crate::segment::file::{PossiblyLost, Salvage};
 use crate::spool::{LoadError, Loaded, SealedSegment};
 use crate::store::{ErrorClass, Found, ObjectInfo, Store, StoreError};

@@ -8,7 +8,8 @@ mod world;
 use std::pin::pin;
 
 use libfuzzer_sys::fuzz_target;
-use millpond::http::serve_connection;
+use millpond::http::render_rejection;
+use millpond::server::serve_connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
 use tokio::runtime;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 async fn converse(sent: &[u8], piece: usize, goes_away: bool, has_tenants: bool) {
-    let World { public, limits, dispatcher, metrics, depth } = World::new(has_tenants).await;
+    let World { public, timeouts, dispatcher, metrics, depth } = World::new(has_tenants).await;
     let (ours, theirs) = duplex(PIPE_BYTES);
     let (mut answers, mut requests) = split(ours);
     let send = async move {
@@ -65,7 +66,7 @@ async fn converse(sent: &[u8], piece: usize, goes_away: bool, has_tenants: bool)
             () = &mut send => receive.await,
         }
     };
-    let serve = serve_connection(theirs, public, &limits, CancellationToken::new());
+    let serve = serve_connection(theirs, public, timeouts, render_rejection, CancellationToken::new());
     let (received, (), ()) = tokio::join!(talk, serve, dispatcher.run());
     settled(&depth, &metrics, &received);
 }

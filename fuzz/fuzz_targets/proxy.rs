@@ -8,7 +8,8 @@ mod world;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use millpond::http::{Transport, TrustedProxies, bind, serve};
+use millpond::http::render_rejection;
+use millpond::server::{ServerConfig, TrustedProxies, bind, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use world::{World, settled};
 
+const MAX_CONNECTIONS: usize = 16;
 const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 // The first byte says in what pieces the rest comes, and whether it is a header's binary part.
@@ -28,13 +30,14 @@ fuzz_target!(|input: &[u8]| {
 });
 
 async fn converse(sent: &[u8], piece: usize) {
-    let World { public, limits, dispatcher, metrics, depth } = World::new(false).await;
+    let World { public, timeouts, dispatcher, metrics, depth } = World::new(false).await;
     let listener = bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let address = listener.local_addr().expect("bound");
     let proxies = TrustedProxies::new(&["127.0.0.0/8".parse().expect("a network")]);
-    let transport = Transport { proxies, proxy_protocol: true, ..Transport::default() };
+    let plain = ServerConfig::plain(MAX_CONNECTIONS, timeouts, render_rejection);
+    let config = ServerConfig { proxies, proxy_protocol: true, ..plain };
     let stop = CancellationToken::new();
-    let server = serve(listener, move |peer| public.of(peer), limits, transport, None, stop.clone());
+    let server = serve(listener, move |peer| public.of(peer), config, stop.clone());
     let client = async move {
         let mut stream = TcpStream::connect(address).await.expect("a listener");
         let mut answers = Vec::new();

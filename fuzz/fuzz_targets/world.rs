@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use millpond::config::Settings;
 use millpond::dispatcher::Dispatcher;
-use millpond::pipeline::PipelineContext;
+use millpond::context::PipelineContext;
 use millpond::health::Health;
-use millpond::http::{Edge, Limits, Public};
+use millpond::http::{ApiState, PublicService};
 use millpond::metrics::Metrics;
 use millpond::queue::{Depth, queue};
+use millpond::server::Timeouts;
 use millpond::shutdown::Shutdown;
 use millpond::spool::{Backlog, Spool};
 use millpond::store::Store;
@@ -37,8 +38,8 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 
 /// The edge and what lies behind it, save a store.
 pub struct World {
-    pub public: Public,
-    pub limits: Limits,
+    pub public: PublicService,
+    pub timeouts: Timeouts,
     pub dispatcher: Dispatcher,
     pub metrics: Arc<Metrics>,
     pub depth: Depth,
@@ -65,13 +66,9 @@ impl World {
             Arc::new(Tenants::of(entries, jobs.shares(50), settings.http.max_body_bytes))
         });
         let store = Arc::new(Store::connect(&settings).await);
-        let public = Public::new(Arc::new(Edge::new(&settings, jobs, context, store, tenants)));
-        let limits = Limits {
-            max_connections: settings.http.max_connections,
-            header_timeout: settings.http.header_timeout,
-            idle_timeout: settings.http.idle_timeout,
-        };
-        Self { public, limits, dispatcher, metrics, depth }
+        let public = PublicService::new(Arc::new(ApiState::new(&settings, jobs, context, store, tenants)));
+        let timeouts = Timeouts { header: settings.http.header_timeout, idle: settings.http.idle_timeout };
+        Self { public, timeouts, dispatcher, metrics, depth }
     }
 }
 

@@ -2,7 +2,7 @@
 //! there is none, those who name the server by a loopback name or an address, so that no web page reaches it through DNS.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use prometheus::IntCounter;
 
 use crate::audit;
 use crate::digest::Digest;
-use crate::http::bearer;
+use crate::headers::{bearer, is_local_host};
 use crate::log_throttle::LogThrottle;
 
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"millpond admin\"");
@@ -87,24 +87,10 @@ fn misdirected<B>(request: &Request<B>) -> Option<Response> {
     let mut hosts = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
     let authority = request.uri().authority().map(Authority::as_str).map(str::as_bytes);
     // Without any it is no browser.
-    let is_local = hosts.all(is_local) && authority.is_none_or(is_local);
+    let is_local = hosts.all(is_local_host) && authority.is_none_or(is_local_host);
     let text =
         "without ADMIN_TOKEN the Host must be localhost or an IP address: use one of these, or set ADMIN_TOKEN\n";
     (!is_local).then(|| (StatusCode::MISDIRECTED_REQUEST, text).into_response())
-}
-
-/// Whether a host, with or without a port, is a loopback name or an address: what no DNS server has a say in.
-pub(crate) fn is_local(host: &[u8]) -> bool {
-    let Ok(host) = str::from_utf8(host) else { return false };
-    let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
-    if let Some((address, port)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
-        let port = port.strip_prefix(':').or_else(|| port.is_empty().then_some(""));
-        return address.parse::<Ipv6Addr>().is_ok() && port.is_some_and(is_port);
-    }
-    let (name, port) = host.split_once(':').unwrap_or((host, ""));
-    let name = name.to_ascii_lowercase();
-    let is_name = name == "localhost" || name.ends_with(".localhost");
-    is_port(port) && (is_name || name.parse::<Ipv4Addr>().is_ok())
 }
 
 /// Wrong tokens by address, each with when the first of its window came.
@@ -139,11 +125,13 @@ impl Guesses {
 }
 
 fn network(address: IpAddr) -> IpAddr {
-    crate::http::network(address)
+    crate::server::network(address)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -164,18 +152,5 @@ mod tests {
         let (guesses, now) = (Guesses::default(), Instant::now());
         (0..10_000).for_each(|n| guesses.count(Ipv4Addr::from_bits(n).into(), now));
         assert!(guesses.0.lock().unwrap().len() <= ADDRESSES_MAX);
-    }
-
-    #[test]
-    fn loopback_names_and_addresses_are_local_and_all_else_is_not() {
-        for local in ["localhost", "LOCALHOST:9090", "a.localhost:1", "127.0.0.1:9090", "10.1.2.3", "[::1]", "[::1]:9"]
-        {
-            assert!(is_local(local.as_bytes()), "{local}");
-        }
-        for other in
-            ["", "x", "evil.example:9090", "localhost.evil.example", "127.0.0.1.evil.example", "[::1]x", "a@[::1]"]
-        {
-            assert!(!is_local(other.as_bytes()), "{other}");
-        }
     }
 }

@@ -1,47 +1,46 @@
-//! The level of acknowledgement that a request gets: at least the server's own (`ACK`), and more where the sender may ask for
-//! it (`ACK_MAX`, or the tenant's `ack_max`).
+//! The ack level of a request: at least the server's own (`ACK`), and more if the client may request it (`ACK_MAX`, or the
+//! tenant's `ack_max`).
 //!
-//! Asking for more than is allowed is refused with 403 and not lowered: a sender that relies on a level has to learn at its
-//! first request that it will never get it, while a lower level in an answer says only that there was not enough time.
+//! A request for more than is allowed is rejected with 403 instead of being lowered: a client that relies on a level learns
+//! with its first request that it never gets it. A lower level in a response only means that there was not enough time.
 
-use super::Problem;
-use super::sender::Sender;
+use super::auth::Identity;
+use super::problem::Problem;
 use crate::config::{Ack, HttpSettings};
 use crate::tenants::Tenant;
 
-/// The level that a request asks for, until it is known whether its sender may.
+/// The level that a request asks for, before it is known whether its client may.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct AskedAck {
+pub(super) struct RequestedAck {
     level: Ack,
-    /// What every answer promises.
-    least: Ack,
-    /// What a sender may ask for that has no limit of its own.
-    most: Ack,
+    /// The level of every response.
+    min: Ack,
+    /// The most that a client without a limit of its own may request.
+    max: Ack,
 }
 
-impl AskedAck {
+impl RequestedAck {
     pub(super) fn new(level: Ack, settings: &HttpSettings) -> Self {
-        Self { level, least: settings.ack, most: settings.ack_max }
+        Self { level, min: settings.ack, max: settings.ack_max }
     }
 
-    /// The level that is to be reached.
+    /// The level to reach.
     pub(super) fn level(self) -> Ack {
-        self.level.max(self.least)
+        self.level.max(self.min)
     }
 
-    /// Refuses a sender that may not ask for the level. One that is not known yet is let through: it is checked again when
-    /// its envelope has said who it is.
-    pub(super) fn check(self, sender: &Sender) -> Result<(), Problem> {
-        let tenant = match sender {
-            Sender::Unnamed(_) => return Ok(()),
-            Sender::Anybody => None,
-            Sender::Tenant(tenant) => Some(tenant),
+    /// Rejects a client that may not request the level. An unauthenticated client passes; it is checked again when the token
+    /// in its envelope is known.
+    pub(super) fn check(self, identity: &Identity) -> Result<(), Problem> {
+        let tenant = match identity {
+            Identity::Unauthenticated(_) => return Ok(()),
+            Identity::Anonymous => None,
+            Identity::Tenant(tenant) => Some(tenant),
         };
-        // What everybody gets, everybody may ask for.
-        let most = tenant.and_then(|tenant| tenant.ack_max()).unwrap_or(self.most).max(self.least);
-        if self.level > most {
+        let max = tenant.and_then(|tenant| tenant.ack_max()).unwrap_or(self.max).max(self.min);
+        if self.level > max {
             let tenant = tenant.map(|tenant| Tenant::name(tenant).to_owned());
-            return Err(Problem::AckNotAllowed { asked: self.level, most, tenant });
+            return Err(Problem::AckNotAllowed { requested: self.level, max, tenant });
         }
         Ok(())
     }

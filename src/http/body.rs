@@ -1,4 +1,4 @@
-//! Reading a body: its type and encoding from the headers, its bytes within the limits.
+//! Reading a body: its format and encoding from the headers, and its bytes within the limits.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio::time::timeout;
 
-use super::Problem;
-use super::connection::WireBytes;
+use super::problem::Problem;
 use crate::decode::Form;
 use crate::inflate::Encoding;
 use crate::queue::{JobQueue, Reservation, Share};
+use crate::server::WireBytes;
 
-/// What may stand around the data of a chunked body: sizes of chunks, with as many zeros before them as a sender likes, their
-/// extensions, trailers. It covers the smallest chunks, and what hyper reads ahead of the next requests.
-const FRAMING_ALLOWED_BYTES: u64 = 128 * 1024;
+/// Limits of the framing of a chunked body (chunk sizes, whose leading zeros are unlimited, extensions and trailers): a fixed
+/// part, and one for each byte of data. They allow the smallest chunks, and what hyper reads of pipelined requests.
+const FRAMING_BASE_BYTES: u64 = 128 * 1024;
 const FRAMING_PER_BYTE: u64 = 8;
 
-/// The form that the `Content-Type` names; without one it is JSON.
+/// The format by `Content-Type`; JSON without one.
 pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Form::Json) };
     if value == "application/json" {
@@ -42,7 +42,7 @@ pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     }
 }
 
-/// The one encoding that the `Content-Encoding` names, if it names one. Of several, one could hide a bomb in another.
+/// The encoding by `Content-Encoding`. Several are rejected, because they can nest a decompression bomb.
 pub(super) fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Problem> {
     let mut values = headers.get_all(CONTENT_ENCODING).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
@@ -57,27 +57,27 @@ pub(super) fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Problem>
     }
 }
 
-/// What the headers say of the body's length, if they do, held against the limit before a byte is read.
-pub(super) fn length(headers: &HeaderMap, version: Version, most: usize) -> Result<Option<usize>, Problem> {
+/// The length by `Content-Length`, if there is one, checked before a byte of the body is read.
+pub(super) fn length(headers: &HeaderMap, version: Version, max: usize) -> Result<Option<usize>, Problem> {
     let Some(length) = headers.get(CONTENT_LENGTH) else {
         let framed = version == Version::HTTP_2 || headers.contains_key(TRANSFER_ENCODING);
         return if framed { Ok(None) } else { Err(Problem::LengthRequired) };
     };
-    // hyper has refused what is no number already; one too long for a usize is too long for us.
+    // hyper rejects what is not a number; one that overflows is over the limit.
     let length = length.to_str().ok().and_then(|length| length.parse::<usize>().ok()).unwrap_or(usize::MAX);
-    if length > most { Err(too_large(most)) } else { Ok(Some(length)) }
+    if length > max { Err(too_large(max)) } else { Ok(Some(length)) }
 }
 
-/// The whole body and the hold on the queue's bytes that it has.
+/// The whole body, and the reservation of its bytes.
 pub(super) async fn read(
     body: Body,
     wire: Option<WireBytes>,
     queue: &JobQueue,
     share: Option<&Share>,
-    most: usize,
-    within: Duration,
+    max: usize,
+    limit: Duration,
 ) -> Result<(Bytes, Reservation), Problem> {
-    timeout(within, collect(body, wire, queue, share, most)).await.unwrap_or(Err(Problem::SlowBody))
+    timeout(limit, collect(body, wire, queue, share, max)).await.unwrap_or(Err(Problem::SlowBody))
 }
 
 async fn collect(
@@ -85,21 +85,21 @@ async fn collect(
     wire: Option<WireBytes>,
     queue: &JobQueue,
     share: Option<&Share>,
-    most: usize,
+    max: usize,
 ) -> Result<(Bytes, Reservation), Problem> {
     let mut reservation = queue.reserve(share);
     let mut whole = Pieces::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            tracing::debug!(%error, "a body broke off");
-            Problem::InvalidBody("the body broke off, or is not framed as its headers say".to_owned())
+            tracing::debug!(%error, "reading a body failed");
+            Problem::InvalidBody("the body ended early, or its framing is invalid".to_owned())
         })?;
         let Ok(data) = frame.into_data() else { continue };
         let length = whole.len() + data.len();
-        if length > most {
-            return Err(too_large(most));
+        if length > max {
+            return Err(too_large(max));
         }
-        reservation.grow_to(length).map_err(|full| Problem::full(full, queue.retry_after()))?;
+        reservation.grow_to(length)?;
         whole.push(data, body.is_end_stream());
         check_framing(wire.as_ref(), length)?;
     }
@@ -107,24 +107,24 @@ async fn collect(
     Ok((whole.into_bytes(), reservation))
 }
 
-/// Whether what has come is a body of so many bytes, and not framing without end.
+/// Rejects a body of `length` bytes that has far more framing than data.
 fn check_framing(wire: Option<&WireBytes>, length: usize) -> Result<(), Problem> {
-    let most = (length as u64).saturating_mul(1 + FRAMING_PER_BYTE).saturating_add(FRAMING_ALLOWED_BYTES);
-    if wire.is_some_and(|wire| wire.count() > most) {
+    let max = (length as u64).saturating_mul(1 + FRAMING_PER_BYTE).saturating_add(FRAMING_BASE_BYTES);
+    if wire.is_some_and(|wire| wire.count() > max) {
         return Err(Problem::InvalidBody(
-            "the body has far more bytes of chunk framing than of data: send larger chunks, and their sizes without zeros before them".to_owned(),
+            "the body has far more bytes of chunk framing than of data: send larger chunks, without leading zeros in their sizes".to_owned(),
         ));
     }
     Ok(())
 }
 
-fn too_large(most: usize) -> Problem {
+fn too_large(max: usize) -> Problem {
     Problem::TooLarge(format!(
-        "the body is over {most} bytes as sent (the least of MAX_BODY_BYTES, MAX_QUEUE_BYTES, a sender's share of it, and what SPOOL_MAX_BYTES can hold): split the batch"
+        "the body exceeds {max} bytes as sent (the lowest of MAX_BODY_BYTES, MAX_QUEUE_BYTES, the tenant's share of it, and what SPOOL_MAX_BYTES can hold): split the batch"
     ))
 }
 
-/// A body as it comes: most come in one piece, which is not copied.
+/// A body while it arrives. Most arrive in one piece, which is not copied.
 #[derive(Default)]
 enum Pieces {
     #[default]
@@ -145,7 +145,7 @@ impl Pieces {
     fn push(&mut self, data: Bytes, is_last: bool) {
         *self = match std::mem::take(self) {
             Self::Empty if is_last => Self::One(data),
-            // A copy: the piece would keep the whole read buffer that it came in while the rest is waited for.
+            // A copy, because the piece keeps the whole read buffer in memory while the rest is awaited.
             Self::Empty => Self::Many(BytesMut::from(data.as_ref())),
             Self::One(first) => {
                 let mut many = BytesMut::from(first);

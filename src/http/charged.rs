@@ -1,8 +1,8 @@
-//! An answer that holds the charge of its request until it has been written.
+//! A response that keeps the memory charge of its request until it has been written.
 //!
-//! hyper drops the body of an answer as soon as HTTP/2's send buffer has taken it over, and the headers with the frame
-//! that is made of them; what waits there for the client is out of sight. So the bytes themselves own the charge: it is
-//! given back when the last of them has been written, or dropped with the connection.
+//! hyper drops the body of a response when it is in HTTP/2's send buffer, and the headers when their frame is made, although
+//! both still wait there for the client. So the bytes themselves own the charge: it is released when the last of them has been
+//! written, or dropped with the connection.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,11 +14,10 @@ use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::X_REQUEST_ID;
 use super::in_flight::Charge;
-use super::request_id::RequestId;
+use super::request_id::{RequestId, X_REQUEST_ID};
 
-/// Bytes of an answer, and the charge that they keep.
+/// Bytes of a response with the charge that they own.
 struct Owned<T> {
     bytes: T,
     _charge: Arc<Charge>,
@@ -30,17 +29,17 @@ impl<T: AsRef<[u8]>> AsRef<[u8]> for Owned<T> {
     }
 }
 
-/// The body of an answer.
+/// The body of a response.
 struct Charged {
     body: Body,
     charge: Arc<Charge>,
-    /// Whether the pieces may outlive the body, in HTTP/2's send buffer.
+    /// Whether the frames outlive the body, in HTTP/2's send buffer.
     is_buffered: bool,
 }
 
-/// Gives `response` the request's id, and keeps `charge` until it is written.
+/// Adds the request's id to `response`, and keeps `charge` until it is written.
 pub(super) fn keep(response: Response, charge: Arc<Charge>, version: Version, id: &RequestId) -> Response {
-    // A connection of HTTP/1 has one answer at a time.
+    // HTTP/1 writes one response at a time.
     let is_buffered = version == Version::HTTP_2;
     let (mut parts, body) = response.into_parts();
     let id = if is_buffered { owning(id, &charge) } else { id.clone().into() };
@@ -53,7 +52,7 @@ fn owning(id: &RequestId, charge: &Arc<Charge>) -> HeaderValue {
     let bytes = HeaderValue::from(id.clone());
     let value = HeaderValue::from_maybe_shared(Bytes::from_owner(Owned { bytes, _charge: Arc::clone(charge) }));
     let mut value = value.unwrap_or_else(|_| id.clone().into());
-    // HPACK would keep it in its table otherwise, beyond the answer.
+    // Otherwise HPACK keeps it in its table after the response.
     value.set_sensitive(true);
     value
 }

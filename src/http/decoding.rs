@@ -1,98 +1,42 @@
-//! From a body to lines: decompressed, read, counted against the sender's limits, and written within the queue's bytes.
+//! From a body to lines: inflate, read the batch, authenticate, and write its lines within the queue's bytes.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
-use super::ack::AskedAck;
-use super::lanes::Lane;
-use super::peer::ClientAddress;
+use super::ack::RequestedAck;
+use super::auth::Identity;
+use super::problem::Problem;
 use super::request_id::RequestId;
-use super::sender::Sender;
-use super::{Edge, Problem};
 use crate::config::{HttpSettings, LINES_ALLOWED_BYTES, LINES_PER_DECODED};
 use crate::decode::{Batch, Form, Limits, Lines, Meta, Over, Readers, Record, Refused};
-use crate::inflate::{Encoding, InflateError, inflate, inflate_within};
+use crate::inflate::{Encoding, InflateError, expected_len, inflate_within};
+use crate::keyed_semaphores::KeyedSemaphores;
 use crate::log_throttle::LogThrottle;
-use crate::queue::{Full, Reservation, Share};
+use crate::queue::{Reservation, Share};
+use crate::server::network;
 use crate::tenants::{Limit, Tenant};
 
-/// A body up to this size, decompressed, is decoded where it was read: that takes less than handing it to another thread
-/// is worth. A larger one would hold up the other requests of its thread.
+/// A decompressed body up to this size is decoded on the async thread, which costs less than handing it to another one. A
+/// larger body would delay the other requests of the thread.
 const INLINE_MAX_BYTES: usize = 64 * 1024;
-
-/// Lines are written inline up to this size: a small body can have long ones.
+/// Lines up to this size are written on the async thread: a small body can have long lines.
 const INLINE_LINES_MAX_BYTES: usize = 4 * INLINE_MAX_BYTES;
-/// What stands around the payloads of a batch may come to so many bytes, and to so many more for each byte as sent: a body
-/// that was compressed a thousandfold is not to be a thousand times as much again.
-const AROUND_ALLOWED_BYTES: usize = 1 << 20;
-const AROUND_PER_BYTE: usize = 32;
+/// Limit of what stored lines hold besides the payloads: a fixed part, and one for each byte as sent, so that a body that was
+/// compressed a thousandfold does not grow by the same factor once more.
+const OVERHEAD_BASE_BYTES: usize = 1 << 20;
+const OVERHEAD_PER_BYTE: usize = 32;
+/// The shortest payload is `{}`.
+const PAYLOAD_MIN_BYTES: usize = 2;
+/// Memory of a payload while its batch is decoded.
+const SLICE_BYTES: usize = size_of::<&str>();
 
-/// A body that finds a bug can be sent again and again.
-static FAILED: LogThrottle = LogThrottle::for_clients();
-
-/// Makes lines of a body, here if it is small, else on a thread that may block; with the hold on the queue's bytes that
-/// they need.
-pub(super) async fn decode(
-    edge: &Edge,
-    mut work: Work,
-    body: Bytes,
-    mut reservation: Reservation,
-) -> Result<(Lines, Reservation), Problem> {
-    let problem = |refusal| match refusal {
-        Refusal::Problem(problem) => problem,
-        Refusal::Full(full) => Problem::full(full, edge.retry_after()),
-    };
-    match work.small(&body, &mut reservation) {
-        Ok(Some(lines)) => return Ok((lines, reservation)),
-        Ok(None) => {}
-        Err(refusal) => return Err(problem(refusal)),
-    }
-    // Held until the body has had its turn, so that the lane of an address is remembered for so long.
-    let lane = work.client.filter(|_| work.sender.tenant_share().is_none()).map(|client| edge.lanes.of(client.0));
-    let turns = work.sender.tenant_share().map(Share::lane).or_else(|| lane.as_ref().map(Lane::turns));
-    let turn = match turns {
-        Some(turns) => Some(turns.acquire_owned().await.map_err(|_| Problem::Internal)?),
-        None => None,
-    };
-    let permit = Arc::clone(&edge.large_bodies).acquire_owned().await.map_err(|_| Problem::Internal)?;
-    // The hold goes along: a sender that goes away leaves the work, and what it takes, behind.
-    let decoded = tokio::task::spawn_blocking(move || {
-        let _turn = (turn, lane, permit);
-        work.large(&body, &mut reservation).map(|lines| (lines, reservation))
-    });
-    match decoded.await {
-        Ok(decoded) => decoded.map_err(problem),
-        Err(error) => {
-            if let Some(suppressed) = FAILED.permit() {
-                tracing::error!(%error, suppressed, "decoding failed");
-            }
-            Err(Problem::Internal)
-        }
-    }
-}
-
-/// Why there are no lines.
-enum Refusal {
-    /// Sending it again brings the same answer.
-    Problem(Problem),
-    /// There is no room now.
-    Full(Full),
-}
-
-impl From<Problem> for Refusal {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
-    }
-}
-
-impl From<Full> for Refusal {
-    fn from(full: Full) -> Self {
-        Self::Full(full)
-    }
-}
+/// A client can repeat a body that triggers a bug.
+static PANIC_LOG: LogThrottle = LogThrottle::for_clients();
 
 /// The limits of decoding.
 #[derive(Debug, Clone, Copy)]
@@ -101,215 +45,262 @@ pub(super) struct DecodeLimits {
     readers: Readers,
     max_decoded_bytes: usize,
     max_line_bytes: usize,
-    /// A request can never hold more bytes of the queue.
-    max_held_bytes: usize,
+    /// The most that the reservation of one request may hold.
+    max_reserved_bytes: usize,
 }
 
 impl DecodeLimits {
-    /// A request can hold so many bytes of the queue, and its lines have so many at the most.
-    pub(super) fn new(settings: &HttpSettings, max_held_bytes: usize, lines_max_bytes: usize) -> Self {
+    /// A request may reserve `max_reserved_bytes`, and its lines may have `max_line_bytes`.
+    pub(super) fn new(settings: &HttpSettings, max_reserved_bytes: usize, max_line_bytes: usize) -> Self {
         let HttpSettings { record, readers, max_decoded_bytes, .. } = *settings;
-        let max_line_bytes = max_decoded_bytes.saturating_mul(LINES_PER_DECODED).max(LINES_ALLOWED_BYTES);
-        let max_line_bytes = max_line_bytes.min(lines_max_bytes);
-        Self { record, readers, max_decoded_bytes, max_line_bytes, max_held_bytes }
+        let by_body = max_decoded_bytes.saturating_mul(LINES_PER_DECODED).max(LINES_ALLOWED_BYTES);
+        let max_line_bytes = by_body.min(max_line_bytes);
+        Self { record, readers, max_decoded_bytes, max_line_bytes, max_reserved_bytes }
     }
 }
 
-/// What decoding needs beside the body.
-pub(super) struct Work {
-    form: Form,
-    encoding: Option<Encoding>,
-    received_at: SystemTime,
-    id: RequestId,
+/// Decodes small bodies where they were read, and large bodies on blocking threads, as many at once as there are cores: that
+/// bounds the memory of decoding. A tenant, or an address without one, waits for its own large bodies first.
+#[derive(Debug)]
+pub(super) struct Decoder {
     limits: DecodeLimits,
-    sender: Sender,
-    client: Option<ClientAddress>,
-    /// As it was sent.
-    body_bytes: usize,
-    /// What the request asks for, checked when the sender is known.
-    ack: Option<AskedAck>,
-    /// Whether the batch was counted against the sender's limits already.
-    is_counted: bool,
+    large_bodies: Arc<Semaphore>,
+    by_address: KeyedSemaphores<IpAddr>,
+}
+
+/// A request whose body is to be decoded.
+pub(super) struct BatchRequest {
+    pub(super) format: Form,
+    pub(super) encoding: Option<Encoding>,
+    pub(super) received_at: SystemTime,
+    pub(super) id: RequestId,
+    pub(super) identity: Identity,
+    pub(super) client: Option<IpAddr>,
+    /// As sent.
+    pub(super) body_bytes: usize,
+    /// Checked again when the envelope's token is known.
+    pub(super) ack: RequestedAck,
+}
+
+impl Decoder {
+    pub(super) fn new(limits: DecodeLimits) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { limits, large_bodies: Arc::new(Semaphore::new(cores)), by_address: KeyedSemaphores::new(cores) }
+    }
+
+    /// The lines of a body, with the reservation of their bytes.
+    pub(super) async fn decode(
+        &self,
+        request: BatchRequest,
+        body: Bytes,
+        mut reservation: Reservation,
+    ) -> Result<(Lines, Reservation), Problem> {
+        let mut decoding = Decoding { request, limits: self.limits, is_counted: false };
+        if let Some(lines) = decoding.inline(&body, &mut reservation)? {
+            return Ok((lines, reservation));
+        }
+        let share = decoding.request.identity.tenant().and_then(Tenant::share);
+        let (mut of_tenant, mut of_address) = (None, None);
+        match (share, decoding.request.client) {
+            (Some(share), _) => {
+                of_tenant = Some(Share::lane(share).acquire_owned().await.map_err(|_| Problem::Internal)?);
+            }
+            (None, Some(client)) => of_address = self.by_address.acquire(network(client)).await,
+            (None, None) => {}
+        }
+        let permit = Arc::clone(&self.large_bodies).acquire_owned().await.map_err(|_| Problem::Internal)?;
+        // The permits and the reservation move along: if the client disconnects, the work and its memory remain.
+        let decoded = tokio::task::spawn_blocking(move || {
+            let _permits = (of_tenant, of_address, permit);
+            decoding.large(&body, &mut reservation).map(|lines| (lines, reservation))
+        });
+        decoded.await.unwrap_or_else(|error| {
+            if let Some(suppressed) = PANIC_LOG.permit() {
+                tracing::error!(%error, suppressed, "decoding failed");
+            }
+            Err(Problem::Internal)
+        })
+    }
 }
 
 /// Where a body is decoded.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// Where it was read: as far as it is small.
+enum Mode {
+    /// On the async thread, if the body and its lines are small.
     Inline,
-    /// On a thread that may block.
-    Aside,
+    /// On a blocking thread.
+    Blocking,
 }
 
-impl Work {
-    pub(super) fn new(
-        edge: &Edge,
-        (form, encoding): (Form, Option<Encoding>),
-        received_at: SystemTime,
-        id: RequestId,
-        sender: Sender,
-        body_bytes: usize,
-    ) -> Self {
-        let (limits, client, ack) = (edge.limits, None, None);
-        Self { form, encoding, received_at, id, limits, sender, client, body_bytes, ack, is_counted: false }
-    }
+/// A request on its way from body to lines.
+struct Decoding {
+    request: BatchRequest,
+    limits: DecodeLimits,
+    /// The payloads were counted against the tenant's rate limit.
+    is_counted: bool,
+}
 
-    /// The same for a sender whose address is known.
-    pub(super) fn sent_from(self, client: Option<ClientAddress>) -> Self {
-        Self { client, ..self }
-    }
-
-    /// The same for a request that asks for a level of acknowledgement.
-    pub(super) fn asking(self, ack: AskedAck) -> Self {
-        Self { ack: Some(ack), ..self }
-    }
-
-    /// The lines of a body that turns out to be small, and its lines with it; none if they are not.
-    fn small(&mut self, body: &[u8], reservation: &mut Reservation) -> Result<Option<Lines>, Refusal> {
-        if self.encoding.is_none() && body.len() > self.limits.max_decoded_bytes {
-            return Err(not_inflated(&InflateError::TooLarge(self.limits.max_decoded_bytes)));
-        }
-        if body.len() > INLINE_MAX_BYTES {
+impl Decoding {
+    /// The lines of a small body; `None` if the body or its lines are too large for the async thread.
+    fn inline(&mut self, body: &[u8], reservation: &mut Reservation) -> Result<Option<Lines>, Problem> {
+        let max_decoded = self.limits.max_decoded_bytes;
+        let Some(encoding) = self.request.encoding else {
+            return match body.len() {
+                length if length > max_decoded => Err(not_inflated(&InflateError::TooLarge(max_decoded))),
+                length if length > INLINE_MAX_BYTES => Ok(None),
+                _ => self.lines(body, 0, Mode::Inline, reservation),
+            };
+        };
+        // The length that the body declares saves inflating most large bodies twice.
+        if body.len() > INLINE_MAX_BYTES || expected_len(encoding, body) > INLINE_MAX_BYTES {
             return Ok(None);
         }
-        let Some(encoding) = self.encoding else { return self.lines(body, 0, Place::Inline, reservation) };
-        match inflate(encoding, body, INLINE_MAX_BYTES) {
-            Ok(inflated) if inflated.len() <= self.limits.max_decoded_bytes => {
-                self.lines(&inflated, inflated.capacity(), Place::Inline, reservation)
+        match inflate_within(encoding, body, INLINE_MAX_BYTES, &mut |_| true) {
+            Ok(inflated) if inflated.len() <= max_decoded => {
+                self.lines(&inflated, inflated.capacity(), Mode::Inline, reservation)
             }
             Err(error @ InflateError::Corrupt(_)) => Err(not_inflated(&error)),
             Ok(_) | Err(InflateError::TooLarge(_) | InflateError::NoRoom) => Ok(None),
         }
     }
 
-    fn large(&mut self, body: &[u8], reservation: &mut Reservation) -> Result<Lines, Refusal> {
-        let lines = match self.encoding {
-            None => self.lines(body, 0, Place::Aside, reservation)?,
+    fn large(&mut self, body: &[u8], reservation: &mut Reservation) -> Result<Lines, Problem> {
+        let lines = match self.request.encoding {
+            None => self.lines(body, 0, Mode::Blocking, reservation)?,
             Some(encoding) => {
-                let mut room = Room::new(self.body_bytes, self.limits, reservation);
-                let most = self.limits.max_decoded_bytes;
-                let inflated = inflate_within(encoding, body, most, &mut |bytes| room.take(bytes));
-                room.outcome?;
+                let mut budget = Budget::new(self.request.body_bytes, self.limits, reservation);
+                let max = self.limits.max_decoded_bytes;
+                let inflated = inflate_within(encoding, body, max, &mut |bytes| budget.reserve(bytes));
+                budget.outcome?;
                 let inflated = inflated.map_err(|error| not_inflated(&error))?;
-                self.lines(&inflated, inflated.capacity(), Place::Aside, reservation)?
+                self.lines(&inflated, inflated.capacity(), Mode::Blocking, reservation)?
             }
         };
-        lines.ok_or(Refusal::Problem(Problem::Internal))
+        lines.ok_or(Problem::Internal)
     }
 
-    /// The lines of a decompressed body, for which `inflated` bytes were taken; none if they are too many for `place`.
+    /// The lines of a decompressed body, whose buffer has `inflated` bytes; `None` if they are too many for `mode`.
     fn lines(
         &mut self,
         body: &[u8],
         inflated: usize,
-        place: Place,
+        mode: Mode,
         reservation: &mut Reservation,
-    ) -> Result<Option<Lines>, Refusal> {
+    ) -> Result<Option<Lines>, Problem> {
         let DecodeLimits { record, readers, max_line_bytes, .. } = self.limits;
-        let max_around = self.body_bytes.saturating_mul(AROUND_PER_BYTE).saturating_add(AROUND_ALLOWED_BYTES);
-        let max_around = max_around.max(LINES_ALLOWED_BYTES.saturating_sub(body.len()));
-        // What is decoded inline is small, and there is one of it a thread: only its lines stay.
-        let beside = if place == Place::Inline { 0 } else { self.body_bytes + inflated };
-        let max_lines = if place == Place::Inline { INLINE_LINES_MAX_BYTES } else { max_line_bytes };
-        let mut limits = Limits::new(self.body_bytes, record, readers);
-        let around = self.meta().least_around();
-        limits.payloads =
-            limits.payloads.min(max_lines / (around + SHORTEST_PAYLOAD)).min(max_around / (around + SLICE));
+        let body_bytes = self.request.body_bytes;
+        let max_overhead = body_bytes.saturating_mul(OVERHEAD_PER_BYTE).saturating_add(OVERHEAD_BASE_BYTES);
+        let max_overhead = max_overhead.max(LINES_ALLOWED_BYTES.saturating_sub(body.len()));
+        // An inline body is small, and each thread has one at a time, so only its lines are reserved.
+        let (buffers, max_lines) = match mode {
+            Mode::Inline => (0, INLINE_LINES_MAX_BYTES),
+            Mode::Blocking => (body_bytes + inflated, max_line_bytes),
+        };
+        let mut limits = Limits::new(body_bytes, record, readers);
+        let overhead = self.meta().least_around();
+        limits.payloads = limits
+            .payloads
+            .min(max_lines / (overhead + PAYLOAD_MIN_BYTES))
+            .min(max_overhead / (overhead + SLICE_BYTES));
 
-        let mut room = Room::new(beside, self.limits, reservation);
-        let read = Batch::read(body, self.form, &limits, &mut |bytes| room.take(bytes));
-        room.outcome?;
+        let mut budget = Budget::new(buffers, self.limits, reservation);
+        let read = Batch::read(body, self.request.format, &limits, &mut |bytes| budget.reserve(bytes));
+        budget.outcome?;
         let batch = match read {
             Ok(batch) => batch,
-            Err(Refused::Invalid(invalid)) => return Err(Problem::InvalidBatch(invalid).into()),
-            Err(Refused::Over(Over::Payloads(_))) if place == Place::Inline => return Ok(None),
+            Err(Refused::Invalid(invalid)) => return Err(invalid.into()),
+            Err(Refused::Over(Over::Payloads(_))) if mode == Mode::Inline => return Ok(None),
             Err(Refused::Over(over @ Over::Payloads(_))) => return Err(self.too_many_lines(over)),
-            Err(Refused::Over(over)) => return Err(Problem::TooLarge(format!("{over}: split the batch")).into()),
-            Err(Refused::NoRoom) => return Err(Problem::Internal.into()),
+            Err(Refused::Over(over)) => return Err(Problem::TooLarge(format!("{over}: split the batch"))),
+            Err(Refused::NoRoom) => return Err(Problem::Internal),
         };
-        if let Some(tenant) = self.sender.in_envelope(batch.token)? {
-            self.sender = Sender::Tenant(tenant);
-            self.ack.map_or(Ok(()), |ack| ack.check(&self.sender))?;
-            reservation.move_to(self.sender.share())?;
-            self.sender.take(Limit::Requests, 1)?;
-            self.sender.take(Limit::Bytes, self.body_bytes)?;
-        }
-        if !std::mem::replace(&mut self.is_counted, true) {
-            self.sender.take(Limit::Payloads, batch.payloads.len())?;
-        }
-        let slices = batch.payloads.capacity() * SLICE;
+        self.authenticate(&batch, reservation)?;
+        let slices = batch.payloads.capacity() * SLICE_BYTES;
         let payload_bytes: usize = batch.payloads.iter().map(|payload| payload.len()).sum();
-        let mut room = Room::new(beside + slices, self.limits, reservation);
-        let grant =
-            |bytes: usize| bytes <= max_lines && bytes - payload_bytes + slices <= max_around && room.take(bytes);
-        let lines = Lines::write(&batch, &self.meta(), grant);
-        room.outcome?;
+        let mut budget = Budget::new(buffers + slices, self.limits, reservation);
+        let reserve = |bytes: usize| {
+            bytes <= max_lines && bytes - payload_bytes + slices <= max_overhead && budget.reserve(bytes)
+        };
+        let lines = Lines::write(&batch, &self.meta(), reserve);
+        budget.outcome?;
         match lines {
             Ok(lines) => Ok(Some(lines)),
-            Err(_) if place == Place::Inline => Ok(None),
+            Err(_) if mode == Mode::Inline => Ok(None),
             Err(error) => Err(self.too_many_lines(error)),
         }
     }
 
+    /// Finds the tenant by the envelope's token if the headers had none, and counts the batch against its limits.
+    fn authenticate(&mut self, batch: &Batch<'_>, reservation: &mut Reservation) -> Result<(), Problem> {
+        let BatchRequest { identity, ack, body_bytes, .. } = &mut self.request;
+        if let Some(tenant) = identity.from_envelope(batch.token)? {
+            *identity = Identity::Tenant(tenant);
+            ack.check(identity)?;
+            reservation.move_to(identity.share())?;
+            identity.take(Limit::Requests, 1)?;
+            identity.take(Limit::Bytes, *body_bytes)?;
+        }
+        if !std::mem::replace(&mut self.is_counted, true) {
+            identity.take(Limit::Payloads, batch.payloads.len())?;
+        }
+        Ok(())
+    }
+
     fn meta(&self) -> Meta<'_> {
-        let tenant = self.sender.tenant().map(Tenant::name);
-        Meta { received_at: self.received_at, request_id: self.id.as_str(), tenant, record: self.limits.record }
+        let BatchRequest { received_at, id, identity, .. } = &self.request;
+        let tenant = identity.tenant().map(Tenant::name);
+        Meta { received_at: *received_at, request_id: id.as_str(), tenant, record: self.limits.record }
     }
 
-    fn too_many_lines(&self, what: impl fmt::Display) -> Refusal {
-        Refusal::Problem(Problem::TooLarge(format!(
-            "{what}: the stored lines of a batch may have {} bytes (the least of MAX_QUEUE_BYTES, a sender's share of it, what \
-             SPOOL_MAX_BYTES can hold and {LINES_PER_DECODED} times MAX_DECODED_BYTES), and what stands in them beside the payloads \
-             {AROUND_ALLOWED_BYTES} and {AROUND_PER_BYTE} for each byte as sent: split the batch",
+    fn too_many_lines(&self, what: impl fmt::Display) -> Problem {
+        Problem::TooLarge(format!(
+            "{what}; the stored lines of a batch may have {} bytes (the lowest of MAX_QUEUE_BYTES, the tenant's share of it, \
+             what SPOOL_MAX_BYTES can hold and {LINES_PER_DECODED} times MAX_DECODED_BYTES), of which {OVERHEAD_BASE_BYTES} \
+             and {OVERHEAD_PER_BYTE} for each byte as sent may be other than payloads: split the batch",
             self.limits.max_line_bytes
-        )))
+        ))
     }
 }
 
-/// A payload has two bytes at the least.
-const SHORTEST_PAYLOAD: usize = 2;
-/// What a payload takes while its batch is decoded, in bytes.
-const SLICE: usize = size_of::<&str>();
-
-/// The part of the queue's bytes that decoding takes, before it takes the memory.
-struct Room<'r> {
-    /// Held beside what is asked for.
-    beside: usize,
-    most: usize,
+/// The memory of decoding, reserved from the queue's bytes before it is allocated.
+struct Budget<'r> {
+    /// Bytes of other buffers that are in use at the same time.
+    buffers: usize,
+    max: usize,
     reservation: &'r mut Reservation,
-    outcome: Result<(), Refusal>,
+    outcome: Result<(), Problem>,
 }
 
-impl<'r> Room<'r> {
-    fn new(beside: usize, limits: DecodeLimits, reservation: &'r mut Reservation) -> Self {
-        Self { beside, most: limits.max_held_bytes, reservation, outcome: Ok(()) }
+impl<'r> Budget<'r> {
+    fn new(buffers: usize, limits: DecodeLimits, reservation: &'r mut Reservation) -> Self {
+        Self { buffers, max: limits.max_reserved_bytes, reservation, outcome: Ok(()) }
     }
 
-    fn take(&mut self, bytes: usize) -> bool {
-        let bytes = self.beside.saturating_add(bytes);
-        self.outcome = if bytes > self.most {
-            // It could never be had, and who is told to come back would come back for ever.
-            Err(Refusal::Problem(Problem::TooLarge(format!(
-                "decoding the body takes {bytes} bytes at once, over {} (MAX_QUEUE_BYTES, or a sender's share of it): \
+    fn reserve(&mut self, bytes: usize) -> bool {
+        let bytes = self.buffers.saturating_add(bytes);
+        self.outcome = if bytes > self.max {
+            // It never fits, so a client that retries would retry for ever.
+            Err(Problem::TooLarge(format!(
+                "decoding the body needs {bytes} bytes, which exceeds {} (MAX_QUEUE_BYTES, or the tenant's share of it): \
                  split the batch",
-                self.most
-            ))))
+                self.max
+            )))
         } else {
-            self.reservation.grow_to(bytes).map_err(Refusal::Full)
+            self.reservation.grow_to(bytes).map_err(Problem::from)
         };
         self.outcome.is_ok()
     }
 }
 
-fn not_inflated(error: &InflateError) -> Refusal {
-    Refusal::Problem(match error {
-        InflateError::TooLarge(most) => Problem::TooLarge(format!(
-            "the body is over {most} bytes decompressed (MAX_DECODED_BYTES): split the batch"
-        )),
-        // Said by the one who has none.
+fn not_inflated(error: &InflateError) -> Problem {
+    match error {
+        InflateError::TooLarge(max) => {
+            Problem::TooLarge(format!("the body exceeds {max} bytes decompressed (MAX_DECODED_BYTES): split the batch"))
+        }
+        // The budget has the reason.
         InflateError::NoRoom => Problem::Internal,
         InflateError::Corrupt(error) => {
-            Problem::InvalidBody(format!("the body is not what its Content-Encoding says: {error}"))
+            Problem::InvalidBody(format!("the body does not match its Content-Encoding: {error}"))
         }
-    })
+    }
 }

@@ -1,59 +1,57 @@
 //! Memory of the requests in flight, counted in bytes for the process and for each client address.
 //!
-//! A request is charged when its headers are read, and the charge is given back when its answer has been written to the
-//! connection, or dropped with it: an answer that a client does not make room for (HTTP/2 flow control) or does not read
-//! is memory, too. Bodies are not part of it: they count against `MAX_QUEUE_BYTES`.
+//! A request is charged when its headers are read, and the charge is released when its response has been written to the
+//! connection, or dropped with it: a response for which a client has no window (HTTP/2 flow control), or which it does not
+//! read, also uses memory. Bodies are not part of the charge; they count against `MAX_QUEUE_BYTES`.
 //!
-//! What an address may have falls as the total rises: a quarter of what it has and of what is free. So the last part is
-//! there for addresses that have little, however many others take all that they may.
+//! The limit of an address falls as the total rises: it is a quarter of what the address uses plus what is free. So the last
+//! part remains for new addresses, however many others use all that they may.
 //!
-//! A health check has a reserve of its own: a load balancer that is over its share is not to take the server for a dead one.
+//! A health check has a reserve of its own, so that a load balancer over its limit does not take the server for dead.
 //!
-//! A request over the budget is refused. The answer to it takes memory as well, from a reserve. When the reserve is used
-//! up, the clients do not read their refusals, and a connection that sends one more request is ended.
+//! A request over the budget is rejected. The response uses memory as well, from a second reserve. When that is used up, the
+//! clients do not read their responses, and a connection that sends one more request is ended.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::HeaderMap;
+use parking_lot::Mutex;
 
-use super::Problem;
-use super::addresses::network;
+use super::problem::Problem;
 use crate::log_throttle::LogThrottle;
 use crate::metrics::Metrics;
+use crate::server::network;
 
-/// What a request takes beside its headers and its body: its task, its stream in h2, its timers and its answer.
+/// Memory of a request besides its headers and its body: its task, its stream in h2, its timers and its response.
 const REQUEST_BYTES: usize = 4 * 1024;
-/// What a header line takes beside its name and its value: an entry of the map, twice, as the map doubles when it grows.
+/// Memory of a header line besides its name and its value: an entry of the map, twice, because the map doubles when it grows.
 const HEADER_LINE_BYTES: usize = 240;
-/// What the answer to a refused request takes while it waits to be written.
-const REFUSAL_BYTES: usize = 2 * 1024;
-/// What all requests in flight may be charged together, and the last part of it, which is for addresses that have little.
-const ADMITTED: Limits = Limits { most: 64 << 20, newcomers: 16 << 20, address_least: 128 << 10 };
-/// What refusals may take beside that.
-const REFUSED: Limits = Limits { most: 8 << 20, newcomers: 2 << 20, address_least: 16 << 10 };
-/// What health checks may take that are over the limits of the others.
-const HEALTH: Limits = Limits { most: 4 << 20, newcomers: 2 << 20, address_least: 128 << 10 };
-/// The part that one address may have of what it has and of what is free.
+/// Memory of the response to a rejected request until it is written.
+const REJECTION_BYTES: usize = 2 * 1024;
+/// The budget of requests in flight.
+const ADMITTED: Limits = Limits { max: 64 << 20, reserved: 16 << 20, address_min: 128 << 10 };
+/// The reserve for rejections.
+const REJECTED: Limits = Limits { max: 8 << 20, reserved: 2 << 20, address_min: 16 << 10 };
+/// The reserve for health checks that exceed the budget.
+const HEALTH: Limits = Limits { max: 4 << 20, reserved: 2 << 20, address_min: 128 << 10 };
+/// An address may use one part in this many of what it uses plus what is free.
 const ADDRESS_PART: usize = 4;
-/// What a refused client is told to wait, in seconds, before jitter doubles it at most.
-const AGAIN_SECS: u64 = 1;
 
-static ADDRESS_OVER_SHARE: LogThrottle = LogThrottle::for_clients();
-static PROCESS_FULL: LogThrottle = LogThrottle::for_clients();
+static ADDRESS_LIMIT_LOG: LogThrottle = LogThrottle::for_clients();
+static PROCESS_LIMIT_LOG: LogThrottle = LogThrottle::for_clients();
 
-/// Limits of one kind of charges, in bytes.
+/// Limits of one kind of charge, in bytes.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
     /// For the process.
-    most: usize,
-    /// The part of it for addresses that have no more than `address_least`.
-    newcomers: usize,
-    /// What an address may have whatever the others have, as long as the process may: a few requests, of which one may have
-    /// the longest headers.
-    address_least: usize,
+    max: usize,
+    /// The part of it for addresses that use no more than `address_min`.
+    reserved: usize,
+    /// What an address may always use within `max`: a few requests, one of them with the longest headers.
+    address_min: usize,
 }
 
 /// The budget of a listener.
@@ -69,38 +67,38 @@ struct Used {
     by_address: HashMap<IpAddr, Bytes>,
 }
 
-/// What is charged, by [`Kind`].
+/// Charged bytes by [`Kind`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Bytes {
     admitted: usize,
-    refused: usize,
+    rejected: usize,
     health: usize,
 }
 
-/// What a charge is for. Each kind has limits of its own.
+/// The kind of a charge. Each has its own limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Admitted,
-    Refused,
+    Rejected,
     Health,
 }
 
-/// What comes of a request.
+/// The decision on a request.
 pub(super) enum Admission {
     Admitted(Charge),
-    /// It is answered with the problem.
-    Refused(Charge, Problem),
-    /// There is no memory even for a refusal: its connection is to be ended.
+    /// The response is the problem.
+    Rejected(Charge, Problem),
+    /// No memory is left for a rejection: the connection must end.
     Exhausted,
 }
 
-/// What one request is charged, until this is dropped.
+/// The charge of one request, released when it is dropped.
 pub(super) struct Charge {
     of: InFlight,
     address: Option<IpAddr>,
     kind: Kind,
     bytes: usize,
-    /// The part of it that is for the headers, on top of `bytes`.
+    /// For the headers, in addition to `bytes`.
     headers: AtomicUsize,
 }
 
@@ -109,11 +107,11 @@ impl InFlight {
         Self { metrics, used: Arc::default() }
     }
 
-    /// Charges a request with these headers. `client` is its address, if the requests of one address are limited.
+    /// Charges a request with these headers. `client` is its address, if requests are limited by address.
     pub(super) fn admit(&self, client: Option<IpAddr>, headers: &HeaderMap, is_health_check: bool) -> Admission {
         let address = client.map(network);
         let header_bytes = size(headers);
-        let mut used = self.lock();
+        let mut used = self.used.lock();
         let charge = |kind, bytes, headers: usize| {
             self.metrics.requests_in_flight.inc();
             self.metrics.requests_in_flight_bytes.add(signed(bytes + headers));
@@ -125,49 +123,40 @@ impl InFlight {
                 return Admission::Admitted(charge(*kind, REQUEST_BYTES, header_bytes));
             }
         }
-        let is_full = used.total.admitted + REQUEST_BYTES + header_bytes > ADMITTED.most;
-        let has_room = used.take(address, Kind::Refused, REFUSAL_BYTES);
+        let is_full = used.total.admitted + REQUEST_BYTES + header_bytes > ADMITTED.max;
+        let has_room = used.take(address, Kind::Rejected, REJECTION_BYTES);
         drop(used);
-        log_refusal(client.filter(|_| !is_full));
+        log_rejection(client.filter(|_| !is_full));
         if !has_room {
             return Admission::Exhausted;
         }
-        let retry_after = AGAIN_SECS + fastrand::u64(..=AGAIN_SECS);
-        let problem = match is_full {
-            true => Problem::TooManyRequests { retry_after },
-            false => Problem::TooManyRequestsFromAddress { retry_after },
-        };
-        Admission::Refused(charge(Kind::Refused, REFUSAL_BYTES, 0), problem)
+        let problem = if is_full { Problem::TooManyRequests } else { Problem::TooManyRequestsFromAddress };
+        Admission::Rejected(charge(Kind::Rejected, REJECTION_BYTES, 0), problem)
     }
 
-    fn give_back(&self, address: Option<IpAddr>, kind: Kind, bytes: usize) {
-        self.lock().give_back(address, kind, bytes);
+    fn release(&self, address: Option<IpAddr>, kind: Kind, bytes: usize) {
+        self.used.lock().release(address, kind, bytes);
         self.metrics.requests_in_flight_bytes.sub(signed(bytes));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Used> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes why requests are refused: for the share of `address`, or else for the limit of the process.
-fn log_refusal(address: Option<IpAddr>) {
+/// Logs why requests are rejected: the limit of `address`, or that of the process.
+fn log_rejection(address: Option<IpAddr>) {
     match address {
         Some(address) => {
-            if let Some(suppressed) = ADDRESS_OVER_SHARE.permit() {
+            if let Some(suppressed) = ADDRESS_LIMIT_LOG.permit() {
                 tracing::warn!(
                     %address,
                     suppressed,
-                    "an address is over its share of the requests in flight, and more are refused; if it is a proxy, name it \
-                     in TRUSTED_PROXIES"
+                    "an address exceeds its limit of requests in flight; if it is a proxy, add it to TRUSTED_PROXIES"
                 );
             }
         }
         None => {
-            if let Some(suppressed) = PROCESS_FULL.permit() {
+            if let Some(suppressed) = PROCESS_LIMIT_LOG.permit() {
                 tracing::warn!(
                     suppressed,
-                    "the requests in flight have all the memory that they may have; more are refused until some are answered"
+                    "requests in flight use all of their memory budget; more are rejected until some are finished"
                 );
             }
         }
@@ -178,18 +167,18 @@ impl Kind {
     fn limits(self) -> Limits {
         match self {
             Self::Admitted => ADMITTED,
-            Self::Refused => REFUSED,
+            Self::Rejected => REJECTED,
             Self::Health => HEALTH,
         }
     }
 }
 
 impl Limits {
-    /// What an address that has `held` may have at the most when `total` is taken. Beyond `address_least`, addresses never
-    /// reach the part for newcomers, however many they are: each leaves three quarters of what is free before it.
+    /// What an address that uses `held` may use when `total` is used. Above `address_min`, addresses never reach the reserved
+    /// part, however many they are: each leaves three quarters of what is free before it.
     fn of_address(self, held: usize, total: usize) -> usize {
-        let free = self.most.saturating_sub(self.newcomers).saturating_sub(total);
-        self.address_least.max((held + free) / ADDRESS_PART)
+        let free = self.max.saturating_sub(self.reserved).saturating_sub(total);
+        self.address_min.max((held + free) / ADDRESS_PART)
     }
 }
 
@@ -197,20 +186,20 @@ impl Bytes {
     fn of(&mut self, kind: Kind) -> &mut usize {
         match kind {
             Kind::Admitted => &mut self.admitted,
-            Kind::Refused => &mut self.refused,
+            Kind::Rejected => &mut self.rejected,
             Kind::Health => &mut self.health,
         }
     }
 }
 
 impl Used {
-    /// Takes so many bytes, if they are within the limits.
+    /// Charges `bytes`, if they are within the limits.
     fn take(&mut self, address: Option<IpAddr>, kind: Kind, bytes: usize) -> bool {
         let limits = kind.limits();
         let mut of_address = address.and_then(|address| self.by_address.get(&address)).copied().unwrap_or_default();
         let (held, total) = (*of_address.of(kind), *self.total.of(kind));
         let address_fits = address.is_none() || held + bytes <= limits.of_address(held, total);
-        if !address_fits || total + bytes > limits.most {
+        if !address_fits || total + bytes > limits.max {
             return false;
         }
         *self.total.of(kind) += bytes;
@@ -220,7 +209,7 @@ impl Used {
         true
     }
 
-    fn give_back(&mut self, address: Option<IpAddr>, kind: Kind, bytes: usize) {
+    fn release(&mut self, address: Option<IpAddr>, kind: Kind, bytes: usize) {
         let less = |used: &mut Bytes| {
             let used = used.of(kind);
             *used = used.saturating_sub(bytes);
@@ -238,24 +227,24 @@ impl Used {
 }
 
 impl Charge {
-    /// Gives back what was charged for the headers: they are dropped.
-    pub(super) fn headers_dropped(&self) {
+    /// Releases the charge for the headers, which the handler has dropped.
+    pub(super) fn release_headers(&self) {
         // It guards no other memory.
         let headers = self.headers.swap(0, Ordering::Relaxed);
         if headers > 0 {
-            self.of.give_back(self.address, self.kind, headers);
+            self.of.release(self.address, self.kind, headers);
         }
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.of.give_back(self.address, self.kind, self.bytes + *self.headers.get_mut());
+        self.of.release(self.address, self.kind, self.bytes + *self.headers.get_mut());
         self.of.metrics.requests_in_flight.dec();
     }
 }
 
-/// What a map of headers takes.
+/// Memory of a map of headers.
 fn size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| HEADER_LINE_BYTES + name.as_str().len() + value.len()).sum()
 }
@@ -278,50 +267,50 @@ mod tests {
         budget.admit(Some(address.parse().unwrap()), &HeaderMap::new(), false)
     }
 
-    /// The charges of an address until a request is not admitted, those of its refusals, and whether all refusals were
-    /// for the address.
+    /// The charges of an address until a request is rejected, those of its rejections, and whether all rejections were for
+    /// the limit of the address.
     fn exhaust(budget: &InFlight, address: &str) -> (Vec<Charge>, Vec<Charge>, bool) {
-        let (mut admitted, mut refused, mut is_address) = (Vec::new(), Vec::new(), true);
+        let (mut admitted, mut rejected, mut is_address) = (Vec::new(), Vec::new(), true);
         loop {
             match admit(budget, address) {
                 Admission::Admitted(charge) => admitted.push(charge),
-                Admission::Refused(charge, problem) => {
-                    refused.push(charge);
-                    is_address &= matches!(problem, Problem::TooManyRequestsFromAddress { .. });
+                Admission::Rejected(charge, problem) => {
+                    rejected.push(charge);
+                    is_address &= matches!(problem, Problem::TooManyRequestsFromAddress);
                 }
-                Admission::Exhausted => return (admitted, refused, is_address),
+                Admission::Exhausted => return (admitted, rejected, is_address),
             }
         }
     }
 
     #[test]
-    fn an_address_that_uses_up_its_share_is_refused_and_leaves_room_for_others() {
+    fn an_address_over_its_limit_is_rejected_and_others_are_not() {
         let budget = budget();
-        let (admitted, refused, is_address) = exhaust(&budget, "192.0.2.1");
-        assert_eq!(admitted.len(), (ADMITTED.most - ADMITTED.newcomers) / 4 / REQUEST_BYTES);
-        assert_eq!(refused.len(), (REFUSED.most - REFUSED.newcomers) / 4 / REFUSAL_BYTES);
+        let (admitted, rejected, is_address) = exhaust(&budget, "192.0.2.1");
+        assert_eq!(admitted.len(), (ADMITTED.max - ADMITTED.reserved) / 4 / REQUEST_BYTES);
+        assert_eq!(rejected.len(), (REJECTED.max - REJECTED.reserved) / 4 / REJECTION_BYTES);
         assert!(is_address);
         let other = admit(&budget, "192.0.2.2");
         assert!(matches!(other, Admission::Admitted(_)));
-        drop((admitted, refused, other));
-        assert_eq!(budget.lock().total, Bytes::default());
-        assert!(budget.lock().by_address.is_empty(), "an address at rest is forgotten");
+        drop((admitted, rejected, other));
+        assert_eq!(budget.used.lock().total, Bytes::default());
+        assert!(budget.used.lock().by_address.is_empty(), "an address without requests is removed");
         assert_eq!(budget.metrics.requests_in_flight_bytes.get(), 0);
         assert_eq!(budget.metrics.requests_in_flight.get(), 0);
     }
 
     #[test]
-    fn many_greedy_addresses_leave_a_new_one_a_few_requests_and_their_refusals() {
+    fn many_greedy_addresses_leave_a_new_one_a_few_requests_and_their_rejections() {
         let budget = budget();
         let held: Vec<_> = (0..100).map(|n| exhaust(&budget, &format!("192.0.2.{n}"))).collect();
-        assert!(held.iter().all(|(admitted, refused, is_address)| {
-            admitted.len() * REQUEST_BYTES >= ADMITTED.address_least
-                && refused.len() * REFUSAL_BYTES >= REFUSED.address_least
+        assert!(held.iter().all(|(admitted, rejected, is_address)| {
+            admitted.len() * REQUEST_BYTES >= ADMITTED.address_min
+                && rejected.len() * REJECTION_BYTES >= REJECTED.address_min
                 && *is_address
         }));
-        let (admitted, refused, _) = exhaust(&budget, "198.51.100.1");
-        assert_eq!(admitted.len() * REQUEST_BYTES, ADMITTED.address_least);
-        assert_eq!(refused.len() * REFUSAL_BYTES, REFUSED.address_least);
+        let (admitted, rejected, _) = exhaust(&budget, "198.51.100.1");
+        assert_eq!(admitted.len() * REQUEST_BYTES, ADMITTED.address_min);
+        assert_eq!(rejected.len() * REJECTION_BYTES, REJECTED.address_min);
     }
 
     #[test]
@@ -329,9 +318,9 @@ mod tests {
         let budget = budget();
         let addresses = (0..1000).map(|n| format!("10.0.{}.{}", n / 250, n % 250));
         let held: Vec<_> = addresses.map(|address| exhaust(&budget, &address)).collect();
-        assert!(budget.lock().total.admitted <= ADMITTED.most);
-        assert!(budget.lock().total.refused <= REFUSED.most);
-        assert!(held[0].2, "the first one is told that it has too many");
+        assert!(budget.used.lock().total.admitted <= ADMITTED.max);
+        assert!(budget.used.lock().total.rejected <= REJECTED.max);
+        assert!(held[0].2, "the first one exceeds its own limit");
         assert!(matches!(admit(&budget, "10.0.0.0"), Admission::Exhausted));
     }
 
@@ -342,14 +331,18 @@ mod tests {
         let _held = exhaust(&budget, "192.0.2.1");
         let checks: Vec<_> = std::iter::from_fn(|| match budget.admit(address, &HeaderMap::new(), true) {
             Admission::Admitted(charge) => Some(charge),
-            Admission::Refused(..) | Admission::Exhausted => None,
+            Admission::Rejected(..) | Admission::Exhausted => None,
         })
         .collect();
-        assert_eq!(checks.len(), (HEALTH.most - HEALTH.newcomers) / 4 / REQUEST_BYTES, "they are bounded, too");
+        assert_eq!(
+            checks.len(),
+            (HEALTH.max - HEALTH.reserved) / 4 / REQUEST_BYTES,
+            "health checks are bounded as well"
+        );
         let others: Vec<_> = std::iter::from_fn(|| match budget.admit(None, &HeaderMap::new(), false) {
             Admission::Admitted(charge) => Some(charge),
-            Admission::Refused(_, problem) => {
-                assert!(matches!(problem, Problem::TooManyRequests { .. }), "the server is full");
+            Admission::Rejected(_, problem) => {
+                assert!(matches!(problem, Problem::TooManyRequests), "the server is full");
                 None
             }
             Admission::Exhausted => None,
@@ -365,11 +358,11 @@ mod tests {
         let budget = budget();
         let headers = HeaderMap::from_iter([(axum::http::header::HOST, "x".repeat(1000).parse().unwrap())]);
         let Admission::Admitted(charge) = budget.admit(None, &headers, false) else { panic!("it is admitted") };
-        assert_eq!(budget.lock().total.admitted, REQUEST_BYTES + HEADER_LINE_BYTES + 1004);
-        charge.headers_dropped();
-        charge.headers_dropped();
-        assert_eq!(budget.lock().total.admitted, REQUEST_BYTES);
+        assert_eq!(budget.used.lock().total.admitted, REQUEST_BYTES + HEADER_LINE_BYTES + 1004);
+        charge.release_headers();
+        charge.release_headers();
+        assert_eq!(budget.used.lock().total.admitted, REQUEST_BYTES);
         drop(charge);
-        assert_eq!(budget.lock().total.admitted, 0);
+        assert_eq!(budget.used.lock().total.admitted, 0);
     }
 }

@@ -1,190 +1,209 @@
-//! `GET /v1/jobs/{job}`: what became of a job, by its receipt.
+//! `GET /v1/jobs/{job}`: the state of a job, by its receipt.
 //!
-//! A segment that this process has, or had lately, is answered from memory. Any other is looked for in the store under the
-//! key that follows from the receipt, so that every machine of a fleet can answer for every job. That takes one call for a
-//! job that a machine of the same settings has stored, and two for any other; while the request waits, it is repeated with
+//! A segment that this process holds, or held recently, is answered from memory. Any other is looked up in the store by the
+//! key that follows from the receipt, so every machine of a fleet can answer for every job. That takes one call for a job that
+//! a machine with the same settings has stored, and two for any other. While the request waits, the lookup is repeated at
 //! growing intervals.
 //!
-//! Where senders need tokens, so do those who ask. Any tenant may ask after any job: nothing is kept per job, so nobody
-//! knows whose it is, and the answer tells nothing of what is in it.
+//! With tenants, the route needs a token. Any tenant may ask for any job: nothing is kept per job, so its tenant is not known,
+//! and the response contains nothing of its payloads.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{Extension, RawQuery, State as Shared};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::payloads::JSON;
-use super::peer::ClientAddress;
-use super::places::Client;
-use super::sender::Sender;
-use super::{Edge, Problem, query};
-use crate::config::ReceiptObject;
+use super::auth::Identity;
+use super::client_permits::ClientKey;
+use super::problem::Problem;
+use super::receipt::{JobBody, json};
+use super::service::ClientAddress;
+use super::state::ApiState;
 use crate::log_throttle::LogThrottle;
 use crate::segment::{Compression, JobId};
-use crate::spool::State;
+use crate::spool;
 use crate::store::{Found, StoreError};
 use crate::tenants::{Limit, Tenant};
 
-/// Nobody is kept waiting longer.
+/// The longest `?wait=`.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// What one is told to wait when the store is asked for too many, in seconds, beyond the first: the most, so that they do
-/// not come back together.
-const ASK_AGAIN_SECS: u64 = 2;
-/// After what time the store is asked again for a segment of another machine while a request waits; doubled each time.
-const ASK_INTERVAL: Duration = Duration::from_secs(1);
-/// The longest of these times.
-const ASK_INTERVAL_MAX: Duration = Duration::from_secs(8);
+/// While a request waits, the store is asked again after this time, which doubles each time.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
+const LOOKUP_INTERVAL_MAX: Duration = Duration::from_secs(8);
 
-/// Every lookup can fail while the store does.
-static STORE_SILENT: LogThrottle = LogThrottle::for_clients();
+/// While the store is unavailable, every lookup fails.
+static LOOKUP_LOG: LogThrottle = LogThrottle::for_clients();
 
-/// What became of a job.
-enum Fate {
+/// The state of a job.
+enum JobState {
     Spooled {
         key: String,
     },
     Stored {
         key: String,
     },
-    /// The object lacks so many jobs that it does not say of each whether it has it.
+    /// The object lacks so many jobs that its metadata does not list each of them.
     Unknown {
         key: String,
     },
     Dead,
-    /// The end of its segment could not be read, so it is not known whether there was such a job.
+    /// The end of the job's segment could not be read, so it is unknown whether the job existed.
     PossiblyLost,
 }
 
-/// What is said beside `dead` of a job that is possibly lost.
+/// The detail of a job that is possibly lost.
 const POSSIBLY_LOST: &str =
     "the end of this job's segment could not be read after a crash: if the job was acknowledged, it is lost";
 
-/// Answers for the job, at once or, with `?wait=SECONDS`, when it is spooled no more.
+/// The query of the route.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Parameters {
+    wait: Option<String>,
+}
+
+impl Parameters {
+    /// How long to wait; zero without the parameter.
+    fn wait(query: Result<Query<Self>, QueryRejection>) -> Result<Duration, Problem> {
+        let Query(Self { wait }) = query
+            .map_err(|error| Problem::InvalidQuery(format!("{error}: the only parameter is wait, such as ?wait=10")))?;
+        let Some(seconds) = wait else { return Ok(Duration::ZERO) };
+        let seconds = seconds.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+        let seconds =
+            seconds.ok_or_else(|| Problem::InvalidQuery("wait is a number of seconds, such as 10".to_owned()))?;
+        Ok(Duration::try_from_secs_f64(seconds).unwrap_or(WAIT_MAX).min(WAIT_MAX))
+    }
+}
+
+/// Returns the state of the job, at once or, with `?wait=SECONDS`, when it is no longer spooled.
 pub(super) async fn get(
-    Shared(edge): Shared<Arc<Edge>>,
+    State(state): State<Arc<ApiState>>,
     address: Option<Extension<ClientAddress>>,
     headers: HeaderMap,
-    uri: Uri,
-    RawQuery(query): RawQuery,
+    receipt: Result<Path<String>, PathRejection>,
+    query: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let sender = Sender::in_headers(&headers, edge.tenants.as_ref())?;
-    sender.take(Limit::Requests, 1)?;
-    // Nothing of the head is kept while the request waits: it is memory that no queue counts.
+    let identity = Identity::require_in_headers(&headers, state.tenants.as_ref())?;
+    identity.take(Limit::Requests, 1)?;
+    // The memory of the headers is not kept while the request waits.
     drop(headers);
-    // As it stands: a receipt has nothing in it that would be escaped.
-    let receipt = uri.path().rsplit('/').next().unwrap_or_default();
-    let job: JobId = receipt.parse().map_err(Problem::InvalidReceipt)?;
-    let asked = wait(query.as_deref())?;
-    drop((uri, query));
+    // Text that is not UTF-8 is not a receipt either.
+    let job: JobId = receipt.map(|Path(receipt)| receipt).unwrap_or_default().parse()?;
+    let wait = Parameters::wait(query)?;
     let address = address.map(|Extension(ClientAddress(address))| address);
-    let client = Client::new(sender.tenant().map(Tenant::name), address);
-    let place = if asked.is_zero() { None } else { edge.waits.begin(&client) };
-    let wait = place.as_ref().map_or(Duration::ZERO, |_| asked);
-    let until = Instant::now() + wait;
-    let fate = match edge.context.spool.segments().find(job.segment) {
+    let client = ClientKey::new(identity.tenant().map(Tenant::name), address);
+    let permit = if wait.is_zero() { None } else { state.waits.try_acquire(&client) };
+    let wait = permit.as_ref().map_or(Duration::ZERO, |_| wait);
+    let deadline = Instant::now() + wait;
+    let job_state = match state.context.spool.segments().find(job.segment) {
         Some(segment) => {
-            let state = tokio::select! {
+            let settled = tokio::select! {
                 biased;
-                // The usual question costs neither a timer nor a place among those who wait.
+                // The usual request needs no timer.
                 () = std::future::ready(()), if wait.is_zero() => segment.state(),
-                settled = timeout_at(until, segment.settled()) => settled.unwrap_or_else(|_| segment.state()),
-                // Nobody is to hold up a stop by waiting.
-                () = edge.context.shutdown.draining() => segment.state(),
+                settled = timeout_at(deadline, segment.settled()) => settled.unwrap_or_else(|_| segment.state()),
+                // A waiting request must not delay the shutdown.
+                () = state.context.shutdown.draining() => segment.state(),
             };
             if !segment.has(job.place) {
                 return Err(Problem::UnknownJob);
             }
-            let key = || segment.key(&edge.prefix).to_owned();
-            match state {
-                state if state.is_dead_at(job.place) && segment.is_in_doubt_at(job.place) => Fate::PossiblyLost,
-                state if state.is_dead_at(job.place) => Fate::Dead,
-                State::Spooled => Fate::Spooled { key: key() },
-                State::Stored { .. } => Fate::Stored { key: key() },
-                State::Dead => Fate::Dead,
+            let key = || segment.key(&state.prefix).to_owned();
+            match settled {
+                settled if settled.is_dead_at(job.place) && segment.is_in_doubt_at(job.place) => JobState::PossiblyLost,
+                settled if settled.is_dead_at(job.place) => JobState::Dead,
+                spool::State::Spooled => JobState::Spooled { key: key() },
+                spool::State::Stored { .. } => JobState::Stored { key: key() },
+                spool::State::Dead => JobState::Dead,
             }
         }
-        None => in_store(&edge, job, &client, until).await?,
+        None => look_up(&state, job, &client, deadline).await?,
     };
-    Ok(fate.answer(&edge, job))
+    Ok(job_state.response(&state, job))
 }
 
-/// Asks the store, until it has the job's object or the time is over.
-async fn in_store(edge: &Edge, job: JobId, client: &Client, until: Instant) -> Result<Fate, Problem> {
-    let names = Names::of(edge, job);
-    let mut interval = ASK_INTERVAL;
+/// Asks the store until it has the job's object, or until the deadline.
+async fn look_up(state: &ApiState, job: JobId, client: &ClientKey, deadline: Instant) -> Result<JobState, Problem> {
+    let candidates = CandidateKeys::of(state, job);
+    let mut interval = LOOKUP_INTERVAL;
     let mut is_first = true;
     loop {
-        // Not held between two questions: a client that waits keeps no other from asking.
-        let lookup = edge.lookups.begin(client);
-        let is_last = Instant::now() >= until;
-        if lookup.is_none() && (is_first || is_last) {
-            return Err(Problem::StoreBusy { retry_after: 1 + fastrand::u64(0..=ASK_AGAIN_SECS) });
+        // Not held between two lookups, so that a client that waits does not keep others from looking up.
+        let permit = state.lookups.try_acquire(client);
+        let is_last = Instant::now() >= deadline;
+        if permit.is_none() && (is_first || is_last) {
+            return Err(Problem::StoreBusy);
         }
-        if let Some(lookup) = lookup {
-            let found = names.find(edge, is_first, is_last).await.map_err(|error| silent(edge, &error))?;
-            drop(lookup);
+        if let Some(permit) = permit {
+            let found = candidates.find(state, is_first, is_last).await.map_err(|error| unavailable(&error))?;
+            drop(permit);
             match found {
                 None => {}
                 Some((_, Found { places: Some(places), .. })) if job.place >= places => {
                     return Err(Problem::UnknownJob);
                 }
                 Some((_, Found { dead, .. })) if dead.iter().any(|places| places.contains(&job.place)) => {
-                    return Ok(Fate::Dead);
+                    return Ok(JobState::Dead);
                 }
                 Some((key, Found { unsure, .. })) if unsure.iter().any(|places| places.contains(&job.place)) => {
-                    return Ok(Fate::Unknown { key });
+                    return Ok(JobState::Unknown { key });
                 }
-                Some((key, _)) => return Ok(Fate::Stored { key }),
+                Some((key, _)) => return Ok(JobState::Stored { key }),
             }
         }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() || edge.context.shutdown.is_draining() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || state.context.shutdown.is_draining() {
             return Err(Problem::UnknownJob);
         }
         tokio::select! {
             () = sleep(interval.min(left)) => {}
-            () = edge.context.shutdown.draining() => {}
+            () = state.context.shutdown.draining() => {}
         }
-        interval = (interval * 2).min(ASK_INTERVAL_MAX);
+        interval = (interval * 2).min(LOOKUP_INTERVAL_MAX);
         is_first = false;
     }
 }
 
-fn silent(edge: &Edge, error: &StoreError) -> Problem {
-    if let Some(suppressed) = STORE_SILENT.permit() {
-        tracing::warn!(%error, suppressed, "a job cannot be looked up in the store");
+fn unavailable(error: &StoreError) -> Problem {
+    if let Some(suppressed) = LOOKUP_LOG.permit() {
+        tracing::warn!(%error, suppressed, "the lookup of a job in the store failed");
     }
-    Problem::StoreSilent { retry_after: edge.retry_after() }
+    Problem::StoreUnavailable
 }
 
 /// The keys that a job's object may have: a machine with another `COMPRESSION` may have stored it.
-struct Names {
-    /// What all of them begin with.
+struct CandidateKeys {
+    /// Their common prefix.
     stem: String,
-    /// That of this machine's codec first.
+    /// The key of this machine's codec is the first.
     keys: Vec<String>,
 }
 
-impl Names {
-    fn of(edge: &Edge, job: JobId) -> Self {
-        let own = edge.context.spool.compression();
+impl CandidateKeys {
+    fn of(state: &ApiState, job: JobId) -> Self {
+        let own = state.context.spool.compression();
         let others = Compression::ALL.into_iter().filter(|compression| *compression != own);
-        let key = |compression| job.segment.key(&edge.prefix, compression);
+        let key = |compression| job.segment.key(&state.prefix, compression);
         let keys: Vec<String> = std::iter::once(own).chain(others).map(key).collect();
         let stem = keys.first().and_then(|key| key.strip_suffix(own.extension())).unwrap_or_default().to_owned();
         Self { stem, keys }
     }
 
-    /// Asks for the likeliest key alone first; if it is not there, and from then on, for all of them at once. Where the store
-    /// cannot be listed the others are asked for at the first and at the last time.
-    async fn find(&self, edge: &Edge, is_first: bool, is_last: bool) -> Result<Option<(String, Found)>, StoreError> {
+    /// The first lookup tries the likeliest key alone, then all keys in one listing. Where the store denies listings, the
+    /// other keys are tried in the first and in the last lookup.
+    async fn find(
+        &self,
+        state: &ApiState,
+        is_first: bool,
+        is_last: bool,
+    ) -> Result<Option<(String, Found)>, StoreError> {
         let Some((own, others)) = self.keys.split_first() else { return Ok(None) };
-        if is_first && let Some(found) = edge.store.find(own).await? {
+        if is_first && let Some(found) = state.store.find(own).await? {
             return Ok(Some((own.clone(), found)));
         }
         let probe = match (is_first, is_last) {
@@ -192,71 +211,60 @@ impl Names {
             (false, true) => &self.keys,
             (false, false) => std::slice::from_ref(own),
         };
-        edge.store.find_any(&self.stem, &self.keys, probe).await
+        state.store.find_any(&self.stem, &self.keys, probe).await
     }
 }
 
-impl Fate {
-    fn answer(&self, edge: &Edge, job: JobId) -> Response {
-        let (state, key) = match self {
+impl JobState {
+    fn response(&self, state: &ApiState, job: JobId) -> Response {
+        let (name, key) = match self {
             Self::Spooled { key } => ("spooled", Some(key)),
             Self::Stored { key } => ("stored", Some(key)),
             Self::Unknown { key } => ("unknown", Some(key)),
             Self::Dead | Self::PossiblyLost => ("dead", None),
         };
-        let mut body = format!("{{\"job\":\"{job}\",\"state\":\"{state}\"");
-        if let Some(key) = key {
-            body.push_str(",\"object\":");
-            push_object(&mut body, edge, key);
-        }
-        if matches!(self, Self::PossiblyLost) {
-            body.push_str(",\"detail\":\"");
-            body.push_str(POSSIBLY_LOST);
-            body.push('"');
-        }
-        body.push_str("}\n");
-        (StatusCode::OK, [(CONTENT_TYPE, JSON)], Body::from(body)).into_response()
+        json(
+            StatusCode::OK,
+            &JobBody {
+                job: Some(job),
+                state: name,
+                object: key.map(|key| state.object_name(key)),
+                detail: matches!(self, Self::PossiblyLost).then_some(POSSIBLY_LOST),
+            },
+        )
     }
-}
-
-/// Appends what an object is or will be called, as a JSON string.
-pub(super) fn push_object(body: &mut String, edge: &Edge, key: &str) {
-    // Where the store is, is told to known senders alone, and to them only if the operator wants it.
-    let (location, slash) = match edge.settings.receipt_object {
-        ReceiptObject::Key => ("", ""),
-        ReceiptObject::Location => (edge.store.location(), "/"),
-    };
-    let is_plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'));
-    if is_plain(location) && is_plain(key) {
-        // As nearly all are: there is nothing to escape.
-        ["\"", location, slash, key, "\""].iter().for_each(|part| body.push_str(part));
-    } else {
-        body.push_str(&serde_json::Value::from(format!("{location}{slash}{key}")).to_string());
-    }
-}
-
-/// Seconds to wait, from the query; none if it does not say.
-fn wait(query: Option<&str>) -> Result<Duration, Problem> {
-    let Some(seconds) = query::parameter(query, "wait", "10")? else { return Ok(Duration::ZERO) };
-    let seconds = seconds.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
-    let seconds = seconds.ok_or_else(|| Problem::InvalidQuery("wait is a number of seconds, such as 10".to_owned()))?;
-    Ok(Duration::try_from_secs_f64(seconds).unwrap_or(WAIT_MAX).min(WAIT_MAX))
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::Uri;
+
     use super::*;
 
+    fn wait(query: &str) -> Result<Duration, Problem> {
+        let uri: Uri = format!("/v1/jobs/x{query}").parse().unwrap();
+        Parameters::wait(Query::try_from_uri(&uri))
+    }
+
     #[test]
-    fn a_wait_is_cut_off_at_a_minute_however_long_one_is_asked_for() {
-        let asked = |query| wait(Some(query)).unwrap();
-        assert_eq!(asked("wait=59.5"), Duration::from_millis(59_500));
-        for long in ["wait=60", "wait=60.001", "wait=3600", "wait=1e300"] {
-            assert_eq!(asked(long), Duration::from_secs(60), "{long}");
+    fn a_wait_is_limited_to_a_minute() {
+        assert_eq!(wait("?wait=59.5").unwrap(), Duration::from_millis(59_500));
+        for long in ["?wait=60", "?wait=60.001", "?wait=3600", "?wait=1e300"] {
+            assert_eq!(wait(long).unwrap(), Duration::from_secs(60), "{long}");
         }
-        for wrong in ["wait=-1", "wait=NaN", "wait=inf", "wait=", "wait=ten"] {
-            assert!(wait(Some(wrong)).is_err(), "{wrong}");
+        for wrong in ["?wait=-1", "?wait=NaN", "?wait=inf", "?wait=", "?wait=ten"] {
+            assert!(wait(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(wait(None).unwrap(), Duration::ZERO);
+        assert_eq!(wait("").unwrap(), Duration::ZERO);
+    }
+
+    #[test]
+    fn unknown_and_repeated_parameters_are_rejected() {
+        for none in ["", "?"] {
+            assert_eq!(wait(none).unwrap(), Duration::ZERO);
+        }
+        for bad in ["?wat=1", "?wait=1&x=1", "?x", "?wait=1&wait=2", "?WAIT=1"] {
+            assert!(wait(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,207 +1,211 @@
-//! `POST /v1/payloads` and `POST /`: a batch, taken whole or refused whole.
+//! `POST /v1/payloads` and `POST /`: a batch, accepted whole or rejected whole.
 
-use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::ack::AskedAck;
-use super::connection::WireBytes;
-use super::decoding::{Work, decode};
-use super::peer::ClientAddress;
-use super::places::Client;
+use super::ack::RequestedAck;
+use super::auth::Identity;
+use super::client_permits::ClientKey;
+use super::decoding::BatchRequest;
+use super::problem::Problem;
+use super::receipt::{AcceptedBody, json};
 use super::request_id::RequestId;
-use super::sender::Sender;
-use super::{Edge, Problem, body, origin, query};
+use super::service::ClientAddress;
+use super::state::ApiState;
+use super::{body, origin};
 use crate::config::Ack;
 use crate::decode::{Form, Lines};
 use crate::queue::{Receipt, Reservation, Share};
 use crate::segment::JobId;
+use crate::server::WireBytes;
 use crate::spool;
 use crate::tenants::{Limit, Tenant};
 
-/// Room for an answer, so that it is not moved as it is written.
-const ANSWER_USUAL_BYTES: usize = 384;
+/// The query of the route.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Parameters {
+    ack: Option<String>,
+}
 
-pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+impl Parameters {
+    /// The requested level; the lowest without one.
+    fn ack(query: Result<Query<Self>, QueryRejection>) -> Result<Ack, Problem> {
+        let Query(Self { ack }) = query.map_err(|error| {
+            Problem::InvalidQuery(format!("{error}: the only parameter is ack, such as ?ack=stored"))
+        })?;
+        match ack {
+            None => Ok(Ack::Memory),
+            Some(level) => {
+                level.parse().map_err(|()| Problem::InvalidQuery("ack is one of memory, disk and stored".to_owned()))
+            }
+        }
+    }
+}
 
-/// Decides what can be decided before the body is read, reads it, decodes it and queues it.
-pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Result<Response, Problem> {
+/// Rejects what can be rejected before the body is read, then reads, decodes and queues it.
+pub(super) async fn post(
+    State(state): State<Arc<ApiState>>,
+    query: Result<Query<Parameters>, QueryRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
     let received_at = SystemTime::now();
     let (mut parts, body) = request.into_parts();
     let wire = parts.extensions.remove::<WireBytes>();
-    let client = parts.extensions.get::<ClientAddress>().copied();
-    let id = RequestId::found(&parts.headers);
-    origin::check(&edge, &parts)?;
-    let sender = Sender::of(&parts.headers, edge.tenants.as_ref())?;
-    if let Some(problem) = edge.closed() {
+    let client = parts.extensions.get::<ClientAddress>().map(|ClientAddress(address)| *address);
+    let id = RequestId::inserted(&parts.headers);
+    origin::check(&state, &parts)?;
+    let identity = Identity::from_headers(&parts.headers, state.tenants.as_ref())?;
+    if let Some(problem) = state.rejects_batches() {
         return Err(problem);
     }
-    if let Some(full) = sender.share().and_then(Share::full) {
-        return Err(Problem::full(full, edge.retry_after()));
+    if let Some(full) = identity.share().and_then(Share::full) {
+        return Err(full.into());
     }
-    sender.take(Limit::Requests, 1)?;
-    let ack = AskedAck::new(asked(parts.uri.query())?, &edge.settings);
-    ack.check(&sender)?;
-    let form = body::form(&parts.headers)?;
+    identity.take(Limit::Requests, 1)?;
+    let ack = RequestedAck::new(Parameters::ack(query)?, &state.settings);
+    ack.check(&identity)?;
+    let format = body::form(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
-    if matches!((&sender, form), (Sender::Unnamed(_), Form::Ndjson)) {
-        // There is no envelope in which a token could still come.
+    if matches!((&identity, format), (Identity::Unauthenticated(_), Form::Ndjson)) {
+        // NDJSON has no envelope, so no token can follow.
         return Err(Problem::NoToken);
     }
-    let (most, within) = (edge.settings.max_body_bytes, edge.settings.body_timeout);
-    let length = body::length(&parts.headers, parts.version, most)?;
-    sender.take(Limit::Bytes, length.unwrap_or_default())?;
-    // Nothing of the headers is kept while the body comes, and while the commit is waited for: they are memory that no queue
-    // counts.
+    let (max, timeout) = (state.settings.max_body_bytes, state.settings.body_timeout);
+    let length = body::length(&parts.headers, parts.version, max)?;
+    identity.take(Limit::Bytes, length.unwrap_or_default())?;
+    // The memory of the headers is not kept while the body arrives and the commit is awaited.
     drop(parts);
-    let (body, reservation) = body::read(body, wire, &edge.queue, sender.share(), most, within).await?;
-    edge.context.metrics.bytes_in.inc_by(body.len() as u64);
+    let (body, reservation) = body::read(body, wire, &state.queue, identity.share(), max, timeout).await?;
+    state.context.metrics.bytes_in.inc_by(body.len() as u64);
     if length.is_none() {
-        sender.take(Limit::Bytes, body.len())?;
+        identity.take(Limit::Bytes, body.len())?;
     }
-    // Whose place among those who wait for the store it is, if it may wait: in memory mode for `disk` as well.
-    let least = if edge.context.spool.is_durable() { Ack::Disk } else { Ack::Memory };
-    let waiter = (ack.level() > least).then(|| {
-        let address = client.map(|ClientAddress(address)| address);
-        Client::new(sender.tenant().map(Tenant::name), address)
-    });
-    let work = Work::new(&edge, (form, encoding), received_at, id.clone(), sender, body.len());
-    let work = work.sent_from(client).asking(ack);
-    let (lines, reservation) = decode(&edge, work, body, reservation).await?;
-    let payloads = lines.payloads;
     let level = ack.level();
+    // Whose permit a wait for the store uses. In memory mode that includes a wait for `disk`.
+    let waiter = (level > committed_level(&state)).then(|| ClientKey::new(identity.tenant().map(Tenant::name), client));
+    let request =
+        BatchRequest { format, encoding, received_at, id: id.clone(), identity, client, body_bytes: body.len(), ack };
+    let (lines, reservation) = state.decoder.decode(request, body, reservation).await?;
+    let payloads = lines.payloads;
     let accepted = match level {
         Ack::Memory => {
-            let pushed = edge.queue.try_push(lines, reservation);
-            pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
+            state.queue.try_push(lines, reservation)?;
             Accepted { level, receipt: None }
         }
-        Ack::Disk | Ack::Stored => confirmed(&edge, lines, reservation, level, waiter.as_ref()).await?,
+        Ack::Disk | Ack::Stored => acknowledged(&state, lines, reservation, level, waiter.as_ref()).await?,
     };
-    Ok(accepted.answer(&edge, &id, payloads))
+    Ok(accepted.response(&state, &id, payloads))
 }
 
-/// What was reached, and where the job is.
+/// The level that a commit reaches.
+fn committed_level(state: &ApiState) -> Ack {
+    if state.context.spool.is_durable() { Ack::Disk } else { Ack::Memory }
+}
+
+/// The level that a job has reached, and its receipt.
 struct Accepted {
     level: Ack,
     receipt: Option<Receipt>,
 }
 
-/// Queues a job, and waits until it is committed and, if that is asked for, stored; or until the time is over, or the server
-/// stops.
-async fn confirmed(
-    edge: &Edge,
+/// Queues a job and waits until it is committed and, if requested, stored. The wait ends early at its deadline or when the
+/// server shuts down.
+async fn acknowledged(
+    state: &ApiState,
     lines: Lines,
     reservation: Reservation,
     level: Ack,
-    waiter: Option<&Client>,
+    waiter: Option<&ClientKey>,
 ) -> Result<Accepted, Problem> {
-    let deadline = Instant::now() + edge.settings.ack_timeout;
-    let committed = if edge.context.spool.is_durable() { Ack::Disk } else { Ack::Memory };
-    // In memory there is nothing between being queued and being stored: more than was asked for is promised.
-    let place = waiter.filter(|_| level > committed).and_then(|client| edge.stored_waits.begin(client));
-    let waits_for_store = place.is_some();
+    let deadline = Instant::now() + state.settings.ack_timeout;
+    let committed = committed_level(state);
+    // In memory mode no level lies between queued and stored, so a request for `disk` waits for `stored`.
+    let permit = waiter.filter(|_| level > committed).and_then(|client| state.stored_waits.try_acquire(client));
+    let waits_for_store = permit.is_some();
     if committed == Ack::Memory {
-        return waited_for_in_memory(edge, lines, reservation, waits_for_store.then_some(deadline)).await;
+        return wait_in_memory(state, lines, reservation, waits_for_store.then_some(deadline)).await;
     }
-    let pushed = edge.queue.try_push_for_commit(lines, reservation, waits_for_store);
-    let outcome = pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
+    let outcome = state.queue.try_push_for_commit(lines, reservation, waits_for_store)?;
     let receipt = match timeout_at(deadline, outcome).await {
-        Ok(Ok(Ok(receipt))) => receipt,
-        Ok(Ok(Err(error))) => return Err(Problem::not_committed(&error, edge.retry_after())),
-        // The dispatcher is gone, and the process goes with it.
+        Ok(Ok(committed)) => committed?,
+        // The dispatcher has exited, and the process exits with it.
         Ok(Err(_)) => return Err(Problem::Internal),
-        Err(_) => return Err(Problem::NotConfirmed { retry_after: edge.retry_after() }),
+        Err(_) => return Err(Problem::NotConfirmed),
     };
     let level = match waits_for_store {
-        true => settled(edge, &receipt, deadline, committed).await?,
+        true => stored_or(state, &receipt, deadline, committed).await?,
         false => committed,
     };
     Ok(Accepted { level, receipt: Some(receipt) })
 }
 
-/// Queues a job that is accepted with that, and waits until it is stored, or until the deadline, if there is one: whatever
-/// comes of the wait, the job is in memory, and that is what is answered.
-async fn waited_for_in_memory(
-    edge: &Edge,
+/// Queues a job, which accepts it, and waits until it is stored or until `deadline`, if there is one. However the wait ends,
+/// the job is accepted at level memory at least.
+async fn wait_in_memory(
+    state: &ApiState,
     lines: Lines,
     reservation: Reservation,
     deadline: Option<Instant>,
 ) -> Result<Accepted, Problem> {
     let level = Ack::Memory;
     let Some(deadline) = deadline else {
-        let pushed = edge.queue.try_push(lines, reservation);
-        pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
+        state.queue.try_push(lines, reservation)?;
         return Ok(Accepted { level, receipt: None });
     };
-    let pushed = edge.queue.try_push_and_watch(lines, reservation);
-    let outcome = pushed.map_err(|error| Problem::refused(error, edge.retry_after()))?;
+    let outcome = state.queue.try_push_and_watch(lines, reservation)?;
     let committed = tokio::select! {
         committed = timeout_at(deadline, outcome) => committed,
-        () = edge.context.shutdown.draining() => return Ok(Accepted { level, receipt: None }),
+        () = state.context.shutdown.draining() => return Ok(Accepted { level, receipt: None }),
     };
     match committed {
         Ok(Ok(Ok(receipt))) => {
-            let level = settled(edge, &receipt, deadline, level).await?;
+            let level = stored_or(state, &receipt, deadline, level).await?;
             Ok(Accepted { level, receipt: Some(receipt) })
         }
-        Ok(Ok(Err(error))) => Err(Problem::not_committed(&error, edge.retry_after())),
+        Ok(Ok(Err(error))) => Err(error.into()),
         Ok(Err(_)) => Err(Problem::Internal),
-        // No segment could be opened for it yet: the store is slow.
+        // The store is slow, and no segment could be opened yet.
         Err(_) => Ok(Accepted { level, receipt: None }),
     }
 }
 
-/// The level that a job has reached when it is stored, at the deadline, or when the server stops: a sender is not to be cut
-/// off without an answer then.
-async fn settled(edge: &Edge, receipt: &Receipt, deadline: Instant, committed: Ack) -> Result<Ack, Problem> {
-    let state = tokio::select! {
+/// Waits until a committed job is stored. Returns the level that it has reached then, at the deadline, or when the server
+/// shuts down: the client must get a response before the connection closes.
+async fn stored_or(state: &ApiState, receipt: &Receipt, deadline: Instant, committed: Ack) -> Result<Ack, Problem> {
+    let settled = tokio::select! {
         biased;
-        state = timeout_at(deadline, receipt.segment.settled()) => state.ok(),
-        () = edge.context.shutdown.draining() => None,
+        settled = timeout_at(deadline, receipt.segment.settled()) => settled.ok(),
+        () = state.context.shutdown.draining() => None,
     };
-    match state {
-        // It was damaged on disk between its commit and its upload.
-        Some(state) if state.is_dead_at(receipt.place) => {
-            Err(Problem::NotConfirmed { retry_after: edge.retry_after() })
-        }
+    match settled {
+        // Damaged on disk after its commit.
+        Some(settled) if settled.is_dead_at(receipt.place) => Err(Problem::NotConfirmed),
         Some(spool::State::Stored { .. }) => Ok(Ack::Stored),
         Some(spool::State::Spooled | spool::State::Dead) | None => Ok(committed),
     }
 }
 
-/// The level that the query asks for; the least if it asks for none.
-fn asked(query: Option<&str>) -> Result<Ack, Problem> {
-    match query::parameter(query, "ack", "stored")? {
-        None => Ok(Ack::Memory),
-        Some(level) => {
-            level.parse().map_err(|()| Problem::InvalidQuery("ack is one of memory, disk and stored".to_owned()))
-        }
-    }
-}
-
 impl Accepted {
-    fn answer(&self, edge: &Edge, id: &RequestId, payloads: u32) -> Response {
+    fn response(&self, state: &ApiState, id: &RequestId, payloads: u32) -> Response {
         let status = if self.level == Ack::Stored { StatusCode::OK } else { StatusCode::ACCEPTED };
-        let (id, level) = (id.as_str(), self.level.name());
-        let mut body = String::with_capacity(ANSWER_USUAL_BYTES);
-        // A string takes whatever is written to it.
-        let _: fmt::Result = write!(body, "{{\"request_id\":\"{id}\",\"payloads\":{payloads},\"ack\":\"{level}\"");
-        if let Some(Receipt { segment, place }) = &self.receipt {
-            let job = JobId { segment: segment.id(), place: *place };
-            let _: fmt::Result = write!(body, ",\"job\":\"{job}\",\"object\":");
-            super::jobs::push_object(&mut body, edge, segment.key(&edge.prefix));
-        }
-        body.push_str("}\n");
-        let mut response = (status, Body::from(body)).into_response();
-        response.headers_mut().insert(CONTENT_TYPE, JSON);
-        response
+        let receipt = self.receipt.as_ref();
+        json(
+            status,
+            &AcceptedBody {
+                request_id: id.as_str(),
+                payloads,
+                ack: self.level.name(),
+                job: receipt.map(|receipt| JobId { segment: receipt.segment.id(), place: receipt.place }),
+                object: receipt.map(|receipt| state.object_name(receipt.segment.key(&state.prefix))),
+            },
+        )
     }
 }

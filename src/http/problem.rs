@@ -1,4 +1,4 @@
-//! Every refusal, its status, and what the sender is told (RFC 9457).
+//! Every rejection of a request, with its status, its outcome in the metrics and what the client is told (RFC 9457).
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::request_id::RequestId;
+use super::request_id::{RequestId, X_REQUEST_ID};
 use crate::audit::{AuditLog, Denial, DeniedRequest};
 use crate::config::Ack;
 use crate::decode::Invalid;
@@ -16,153 +16,128 @@ use crate::log_throttle::LogThrottle;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};
 use crate::segment::NoJobId;
+use crate::server::{HEADERS_MAX, Rejection, RenderedRejection};
 use crate::spool::SpoolError;
 use crate::tenants::Limit;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
-/// RFC 6750, 3: without an error, since nothing was tried.
+/// RFC 6750, 3: without an error code, since the request had no token.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"millpond\"");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
-/// A request that finds a bug can be sent again and again.
-static FAILED: LogThrottle = LogThrottle::for_clients();
+/// A client can repeat a request that triggers a bug.
+static INTERNAL_ERROR_LOG: LogThrottle = LogThrottle::for_clients();
 
-/// Why a request was refused.
-#[derive(Debug, Clone)]
+/// Why a request is rejected. The message says what happened and what to do; the time of a retry is added to it.
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Problem {
-    /// 400: the body is no batch.
-    InvalidBatch(Invalid),
-    /// 400: the body did not arrive, or not as its headers say.
+    #[error(transparent)]
+    InvalidBatch(#[from] Invalid),
+    #[error("{0}")]
     InvalidBody(String),
-    /// 400: the head is not as HTTP has it.
+    #[error("{0}")]
     InvalidHead(&'static str),
-    /// 400: the query is none of ours.
+    #[error("{0}")]
     InvalidQuery(String),
-    /// 400: what should be a receipt is none.
-    InvalidReceipt(NoJobId),
-    /// 400: the envelope's token is no string.
-    TokenNoString,
-    /// 401.
+    #[error(transparent)]
+    InvalidReceipt(#[from] NoJobId),
+    #[error("the envelope's `token` is not a string: send it as a JSON string")]
+    InvalidToken,
+    #[error("the request has no token: send it as Authorization: Bearer, as X-Api-Key, or as the envelope's `token`")]
     NoToken,
-    /// 403: a token that nobody has.
+    #[error("unknown token: ask the operator of this server for a valid one")]
     UnknownToken,
-    /// 403: the sender may not ask for this level of acknowledgement.
+    #[error(
+        "ack={} is not allowed, the maximum is {}; the batch was not accepted: send it without `ack` or with a lower \
+         level, or ask the operator to raise ACK_MAX or the tenant's ack_max",
+        requested.name(),
+        max.name()
+    )]
     AckNotAllowed {
-        /// What it asks for.
-        asked: Ack,
-        /// What it may ask for at most.
-        most: Ack,
-        /// Its name, for the log.
+        requested: Ack,
+        max: Ack,
+        /// For the audit log.
         tenant: Option<String>,
     },
-    /// 404.
+    #[error(
+        "a web page sent this request, TOKENS_FILE is not set, and the page's origin is not this server's: the operator can \
+         allow the origin in ALLOWED_ORIGINS"
+    )]
+    CrossOrigin,
+    #[error("not found: POST batches to /v1/payloads")]
     NotFound,
-    /// 404: no job by this receipt.
+    #[error("unknown job: this server does not hold it, and its object is not in the store, or not yet")]
     UnknownJob,
-    /// 405.
+    #[error("method not allowed: see the Allow header")]
     MethodNotAllowed,
-    /// 408: the body came too slowly.
+    #[error("the body did not arrive in time: send the request again")]
     SlowBody,
-    /// 411.
+    #[error("the headers did not arrive in time: send the request again")]
+    SlowHeaders,
+    #[error("length required: send the body with a Content-Length, or chunked")]
     LengthRequired,
-    /// 413: what was too large, and what the limit is.
+    #[error("{0}")]
     TooLarge(String),
-    /// 415: the body's type.
+    #[error("unsupported Content-Type: send application/json, application/x-ndjson or application/jsonl, in UTF-8")]
     UnsupportedType,
-    /// 415: the body's encoding.
+    #[error("unsupported Content-Encoding: send the body plain, or as one of gzip, deflate and zstd")]
     UnsupportedEncoding,
-    /// 429: the tenant is over one of its limits.
-    OverRate {
-        /// Which one.
+    #[error("unsupported Transfer-Encoding: send a Content-Length, or chunked as the only transfer coding")]
+    UnsupportedCoding,
+    #[error("the request has more than {HEADERS_MAX} header lines: send fewer")]
+    TooManyHeaders,
+    #[error("the tenant's {} limit is exceeded; the batch was not accepted", limit.name())]
+    RateLimited {
         limit: Limit,
         /// Seconds.
         retry_after: u64,
     },
-    /// 501: the body is framed in a way that is none of ours.
-    UnsupportedCoding,
-    /// 500: a bug.
+    #[error("internal error; the batch was not accepted: send it again")]
     Internal,
-    /// 503: the queue is full.
-    QueueFull {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 503: the sender's share of the queue is full.
-    ShareFull {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 503: the sender's share of the spool is full.
-    SpoolShareFull {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 503: the spool is full.
-    SpoolFull {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 503: the spool fails.
-    SpoolFailed {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 503: the job was queued, but not committed in time.
-    NotConfirmed {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 503: the store cannot say what became of a job.
-    StoreSilent {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 503: so many ask the store already that it is not asked for another.
-    StoreBusy {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 503: `/health` of a server that takes no batches now.
-    Unhealthy {
-        /// Why.
-        reason: &'static str,
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 503: the server stops.
-    Draining {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 503: too many connections.
-    TooManyConnections {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 429: too many connections of one address.
-    TooManyFromAddress {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 408: the headers came too slowly.
-    SlowHeaders,
-    /// 431: more header lines than [`HEADERS_MAX`](super::head::HEADERS_MAX).
-    TooManyHeaders,
-    /// 503: the requests in flight hold all the memory that they may hold.
-    TooManyRequests {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 429: the requests of one address hold all the memory that they may hold.
-    TooManyRequestsFromAddress {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// 403: a web page sent the request, and it is not known to be of this server's origin.
-    CrossOrigin,
+    #[error("the queue is full; the batch was not accepted")]
+    QueueFull,
+    #[error("the tenant's share of the queue is full; the batch was not accepted")]
+    ShareFull,
+    #[error("the tenant's share of the spool is full; the batch was not accepted")]
+    SpoolShareFull,
+    #[error("the spool is full; the batch was not accepted")]
+    SpoolFull,
+    #[error("commits to the spool fail; the batch was not accepted")]
+    SpoolFailed,
+    #[error("the commit was not confirmed in time: the batch may be stored or not, and a retry may store it twice")]
+    NotConfirmed,
+    #[error("the store cannot be asked for the state of the job")]
+    StoreUnavailable,
+    #[error("too many lookups of jobs use the store")]
+    StoreBusy,
+    #[error("{0}")]
+    Unhealthy(&'static str),
+    #[error("the server is shutting down; the batch was not accepted")]
+    Draining,
+    #[error("too many connections; the request was not read")]
+    TooManyConnections,
+    #[error("too many connections from this address; the request was not read: reuse connections")]
+    TooManyFromAddress,
+    #[error("too many requests are in flight; the request was not read")]
+    TooManyRequests,
+    #[error("too many requests from this address are in flight; the request was not read: wait for responses")]
+    TooManyRequestsFromAddress,
 }
 
-/// The body of an answer to a refused request. Its type is `about:blank`, so its title is the status's own.
+/// When a client may retry.
+#[derive(Debug, Clone, Copy)]
+enum Retry {
+    /// A retry of the same request fails the same way, or needs no waiting.
+    Never,
+    /// When the queue has drained at its recent rate.
+    QueueDrains,
+    /// After this many seconds.
+    After(u64),
+    /// After a random number of seconds in this range, so that clients do not return together.
+    Between(u64, u64),
+}
+
+/// The body of a rejection. Its type is `about:blank`, so its title is the reason phrase of the status.
 #[derive(Serialize)]
 struct Members<'a> {
     title: &'a str,
@@ -175,258 +150,160 @@ struct Members<'a> {
     request_id: &'a str,
 }
 
-impl Problem {
-    /// Why the queue did not take a job.
-    pub(super) fn refused(error: PushError, retry_after: u64) -> Self {
+impl From<PushError> for Problem {
+    fn from(error: PushError) -> Self {
         match error {
-            PushError::Full(full) => Self::full(full, retry_after),
-            PushError::Closed => Self::Draining { retry_after },
+            PushError::Full(full) => full.into(),
+            PushError::Closed => Self::Draining,
         }
     }
+}
 
-    /// Why there is no room for a batch.
-    pub(super) fn full(full: Full, retry_after: u64) -> Self {
+impl From<Full> for Problem {
+    fn from(full: Full) -> Self {
         match full {
-            Full::Queue => Self::QueueFull { retry_after },
-            Full::Share => Self::ShareFull { retry_after },
-            Full::SpoolShare => Self::SpoolShareFull { retry_after },
+            Full::Queue => Self::QueueFull,
+            Full::Share => Self::ShareFull,
+            Full::SpoolShare => Self::SpoolShareFull,
         }
     }
+}
 
-    /// Why a commit failed.
-    pub(super) fn not_committed(error: &SpoolError, retry_after: u64) -> Self {
+impl From<SpoolError> for Problem {
+    fn from(error: SpoolError) -> Self {
         match error {
-            SpoolError::Full => Self::SpoolFull { retry_after },
-            SpoolError::Failed(_) => Self::SpoolFailed { retry_after },
+            SpoolError::Full => Self::SpoolFull,
+            SpoolError::Failed(_) => Self::SpoolFailed,
         }
     }
+}
 
-    fn status(&self) -> StatusCode {
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::TooManyConnections => Self::TooManyConnections,
+            Rejection::TooManyFromAddress => Self::TooManyFromAddress,
+            Rejection::SlowHeaders => Self::SlowHeaders,
+        }
+    }
+}
+
+impl Problem {
+    /// The one table of statuses, outcomes and retries.
+    fn class(&self) -> (StatusCode, Outcome, Retry) {
+        use Retry::{After, Between, Never, QueueDrains};
+        const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
         match self {
             Self::InvalidBatch(_)
             | Self::InvalidBody(_)
             | Self::InvalidHead(_)
             | Self::InvalidQuery(_)
             | Self::InvalidReceipt(_)
-            | Self::TokenNoString => StatusCode::BAD_REQUEST,
-            Self::NoToken => StatusCode::UNAUTHORIZED,
-            Self::UnknownToken | Self::AckNotAllowed { .. } | Self::CrossOrigin => StatusCode::FORBIDDEN,
-            Self::OverRate { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotFound | Self::UnknownJob => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::SlowBody | Self::SlowHeaders => StatusCode::REQUEST_TIMEOUT,
-            Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
-            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedType | Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
-            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::QueueFull { .. }
-            | Self::ShareFull { .. }
-            | Self::SpoolShareFull { .. }
-            | Self::StoreBusy { .. }
-            | Self::SpoolFull { .. }
-            | Self::SpoolFailed { .. }
-            | Self::NotConfirmed { .. }
-            | Self::StoreSilent { .. }
-            | Self::Unhealthy { .. }
-            | Self::Draining { .. }
-            | Self::TooManyConnections { .. }
-            | Self::TooManyRequests { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TooManyFromAddress { .. } | Self::TooManyRequestsFromAddress { .. } => StatusCode::TOO_MANY_REQUESTS,
+            | Self::InvalidToken => (StatusCode::BAD_REQUEST, Outcome::Invalid, Never),
+            Self::NoToken => (StatusCode::UNAUTHORIZED, Outcome::NoToken, Never),
+            Self::UnknownToken => (StatusCode::FORBIDDEN, Outcome::UnknownToken, Never),
+            Self::AckNotAllowed { .. } => (StatusCode::FORBIDDEN, Outcome::NotAllowed, Never),
+            Self::CrossOrigin => (StatusCode::FORBIDDEN, Outcome::CrossOrigin, Never),
+            Self::NotFound | Self::UnknownJob => (StatusCode::NOT_FOUND, Outcome::NotUnderstood, Never),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, Outcome::NotUnderstood, Never),
+            Self::SlowBody | Self::SlowHeaders => (StatusCode::REQUEST_TIMEOUT, Outcome::Slow, Never),
+            Self::LengthRequired => (StatusCode::LENGTH_REQUIRED, Outcome::NotUnderstood, Never),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, Outcome::TooLarge, Never),
+            Self::UnsupportedType | Self::UnsupportedEncoding => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, Outcome::NotUnderstood, Never)
+            }
+            Self::UnsupportedCoding => (StatusCode::NOT_IMPLEMENTED, Outcome::NotUnderstood, Never),
+            Self::TooManyHeaders => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Outcome::Invalid, Never),
+            Self::RateLimited { retry_after, .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, Outcome::OverRate, After(*retry_after))
+            }
+            Self::TooManyFromAddress => (StatusCode::TOO_MANY_REQUESTS, Outcome::TooManyFromAddress, Between(5, 10)),
+            Self::TooManyRequestsFromAddress => {
+                (StatusCode::TOO_MANY_REQUESTS, Outcome::TooManyRequestsFromAddress, Between(1, 2))
+            }
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Outcome::Failed, Never),
+            Self::QueueFull => (UNAVAILABLE, Outcome::QueueFull, QueueDrains),
+            Self::ShareFull => (UNAVAILABLE, Outcome::ShareFull, QueueDrains),
+            Self::SpoolShareFull => (UNAVAILABLE, Outcome::SpoolShareFull, QueueDrains),
+            Self::SpoolFull | Self::SpoolFailed | Self::NotConfirmed => (UNAVAILABLE, Outcome::NoSpool, QueueDrains),
+            Self::StoreUnavailable => (UNAVAILABLE, Outcome::Failed, QueueDrains),
+            Self::StoreBusy => (UNAVAILABLE, Outcome::Failed, Between(1, 3)),
+            Self::Unhealthy(_) => (UNAVAILABLE, Outcome::Other, QueueDrains),
+            Self::Draining => (UNAVAILABLE, Outcome::Draining, QueueDrains),
+            Self::TooManyConnections => (UNAVAILABLE, Outcome::TooManyConnections, Between(5, 10)),
+            Self::TooManyRequests => (UNAVAILABLE, Outcome::TooManyRequests, Between(1, 2)),
         }
     }
 
-    /// How the refusal is counted.
+    /// How the rejection is counted.
     pub(super) fn outcome(&self) -> Outcome {
-        match self {
-            Self::InvalidBatch(_)
-            | Self::InvalidBody(_)
-            | Self::InvalidHead(_)
-            | Self::InvalidQuery(_)
-            | Self::InvalidReceipt(_)
-            | Self::TooManyHeaders
-            | Self::TokenNoString => Outcome::Invalid,
-            Self::NoToken => Outcome::NoToken,
-            Self::UnknownToken => Outcome::UnknownToken,
-            Self::AckNotAllowed { .. } => Outcome::NotAllowed,
-            Self::OverRate { .. } => Outcome::OverRate,
-            Self::NotFound
-            | Self::UnknownJob
-            | Self::MethodNotAllowed
-            | Self::LengthRequired
-            | Self::UnsupportedType
-            | Self::UnsupportedEncoding
-            | Self::UnsupportedCoding => Outcome::NotUnderstood,
-            Self::SlowBody | Self::SlowHeaders => Outcome::Slow,
-            Self::TooLarge(_) => Outcome::TooLarge,
-            Self::Internal => Outcome::Failed,
-            Self::QueueFull { .. } => Outcome::QueueFull,
-            Self::ShareFull { .. } => Outcome::ShareFull,
-            Self::SpoolShareFull { .. } => Outcome::SpoolShareFull,
-            Self::SpoolFull { .. } | Self::SpoolFailed { .. } | Self::NotConfirmed { .. } => Outcome::NoSpool,
-            Self::StoreSilent { .. } | Self::StoreBusy { .. } => Outcome::Failed,
-            Self::Unhealthy { .. } => Outcome::Other,
-            Self::Draining { .. } => Outcome::Draining,
-            Self::TooManyConnections { .. } => Outcome::TooManyConnections,
-            Self::TooManyFromAddress { .. } => Outcome::TooManyFromAddress,
-            Self::TooManyRequests { .. } => Outcome::TooManyRequests,
-            Self::TooManyRequestsFromAddress { .. } => Outcome::TooManyRequestsFromAddress,
-            Self::CrossOrigin => Outcome::CrossOrigin,
-        }
+        self.class().1
     }
 
-    fn detail(&self) -> String {
-        match self {
-            Self::InvalidBatch(invalid) => invalid.to_string(),
-            Self::InvalidBody(detail) | Self::InvalidQuery(detail) | Self::TooLarge(detail) => detail.clone(),
-            Self::InvalidHead(detail) => (*detail).to_owned(),
-            Self::InvalidReceipt(error) => error.to_string(),
-            Self::UnknownJob => {
-                "this machine does not have the job, and the store does not have its object, or not yet".to_owned()
-            }
-            Self::TokenNoString => "the envelope's `token` is no string: send the token as it is, in quotes".to_owned(),
-            Self::NoToken => {
-                "there is no token: send it as Authorization: Bearer, as X-Api-Key, or as the envelope's `token`"
-                    .to_owned()
-            }
-            Self::UnknownToken => "this token is nobody's here: ask whoever runs the server for one".to_owned(),
-            Self::AckNotAllowed { asked, most, .. } => format!(
-                "this sender may not ask for ack={}, {} is the most; nothing was taken: send it without `ack` or with a \
-                 lower one, or ask the operator to raise ACK_MAX or the tenant's ack_max",
-                asked.name(),
-                most.name()
-            ),
-            Self::OverRate { limit, retry_after } => {
-                format!(
-                    "this tenant is over its {}; nothing was taken: send it again after {retry_after} s",
-                    limit.name()
-                )
-            }
-            Self::NotFound => "there is nothing here: POST batches to /v1/payloads".to_owned(),
-            Self::MethodNotAllowed => "this path takes other methods: see the Allow header".to_owned(),
-            Self::SlowBody => "the body did not arrive in time: send it again".to_owned(),
-            Self::SlowHeaders => "the headers did not arrive in time: send the request again".to_owned(),
-            Self::LengthRequired => "send the body with a Content-Length, or chunked".to_owned(),
-            Self::UnsupportedType => {
-                "send the batch as application/json, application/x-ndjson or application/jsonl, in UTF-8".to_owned()
-            }
-            Self::UnsupportedEncoding => "send the body plain, or in one of gzip, deflate and zstd".to_owned(),
-            Self::UnsupportedCoding => {
-                "send the body with a Content-Length, or with chunked as its only Transfer-Encoding".to_owned()
-            }
-            Self::Internal => "the server failed; the batch was not taken: send it again".to_owned(),
-            Self::QueueFull { retry_after } => {
-                format!("the queue is full; the batch was not taken: send it again after {retry_after} s")
-            }
-            Self::ShareFull { retry_after } => format!(
-                "this sender's share of the queue is full; the batch was not taken: send it again after {retry_after} s"
-            ),
-            Self::SpoolShareFull { retry_after } => format!(
-                "this sender's share of the spool is full; the batch was not taken: send it again after {retry_after} s"
-            ),
-            Self::StoreBusy { retry_after } => {
-                format!("too many lookups ask the store at once: ask again after {retry_after} s")
-            }
-            Self::TooManyHeaders => {
-                format!("the request has more than {} header lines: send fewer", super::head::HEADERS_MAX)
-            }
-            Self::TooManyRequests { retry_after } => {
-                format!(
-                    "too many requests are in flight; the request was not read: send it again after {retry_after} s"
-                )
-            }
-            Self::TooManyRequestsFromAddress { retry_after } => format!(
-                "too many requests of this address are in flight; the request was not read: wait for answers, and send it \
-                 again after {retry_after} s"
-            ),
-            Self::CrossOrigin => {
-                "a web page sent this request, TOKENS_FILE is not set, and the page's origin is not known to be this \
-                 server's: the operator can let it through with ALLOWED_ORIGINS"
-                    .to_owned()
-            }
-            Self::SpoolFull { retry_after } => {
-                format!("the spool is full; the batch was not taken: send it again after {retry_after} s")
-            }
-            Self::SpoolFailed { retry_after } => {
-                format!("the spool fails; the batch was not taken: send it again after {retry_after} s")
-            }
-            Self::NotConfirmed { retry_after } => format!(
-                "the spool is slow; the batch may have been taken or not: send it again after {retry_after} s if it must not be missed"
-            ),
-            Self::StoreSilent { retry_after } => {
-                format!("the store cannot say what became of the job: ask again after {retry_after} s")
-            }
-            Self::Unhealthy { reason, .. } => (*reason).to_owned(),
-            Self::Draining { retry_after } => {
-                format!("the server is stopping; nothing was taken: send it again after {retry_after} s")
-            }
-            Self::TooManyConnections { retry_after } => {
-                format!("too many connections; nothing was taken: connect again after {retry_after} s")
-            }
-            Self::TooManyFromAddress { retry_after } => {
-                format!(
-                    "too many connections of this address; nothing was taken: use those, or connect again after {retry_after} s"
-                )
-            }
-        }
-    }
-
-    fn retry_after(&self) -> Option<u64> {
-        match self {
-            Self::OverRate { retry_after, .. }
-            | Self::QueueFull { retry_after }
-            | Self::ShareFull { retry_after }
-            | Self::SpoolShareFull { retry_after }
-            | Self::StoreBusy { retry_after }
-            | Self::SpoolFull { retry_after }
-            | Self::SpoolFailed { retry_after }
-            | Self::NotConfirmed { retry_after }
-            | Self::StoreSilent { retry_after }
-            | Self::Unhealthy { retry_after, .. }
-            | Self::Draining { retry_after }
-            | Self::TooManyConnections { retry_after }
-            | Self::TooManyFromAddress { retry_after }
-            | Self::TooManyRequests { retry_after }
-            | Self::TooManyRequestsFromAddress { retry_after } => Some(*retry_after),
-            _ => None,
-        }
-    }
-
-    /// Whether the connection is of no use after this: what the sender may still send is not a request.
-    fn ends_connection(&self) -> bool {
+    /// Whether the connection closes after the response, because the bytes that follow may not be a request.
+    fn closes_connection(&self) -> bool {
         matches!(
             self,
             Self::InvalidHead(_)
                 | Self::UnsupportedCoding
                 | Self::SlowBody
                 | Self::SlowHeaders
-                | Self::TooManyConnections { .. }
-                | Self::TooManyFromAddress { .. }
-                | Self::Draining { .. }
+                | Self::TooManyConnections
+                | Self::TooManyFromAddress
+                | Self::Draining
         )
     }
 
-    fn body(&self, id: &RequestId) -> Vec<u8> {
-        let (payload, byte) = match self {
-            Self::InvalidBatch(invalid) => (invalid.payload, Some(invalid.byte)),
-            _ => (None, None),
+    /// Logs a rejection with 401 or 403 to the audit log.
+    pub(super) fn audit(&self, log: &AuditLog, id: &RequestId, client: Option<IpAddr>) {
+        let (kind, tenant) = match self {
+            Self::NoToken => (Denial::NoToken, None),
+            Self::UnknownToken => (Denial::UnknownToken, None),
+            Self::AckNotAllowed { tenant, .. } => (Denial::NotAllowed, tenant.as_deref()),
+            _ if self.class().0 == StatusCode::FORBIDDEN => (Denial::NotAllowed, None),
+            _ => return,
         };
-        let status = self.status();
-        let members = Members {
-            title: status.canonical_reason().unwrap_or_default(),
-            status: status.as_u16(),
-            detail: self.detail(),
-            payload,
-            byte,
-            request_id: id.as_str(),
-        };
-        serde_json::to_vec(&members).unwrap_or_default()
+        let (status, detail) = (self.class().0.as_u16(), self.to_string());
+        log.denied(kind, &DeniedRequest { status, client, tenant, request_id: id.as_str(), detail: &detail });
     }
 
-    fn headers(&self, headers: &mut HeaderMap) {
+    /// The complete response. Headers that the routes have set, such as `Allow`, are kept. `client` is logged; nothing that
+    /// a client wrote into its headers is. `queue_drains` returns the seconds until the queue has drained.
+    pub(super) fn render(
+        &self,
+        id: &RequestId,
+        client: Option<IpAddr>,
+        routed: Response,
+        queue_drains: impl FnOnce() -> u64,
+    ) -> Response {
+        let (mut parts, _) = routed.into_parts();
+        parts.headers.remove(CONTENT_LENGTH);
+        parts.status = self.class().0;
+        let (body, detail) = self.write(id, &mut parts.headers, queue_drains);
+        if parts.status == StatusCode::INTERNAL_SERVER_ERROR {
+            if let Some(suppressed) = INTERNAL_ERROR_LOG.permit() {
+                tracing::error!(request_id = id.as_str(), detail, suppressed, "request failed");
+            }
+        } else {
+            let (status, client) = (parts.status, client.map(tracing::field::display));
+            tracing::debug!(request_id = id.as_str(), %status, client, detail, "request rejected");
+        }
+        Response::from_parts(parts, Body::from(body))
+    }
+
+    /// Adds the headers of the rejection; returns its body and its detail.
+    fn write(&self, id: &RequestId, headers: &mut HeaderMap, queue_drains: impl FnOnce() -> u64) -> (Vec<u8>, String) {
+        let (status, _, retry) = self.class();
+        let retry_after = match retry {
+            Retry::Never => None,
+            Retry::QueueDrains => Some(queue_drains()),
+            Retry::After(seconds) => Some(seconds),
+            Retry::Between(min, max) => Some(fastrand::u64(min..=max)),
+        };
+        let mut detail = self.to_string();
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
-        if let Some(seconds) = self.retry_after() {
+        if let Some(seconds) = retry_after {
+            detail.push_str(&format!("; retry after {seconds} s"));
             headers.insert(RETRY_AFTER, seconds.into());
         }
         if matches!(self, Self::UnsupportedEncoding) {
@@ -435,65 +312,41 @@ impl Problem {
         if matches!(self, Self::NoToken) {
             headers.insert(WWW_AUTHENTICATE, CHALLENGE);
         }
-        if self.ends_connection() {
+        if self.closes_connection() {
             headers.insert(CONNECTION, CLOSE);
         }
-    }
-
-    /// Enters a refusal with 401 or 403 in the audit log.
-    pub(super) fn audit(&self, log: &AuditLog, id: &RequestId, client: Option<IpAddr>) {
-        let (kind, tenant) = match self {
-            Self::NoToken => (Denial::NoToken, None),
-            Self::UnknownToken => (Denial::UnknownToken, None),
-            Self::AckNotAllowed { tenant, .. } => (Denial::NotAllowed, tenant.as_deref()),
-            _ if self.status() == StatusCode::FORBIDDEN => (Denial::NotAllowed, None),
-            _ => return,
+        let (payload, byte) = match self {
+            Self::InvalidBatch(invalid) => (invalid.payload, Some(invalid.byte)),
+            _ => (None, None),
         };
-        let (status, detail) = (self.status().as_u16(), self.detail());
-        log.denied(kind, &DeniedRequest { status, client, tenant, request_id: id.as_str(), detail: &detail });
-    }
-
-    /// The whole answer. Headers that the routes have set, such as `Allow`, are kept. `client` is for the log alone, and an
-    /// address: whatever a sender wrote into its headers, nothing of that is logged.
-    pub(super) fn render(&self, id: &RequestId, client: Option<IpAddr>, routed: Response) -> Response {
-        let status = self.status();
-        if status == StatusCode::INTERNAL_SERVER_ERROR {
-            if let Some(suppressed) = FAILED.permit() {
-                tracing::error!(request_id = id.as_str(), %status, detail = self.detail(), suppressed, "failed");
-            }
-        } else {
-            let client = client.map(tracing::field::display);
-            tracing::debug!(request_id = id.as_str(), %status, client, detail = self.detail(), "refused");
-        }
-        let (mut parts, _) = routed.into_parts();
-        parts.status = status;
-        parts.headers.remove(CONTENT_LENGTH);
-        self.headers(&mut parts.headers);
-        Response::from_parts(parts, Body::from(self.body(id)))
-    }
-
-    /// The answer as it goes over the wire in HTTP/1.1, for a sender whose request was never read.
-    pub(super) fn on_the_wire(&self, id: &RequestId) -> Vec<u8> {
-        let (status, body) = (self.status(), self.body(id));
-        let mut headers = HeaderMap::new();
-        self.headers(&mut headers);
-        headers.insert(CONTENT_LENGTH, body.len().into());
-        headers.insert(super::X_REQUEST_ID, id.clone().into());
-        let mut wire = format!("HTTP/1.1 {status}\r\n").into_bytes();
-        for (name, value) in &headers {
-            wire.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-        }
-        wire.extend_from_slice(b"\r\n");
-        wire.extend_from_slice(&body);
-        wire
+        let title = status.canonical_reason().unwrap_or_default();
+        let members = Members { title, status: status.as_u16(), detail, payload, byte, request_id: id.as_str() };
+        (serde_json::to_vec(&members).unwrap_or_default(), members.detail)
     }
 }
 
 impl IntoResponse for Problem {
-    /// Only the status and a note of what it was: the edge, which knows the request's id, renders it.
+    /// The status, with the problem as an extension: the service, which knows the request's id, renders it.
     fn into_response(self) -> Response {
-        let mut response = self.status().into_response();
+        let mut response = self.class().0.into_response();
         response.extensions_mut().insert(self);
         response
     }
+}
+
+/// The response to a connection that is rejected before a request of it was read, for the public and the admin listener.
+pub fn render_rejection(rejection: Rejection) -> RenderedRejection {
+    let (problem, id) = (Problem::from(rejection), RequestId::new());
+    let (status, outcome, _) = problem.class();
+    let mut headers = HeaderMap::new();
+    let (body, _) = problem.write(&id, &mut headers, u64::default);
+    headers.insert(CONTENT_LENGTH, body.len().into());
+    headers.insert(X_REQUEST_ID, id.into());
+    let mut response = format!("HTTP/1.1 {status}\r\n").into_bytes();
+    for (name, value) in &headers {
+        response.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    response.extend_from_slice(b"\r\n");
+    response.extend_from_slice(&body);
+    RenderedRejection { response, outcome }
 }

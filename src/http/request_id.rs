@@ -1,25 +1,24 @@
-//! The id that a request carries through answers, log lines and stored records.
+//! The id of a request in its response, its log lines and its stored lines.
 
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::X_REQUEST_ID;
-
-/// A longer id is replaced: it would be repeated in every stored line.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A longer id is replaced, because every stored line repeats it.
 const MAX_BYTES: usize = 128;
-/// Of an id that is made here.
+/// The length of a generated id.
 const ID_BYTES: usize = 36;
 
-/// The sender's `X-Request-Id`, or one made here.
+/// The client's `X-Request-Id`, or a generated one.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The sender's id if it can stand in a header, a log line and a JSON string as it is; else a new one.
+    /// The client's id if it needs no escaping in a header, a log line and a JSON string; else a new one.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         match headers.get(X_REQUEST_ID) {
-            // A copy, and no clone: that would keep the whole read buffer in which the headers came.
+            // A copy, because a clone keeps the whole read buffer of the headers.
             Some(given) if is_plain(given.as_bytes()) => {
                 HeaderValue::from_bytes(given.as_bytes()).map_or_else(|_| Self::new(), Self)
             }
@@ -27,8 +26,8 @@ impl RequestId {
         }
     }
 
-    /// The id that [`of`](Self::of) found, in headers that it was put into.
-    pub(super) fn found(headers: &HeaderMap) -> Self {
+    /// The id that [`of`](Self::of) returned, from headers that it was inserted into.
+    pub(super) fn inserted(headers: &HeaderMap) -> Self {
         headers.get(X_REQUEST_ID).map_or_else(Self::new, |id| Self(id.clone()))
     }
 
@@ -36,7 +35,7 @@ impl RequestId {
     pub(super) fn new() -> Self {
         let mut text = Uuid::encode_buffer();
         let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
-        // Hexadecimal digits and hyphens make a header. Of bytes with an owner, a clone costs no allocation.
+        // Hexadecimal digits and hyphens are a valid header. A clone of bytes with an owner does not allocate.
         let text = Bytes::from_owner(<[u8; ID_BYTES]>::try_from(text.as_bytes()).unwrap_or([b'-'; ID_BYTES]));
         Self(HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static("-")))
     }
@@ -66,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_can_stand_anywhere_is_taken_and_any_other_is_replaced() {
+    fn an_id_that_needs_escaping_is_replaced() {
         assert_eq!(of(b"abc-123/x"), "abc-123/x");
         assert_eq!(of(&[b'x'; MAX_BYTES]), "x".repeat(MAX_BYTES));
         let long = [b'x'; MAX_BYTES + 1];

@@ -9,7 +9,7 @@ use crate::in_process::Place;
 use crate::recovery::{Segment, leave};
 use crate::support::{Server, files, get, until};
 
-const ALL_STORED: &str = "all that was accepted is stored";
+const ALL_STORED: &str = "all accepted jobs are stored";
 
 fn flip_all(path: &Path) {
     let flipped: Vec<u8> = std::fs::read(path).unwrap().into_iter().map(|byte| !byte).collect();
@@ -80,7 +80,7 @@ async fn of_a_sealed_segment_every_lost_job_is_counted_also_when_no_byte_of_it_i
     }
     assert_eq!(next.stop().await, Some(1));
     assert!(
-        !next.log().contains(ALL_STORED) && next.log().contains("accepted and damaged on disk: lost"),
+        !next.log().contains(ALL_STORED) && next.log().contains("accepted jobs were damaged on disk and are lost"),
         "{}",
         next.log()
     );

@@ -93,7 +93,7 @@ async fn a_batch_that_could_never_come_at_once_is_413_and_not_429_for_ever() {
     let file = TokensFile::new(&[("a", &["t"], r#"{"payloads_per_second":1}"#)]);
     let server = file.start(&[]).await;
     let large = format!("[{}{{}}]", "{},".repeat(10_000));
-    assert!(send(&server, "t", &large).await.refusal(413).contains("10001 is more than the 10000"));
+    assert!(send(&server, "t", &large).await.refusal(413).contains("10001 exceeds the burst of 10000"));
     assert_eq!(send(&server, "t", "[{}]").await.status, 202, "it has used nothing");
 }
 

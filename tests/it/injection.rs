@@ -84,9 +84,9 @@ async fn a_line_of_the_log_is_the_server_s_own_whatever_was_sent() {
         let mut server = Server::start(&[("RUST_LOG", "debug"), ("LOG_FORMAT", format)]).await;
         send_everywhere(&server).await;
         assert_eq!(server.stop().await, Some(0));
-        server.logged("all that was accepted is stored").await;
+        server.logged("all accepted jobs are stored").await;
         let log = server.log();
-        assert!(log.contains("refused"), "there is something to look at");
+        assert!(log.contains("request rejected"), "there is something to look at");
         for line in log.lines() {
             assert!(!line.contains(char::is_control), "{line:?}");
             assert!(!line.contains(['\u{2028}', '\u{2029}']), "{line:?}");

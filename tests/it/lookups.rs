@@ -50,8 +50,8 @@ async fn a_flood_of_lookups_that_the_store_denies_is_one_line_of_the_log() {
     for _ in 0..100 {
         assert_eq!(status(&server, UNKNOWN, "").await, 503);
     }
-    server.logged("cannot be looked up").await;
-    assert_eq!(server.log().matches("cannot be looked up").count(), 1, "{}", server.log());
+    server.logged("lookup of a job in the store failed").await;
+    assert_eq!(server.log().matches("lookup of a job in the store failed").count(), 1, "{}", server.log());
     assert!(server.log().contains("HeadObject on s3://telemetry/fleet"), "{}", server.log());
 }
 

@@ -119,7 +119,7 @@ async fn an_address_has_so_many_connections_and_others_have_theirs() {
     }
     let mut third = server.connect().await;
     let refused = third.answer().await.expect("an answer");
-    assert!(refused.refusal(429).contains("of this address"));
+    assert!(refused.refusal(429).contains("from this address"));
     assert!(!refused.header("retry-after").is_empty());
     assert_eq!(refused.header("connection"), "close");
     assert!(third.closed().await);

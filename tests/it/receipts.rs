@@ -43,9 +43,11 @@ async fn an_answer_names_the_level_it_reached_and_the_object() {
         );
     }
     assert!(server.send(&with_query("ack=none", "{}")).await.refusal(400).contains("memory, disk and stored"));
-    assert!(server.send(&with_query("ak=stored", "{}")).await.refusal(400).contains("knows `ack`"));
+    assert!(
+        server.send(&with_query("ak=stored", "{}")).await.refusal(400).contains("unknown field `ak`, expected `ack`")
+    );
     let misspelt = get(server.public, &format!("/v1/jobs/{}?waits=10", disk.json()["job"].as_str().unwrap())).await;
-    assert!(misspelt.refusal(400).contains("knows `wait`"));
+    assert!(misspelt.refusal(400).contains("unknown field `waits`, expected `wait`"));
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(server.lines().len(), 4);
 }
@@ -261,7 +263,7 @@ async fn a_segment_that_is_taken_away_while_it_is_open_is_noticed_by_the_next_co
     let spool = server.folder.path().join("millpond-data/spool");
     let away = server.folder.path().join("away");
     std::fs::rename(&spool, &away).unwrap();
-    assert!(server.post_json("{\"n\":2}").await.refusal(503).contains("spool fails"));
+    assert!(server.post_json("{\"n\":2}").await.refusal(503).contains("commits to the spool fail"));
     std::fs::rename(&away, &spool).unwrap();
     until("service", async || server.post_json("{\"n\":3}").await.status == 202).await;
     assert_eq!(server.stop().await, Some(0));

@@ -384,7 +384,7 @@ async fn the_program_ends_with_1_when_what_was_acknowledged_is_damaged_on_disk()
         let mut server = Server::start(&env).await;
         until("the upload", async || place.segments().is_empty()).await;
         assert_eq!(server.stop().await, Some(code), "{}", server.log());
-        assert_eq!(server.log().contains("all that was accepted is stored"), code == 0, "{}", server.log());
+        assert_eq!(server.log().contains("all accepted jobs are stored"), code == 0, "{}", server.log());
         assert_eq!(place.stored().len(), if code == 0 { 3 } else { 2 });
     }
 }

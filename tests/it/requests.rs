@@ -146,10 +146,10 @@ async fn an_address_over_its_share_is_told_so() {
     })
     .await;
     let refused = server.post_json("{}").await;
-    assert!(refused.refusal(429).contains("of this address"));
+    assert!(refused.refusal(429).contains("from this address"));
     assert!((1..=2).contains(&refused.header("retry-after").parse::<u64>().unwrap()));
     assert_eq!(get(server.public, "/health").await.status, 200, "a health check has a reserve of its own");
-    server.logged("name it in TRUSTED_PROXIES").await;
+    server.logged("add it to TRUSTED_PROXIES").await;
     assert!(server.log().contains("address=127.0.0.1"), "{}", server.log());
     drop(held);
     until("a share of its own again", async || server.post_json("{}").await.status == 202).await;

@@ -292,5 +292,5 @@ async fn check_counts_what_was_set_aside_and_what_it_found() {
     let output = run(folder.path(), &[], &["--check"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("segments of dead processes 0, damaged files under dead/ 1 (5 bytes)"), "{said}");
+    assert!(said.contains("segments of exited processes 0, damaged files under dead/ 1 (5 bytes)"), "{said}");
 }

@@ -30,7 +30,7 @@ async fn a_stop_under_load_loses_nothing_that_was_acknowledged() {
         assert!(lost.is_empty(), "{lost:?}");
         stored.dedup();
         assert_eq!(stored.len(), server.lines().len(), "none twice");
-        server.logged("all that was accepted is stored").await;
+        server.logged("all accepted jobs are stored").await;
     }
 }
 
@@ -75,7 +75,7 @@ async fn a_second_signal_stops_at_once() {
     let mut server = Server::start_with_s3(&s3, &[("ACK", "memory"), ("SHUTDOWN_GRACE", "1h")]).await;
     assert_eq!(server.post_json("{}").await.status, 202);
     server.signal(Signal::TERM);
-    server.logged("stopping: ").await;
+    server.logged("shutting down: ").await;
     s3.stats_when(|stats| stats.in_flight == 1).await;
     server.signal(Signal::TERM);
     assert_eq!(server.ended().await, Some(1));

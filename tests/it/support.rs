@@ -93,7 +93,7 @@ impl Server {
                 sender.send_modify(|log| *log += &(line + "\n"));
             }
         });
-        let started = log.wait_for(|log| log.contains("objects go here"));
+        let started = log.wait_for(|log| log.contains("storing objects"));
         let text = timeout(PATIENCE, started).await.expect("the server starts").map(|log| log.clone());
         let text = text.unwrap_or_else(|_| panic!("the server ended at its start: {}", log.borrow().clone()));
         // In a log of JSON they stand in quotes.

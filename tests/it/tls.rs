@@ -152,7 +152,7 @@ async fn a_new_certificate_is_taken_up_and_no_connection_is_dropped_for_it() {
     std::fs::write(&pair.key, format!("-----BEGIN PRIVATE KEY-----\n{line}\n-----END PRIVATE WHAT-----\n")).unwrap();
     server.signal(Signal::HUP);
     server.logged("keeping the previous version").await;
-    assert!(server.log().contains("expected a private key in PEM"), "{}", server.log());
+    assert!(server.log().contains("expected an unencrypted private key in PEM"), "{}", server.log());
     assert!(!server.log().contains(line) && !server.log().contains("WHAT"), "nothing of the key is logged");
     connect(&server, &third).await;
     assert_eq!(server.stop().await, Some(0));
@@ -169,8 +169,8 @@ async fn a_pair_that_cannot_be_used_is_refused_at_start() {
         (&[("TLS_KEY", key)], "go together"),
         (&[("TLS_CERT", "nowhere.pem"), ("TLS_KEY", key)], "TLS_CERT=nowhere.pem: No such file"),
         (&[("TLS_CERT", key), ("TLS_KEY", key)], "expected a certificate"),
-        (&[("TLS_CERT", cert), ("TLS_KEY", cert)], "expected a private key"),
-        (&[("TLS_CERT", cert), ("TLS_KEY", text(&other.key))], "no pair"),
+        (&[("TLS_CERT", cert), ("TLS_KEY", cert)], "expected an unencrypted private key"),
+        (&[("TLS_CERT", cert), ("TLS_KEY", text(&other.key))], "do not match"),
     ];
     for (env, said) in bad {
         for arguments in [&[][..], &["--check"]] {

@@ -1,7 +1,7 @@
-//! The PROXY protocol's header, versions 1 and 2: what a proxy says first on a connection that it makes for somebody else.
+//! The header of the PROXY protocol, versions 1 and 2, with which a proxy names the client of a connection.
 //!
-//! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>. It is read from those alone who are configured to send
-//! it, and has to be there then: a receiver that guessed would let every sender name itself.
+//! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>. It is read only from proxies that are configured to send
+//! it, and is required there: a receiver that detected it would let every client choose its own address.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,46 +11,46 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// What version 2 begins with; no line of text does.
-const V2_START: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The start, version and command, family, and the length of the rest in two bytes.
+/// The signature of version 2. No line of text begins with it.
+const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// The signature, version and command, family, and the length of the rest in two bytes.
 const V2_FIXED_BYTES: usize = 16;
-/// The longest line of version 1, its end included.
+/// The longest line of version 1, with its CR LF.
 const V1_MAX_BYTES: usize = 107;
-/// Addresses take 52 bytes; what follows them, a certificate's name say, is passed over.
+/// Addresses take 52 bytes. The fields that may follow them are ignored.
 const MAX_BYTES: usize = 4096;
 
-/// A header, and how many bytes it takes.
+/// A header and its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
     bytes: usize,
-    /// Whom the connection is for; nobody but the proxy itself in its health checks.
+    /// The client; none for a connection of the proxy itself, such as a health check.
     source: Option<IpAddr>,
 }
 
-/// Why what came is no header.
+/// Why no header could be read.
 #[derive(Debug, Error)]
-pub(super) enum NoHeader {
-    /// It is not formed as one.
+pub(super) enum HeaderError {
+    /// The bytes are not a valid header.
     #[error("{0}")]
     Malformed(&'static str),
-    /// The connection ended, or broke.
+    /// The connection failed or was closed.
     #[error(transparent)]
-    Broken(#[from] io::Error),
+    Io(#[from] io::Error),
 }
 
-/// Reads the header, and not a byte more: whom the connection is for, unless it is the proxy's own.
-pub(super) async fn read(stream: &mut TcpStream) -> Result<Option<IpAddr>, NoHeader> {
+/// Reads the header and nothing after it. Returns the client, if the connection is not the proxy's own.
+pub(super) async fn read(stream: &mut TcpStream) -> Result<Option<IpAddr>, HeaderError> {
     let mut buffer = vec![0; MAX_BYTES];
     let mut have = 0;
     loop {
-        let room = buffer.get_mut(have..).filter(|room| !room.is_empty()).ok_or(NoHeader::Malformed("too long"))?;
-        let seen = stream.peek(room).await?;
+        let free = buffer.get_mut(have..).filter(|free| !free.is_empty()).ok_or(HeaderError::Malformed("too long"))?;
+        let seen = stream.peek(free).await?;
         if seen == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        let header = parse(buffer.get(..have + seen).unwrap_or_default()).map_err(NoHeader::Malformed)?;
-        // What is seen and not enough is taken out of the way, so that the next look waits for more.
+        let header = parse(buffer.get(..have + seen).unwrap_or_default()).map_err(HeaderError::Malformed)?;
+        // An incomplete header is consumed, so that the next peek waits for more bytes.
         let whole = header.map_or(have + seen, |header| header.bytes);
         if let Some(part) = buffer.get_mut(have..whole) {
             stream.read_exact(part).await?;
@@ -62,11 +62,11 @@ pub(super) async fn read(stream: &mut TcpStream) -> Result<Option<IpAddr>, NoHea
     }
 }
 
-/// The header that `bytes` begin with; nothing as long as it may still become one.
+/// Parses the header at the start of `bytes`. Returns `None` while it is incomplete.
 fn parse(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
-    if bytes.starts_with(V2_START) {
+    if bytes.starts_with(V2_SIGNATURE) {
         v2(bytes)
-    } else if V2_START.starts_with(bytes) {
+    } else if V2_SIGNATURE.starts_with(bytes) {
         Ok(None)
     } else {
         v1(bytes)
@@ -95,7 +95,7 @@ fn v1(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
             let addresses = (address(words.next()), address(words.next()));
             let (ports, rest) = ((port(words.next()), port(words.next())), words.next());
             let ((Some(source), Some(_)), (Some(_), Some(_)), None) = (addresses, ports, rest) else {
-                return Err("the addresses of version 1 make no sense");
+                return Err("invalid addresses in version 1");
             };
             Some(source)
         }
@@ -105,7 +105,7 @@ fn v1(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
 }
 
 fn v2(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
-    let Some(&[command, family, high, low]) = bytes.get(V2_START.len()..V2_FIXED_BYTES) else { return Ok(None) };
+    let Some(&[command, family, high, low]) = bytes.get(V2_SIGNATURE.len()..V2_FIXED_BYTES) else { return Ok(None) };
     let whole = V2_FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
     if whole > MAX_BYTES {
         return Err("too long");
@@ -126,12 +126,12 @@ fn v2(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
         0x21 => {
             Some(addresses.first_chunk::<36>().and_then(|both| both.first_chunk()).map(|v6: &[u8; 16]| (*v6).into()))
         }
-        // Unspecified, datagrams, a socket of Unix: nobody that has an address here.
+        // Unspecified, datagrams and Unix sockets have no address that limits could count.
         0x00 | 0x12 | 0x22 | 0x31 | 0x32 => None,
         _ => return Err("an unknown family in version 2"),
     };
     match source {
-        Some(None) => Err("version 2 without room for its addresses"),
+        Some(None) => Err("version 2 is too short for its addresses"),
         source => Ok(Some(Header { bytes: whole, source: source.flatten() })),
     }
 }
@@ -144,7 +144,7 @@ mod tests {
 
     fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
-        [V2_START, &[command, family][..], &length, rest].concat()
+        [V2_SIGNATURE, &[command, family][..], &length, rest].concat()
     }
 
     fn source(bytes: &[u8]) -> Option<String> {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_name_the_sender() {
+    fn both_versions_name_the_client() {
         let of = |source: &str| Some(source.to_owned());
         assert_eq!(source(b"PROXY TCP4 192.0.2.7 10.0.0.1 56324 443\r\n"), of("192.0.2.7"));
         assert_eq!(source(b"PROXY TCP6 2001:db8::7 ::1 56324 443\r\n"), of("2001:db8::7"));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_s_own_connection_and_one_without_addresses_name_nobody() {
+    fn a_connection_of_the_proxy_itself_or_without_addresses_names_no_client() {
         assert_eq!(source(b"PROXY UNKNOWN\r\n"), None);
         assert_eq!(source(b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"), None);
         assert_eq!(source(&binary(0x20, 0x11, &[192, 0, 2, 7, 10, 0, 0, 1, 1, 2, 3, 4])), None);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused_as_soon_as_that_shows() {
+    fn malformed_headers_are_rejected_as_soon_as_they_can_be() {
         let long = [b"PROXY UNKNOWN ".as_slice(), &[b'x'; V1_MAX_BYTES]].concat();
         for bad in [
             &b"G"[..],
@@ -222,7 +222,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_header_in_pieces_is_waited_for_and_ends_where_it_ends(
+        fn an_incomplete_header_is_waited_for_and_nothing_after_it_is_read(
             (header, source) in any_header(),
             after in proptest::collection::vec(any::<u8>(), 0..64),
         ) {
@@ -234,12 +234,12 @@ mod tests {
         }
 
         #[test]
-        fn bytes_of_any_kind_are_a_header_within_them_or_none(
+        fn any_bytes_are_a_header_within_their_length_or_an_error(
             start in prop_oneof![
                 Just(&b""[..]),
                 Just(&b"PROXY "[..]),
                 Just(&b"PROXY TCP4 1"[..]),
-                Just(&V2_START[..]),
+                Just(&V2_SIGNATURE[..]),
                 Just(&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0"[..]),
             ],
             rest in proptest::collection::vec(any::<u8>(), 0..256),

@@ -1,15 +1,17 @@
-//! Who is at the other end of a connection, and who stands behind a proxy. For limits and for the log; nobody's rights
-//! follow from an address.
+//! The other end of a connection, and the client behind trusted proxies. An address is for limits and logs; no right follows
+//! from it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// A client that has one address of an IPv6 /64 usually has all of them.
+const IPV6_NETWORK: u128 = !0 << 64;
 
-/// The proxies whose word on a sender's address is taken.
+/// The proxies whose information on a client's address is trusted.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies(Arc<[IpNet]>);
 
@@ -19,16 +21,12 @@ impl TrustedProxies {
         Self(networks.into())
     }
 
-    pub(super) fn contains(&self, address: IpAddr) -> bool {
+    fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
 }
 
-/// The address of the client that sent a request, as an extension of the request: for limits and for the log.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ClientAddress(pub(super) IpAddr);
-
-/// One end of a connection: the sender's, or a proxy's.
+/// The other end of a connection: a client, or a proxy.
 #[derive(Debug, Clone)]
 pub struct Peer {
     address: IpAddr,
@@ -36,7 +34,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The peer at `address`. An IPv4 address in IPv6's clothes is an IPv4 address.
+    /// The peer at `address`. An IPv4-mapped IPv6 address counts as IPv4.
     pub(super) fn new(address: IpAddr, proxies: TrustedProxies) -> Self {
         Self { address: address.to_canonical(), proxies }
     }
@@ -45,24 +43,24 @@ impl Peer {
         self.address
     }
 
-    /// Whether this is a proxy that speaks for others.
+    /// Whether this is a trusted proxy.
     pub(super) fn is_proxy(&self) -> bool {
-        self.proxies.contains(self.address)
+        self.trusts(self.address)
     }
 
-    /// Whether `address` is a proxy that speaks for others.
-    pub(super) fn trusts(&self, address: IpAddr) -> bool {
+    /// Whether `address` is a trusted proxy.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
         self.proxies.contains(address)
     }
 
-    /// Who sent a request: the peer, or whom trusted proxies name in `X-Forwarded-For`. Each proxy adds to the right
-    /// what it has seen, so the rightmost address that is no trusted proxy's is the last that somebody trusted has seen.
-    pub(super) fn client(&self, headers: &HeaderMap) -> IpAddr {
+    /// The client that sent a request: the peer, or the address that trusted proxies name in `X-Forwarded-For`. Each proxy
+    /// appends the address that it has seen, so the client is the rightmost address that is not a trusted proxy.
+    pub(crate) fn client(&self, headers: &HeaderMap) -> IpAddr {
         let mut client = self.address;
         let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
-        let mut named = lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));
-        while self.proxies.contains(client) {
-            let Some(next) = named.next().and_then(|text| address(text.trim())) else { break };
+        let mut forwarded = lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));
+        while self.trusts(client) {
+            let Some(next) = forwarded.next().and_then(|text| parse_address(text.trim())) else { break };
             client = next;
         }
         client
@@ -70,10 +68,18 @@ impl Peer {
 }
 
 /// An address as proxies write it: bare, in brackets, or with a port.
-fn address(text: &str) -> Option<IpAddr> {
+fn parse_address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let address = bare.parse().or_else(|_| text.parse::<std::net::SocketAddr>().map(|address| address.ip()));
     address.ok().map(|address| address.to_canonical())
+}
+
+/// The address that limits count: an IPv4 address, or the /64 network of an IPv6 address.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK).into(),
+    }
 }
 
 #[cfg(test)]
@@ -90,16 +96,20 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stranger_says_of_others_is_not_heard() {
+    fn only_a_trusted_proxy_may_name_another_address() {
         assert_eq!(client("192.0.2.7", &["203.0.113.9"]), "192.0.2.7");
         assert_eq!(client("::ffff:192.0.2.7", &["203.0.113.9"]), "192.0.2.7");
     }
 
     #[test]
-    fn the_sender_is_the_rightmost_address_that_no_trusted_proxy_has() {
+    fn the_client_is_the_rightmost_address_that_is_not_a_trusted_proxy() {
         assert_eq!(client("10.0.0.1", &["203.0.113.9"]), "203.0.113.9");
         assert_eq!(client("::ffff:10.0.0.1", &["203.0.113.9"]), "203.0.113.9");
-        assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9 ,10.0.0.2"]), "203.0.113.9", "the first one is made up");
+        assert_eq!(
+            client("10.0.0.1", &["1.1.1.1, 203.0.113.9 ,10.0.0.2"]),
+            "203.0.113.9",
+            "a client can write the first one itself"
+        );
         assert_eq!(client("10.0.0.1", &["1.1.1.1", "203.0.113.9", "fd00::2"]), "203.0.113.9");
         assert_eq!(client("fd00::1", &["[2001:db8::9]:443"]), "2001:db8::9");
         assert_eq!(client("fd00::1", &["[2001:db8::9]"]), "2001:db8::9");
@@ -107,10 +117,18 @@ mod tests {
     }
 
     #[test]
-    fn where_the_proxies_words_end_or_make_no_sense_the_last_of_them_is_the_sender() {
+    fn where_the_list_ends_or_is_malformed_the_last_proxy_is_the_client() {
         assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(client("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
         assert_eq!(client("10.0.0.1", &["203.0.113.9, unknown, 10.0.0.2"]), "10.0.0.2");
         assert_eq!(client("10.0.0.1", &["203.0.113.9,"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn all_addresses_of_an_ipv6_network_count_as_one() {
+        let of = |address: &str| network(address.parse().unwrap());
+        assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff:ffff:ffff:ffff"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

@@ -1,47 +1,47 @@
-//! What a connection has been doing, marked by its socket and its service.
+//! What a connection is doing, recorded by its socket and its service, and read by its task.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use axum::http::{Request, Version as HttpVersion};
+use axum::http::{Request, Version};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::version::Version;
-use super::{End, Timeouts};
+use super::protocol::Protocol;
+use super::{EndConnection, Timeouts};
 
-/// Marks of one connection. They guard no other memory, so every access is relaxed.
+/// The state of one connection. It guards no other memory, so every access is relaxed.
 #[derive(Debug)]
 pub(super) struct Activity {
     opened: Instant,
-    /// Requests whose answer is not made yet.
+    /// Requests without a response yet.
     in_flight: AtomicU32,
-    /// Bytes that the socket gave, over the connection's life.
+    /// Bytes read over the connection's life.
     bytes_read: AtomicU64,
-    /// Bytes came in since the last answer, and no request yet.
+    /// Bytes have arrived since the last response, but no complete headers.
     headers_begun: AtomicBool,
-    /// When the connection began to idle, or the headers to come: milliseconds since it was opened.
+    /// When the connection became idle, or the headers began to arrive: milliseconds since it was opened.
     since: AtomicU64,
-    /// When the socket took bytes last, while it takes none: milliseconds since the connection was opened, and one.
-    stuck_since: AtomicU64,
-    /// The service wants the connection ended.
-    is_exhausted: AtomicBool,
-    exhausted: Notify,
+    /// When the socket stopped taking bytes: milliseconds since the connection was opened, plus one; 0 while it takes them.
+    blocked_since: AtomicU64,
+    /// The service has asked to end the connection.
+    is_ending: AtomicBool,
+    ending: Notify,
 }
 
-/// What is to be done about a connection.
+/// What the time limits say about a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Fine,
+    WithinLimits,
     Idle,
     SlowHeaders,
-    /// The sender does not read its answers.
-    Stuck,
+    /// The client does not read its responses.
+    WriteBlocked,
 }
 
 impl Activity {
@@ -52,23 +52,23 @@ impl Activity {
             bytes_read: AtomicU64::new(0),
             headers_begun: AtomicBool::new(false),
             since: AtomicU64::new(0),
-            stuck_since: AtomicU64::new(0),
-            is_exhausted: AtomicBool::new(false),
-            exhausted: Notify::new(),
+            blocked_since: AtomicU64::new(0),
+            is_ending: AtomicBool::new(false),
+            ending: Notify::new(),
         }
     }
 
-    /// The socket gave these bytes, by which `version` was told.
-    pub(super) fn read(&self, bytes: &[u8], version: Version) {
+    /// The socket was read. `protocol` was detected from all bytes up to the end of these.
+    pub(super) fn read(&self, bytes: &[u8], protocol: Protocol) {
         self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        // It has frames that belong to no request, so bytes there do not mean headers. Those of its preface may have been
-        // taken for a request's.
-        if version == Version::Http2 {
+        // HTTP/2 has frames that belong to no request, so bytes do not mean that headers arrive. The first bytes of its
+        // preface may have been taken for a request's.
+        if protocol == Protocol::Http2 {
             self.headers_begun.store(false, Ordering::Relaxed);
             return;
         }
         let waiting = self.in_flight.load(Ordering::Relaxed) == 0 && !self.headers_begun.load(Ordering::Relaxed);
-        // A line break before a request is to be passed over (RFC 9112, 2.2).
+        // Empty lines before a request are ignored (RFC 9112, 2.2).
         if !waiting || bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) {
             return;
         }
@@ -76,38 +76,38 @@ impl Activity {
         self.headers_begun.store(true, Ordering::Relaxed);
     }
 
-    /// The socket was given bytes, and took some or none.
+    /// The socket was written to, and took some bytes or none.
     pub(super) fn wrote(&self, took_some: bool) {
-        let is_stuck = self.stuck_since.load(Ordering::Relaxed) != 0;
-        if is_stuck == took_some {
+        let is_blocked = self.blocked_since.load(Ordering::Relaxed) != 0;
+        if is_blocked == took_some {
             let since = if took_some { 0 } else { self.millis(Instant::now()).saturating_add(1) };
-            self.stuck_since.store(since, Ordering::Relaxed);
+            self.blocked_since.store(since, Ordering::Relaxed);
         }
     }
 
-    fn request(&self) {
+    fn request_began(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.headers_begun.store(false, Ordering::Relaxed);
     }
 
-    fn answered(&self) {
+    fn request_ended(&self) {
         self.mark(Instant::now());
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn exhaust(&self) {
-        self.is_exhausted.store(true, Ordering::Relaxed);
-        self.exhausted.notify_one();
+    fn end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+        self.ending.notify_one();
     }
 
-    /// Whether the service wants the connection ended.
-    pub(super) fn is_exhausted(&self) -> bool {
-        self.is_exhausted.load(Ordering::Relaxed)
+    /// Whether the service has asked to end the connection.
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
     }
 
-    /// Waits until the service wants the connection ended.
-    pub(super) async fn exhausted(&self) {
-        self.exhausted.notified().await;
+    /// Waits until the service asks to end the connection.
+    pub(super) async fn ending(&self) {
+        self.ending.notified().await;
     }
 
     fn mark(&self, now: Instant) {
@@ -118,97 +118,97 @@ impl Activity {
         u64::try_from(now.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Whether the connection may go on as it is.
+    /// Holds the connection against its time limits.
     pub(super) fn verdict(&self, now: Instant, timeouts: Timeouts) -> Verdict {
-        if let Some(since) = self.stuck_since.load(Ordering::Relaxed).checked_sub(1) {
+        if let Some(since) = self.blocked_since.load(Ordering::Relaxed).checked_sub(1) {
             let passed = u128::from(self.millis(now).saturating_sub(since));
-            return if passed >= timeouts.idle.as_millis() { Verdict::Stuck } else { Verdict::Fine };
+            return if passed >= timeouts.idle.as_millis() { Verdict::WriteBlocked } else { Verdict::WithinLimits };
         }
         if self.in_flight.load(Ordering::Relaxed) > 0 {
-            return Verdict::Fine;
+            return Verdict::WithinLimits;
         }
         let passed = u128::from(self.millis(now).saturating_sub(self.since.load(Ordering::Relaxed)));
         if self.headers_begun.load(Ordering::Relaxed) {
-            if passed >= timeouts.header.as_millis() { Verdict::SlowHeaders } else { Verdict::Fine }
+            if passed >= timeouts.header.as_millis() { Verdict::SlowHeaders } else { Verdict::WithinLimits }
         } else if passed >= timeouts.idle.as_millis() {
             Verdict::Idle
         } else {
-            Verdict::Fine
+            Verdict::WithinLimits
         }
     }
 }
 
-/// How many bytes have come on a connection of HTTP/1 since the head of a request was read, as an extension of the request:
-/// those of its body as it is framed, and of what follows it.
+/// Bytes that arrived on a connection of HTTP/1 since the headers of a request were read, as an extension of the request:
+/// the bytes of its body with their framing, and those of pipelined requests.
 #[derive(Debug, Clone)]
-pub(in crate::http) struct WireBytes {
+pub(crate) struct WireBytes {
     activity: Arc<Activity>,
     before: u64,
 }
 
 impl WireBytes {
-    pub(in crate::http) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.activity.bytes_read.load(Ordering::Relaxed).saturating_sub(self.before)
     }
 }
 
-/// A service whose requests are marked.
-pub(super) struct Watched<S> {
+/// A service whose requests are recorded.
+pub(super) struct TrackedService<S> {
     service: S,
     activity: Arc<Activity>,
 }
 
-impl<S> Watched<S> {
+impl<S> TrackedService<S> {
     pub(super) fn new(service: S, activity: Arc<Activity>) -> Self {
         Self { service, activity }
     }
 }
 
-impl<S> Service<Request<Incoming>> for Watched<S>
+impl<S> Service<Request<Incoming>> for TrackedService<S>
 where
     S: Service<Request<Incoming>, Response = Response>,
     S::Future: Unpin,
 {
     type Response = Response;
     type Error = S::Error;
-    type Future = Marked<S::Future>;
+    type Future = TrackedResponse<S::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.activity.request();
-        if request.version() != HttpVersion::HTTP_2 {
+        self.activity.request_began();
+        if request.version() != Version::HTTP_2 {
             let (activity, before) = (Arc::clone(&self.activity), self.activity.bytes_read.load(Ordering::Relaxed));
             request.extensions_mut().insert(WireBytes { activity, before });
         }
-        Marked { answer: self.service.call(request), activity: Arc::clone(&self.activity) }
+        TrackedResponse { response: self.service.call(request), activity: Arc::clone(&self.activity) }
     }
 }
 
-/// The making of an answer; in flight until it is done or dropped.
-pub(super) struct Marked<F> {
-    answer: F,
+/// A response in the making; its request is in flight until this is dropped.
+pub(super) struct TrackedResponse<F> {
+    response: F,
     activity: Arc<Activity>,
 }
 
-impl<F, E> Future for Marked<F>
+impl<F, E> Future for TrackedResponse<F>
 where
     F: Future<Output = Result<Response, E>> + Unpin,
 {
     type Output = Result<Response, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(Pin::new(&mut self.answer).poll(cx));
-        if answer.as_ref().is_ok_and(|response| response.extensions().get::<End>().is_some()) {
-            self.activity.exhaust();
-            // Never answered: the connection's task ends this one.
+        let response = ready!(Pin::new(&mut self.response).poll(cx));
+        if response.as_ref().is_ok_and(|response| response.extensions().get::<EndConnection>().is_some()) {
+            self.activity.end();
+            // Never ready: the connection's task drops this future.
             return Poll::Pending;
         }
-        Poll::Ready(answer)
+        Poll::Ready(response)
     }
 }
 
-impl<F> Drop for Marked<F> {
+impl<F> Drop for TrackedResponse<F> {
     fn drop(&mut self) {
-        self.activity.answered();
+        self.activity.request_ended();
     }
 }
 
@@ -216,34 +216,34 @@ impl<F> Drop for Marked<F> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::version::H2_PREFACE;
+    use super::super::protocol::H2_PREFACE;
     use super::*;
 
     const TIMEOUTS: Timeouts = Timeouts { header: Duration::from_secs(1), idle: Duration::from_secs(3) };
 
-    /// What is found after these reads when the time for headers is over, and when that for idling is.
+    /// The verdicts after these reads, once the header timeout and once the idle timeout has passed.
     fn verdicts<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> [Verdict; 2] {
-        let (activity, mut version) = (Activity::new(), Version::NEW);
+        let (activity, mut protocol) = (Activity::new(), Protocol::UNKNOWN);
         reads.into_iter().for_each(|bytes| {
-            version.follow(bytes);
-            activity.read(bytes, version);
+            protocol.detect(bytes);
+            activity.read(bytes, protocol);
         });
         let now = Instant::now();
         [TIMEOUTS.header, TIMEOUTS.idle].map(|passed| activity.verdict(now + passed, TIMEOUTS))
     }
 
     #[test]
-    fn frames_behind_a_preface_are_no_headers_in_whatever_pieces_it_came() {
+    fn frames_after_a_preface_are_no_headers_however_it_is_split() {
         for piece in 1..=H2_PREFACE.len() {
             let reads = H2_PREFACE.chunks(piece).chain([&b"\0\0\0\x04\0\0\0\0\0"[..], b"\0\0\x08\x06"]);
-            assert_eq!(verdicts(reads), [Verdict::Fine, Verdict::Idle], "in pieces of {piece}");
+            assert_eq!(verdicts(reads), [Verdict::WithinLimits, Verdict::Idle], "in pieces of {piece}");
         }
         let with_more = [H2_PREFACE, &b"\0\0\0\x04"[..]].concat();
-        assert_eq!(verdicts([&with_more[..]]), [Verdict::Fine, Verdict::Idle]);
+        assert_eq!(verdicts([&with_more[..]]), [Verdict::WithinLimits, Verdict::Idle]);
     }
 
     #[test]
-    fn a_request_that_begins_like_a_preface_has_the_time_of_headers() {
+    fn a_request_that_begins_like_a_preface_has_the_header_timeout() {
         for reads in
             [&[&b"PRI"[..]][..], &[b"PRI ", b"/ HTTP/1.1\r\n"], &[b"P", b"OST / HTTP"], &[b"PRI * HTTP/2.0\r\n"]]
         {

@@ -1,0 +1,23 @@
+//! The state that the listeners, the dispatcher and the workers share.
+
+use std::sync::Arc;
+
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+use crate::spool::{Backlog, Spool};
+
+/// Shared state of the pipeline from the queue to the store.
+#[derive(Clone)]
+pub struct PipelineContext {
+    /// Segments until they are stored.
+    pub spool: Arc<Spool>,
+    /// Sealed segments that wait for a worker.
+    pub backlog: Arc<Backlog>,
+    /// What `/health` and `/ready` report.
+    pub health: Arc<Health>,
+    /// Every metric.
+    pub metrics: Arc<Metrics>,
+    /// Whether the process is stopping.
+    pub shutdown: Shutdown,
+}

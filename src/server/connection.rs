@@ -1,0 +1,218 @@
+//! One connection: HTTP/1.1 or, with prior knowledge or ALPN, HTTP/2, with time limits that cost nothing per request.
+//!
+//! hyper has one timeout for slow headers and for idle connections, and closes both without a response. Here the socket and
+//! the service record the [`Activity`], and the connection's task checks it at intervals: slow headers get a 408, an idle
+//! connection is shut down gracefully, and one whose client does not read its responses is dropped.
+//!
+//! A socket that is closed while it holds unread bytes resets the connection, and the client may lose the last response
+//! (RFC 9112, 9.6). So the connection lingers: what still arrives is read and discarded for a while.
+
+mod activity;
+mod frames;
+mod protocol;
+mod stream;
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use activity::WireBytes;
+use activity::{Activity, TrackedService, Verdict};
+use stream::MeteredStream;
+
+use super::acceptor::{Rejection, RenderedRejection};
+
+/// Header lines of a request; more are rejected with 431. hyper reserves memory for this many on each connection of HTTP/1.
+/// Over HTTP/2 it has no such limit, so the service checks it as well.
+pub(crate) const HEADERS_MAX: usize = 100;
+/// How long, and for how many bytes, a closing connection is read so that the client gets its last response.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+const LINGER_MAX_BYTES: u64 = 16 << 20;
+/// HTTP/1: the request line with its headers, and the pieces in which a body is read.
+const READ_BUFFER_MAX_BYTES: usize = 64 * 1024;
+/// HTTP/2: concurrent requests of one connection, and the size of the headers of one.
+const STREAMS_MAX: u32 = 128;
+const H2_HEADERS_MAX_BYTES: u32 = 16 * 1024;
+/// HTTP/2: the lowest limit that a frame may have (RFC 9113, 4.2); this much of an incomplete frame is buffered.
+const FRAME_MAX_BYTES: u32 = 16 * 1024;
+/// HTTP/2: flow control window of a stream and of a connection: a body of the default `MAX_BODY_BYTES` without waiting.
+const WINDOW_BYTES: u32 = 1 << 20;
+/// HTTP/2: bytes of a response that are buffered while the client has no window for them; responses are a few hundred bytes.
+const SEND_MAX_BYTES: usize = 16 * 1024;
+/// HTTP/2: streams that were opened and reset before they were accepted (CVE-2023-44487); one more ends the connection.
+const RESETS_PENDING_MAX: usize = 20;
+/// HTTP/2: streams that the server reset because the client broke the protocol (CVE-2025-8671), over the connection's life;
+/// one more ends it. A correct client causes some, too: with the rest of bodies that were rejected early, and with
+/// streams over `STREAMS_MAX` before it knows that limit.
+const RESETS_CAUSED_MAX: usize = 1024;
+/// HTTP/2: a client that does not acknowledge a ping is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// The activity is checked this many times within the shorter of the two timeouts.
+const CHECKS_PER_TIMEOUT: u32 = 4;
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// In the extensions of a response: the connection ends at once, with all of its requests, instead of sending it.
+#[derive(Debug, Clone, Copy)]
+struct EndConnection;
+
+/// A response that ends its connection at once.
+pub(crate) fn end_connection() -> Response {
+    let mut response = Response::default();
+    response.extensions_mut().insert(EndConnection);
+    response
+}
+
+/// The time limits of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// From a request's first byte to the end of its headers.
+    pub header: Duration,
+    /// Without a request.
+    pub idle: Duration,
+}
+
+/// Serves the connection until the client, a time limit or, once its requests in flight have their responses, `stop` ends
+/// it. Returns whether it was ended because headers did not arrive in time.
+pub(super) async fn run<IO, S>(
+    stream: IO,
+    service: S,
+    timeouts: Timeouts,
+    render: fn(Rejection) -> RenderedRejection,
+    stop: CancellationToken,
+) -> bool
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + 'static,
+    S::Future: Send + Unpin + 'static,
+{
+    let activity = Arc::new(Activity::new());
+    let (stream, mut returned) = MeteredStream::new(stream, Arc::clone(&activity));
+    let service = TrackedService::new(service, Arc::clone(&activity));
+    let is_slow = serve_http(stream, service, timeouts, stop, &activity).await;
+    if let Ok(stream) = returned.try_recv() {
+        if is_slow {
+            send_and_close(stream, &render(Rejection::SlowHeaders).response).await;
+        } else if !activity.is_ending() {
+            close(stream).await;
+        }
+    }
+    is_slow
+}
+
+/// Speaks HTTP until the connection ends. Returns whether headers did not arrive in time.
+async fn serve_http<IO, S>(
+    stream: MeteredStream<IO>,
+    service: TrackedService<S>,
+    timeouts: Timeouts,
+    stop: CancellationToken,
+    activity: &Activity,
+) -> bool
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + 'static,
+    S::Future: Send + Unpin + 'static,
+{
+    let streams = Streams::default();
+    let mut builder = auto::Builder::new(streams.clone());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(READ_BUFFER_MAX_BYTES);
+    builder.http1().max_headers(HEADERS_MAX);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+    builder.http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(H2_HEADERS_MAX_BYTES);
+    builder.http2().max_frame_size(FRAME_MAX_BYTES).max_send_buf_size(SEND_MAX_BYTES);
+    builder.http2().initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
+    builder.http2().max_pending_accept_reset_streams(RESETS_PENDING_MAX);
+    builder.http2().max_local_error_reset_streams(RESETS_CAUSED_MAX);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+
+    let interval = (timeouts.header.min(timeouts.idle) / CHECKS_PER_TIMEOUT).min(CHECK_INTERVAL_MAX);
+    let mut check = pin!(sleep_until(Instant::now() + interval));
+    let mut ending = pin!(activity.ending());
+    let mut is_shutting_down = false;
+    let is_slow = loop {
+        tokio::select! {
+            done = connection.as_mut() => {
+                if let Err(error) = done {
+                    tracing::debug!(error = &*error, "connection failed");
+                }
+                break false;
+            }
+            () = ending.as_mut() => break false,
+            () = stop.cancelled(), if !is_shutting_down => {
+                is_shutting_down = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = check.as_mut() => {
+                let now = Instant::now();
+                check.as_mut().reset(now + interval);
+                match activity.verdict(now, timeouts) {
+                    Verdict::WithinLimits => {}
+                    Verdict::SlowHeaders => break true,
+                    Verdict::WriteBlocked => break false,
+                    Verdict::Idle if is_shutting_down => break false,
+                    Verdict::Idle => {
+                        is_shutting_down = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+            }
+        }
+    };
+    streams.abort_all();
+    is_slow
+}
+
+/// Sends a rendered response to a client whose request was not read, and closes the connection.
+pub(super) async fn send_and_close(mut stream: impl AsyncRead + AsyncWrite + Unpin, response: &[u8]) {
+    // A short response fits the socket's buffer, so only a client that does not read keeps it waiting.
+    if timeout(LINGER_TIME, stream.write_all(response)).await.is_ok() {
+        close(stream).await;
+    }
+}
+
+async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let linger = async {
+        // TLS has a message to write here, for which a client that does not read makes no room. An error means that the
+        // client has closed already.
+        if stream.shutdown().await.is_ok() {
+            let mut unread = stream.take(LINGER_MAX_BYTES);
+            let _: Result<_, _> = copy(&mut unread, &mut sink()).await;
+        }
+    };
+    let _: Result<_, _> = timeout(LINGER_TIME, linger).await;
+}
+
+/// Owns the tasks that hyper spawns for HTTP/2 streams. Each task holds a clone, so they are aborted explicitly.
+#[derive(Clone, Default)]
+struct Streams(Arc<Mutex<JoinSet<()>>>);
+
+impl Streams {
+    fn abort_all(&self) {
+        self.0.lock().abort_all();
+    }
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let mut streams = self.0.lock();
+        while streams.try_join_next().is_some() {}
+        streams.spawn(stream);
+    }
+}
