@@ -16,7 +16,7 @@ use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use guard::Guard;
-pub(crate) use guard::is_local;
+pub(crate) use guard::is_rebinding_safe;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use serde::Serialize;
@@ -73,7 +73,7 @@ impl AdminService {
     }
 
     /// The same for a connection whose other end is known.
-    pub fn of(&self, peer: &Peer) -> Self {
+    pub fn for_peer(&self, peer: &Peer) -> Self {
         Self { address: peer.address(), ..self.clone() }
     }
 }

@@ -21,7 +21,7 @@ use crate::metrics::{Balance, Metrics};
 use crate::permissions::is_readable_by_others;
 use crate::pipeline::{Pipeline, PipelineContext};
 use crate::queue::queue;
-use crate::reload::{Followed, Reload};
+use crate::reload::{Reload, WatchedFiles};
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
 use crate::store::Store;
@@ -52,7 +52,7 @@ pub struct Listeners {
     /// For senders.
     pub public: TcpListener,
     /// What TLS is spoken with on it, if it is.
-    pub tls: Option<(Arc<Tls>, Followed)>,
+    pub tls: Option<(Arc<Tls>, WatchedFiles)>,
     /// For operators.
     pub admin: TcpListener,
 }
@@ -250,7 +250,7 @@ async fn serve_admin(listener: TcpListener, admin: AdminService) {
     };
     // Until the process ends: a shutdown wants watching, too.
     let transport = Transport { max_per_address: Some(ADMIN_MAX_PER_ADDRESS), ..Transport::default() };
-    http::serve(listener, move |peer| admin.of(&peer), limits, transport, None, CancellationToken::new()).await;
+    http::serve(listener, move |peer| admin.for_peer(&peer), limits, transport, None, CancellationToken::new()).await;
 }
 
 fn serve_public(

@@ -2,7 +2,7 @@
 //!
 //! A batch is the envelope `{"version":…,"token":…,"data":[{…},…]}`, an array of objects, one object without `data`, or
 //! NDJSON. Decoding borrows: one pass over the body checks all that is checked and leaves each payload as the slice of the
-//! body that it is, so the only copy of a payload's bytes is the one into the job's lines. [`Batch::read`] finds the payloads,
+//! body that it is, so the only copy of a payload's bytes is the one into the job's lines. [`Batch::parse`] finds the payloads,
 //! and [`Lines::write`] writes them, in two steps: who may send them, and how many, is decided in between.
 //!
 //! A payload is stored byte for byte, save that a line break between its tokens becomes a space: inside a JSON string a
@@ -27,16 +27,16 @@ mod text;
 
 use std::fmt;
 
-pub use batch::{Batch, Form, Token};
-pub use limits::{Limits, Over, Readers, Refused};
-pub use lines::{Lines, Meta, NoRoom, Record};
+pub use batch::{Batch, BatchFormat, Token};
+pub use limits::{DecodeError, LimitExceeded, Limits, Readers};
+pub use lines::{BatchMetadata, Lines, OutOfBudget, Record};
 
 /// How deep a payload may nest; the payload itself is the first level.
 pub const MAX_DEPTH: usize = 128;
 
 /// What is wrong with a body, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalid {
+pub struct InvalidBatch {
     /// What is wrong and what to mend.
     pub reason: String,
     /// The index of the bad payload, from 0; none when it is not a payload that is bad.
@@ -45,7 +45,7 @@ pub struct Invalid {
     pub byte: usize,
 }
 
-impl fmt::Display for Invalid {
+impl fmt::Display for InvalidBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(index) = self.payload {
             write!(f, "payload {index}: ")?;
@@ -54,4 +54,4 @@ impl fmt::Display for Invalid {
     }
 }
 
-impl std::error::Error for Invalid {}
+impl std::error::Error for InvalidBatch {}

@@ -112,7 +112,7 @@ impl Edge {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let large_bodies = Arc::new(Semaphore::new(cores));
         let (mut http, prefix) = (settings.http.clone(), settings.prefix.clone());
-        let most = tenants.as_ref().map_or(queue.max_bytes(), |tenants| tenants.max_queue_bytes());
+        let most = tenants.as_ref().map_or(queue.max_bytes(), |tenants| tenants.max_share_bytes());
         // What the sender's part of the queue, or an empty spool, could never hold would be told forever to come back later.
         let lines = if context.spool.is_durable() { most.min(settings.spool.max_batch_bytes()) } else { most };
         http.max_body_bytes = http.max_body_bytes.min(lines);
@@ -272,7 +272,7 @@ impl Service<Request<Incoming>> for Public {
                 None => Outcome::Other,
             };
             edge.context.metrics.request(route, outcome);
-            edge.context.metrics.request_took(route, began.elapsed().as_secs_f64());
+            edge.context.metrics.observe_request(route, began.elapsed().as_secs_f64());
             Ok(charged::keep(response, charge, version, &id))
         })
     }

@@ -34,7 +34,7 @@ pub enum InflateError {
     TooLarge(usize),
     /// The caller has no room for what decompressing takes.
     #[error("there is no room for the decompressed body")]
-    NoRoom,
+    OutOfBudget,
     /// It is cut short, damaged, or something else.
     #[error("{0}")]
     Corrupt(#[from] io::Error),
@@ -45,7 +45,7 @@ pub enum InflateError {
 /// # Errors
 /// [`InflateError`].
 pub fn inflate(encoding: Encoding, body: &[u8], most: usize) -> Result<Vec<u8>, InflateError> {
-    inflate_within(encoding, body, most, &mut |_| true)
+    inflate_with_budget(encoding, body, most, &mut |_| true)
 }
 
 /// [`inflate`] that asks `room` before it takes memory, for all that it then holds of the decompressed body, in bytes; and
@@ -53,7 +53,7 @@ pub fn inflate(encoding: Encoding, body: &[u8], most: usize) -> Result<Vec<u8>, 
 ///
 /// # Errors
 /// [`InflateError`].
-pub fn inflate_within(
+pub fn inflate_with_budget(
     encoding: Encoding,
     body: &[u8],
     most: usize,
@@ -110,7 +110,7 @@ impl Output<'_> {
         loop {
             // The old memory may be held until the new one has its contents.
             if !room(decoded.capacity() + decoded.len() + more) {
-                return Err(InflateError::NoRoom);
+                return Err(InflateError::OutOfBudget);
             }
             decoded.reserve_exact(more);
             let spare = decoded.capacity() - decoded.len();
@@ -156,7 +156,7 @@ mod tests {
 
     fn inflate(encoding: Encoding, body: &[u8], most: usize) -> Result<Vec<u8>, InflateError> {
         let mut asked = 0;
-        let inflated = inflate_within(encoding, body, most, &mut |bytes| {
+        let inflated = inflate_with_budget(encoding, body, most, &mut |bytes| {
             asked = bytes;
             true
         });
@@ -170,11 +170,11 @@ mod tests {
         for encoding in ALL {
             let body = encoded(encoding, &data);
             let mut asked = 0;
-            let refused = inflate_within(encoding, &body, data.len(), &mut |bytes| {
+            let refused = inflate_with_budget(encoding, &body, data.len(), &mut |bytes| {
                 asked = bytes;
                 bytes <= 1 << 20
             });
-            assert!(matches!(refused, Err(InflateError::NoRoom)), "{encoding:?}");
+            assert!(matches!(refused, Err(InflateError::OutOfBudget)), "{encoding:?}");
             assert!(asked > 1 << 20, "{encoding:?}");
         }
     }

@@ -12,7 +12,7 @@ use millpond::disk::RealDisk;
 use millpond::http::{Tls, bind};
 use millpond::metrics::Count;
 use millpond::permissions::is_readable_by_others;
-use millpond::reload::{Followed, Reload};
+use millpond::reload::{Reload, WatchedFiles};
 use millpond::segment::SegmentId;
 use millpond::shutdown::Shutdown;
 use millpond::spool::{HELD_MAX, Spool};
@@ -199,13 +199,13 @@ fn raise_open_files(settings: &mut Settings) {
 /// What the settings name files for, read from them.
 struct Opened {
     tenants: Option<TenantsFile>,
-    tls: Option<(Arc<Tls>, Followed)>,
+    tls: Option<(Arc<Tls>, WatchedFiles)>,
 }
 
 fn open(settings: &Settings, reload: &Reload) -> anyhow::Result<Opened> {
     // Followed before they are read, so that no change is missed, however long the start takes.
     let load = |files: &TlsSettings| {
-        let followed = reload.follow(vec![files.cert.clone(), files.key.clone()]);
+        let followed = reload.watch(vec![files.cert.clone(), files.key.clone()]);
         Tls::load(files).map(|tls| (Arc::new(tls), followed))
     };
     let tls = settings.transport.tls.as_ref().map(load).transpose()?;
@@ -270,7 +270,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => reload.now(),
+                _ = self.hangup.recv() => reload.request(),
             }
         }
     }

@@ -155,7 +155,7 @@ pub struct Metrics {
     /// Admin requests refused for a wrong token.
     pub admin_token_failures: IntCounter,
     /// Connections that failed at TLS's handshake or the PROXY header.
-    pub failed_arrivals: IntCounter,
+    pub failed_connections: IntCounter,
     /// Jobs that one frame holds.
     pub frame_jobs: Histogram,
     /// Segments when sealed.
@@ -224,7 +224,7 @@ impl Metrics {
                 "admin_token_failures_total",
                 "Admin requests refused for a wrong ADMIN_TOKEN",
             )?,
-            failed_arrivals: counter(
+            failed_connections: counter(
                 r,
                 "connections_failed_total",
                 "Connections that failed at TLS's handshake or the PROXY header",
@@ -287,7 +287,7 @@ impl Metrics {
     }
 
     /// Notes how long a request took, from its headers to its answer.
-    pub fn request_took(&self, route: Route, seconds: f64) {
+    pub fn observe_request(&self, route: Route, seconds: f64) {
         route::pick(&self.request_seconds, route).observe(seconds);
     }
 

@@ -28,21 +28,21 @@ pub struct Reload(watch::Sender<()>);
 
 impl Reload {
     /// Has every file that is followed read again, changed or not.
-    pub fn now(&self) {
+    pub fn request(&self) {
         tracing::info!(target: audit::TARGET, "reload requested");
         self.0.send_replace(());
     }
 
     /// Follows the files at `paths` from now on: whoever reads them first after this misses no change. It touches the disk.
-    pub fn follow(&self, paths: Vec<PathBuf>) -> Followed {
+    pub fn watch(&self, paths: Vec<PathBuf>) -> WatchedFiles {
         let seen = look(&paths);
-        Followed { paths, seen, retries_left: 0, is_failing: false, asked: self.0.subscribe() }
+        WatchedFiles { paths, seen, retries_left: 0, is_failing: false, asked: self.0.subscribe() }
     }
 }
 
 /// Files, as they were when they were last looked at.
 #[derive(Debug)]
-pub struct Followed {
+pub struct WatchedFiles {
     paths: Vec<PathBuf>,
     seen: Vec<Option<Version>>,
     /// Further looks at which a version that could not be used is read again.
@@ -81,7 +81,7 @@ fn look(paths: &[PathBuf]) -> Vec<Option<Version>> {
     paths.iter().map(|path| std::fs::metadata(path).ok().as_ref().map(Version::of)).collect()
 }
 
-impl Followed {
+impl WatchedFiles {
     /// Calls `read`, on a thread that may block, whenever the files have changed or a reload is asked for. When it fails, what
     /// was read before is to stay in force. That is logged as an error once: when a reload was asked for, or when the files
     /// have stayed unusable for some looks.
@@ -143,12 +143,12 @@ mod tests {
 
     use super::*;
 
-    fn follow(path: &Path) -> Followed {
-        Reload::default().follow(vec![path.to_owned()])
+    fn follow(path: &Path) -> WatchedFiles {
+        Reload::default().watch(vec![path.to_owned()])
     }
 
     /// How often one look reads the file.
-    fn reads(files: &mut Followed, is_asked: bool) -> usize {
+    fn reads(files: &mut WatchedFiles, is_asked: bool) -> usize {
         let mut reads = 0;
         files.look_and_read(is_asked, || {
             reads += 1;
@@ -165,7 +165,7 @@ mod tests {
         let mut files = follow(&path);
         assert_eq!(reads(&mut files, false), 0, "nothing has changed");
         std::fs::write(&path, "three").unwrap();
-        let looks = |files: &mut Followed| (0..10).map(|_| reads(files, false)).collect::<Vec<_>>();
+        let looks = |files: &mut WatchedFiles| (0..10).map(|_| reads(files, false)).collect::<Vec<_>>();
         assert_eq!(looks(&mut files), [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(looks(&mut files), [1, 1, 1, 1, 0, 0, 0, 0, 0, 0], "gone is a version, too");
@@ -177,7 +177,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (cert, key) = (folder.path().join("cert"), folder.path().join("key"));
         [&cert, &key].iter().for_each(|path| std::fs::write(path, "old").unwrap());
-        let mut files = Reload::default().follow(vec![cert.clone(), key.clone()]);
+        let mut files = Reload::default().watch(vec![cert.clone(), key.clone()]);
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
@@ -247,9 +247,9 @@ mod tests {
         let mut running = tokio::task::JoinSet::new();
         for name in ["one", "two"] {
             let read = read.clone();
-            running.spawn(reload.follow(vec![PathBuf::from(name)]).run(move || read.send(name)));
+            running.spawn(reload.watch(vec![PathBuf::from(name)]).run(move || read.send(name)));
         }
-        reload.now();
+        reload.request();
         let mut names = [was_read.recv().await.unwrap(), was_read.recv().await.unwrap()];
         names.sort_unstable();
         assert_eq!(names, ["one", "two"]);

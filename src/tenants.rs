@@ -11,14 +11,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-pub use file::{Entry, FileError, Limits, parse};
-use quota::Quota;
-pub use quota::{Limit, Over};
+pub use file::{FileError, RateLimits, TenantEntry, parse};
+use quota::RateLimiters;
+pub use quota::{RateLimit, RateLimitExceeded};
 
 use crate::config::Ack;
 use crate::digest::Digest;
 use crate::queue::{Share, Shares};
-use crate::reload::{Followed, Reload};
+use crate::reload::{Reload, WatchedFiles};
 
 /// A longer token belongs to no tenant, so it is refused without being hashed.
 const TOKEN_MAX_BYTES: usize = 4096;
@@ -27,9 +27,9 @@ const TOKEN_MAX_BYTES: usize = 4096;
 #[derive(Debug)]
 pub struct Tenant {
     name: String,
-    limits: Limits,
+    limits: RateLimits,
     ack_max: Option<Ack>,
-    quota: Quota,
+    quota: RateLimiters,
     share: Option<Share>,
 }
 
@@ -45,7 +45,7 @@ impl Tenant {
     }
 
     /// What it may send in a time.
-    pub fn quota(&self) -> &Quota {
+    pub fn rate_limiters(&self) -> &RateLimiters {
         &self.quota
     }
 
@@ -59,8 +59,8 @@ impl Tenant {
 #[derive(Debug)]
 pub struct TenantsFile {
     path: PathBuf,
-    first: Vec<Entry>,
-    followed: Followed,
+    first: Vec<TenantEntry>,
+    followed: WatchedFiles,
 }
 
 impl TenantsFile {
@@ -69,7 +69,7 @@ impl TenantsFile {
     /// # Errors
     /// What is wrong with it.
     pub fn open(path: PathBuf, reload: &Reload) -> Result<Self, FileError> {
-        let followed = reload.follow(vec![path.clone()]);
+        let followed = reload.watch(vec![path.clone()]);
         let first = file::read(&path)?;
         Ok(Self { path, first, followed })
     }
@@ -97,14 +97,14 @@ impl Tenants {
         max_body_bytes: usize,
     ) -> (Arc<Self>, impl Future<Output = std::io::Error> + Send + use<>) {
         let TenantsFile { path, first, followed } = file;
-        let tenants = Arc::new(Self::of(first, shares, max_body_bytes));
+        let tenants = Arc::new(Self::from_entries(first, shares, max_body_bytes));
         let current = Arc::clone(&tenants);
         let following = followed.run(move || file::read(&path).map(|entries| current.replace(entries)));
         (tenants, following)
     }
 
     /// The tenants that `entries` list, which do not change by themselves.
-    pub fn of(entries: Vec<Entry>, shares: Shares, max_body_bytes: usize) -> Self {
+    pub fn from_entries(entries: Vec<TenantEntry>, shares: Shares, max_body_bytes: usize) -> Self {
         let tenants = Self { by_token: RwLock::default(), unnamed: shares.cut(), shares, max_body_bytes };
         tenants.replace(entries);
         tenants
@@ -117,12 +117,12 @@ impl Tenants {
     }
 
     /// What all those may hold of the queue together who have not said yet who they are.
-    pub fn unnamed(&self) -> Option<&Share> {
+    pub fn unauthenticated_share(&self) -> Option<&Share> {
         self.unnamed.as_ref()
     }
 
     /// More bytes than this no tenant holds of the queue.
-    pub fn max_queue_bytes(&self) -> usize {
+    pub fn max_share_bytes(&self) -> usize {
         self.shares.max_bytes()
     }
 
@@ -132,17 +132,17 @@ impl Tenants {
 
     /// Puts these tenants in the place of those that there were. Who is in both keeps what it holds of the queue, and if its
     /// limits have not changed, what it has used of them.
-    fn replace(&self, entries: Vec<Entry>) {
+    fn replace(&self, entries: Vec<TenantEntry>) {
         let old = self.now();
         let by_name: HashMap<&str, &Arc<Tenant>> = old.values().map(|tenant| (tenant.name(), tenant)).collect();
         let tenants = entries.len();
         let mut by_token = ByToken::with_capacity(tenants);
-        for Entry { name, tokens, limits, ack_max } in entries {
+        for TenantEntry { name, tokens, limits, ack_max } in entries {
             let tenant = match by_name.get(&*name) {
                 Some(same) if same.limits == limits && same.ack_max == ack_max => Arc::clone(same),
                 before => {
                     let share = before.map_or_else(|| self.shares.cut(), |before| before.share.clone());
-                    let quota = Quota::new(&limits, self.max_body_bytes);
+                    let quota = RateLimiters::new(&limits, self.max_body_bytes);
                     Arc::new(Tenant { name, limits, ack_max, quota, share })
                 }
             };

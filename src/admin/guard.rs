@@ -87,14 +87,14 @@ fn misdirected<B>(request: &Request<B>) -> Option<Response> {
     let mut hosts = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
     let authority = request.uri().authority().map(Authority::as_str).map(str::as_bytes);
     // Without any it is no browser.
-    let is_local = hosts.all(is_local) && authority.is_none_or(is_local);
+    let is_local = hosts.all(is_rebinding_safe) && authority.is_none_or(is_rebinding_safe);
     let text =
         "without ADMIN_TOKEN the Host must be localhost or an IP address: use one of these, or set ADMIN_TOKEN\n";
     (!is_local).then(|| (StatusCode::MISDIRECTED_REQUEST, text).into_response())
 }
 
 /// Whether a host, with or without a port, is a loopback name or an address: what no DNS server has a say in.
-pub(crate) fn is_local(host: &[u8]) -> bool {
+pub(crate) fn is_rebinding_safe(host: &[u8]) -> bool {
     let Ok(host) = str::from_utf8(host) else { return false };
     let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
     if let Some((address, port)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
@@ -170,12 +170,12 @@ mod tests {
     fn loopback_names_and_addresses_are_local_and_all_else_is_not() {
         for local in ["localhost", "LOCALHOST:9090", "a.localhost:1", "127.0.0.1:9090", "10.1.2.3", "[::1]", "[::1]:9"]
         {
-            assert!(is_local(local.as_bytes()), "{local}");
+            assert!(is_rebinding_safe(local.as_bytes()), "{local}");
         }
         for other in
             ["", "x", "evil.example:9090", "localhost.evil.example", "127.0.0.1.evil.example", "[::1]x", "a@[::1]"]
         {
-            assert!(!is_local(other.as_bytes()), "{other}");
+            assert!(!is_rebinding_safe(other.as_bytes()), "{other}");
         }
     }
 }

@@ -5,13 +5,13 @@ use std::fmt;
 
 use memchr::memchr;
 
-use super::limits::{Limits, Over, Readers, Refused};
+use super::limits::{DecodeError, LimitExceeded, Limits, Readers};
 use super::scan::{Fault, FaultKind, Rules, Scanner};
-use super::{Invalid, text};
+use super::{InvalidBatch, text};
 
 /// How a body holds its payloads, by its content type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum BatchFormat {
     /// The envelope, an array of objects, or one object.
     Json,
     /// One object a line.
@@ -56,23 +56,23 @@ impl<'a> Batch<'a> {
     /// has taken, in bytes; it stops where there is none, and at the first thing over `limits`.
     ///
     /// # Errors
-    /// [`Refused`], for the first thing wrong.
-    pub fn read(
+    /// [`DecodeError`], for the first thing wrong.
+    pub fn parse(
         body: &'a [u8],
-        form: Form,
+        form: BatchFormat,
         limits: &Limits,
         room: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, DecodeError> {
         if u32::try_from(body.len()).is_err() {
-            return Err(Refused::Over(Over::Bytes));
+            return Err(DecodeError::LimitExceeded(LimitExceeded::Bytes));
         }
-        let text = text::of(body).map_err(Refused::Invalid)?;
+        let text = text::of(body).map_err(DecodeError::Invalid)?;
         let rules = Rules { is_strict: limits.readers == Readers::Strict, depth: limits.depth, steps: limits.steps };
         let payloads = Payloads { found: Vec::new(), room, most: limits.payloads };
         let mut source = Source { text, json: Scanner::new(text, rules), limits, payloads };
         let batch = match form {
-            Form::Json => source.json()?,
-            Form::Ndjson => source.ndjson()?,
+            BatchFormat::Json => source.json()?,
+            BatchFormat::Ndjson => source.ndjson()?,
         };
         if batch.payloads.is_empty() {
             return Err(invalid("the batch is empty: send at least one payload", None, text.len()));
@@ -89,17 +89,17 @@ struct Payloads<'a, 'r> {
 }
 
 impl<'a> Payloads<'a, '_> {
-    fn push(&mut self, payload: &'a str) -> Result<(), Refused> {
+    fn push(&mut self, payload: &'a str) -> Result<(), DecodeError> {
         let (length, capacity) = (self.found.len(), self.found.capacity());
         if length >= self.most {
-            return Err(Refused::Over(Over::Payloads(self.most)));
+            return Err(DecodeError::LimitExceeded(LimitExceeded::Payloads(self.most)));
         }
         if length == capacity {
             let more = capacity.max(USUAL_PAYLOADS).min(self.most - length);
             // The old memory is held until the new one has its contents.
             let bytes = (2 * capacity + more) * size_of::<&str>();
             if capacity > 0 && !(self.room)(bytes) {
-                return Err(Refused::NoRoom);
+                return Err(DecodeError::OutOfBudget);
             }
             self.found.reserve_exact(more);
         }
@@ -117,7 +117,7 @@ struct Source<'a, 'r> {
 }
 
 impl<'a> Source<'a, '_> {
-    fn json(&mut self) -> Result<Batch<'a>, Refused> {
+    fn json(&mut self) -> Result<Batch<'a>, DecodeError> {
         self.json.space();
         let batch = match self.json.peek() {
             None => Batch::default(),
@@ -137,7 +137,7 @@ impl<'a> Source<'a, '_> {
         }
     }
 
-    fn ndjson(&mut self) -> Result<Batch<'a>, Refused> {
+    fn ndjson(&mut self) -> Result<Batch<'a>, DecodeError> {
         let bytes = self.text.as_bytes();
         while let Some(rest) = bytes.get(self.json.at()..).filter(|rest| !rest.is_empty()) {
             let end = self.json.at() + memchr(b'\n', rest).unwrap_or(rest.len());
@@ -157,7 +157,7 @@ impl<'a> Source<'a, '_> {
     }
 
     /// An array of payloads.
-    fn array(&mut self) -> Result<(), Refused> {
+    fn array(&mut self) -> Result<(), DecodeError> {
         self.json.skip();
         self.json.space();
         if self.json.peek() == Some(b']') {
@@ -182,7 +182,7 @@ impl<'a> Source<'a, '_> {
         Ok(())
     }
 
-    fn payload(&mut self) -> Result<(), Refused> {
+    fn payload(&mut self) -> Result<(), DecodeError> {
         let (start, index) = (self.json.at(), Some(self.payloads.found.len()));
         let payload = self.json.value(0).map_err(|fault| refused(fault, index, self.limits))?;
         if !payload.starts_with('{') {
@@ -192,7 +192,7 @@ impl<'a> Source<'a, '_> {
     }
 
     /// An object: the envelope if it has `data`, else a payload.
-    fn object(&mut self) -> Result<Batch<'a>, Refused> {
+    fn object(&mut self) -> Result<Batch<'a>, DecodeError> {
         let start = self.json.at();
         let members = self.members()?;
         // Only now it is clear of what its names are.
@@ -207,7 +207,7 @@ impl<'a> Source<'a, '_> {
     }
 
     /// The members of the object at the top.
-    fn members(&mut self) -> Result<Members<'a>, Refused> {
+    fn members(&mut self) -> Result<Members<'a>, DecodeError> {
         let mut members = Members::default();
         let limits = self.limits;
         let outside = |fault| refused(fault, None, limits);
@@ -237,7 +237,7 @@ impl<'a> Source<'a, '_> {
                 members.push(at, name, value, limits.members);
             }
             if members.has_data && members.are_too_many {
-                return Err(Refused::Over(Over::Members(limits.members)));
+                return Err(DecodeError::LimitExceeded(LimitExceeded::Members(limits.members)));
             }
             self.json.space();
             match self.json.peek() {
@@ -254,14 +254,14 @@ impl<'a> Source<'a, '_> {
 
 const TRAILING: &str = "not JSON: trailing characters";
 
-fn invalid(reason: &str, payload: Option<usize>, byte: usize) -> Refused {
-    Refused::Invalid(Invalid { reason: reason.to_owned(), payload, byte })
+fn invalid(reason: &str, payload: Option<usize>, byte: usize) -> DecodeError {
+    DecodeError::Invalid(InvalidBatch { reason: reason.to_owned(), payload, byte })
 }
 
-fn refused(fault: Fault, payload: Option<usize>, limits: &Limits) -> Refused {
+fn refused(fault: Fault, payload: Option<usize>, limits: &Limits) -> DecodeError {
     match fault.kind {
-        FaultKind::Invalid(reason) => Refused::Invalid(Invalid { reason, payload, byte: fault.at }),
-        FaultKind::TooManySteps => Refused::Over(Over::Steps(limits.steps)),
+        FaultKind::Invalid(reason) => DecodeError::Invalid(InvalidBatch { reason, payload, byte: fault.at }),
+        FaultKind::TooManySteps => DecodeError::LimitExceeded(LimitExceeded::Steps(limits.steps)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Invalid, MAX_DEPTH, Record};
+use super::{InvalidBatch, MAX_DEPTH, Record};
 
 /// A batch may hold so many payloads, however short its lines are.
 const PAYLOADS_MAX: usize = 500_000;
@@ -53,7 +53,7 @@ impl Limits {
 
 /// The limit that a body is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum LimitExceeded {
     /// [`Limits::payloads`].
     Payloads(usize),
     /// [`Limits::members`].
@@ -64,7 +64,7 @@ pub enum Over {
     Bytes,
 }
 
-impl fmt::Display for Over {
+impl fmt::Display for LimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Payloads(most) => write!(f, "the batch has more than {most} payloads"),
@@ -81,11 +81,11 @@ impl fmt::Display for Over {
 
 /// Why there is no batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
+pub enum DecodeError {
     /// The body is wrong.
-    Invalid(Invalid),
+    Invalid(InvalidBatch),
     /// The body is too much.
-    Over(Over),
+    LimitExceeded(LimitExceeded),
     /// The caller has no room for what decoding takes.
-    NoRoom,
+    OutOfBudget,
 }

@@ -19,7 +19,7 @@ pub enum Record {
 
 /// What the server knows of a batch.
 #[derive(Debug, Clone, Copy)]
-pub struct Meta<'a> {
+pub struct BatchMetadata<'a> {
     /// When the request came.
     pub received_at: SystemTime,
     /// The request's id: visible ASCII without quotes and backslashes, so that it stands in JSON as it is.
@@ -30,9 +30,9 @@ pub struct Meta<'a> {
     pub record: Record,
 }
 
-impl Meta<'_> {
+impl BatchMetadata<'_> {
     /// The least that stands around a payload in a line, in bytes.
-    pub fn least_around(&self) -> usize {
+    pub fn min_line_overhead(&self) -> usize {
         match self.record {
             Record::Payload => END.len(),
             Record::Envelope => {
@@ -47,7 +47,7 @@ impl Meta<'_> {
 /// The caller has no room for the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stored lines would be {bytes} bytes long")]
-pub struct NoRoom {
+pub struct OutOfBudget {
     /// How long they would be.
     pub bytes: usize,
 }
@@ -66,15 +66,19 @@ impl Lines {
     /// every line, so the lines of a small body can be long, and they are not written before they are allowed.
     ///
     /// # Errors
-    /// [`NoRoom`]; no line is left behind then.
-    pub fn write(batch: &Batch<'_>, meta: &Meta<'_>, grant: impl FnOnce(usize) -> bool) -> Result<Self, NoRoom> {
+    /// [`OutOfBudget`]; no line is left behind then.
+    pub fn write(
+        batch: &Batch<'_>,
+        meta: &BatchMetadata<'_>,
+        grant: impl FnOnce(usize) -> bool,
+    ) -> Result<Self, OutOfBudget> {
         let (head, tail): (Vec<u8>, &[u8]) = match meta.record {
             Record::Envelope => (head(batch, meta), RECORD_END),
             Record::Payload => (Vec::new(), END),
         };
         let around = (head.len() + tail.len()).saturating_mul(batch.payloads.len());
         let length = batch.payloads.iter().fold(around, |sum, payload| sum.saturating_add(payload.len()));
-        let no_room = NoRoom { bytes: length };
+        let no_room = OutOfBudget { bytes: length };
         let Ok(payloads) = u32::try_from(batch.payloads.len()) else { return Err(no_room) };
         if !grant(length) {
             return Err(no_room);
@@ -102,7 +106,7 @@ const END: &[u8] = b"\n";
 const RFC3339_BYTES: usize = 24;
 
 /// What every line of the batch begins with, up to the payload.
-fn head(batch: &Batch<'_>, meta: &Meta<'_>) -> Vec<u8> {
+fn head(batch: &Batch<'_>, meta: &BatchMetadata<'_>) -> Vec<u8> {
     let mut head = Vec::with_capacity(HEAD_USUAL_BYTES);
     head.extend_from_slice(RECEIVED_AT);
     push_rfc3339(&mut head, meta.received_at);

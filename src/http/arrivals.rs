@@ -189,7 +189,7 @@ where
             Ok(Err(error)) => tracing::debug!(%address, %error, what, "a connection failed before its first request"),
             Err(_) => tracing::debug!(%address, what, "a connection took too long before its first request"),
         }
-        self.metrics.iter().for_each(|metrics| metrics.failed_arrivals.inc());
+        self.metrics.iter().for_each(|metrics| metrics.failed_connections.inc());
         None
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::Problem;
 use super::connection::WireBytes;
-use crate::decode::Form;
+use crate::decode::BatchFormat;
 use crate::inflate::Encoding;
 use crate::queue::{JobQueue, Reservation, Share};
 
@@ -22,10 +22,10 @@ const FRAMING_ALLOWED_BYTES: u64 = 128 * 1024;
 const FRAMING_PER_BYTE: u64 = 8;
 
 /// The form that the `Content-Type` names; without one it is JSON.
-pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Form::Json) };
+pub(super) fn form(headers: &HeaderMap) -> Result<BatchFormat, Problem> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(BatchFormat::Json) };
     if value == "application/json" {
-        return Ok(Form::Json);
+        return Ok(BatchFormat::Json);
     }
     let value = value.to_str().map_err(|_| Problem::UnsupportedType)?.to_ascii_lowercase();
     let mut parts = value.split(';').map(str::trim);
@@ -35,9 +35,9 @@ pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
         return Err(Problem::UnsupportedType);
     }
     match essence {
-        "application/json" => Ok(Form::Json),
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(Form::Ndjson),
-        _ if essence.starts_with("application/") && essence.ends_with("+json") => Ok(Form::Json),
+        "application/json" => Ok(BatchFormat::Json),
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(BatchFormat::Ndjson),
+        _ if essence.starts_with("application/") && essence.ends_with("+json") => Ok(BatchFormat::Json),
         _ => Err(Problem::UnsupportedType),
     }
 }

@@ -13,11 +13,11 @@ use super::request_id::RequestId;
 use super::sender::Sender;
 use super::{Edge, Problem};
 use crate::config::{HttpSettings, LINES_ALLOWED_BYTES, LINES_PER_DECODED};
-use crate::decode::{Batch, Form, Limits, Lines, Meta, Over, Readers, Record, Refused};
-use crate::inflate::{Encoding, InflateError, inflate, inflate_within};
+use crate::decode::{Batch, BatchFormat, BatchMetadata, DecodeError, LimitExceeded, Limits, Lines, Readers, Record};
+use crate::inflate::{Encoding, InflateError, inflate, inflate_with_budget};
 use crate::log_throttle::LogThrottle;
 use crate::queue::{Full, Reservation, Share};
-use crate::tenants::{Limit, Tenant};
+use crate::tenants::{RateLimit, Tenant};
 
 /// A body up to this size, decompressed, is decoded where it was read: that takes less than handing it to another thread
 /// is worth. A larger one would hold up the other requests of its thread.
@@ -117,7 +117,7 @@ impl DecodeLimits {
 
 /// What decoding needs beside the body.
 pub(super) struct Work {
-    form: Form,
+    form: BatchFormat,
     encoding: Option<Encoding>,
     received_at: SystemTime,
     id: RequestId,
@@ -144,7 +144,7 @@ enum Place {
 impl Work {
     pub(super) fn new(
         edge: &Edge,
-        (form, encoding): (Form, Option<Encoding>),
+        (form, encoding): (BatchFormat, Option<Encoding>),
         received_at: SystemTime,
         id: RequestId,
         sender: Sender,
@@ -178,7 +178,7 @@ impl Work {
                 self.lines(&inflated, inflated.capacity(), Place::Inline, reservation)
             }
             Err(error @ InflateError::Corrupt(_)) => Err(not_inflated(&error)),
-            Ok(_) | Err(InflateError::TooLarge(_) | InflateError::NoRoom) => Ok(None),
+            Ok(_) | Err(InflateError::TooLarge(_) | InflateError::OutOfBudget) => Ok(None),
         }
     }
 
@@ -188,7 +188,7 @@ impl Work {
             Some(encoding) => {
                 let mut room = Room::new(self.body_bytes, self.limits, reservation);
                 let most = self.limits.max_decoded_bytes;
-                let inflated = inflate_within(encoding, body, most, &mut |bytes| room.take(bytes));
+                let inflated = inflate_with_budget(encoding, body, most, &mut |bytes| room.take(bytes));
                 room.outcome?;
                 let inflated = inflated.map_err(|error| not_inflated(&error))?;
                 self.lines(&inflated, inflated.capacity(), Place::Aside, reservation)?
@@ -212,30 +212,32 @@ impl Work {
         let beside = if place == Place::Inline { 0 } else { self.body_bytes + inflated };
         let max_lines = if place == Place::Inline { INLINE_LINES_MAX_BYTES } else { max_line_bytes };
         let mut limits = Limits::new(self.body_bytes, record, readers);
-        let around = self.meta().least_around();
+        let around = self.meta().min_line_overhead();
         limits.payloads =
             limits.payloads.min(max_lines / (around + SHORTEST_PAYLOAD)).min(max_around / (around + SLICE));
 
         let mut room = Room::new(beside, self.limits, reservation);
-        let read = Batch::read(body, self.form, &limits, &mut |bytes| room.take(bytes));
+        let read = Batch::parse(body, self.form, &limits, &mut |bytes| room.take(bytes));
         room.outcome?;
         let batch = match read {
             Ok(batch) => batch,
-            Err(Refused::Invalid(invalid)) => return Err(Problem::InvalidBatch(invalid).into()),
-            Err(Refused::Over(Over::Payloads(_))) if place == Place::Inline => return Ok(None),
-            Err(Refused::Over(over @ Over::Payloads(_))) => return Err(self.too_many_lines(over)),
-            Err(Refused::Over(over)) => return Err(Problem::TooLarge(format!("{over}: split the batch")).into()),
-            Err(Refused::NoRoom) => return Err(Problem::Internal.into()),
+            Err(DecodeError::Invalid(invalid)) => return Err(Problem::InvalidBatch(invalid).into()),
+            Err(DecodeError::LimitExceeded(LimitExceeded::Payloads(_))) if place == Place::Inline => return Ok(None),
+            Err(DecodeError::LimitExceeded(over @ LimitExceeded::Payloads(_))) => return Err(self.too_many_lines(over)),
+            Err(DecodeError::LimitExceeded(over)) => {
+                return Err(Problem::TooLarge(format!("{over}: split the batch")).into());
+            }
+            Err(DecodeError::OutOfBudget) => return Err(Problem::Internal.into()),
         };
         if let Some(tenant) = self.sender.in_envelope(batch.token)? {
             self.sender = Sender::Tenant(tenant);
             self.ack.map_or(Ok(()), |ack| ack.check(&self.sender))?;
             reservation.move_to(self.sender.share())?;
-            self.sender.take(Limit::Requests, 1)?;
-            self.sender.take(Limit::Bytes, self.body_bytes)?;
+            self.sender.take(RateLimit::Requests, 1)?;
+            self.sender.take(RateLimit::Bytes, self.body_bytes)?;
         }
         if !std::mem::replace(&mut self.is_counted, true) {
-            self.sender.take(Limit::Payloads, batch.payloads.len())?;
+            self.sender.take(RateLimit::Payloads, batch.payloads.len())?;
         }
         let slices = batch.payloads.capacity() * SLICE;
         let payload_bytes: usize = batch.payloads.iter().map(|payload| payload.len()).sum();
@@ -251,9 +253,14 @@ impl Work {
         }
     }
 
-    fn meta(&self) -> Meta<'_> {
+    fn meta(&self) -> BatchMetadata<'_> {
         let tenant = self.sender.tenant().map(Tenant::name);
-        Meta { received_at: self.received_at, request_id: self.id.as_str(), tenant, record: self.limits.record }
+        BatchMetadata {
+            received_at: self.received_at,
+            request_id: self.id.as_str(),
+            tenant,
+            record: self.limits.record,
+        }
     }
 
     fn too_many_lines(&self, what: impl fmt::Display) -> Refusal {
@@ -307,7 +314,7 @@ fn not_inflated(error: &InflateError) -> Refusal {
             "the body is over {most} bytes decompressed (MAX_DECODED_BYTES): split the batch"
         )),
         // Said by the one who has none.
-        InflateError::NoRoom => Problem::Internal,
+        InflateError::OutOfBudget => Problem::Internal,
         InflateError::Corrupt(error) => {
             Problem::InvalidBody(format!("the body is not what its Content-Encoding says: {error}"))
         }

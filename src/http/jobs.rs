@@ -28,7 +28,7 @@ use crate::log_throttle::LogThrottle;
 use crate::segment::{Compression, JobId};
 use crate::spool::State;
 use crate::store::{Found, StoreError};
-use crate::tenants::{Limit, Tenant};
+use crate::tenants::{RateLimit, Tenant};
 
 /// Nobody is kept waiting longer.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -73,7 +73,7 @@ pub(super) async fn get(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let sender = Sender::in_headers(&headers, edge.tenants.as_ref())?;
-    sender.take(Limit::Requests, 1)?;
+    sender.take(RateLimit::Requests, 1)?;
     // Nothing of the head is kept while the request waits: it is memory that no queue counts.
     drop(headers);
     // As it stands: a receipt has nothing in it that would be escaped.

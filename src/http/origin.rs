@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 
 use super::{Edge, Problem};
-use crate::admin::is_local;
+use crate::admin::is_rebinding_safe;
 use crate::config::AllowedOrigins;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -42,7 +42,7 @@ fn foreign_origin<'a>(headers: &'a HeaderMap, host: &str) -> Option<&'a str> {
         (Some(site), _) => site == "same-origin",
         (None, Some(origin)) => is_of_host(origin, host),
     };
-    (!is_own || !is_local(host.as_bytes())).then(|| origin.unwrap_or_default())
+    (!is_own || !is_rebinding_safe(host.as_bytes())).then(|| origin.unwrap_or_default())
 }
 
 /// Whether an origin is of this host. Default ports are left out of an origin, and mostly of a host.

@@ -20,11 +20,11 @@ use super::request_id::RequestId;
 use super::sender::Sender;
 use super::{Edge, Problem, body, origin, query};
 use crate::config::Ack;
-use crate::decode::{Form, Lines};
+use crate::decode::{BatchFormat, Lines};
 use crate::queue::{Receipt, Reservation, Share};
 use crate::segment::JobId;
 use crate::spool;
-use crate::tenants::{Limit, Tenant};
+use crate::tenants::{RateLimit, Tenant};
 
 /// Room for an answer, so that it is not moved as it is written.
 const ANSWER_USUAL_BYTES: usize = 384;
@@ -46,25 +46,25 @@ pub(super) async fn post(State(edge): State<Arc<Edge>>, request: Request) -> Res
     if let Some(full) = sender.share().and_then(Share::full) {
         return Err(Problem::full(full, edge.retry_after()));
     }
-    sender.take(Limit::Requests, 1)?;
+    sender.take(RateLimit::Requests, 1)?;
     let ack = AskedAck::new(asked(parts.uri.query())?, &edge.settings);
     ack.check(&sender)?;
     let form = body::form(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
-    if matches!((&sender, form), (Sender::Unnamed(_), Form::Ndjson)) {
+    if matches!((&sender, form), (Sender::Unnamed(_), BatchFormat::Ndjson)) {
         // There is no envelope in which a token could still come.
         return Err(Problem::NoToken);
     }
     let (most, within) = (edge.settings.max_body_bytes, edge.settings.body_timeout);
     let length = body::length(&parts.headers, parts.version, most)?;
-    sender.take(Limit::Bytes, length.unwrap_or_default())?;
+    sender.take(RateLimit::Bytes, length.unwrap_or_default())?;
     // Nothing of the headers is kept while the body comes, and while the commit is waited for: they are memory that no queue
     // counts.
     drop(parts);
     let (body, reservation) = body::read(body, wire, &edge.queue, sender.share(), most, within).await?;
     edge.context.metrics.bytes_in.inc_by(body.len() as u64);
     if length.is_none() {
-        sender.take(Limit::Bytes, body.len())?;
+        sender.take(RateLimit::Bytes, body.len())?;
     }
     // Whose place among those who wait for the store it is, if it may wait: in memory mode for `disk` as well.
     let least = if edge.context.spool.is_durable() { Ack::Disk } else { Ack::Memory };

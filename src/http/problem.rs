@@ -11,13 +11,13 @@ use serde::Serialize;
 use super::request_id::RequestId;
 use crate::audit::{AuditLog, Denial, DeniedRequest};
 use crate::config::Ack;
-use crate::decode::Invalid;
+use crate::decode::InvalidBatch;
 use crate::log_throttle::LogThrottle;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};
 use crate::segment::NoJobId;
 use crate::spool::SpoolError;
-use crate::tenants::Limit;
+use crate::tenants::RateLimit;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 /// RFC 6750, 3: without an error, since nothing was tried.
@@ -31,7 +31,7 @@ static FAILED: LogThrottle = LogThrottle::for_clients();
 #[derive(Debug, Clone)]
 pub(crate) enum Problem {
     /// 400: the body is no batch.
-    InvalidBatch(Invalid),
+    InvalidBatch(InvalidBatch),
     /// 400: the body did not arrive, or not as its headers say.
     InvalidBody(String),
     /// 400: the head is not as HTTP has it.
@@ -74,7 +74,7 @@ pub(crate) enum Problem {
     /// 429: the tenant is over one of its limits.
     OverRate {
         /// Which one.
-        limit: Limit,
+        limit: RateLimit,
         /// Seconds.
         retry_after: u64,
     },

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use super::Problem;
 use crate::decode::Token;
 use crate::queue::Share;
-use crate::tenants::{Limit, Over, Tenant, Tenants};
+use crate::tenants::{RateLimit, RateLimitExceeded, Tenant, Tenants};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// What a sender over a limit is told to wait at the least, in seconds, before jitter.
@@ -69,7 +69,7 @@ impl Sender {
     pub(super) fn share(&self) -> Option<&Share> {
         match self {
             Self::Anybody => None,
-            Self::Unnamed(tenants) => tenants.unnamed(),
+            Self::Unnamed(tenants) => tenants.unauthenticated_share(),
             Self::Tenant(tenant) => tenant.share(),
         }
     }
@@ -80,14 +80,14 @@ impl Sender {
     }
 
     /// Counts `amount` against a limit of the tenant's, if it is known who that is.
-    pub(super) fn take(&self, limit: Limit, amount: usize) -> Result<(), Problem> {
+    pub(super) fn take(&self, limit: RateLimit, amount: usize) -> Result<(), Problem> {
         let Some(tenant) = self.tenant() else { return Ok(()) };
-        tenant.quota().take(limit, amount).map_err(|over| match over {
-            Over::For(wait) => {
+        tenant.rate_limiters().take(limit, amount).map_err(|over| match over {
+            RateLimitExceeded::RetryAfter(wait) => {
                 let secs = wait.as_secs_f64().max(SHORTEST_SECS) * (1.0 + fastrand::f64() / 2.0);
                 Problem::OverRate { limit, retry_after: secs.ceil() as u64 }
             }
-            Over::Ever { most } => Problem::TooLarge(format!(
+            RateLimitExceeded::AboveBurst { burst: most } => Problem::TooLarge(format!(
                 "{amount} is more than the {most} that this tenant may ever send at once (its {} times burst_seconds): \
                  split the batch",
                 limit.name()

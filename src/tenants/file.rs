@@ -19,7 +19,7 @@
 //! ```
 //!
 //! A name is 1 to 64 letters, digits and `._-`. A tenant has 1 to 16 digests, each the SHA-256 of a token in hexadecimal, so
-//! that a token can be replaced while the one before it still holds. Limits may be left out, each or all: what is left out is
+//! that a token can be replaced while the one before it still holds. RateLimits may be left out, each or all: what is left out is
 //! not limited. `burst_seconds` (1 if left out) says how long a limit may be saved up: so many times the limit may come at
 //! once, a body of `MAX_BODY_BYTES` and a batch of 10,000 payloads in any case. `ack_max` (`memory`, `disk` or `stored`) is the
 //! most that the tenant may ask for with `?ack=`; left out, it is `ACK_MAX`, than which it may be more or less.
@@ -53,13 +53,13 @@ const BURST_SECONDS_MAX: u64 = 3600;
 
 /// A tenant as the file lists it.
 #[derive(Debug)]
-pub struct Entry {
+pub struct TenantEntry {
     /// Its name: nobody else's.
     pub name: String,
     /// Of its tokens: nobody else's.
     pub tokens: Vec<Digest>,
     /// What it may send.
-    pub limits: Limits,
+    pub limits: RateLimits,
     /// The most that it may ask for; none if that is what everybody may.
     pub ack_max: Option<Ack>,
 }
@@ -67,7 +67,7 @@ pub struct Entry {
 /// What a tenant may send in a second; `None` is as much as it likes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
+pub struct RateLimits {
     /// Requests of any kind.
     #[serde(default, deserialize_with = "count::<_, REQUESTS_PER_SECOND_MAX>")]
     pub requests_per_second: Option<u64>,
@@ -83,7 +83,7 @@ pub struct Limits {
     pub burst_seconds: u64,
 }
 
-impl Default for Limits {
+impl Default for RateLimits {
     fn default() -> Self {
         Self { requests_per_second: None, payloads_per_second: None, bytes_per_second: None, burst_seconds: one() }
     }
@@ -99,12 +99,12 @@ pub enum FileError {
     /// The system's reason.
     #[error("it cannot be read: {0}")]
     Unread(#[from] io::Error),
-    /// Over 64 MiB.
+    /// RateLimitExceeded 64 MiB.
     #[error("it is over {FILE_MAX_BYTES} bytes: split the tenants between servers")]
     TooLarge,
     /// What is wrong, and where.
     #[error("line {line}: {reason}")]
-    Wrong {
+    Invalid {
         /// From 1.
         line: usize,
         /// What is wrong and what is expected instead, without what stands there.
@@ -113,7 +113,7 @@ pub enum FileError {
 }
 
 /// Reads the file at `path`.
-pub(super) fn read(path: &Path) -> Result<Vec<Entry>, FileError> {
+pub(super) fn read(path: &Path) -> Result<Vec<TenantEntry>, FileError> {
     let mut text = Vec::new();
     std::fs::File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_end(&mut text)?;
     if text.len() as u64 > FILE_MAX_BYTES {
@@ -126,9 +126,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<Entry>, FileError> {
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn parse(text: &[u8]) -> Result<Vec<Entry>, FileError> {
+pub fn parse(text: &[u8]) -> Result<Vec<TenantEntry>, FileError> {
     let file: File = serde_json::from_slice(text)
-        .map_err(|error| FileError::Wrong { line: error.line().max(1), reason: without_values(&error) })?;
+        .map_err(|error| FileError::Invalid { line: error.line().max(1), reason: without_values(&error) })?;
     Ok(file.tenants.0)
 }
 
@@ -161,12 +161,12 @@ struct Raw {
     name: Name,
     tokens_sha256: Tokens,
     #[serde(default)]
-    limits: Limits,
+    limits: RateLimits,
     #[serde(default, deserialize_with = "ack")]
     ack_max: Option<Ack>,
 }
 
-struct List(Vec<Entry>);
+struct List(Vec<TenantEntry>);
 
 impl<'de> Deserialize<'de> for List {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
@@ -200,7 +200,7 @@ impl<'de> Visitor<'de> for ListVisitor {
                     "a token of tenant {name} is there twice: a token belongs to one tenant, once"
                 )));
             }
-            entries.push(Entry { name, tokens, limits, ack_max });
+            entries.push(TenantEntry { name, tokens, limits, ack_max });
         }
         if entries.is_empty() {
             return Err(de::Error::custom("there is no tenant, so nobody could send: list one, or unset TOKENS_FILE"));
@@ -289,7 +289,7 @@ mod tests {
 
     fn wrong(text: &str) -> (usize, String) {
         match parse(text.as_bytes()) {
-            Err(FileError::Wrong { line, reason }) => (line, reason),
+            Err(FileError::Invalid { line, reason }) => (line, reason),
             other => panic!("expected an error in {text}, got {other:?}"),
         }
     }
@@ -304,8 +304,8 @@ mod tests {
         let entries = parse(text.as_bytes()).unwrap();
         assert_eq!(entries.iter().map(|entry| &*entry.name).collect::<Vec<_>>(), ["a.B_c-1", "b"]);
         assert_eq!(entries[0].tokens, [Digest::of(b"test1"), Digest::of(b"test2")]);
-        assert_eq!(entries[0].limits, Limits { bytes_per_second: Some(5), ..Limits::default() });
-        assert_eq!(entries[1].limits, Limits::default());
+        assert_eq!(entries[0].limits, RateLimits { bytes_per_second: Some(5), ..RateLimits::default() });
+        assert_eq!(entries[1].limits, RateLimits::default());
         assert_eq!([entries[0].ack_max, entries[1].ack_max], [None, Some(Ack::Disk)]);
         let wrong = wrong(&text.replace("disk", "s3cret")).1;
         assert!(wrong.starts_with("ack_max is one of") && !wrong.contains("s3cret"), "{wrong}");

@@ -10,7 +10,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota as Cells, RateLimiter};
 
-use super::Limits;
+use super::RateLimits;
 
 /// A batch of up to so many payloads is never too large for a limit on payloads a second, however low that is.
 const PAYLOADS_AT_ONCE: u64 = 10_000;
@@ -20,7 +20,7 @@ const CELLS_PER_SECOND_MAX: u64 = 1_000_000;
 
 /// A limit, as the file names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub enum RateLimit {
     /// `requests_per_second`.
     Requests,
     /// `payloads_per_second`.
@@ -29,7 +29,7 @@ pub enum Limit {
     Bytes,
 }
 
-impl Limit {
+impl RateLimit {
     /// As it is written in the file.
     pub fn name(self) -> &'static str {
         match self {
@@ -42,32 +42,32 @@ impl Limit {
 
 /// What is over a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum RateLimitExceeded {
     /// It may come after this time.
-    For(Duration),
+    RetryAfter(Duration),
     /// It is more than may ever come at once.
-    Ever {
+    AboveBurst {
         /// So much may.
-        most: u64,
+        burst: u64,
     },
 }
 
 /// The limits of one tenant and what it has used of them. What is refused by one limit has used those before it.
 #[derive(Debug)]
-pub struct Quota<C: Clock = Monotonic> {
+pub struct RateLimiters<C: Clock = Monotonic> {
     requests: Option<Rate<C>>,
     payloads: Option<Rate<C>>,
     bytes: Option<Rate<C>>,
 }
 
-impl Quota {
-    pub(super) fn new(limits: &Limits, max_body_bytes: usize) -> Self {
+impl RateLimiters {
+    pub(super) fn new(limits: &RateLimits, max_body_bytes: usize) -> Self {
         Self::with_clock(limits, max_body_bytes, &Monotonic)
     }
 }
 
-impl<C: Clock + Clone> Quota<C> {
-    fn with_clock(limits: &Limits, max_body_bytes: usize, clock: &C) -> Self {
+impl<C: Clock + Clone> RateLimiters<C> {
+    fn with_clock(limits: &RateLimits, max_body_bytes: usize, clock: &C) -> Self {
         let rate = |per_second: Option<u64>, at_once| {
             per_second.map(|per_second| Rate::new(per_second, limits.burst_seconds, at_once, clock.clone()))
         };
@@ -79,16 +79,16 @@ impl<C: Clock + Clone> Quota<C> {
     }
 }
 
-impl<C: Clock> Quota<C> {
+impl<C: Clock> RateLimiters<C> {
     /// Takes `amount` of what `limit` allows.
     ///
     /// # Errors
-    /// [`Over`]; nothing was taken then.
-    pub fn take(&self, limit: Limit, amount: usize) -> Result<(), Over> {
+    /// [`RateLimitExceeded`]; nothing was taken then.
+    pub fn take(&self, limit: RateLimit, amount: usize) -> Result<(), RateLimitExceeded> {
         let rate = match limit {
-            Limit::Requests => &self.requests,
-            Limit::Payloads => &self.payloads,
-            Limit::Bytes => &self.bytes,
+            RateLimit::Requests => &self.requests,
+            RateLimit::Payloads => &self.payloads,
+            RateLimit::Bytes => &self.bytes,
         };
         rate.as_ref().map_or(Ok(()), |rate| rate.take(amount as u64))
     }
@@ -118,13 +118,13 @@ impl<C: Clock + Clone> Rate<C> {
 }
 
 impl<C: Clock> Rate<C> {
-    fn take(&self, amount: u64) -> Result<(), Over> {
-        let never = Over::Ever { most: self.at_once };
+    fn take(&self, amount: u64) -> Result<(), RateLimitExceeded> {
+        let never = RateLimitExceeded::AboveBurst { burst: self.at_once };
         let cells = u32::try_from(amount.div_ceil(self.cell)).map_err(|_| never)?;
         let Some(cells) = NonZeroU32::new(cells) else { return Ok(()) };
         match self.limiter.check_n(cells) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(later)) => Err(Over::For(later.wait_time_from(self.clock.now()))),
+            Ok(Err(later)) => Err(RateLimitExceeded::RetryAfter(later.wait_time_from(self.clock.now()))),
             Err(_) => Err(never),
         }
     }
@@ -152,54 +152,62 @@ mod tests {
 
     const BODY_MAX_BYTES: usize = 1000;
 
-    fn quota(limits: &Limits) -> (Quota<FakeRelativeClock>, FakeRelativeClock) {
+    fn quota(limits: &RateLimits) -> (RateLimiters<FakeRelativeClock>, FakeRelativeClock) {
         let clock = FakeRelativeClock::default();
-        (Quota::with_clock(limits, BODY_MAX_BYTES, &clock), clock)
+        (RateLimiters::with_clock(limits, BODY_MAX_BYTES, &clock), clock)
     }
 
     #[test]
     fn a_limit_is_saved_up_for_as_long_as_the_file_says_and_then_comes_at_its_rate() {
-        let limits = Limits { requests_per_second: Some(10), burst_seconds: 2, ..Limits::default() };
+        let limits = RateLimits { requests_per_second: Some(10), burst_seconds: 2, ..RateLimits::default() };
         let (quota, clock) = quota(&limits);
-        assert_eq!((0..20).find(|_| quota.take(Limit::Requests, 1).is_err()), None);
-        let Err(Over::For(wait)) = quota.take(Limit::Requests, 1) else { panic!("that was the burst") };
+        assert_eq!((0..20).find(|_| quota.take(RateLimit::Requests, 1).is_err()), None);
+        let Err(RateLimitExceeded::RetryAfter(wait)) = quota.take(RateLimit::Requests, 1) else {
+            panic!("that was the burst")
+        };
         assert_eq!(wait, Duration::from_millis(100));
         clock.advance(wait);
-        assert_eq!(quota.take(Limit::Requests, 1), Ok(()), "the wait that it tells is enough");
-        assert!(quota.take(Limit::Requests, 1).is_err());
-        assert_eq!([Limit::Payloads, Limit::Bytes].map(|limit| quota.take(limit, usize::MAX)), [Ok(()), Ok(())]);
+        assert_eq!(quota.take(RateLimit::Requests, 1), Ok(()), "the wait that it tells is enough");
+        assert!(quota.take(RateLimit::Requests, 1).is_err());
+        assert_eq!(
+            [RateLimit::Payloads, RateLimit::Bytes].map(|limit| quota.take(limit, usize::MAX)),
+            [Ok(()), Ok(())]
+        );
     }
 
     #[test]
     fn the_largest_body_and_a_batch_of_ten_thousand_are_not_refused_for_ever_and_a_larger_batch_is_told_so() {
-        let limits = Limits { payloads_per_second: Some(1), bytes_per_second: Some(1), ..Limits::default() };
+        let limits = RateLimits { payloads_per_second: Some(1), bytes_per_second: Some(1), ..RateLimits::default() };
         let (quota, clock) = quota(&limits);
-        assert_eq!(quota.take(Limit::Bytes, BODY_MAX_BYTES), Ok(()));
-        assert_eq!(quota.take(Limit::Payloads, 10_001), Err(Over::Ever { most: 10_000 }));
-        assert_eq!(quota.take(Limit::Payloads, 10_000), Ok(()));
-        assert_eq!(quota.take(Limit::Payloads, 10_000), Err(Over::For(Duration::from_secs(10_000))));
+        assert_eq!(quota.take(RateLimit::Bytes, BODY_MAX_BYTES), Ok(()));
+        assert_eq!(quota.take(RateLimit::Payloads, 10_001), Err(RateLimitExceeded::AboveBurst { burst: 10_000 }));
+        assert_eq!(quota.take(RateLimit::Payloads, 10_000), Ok(()));
+        assert_eq!(
+            quota.take(RateLimit::Payloads, 10_000),
+            Err(RateLimitExceeded::RetryAfter(Duration::from_secs(10_000)))
+        );
         clock.advance(Duration::from_secs(10_000));
-        assert_eq!(quota.take(Limit::Payloads, 10_000), Ok(()), "what was used is paid back, too");
-        assert_eq!(quota.take(Limit::Payloads, usize::MAX), Err(Over::Ever { most: 10_000 }));
+        assert_eq!(quota.take(RateLimit::Payloads, 10_000), Ok(()), "what was used is paid back, too");
+        assert_eq!(quota.take(RateLimit::Payloads, usize::MAX), Err(RateLimitExceeded::AboveBurst { burst: 10_000 }));
     }
 
     proptest! {
         #[test]
         fn over_time_the_rate_is_what_the_file_says(rate in 1..=1_000_000_000_u64, each in 1..1000_u64) {
-            let limits = Limits { bytes_per_second: Some(rate), ..Limits::default() };
+            let limits = RateLimits { bytes_per_second: Some(rate), ..RateLimits::default() };
             let (quota, clock) = quota(&limits);
             // Pieces that the rate allows about a hundred of in a second, after what may come at once is used up.
             let piece = (rate / 100).max(each) as usize;
-            while quota.take(Limit::Bytes, piece).is_ok() {}
+            while quota.take(RateLimit::Bytes, piece).is_ok() {}
             let (mut taken, mut passed) = (0, Duration::ZERO);
             for _ in 0..300 {
-                match quota.take(Limit::Bytes, piece) {
+                match quota.take(RateLimit::Bytes, piece) {
                     Ok(()) => taken += piece as u64,
-                    Err(Over::For(wait)) => {
+                    Err(RateLimitExceeded::RetryAfter(wait)) => {
                         clock.advance(wait);
                         passed += wait;
                     }
-                    Err(Over::Ever { .. }) => panic!("a piece is less than a burst"),
+                    Err(RateLimitExceeded::AboveBurst { .. }) => panic!("a piece is less than a burst"),
                 }
             }
             let most = rate as f64 * passed.as_secs_f64();

@@ -4,17 +4,17 @@ use crate::queue::{JobQueue, queue};
 
 fn tenants(text: &str) -> (Tenants, JobQueue) {
     let (queue, _) = queue(100, 1000, Arc::<Ledger>::default());
-    (Tenants::of(entries(text), queue.shares(50), 100), queue)
+    (Tenants::from_entries(entries(text), queue.shares(50), 100), queue)
 }
 
 /// `a:token:rate b:token`, as the file would have it.
-fn entries(text: &str) -> Vec<Entry> {
+fn entries(text: &str) -> Vec<TenantEntry> {
     let entry = |word: &str| {
         let mut parts = word.split(':');
         let name = parts.next().unwrap().to_owned();
         let tokens = parts.next().unwrap().split('+').map(|token| Digest::of(token.as_bytes())).collect();
         let requests_per_second = parts.next().map(|rate| rate.parse().unwrap());
-        Entry { name, tokens, limits: Limits { requests_per_second, ..Limits::default() }, ack_max: None }
+        TenantEntry { name, tokens, limits: RateLimits { requests_per_second, ..RateLimits::default() }, ack_max: None }
     };
     text.split(' ').map(entry).collect()
 }
@@ -36,14 +36,17 @@ fn every_token_of_a_tenant_is_the_tenants_and_no_other_is() {
 fn who_is_still_there_keeps_what_it_holds_and_has_used_and_who_is_not_is_forgotten() {
     let (tenants, queue) = tenants("same:one:1 changed:two:1 gone:three:1");
     let before = ["one", "two", "three"].map(|token| tenants.find(token.as_bytes()).unwrap());
-    before.iter().for_each(|tenant| assert_eq!(tenant.quota().take(Limit::Requests, 1), Ok(())));
+    before.iter().for_each(|tenant| assert_eq!(tenant.rate_limiters().take(RateLimit::Requests, 1), Ok(())));
     let gone = Arc::downgrade(&before[2]);
 
     tenants.replace(entries("same:one+four:1 changed:two:2 new:five:1"));
     assert_eq!(name(&tenants, "three"), None);
     let [same, changed] = ["four", "two"].map(|token| tenants.find(token.as_bytes()).unwrap());
-    assert!(matches!(same.quota().take(Limit::Requests, 1), Err(Over::For(_))), "a new token is no new quota");
-    assert_eq!(changed.quota().take(Limit::Requests, 1), Ok(()), "new limits begin anew");
+    assert!(
+        matches!(same.rate_limiters().take(RateLimit::Requests, 1), Err(RateLimitExceeded::RetryAfter(_))),
+        "a new token is no new quota"
+    );
+    assert_eq!(changed.rate_limiters().take(RateLimit::Requests, 1), Ok(()), "new limits begin anew");
     let held = [&before[0], &before[1]].map(|tenant| {
         let mut held = queue.reserve(tenant.share());
         assert_eq!(held.grow_to(500), Ok(()));

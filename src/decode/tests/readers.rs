@@ -21,19 +21,22 @@ fn what_makes_a_reader_fail_on_the_whole_object_is_refused_by_default_and_taken_
     ];
     for (payload, at, reason) in cases {
         let shown: String = payload.chars().take(60).collect();
-        let in_array = refusal(format!("[{{}},{payload}]").as_bytes(), Form::Json);
+        let in_array = refusal(format!("[{{}},{payload}]").as_bytes(), BatchFormat::Json);
         assert_eq!((in_array.payload, in_array.byte), (Some(1), at + 4), "{shown}: {in_array}");
         assert!(in_array.reason.contains(reason), "{shown}: {in_array}");
-        let in_line = refusal(format!("{{}}\n{payload}\n").as_bytes(), Form::Ndjson);
+        let in_line = refusal(format!("{{}}\n{payload}\n").as_bytes(), BatchFormat::Ndjson);
         assert_eq!((in_line.payload, in_line.byte), (Some(1), at + 3), "{shown}: {in_line}");
-        assert!(refusal(payload.as_bytes(), Form::Json).reason.contains(reason), "{shown}");
+        assert!(refusal(payload.as_bytes(), BatchFormat::Json).reason.contains(reason), "{shown}");
         let in_context = format!("{{\"data\":[{{}}],\"context\":{payload}}}");
-        assert_eq!(refusal(in_context.as_bytes(), Form::Json).payload, None, "{shown}");
-        assert_eq!(taken(&payload, Form::Json).unwrap(), format!("{payload}\n"), "{shown}");
+        assert_eq!(refusal(in_context.as_bytes(), BatchFormat::Json).payload, None, "{shown}");
+        assert_eq!(taken(&payload, BatchFormat::Json).unwrap(), format!("{payload}\n"), "{shown}");
     }
-    assert!(refusal(br#"{"data":[{}],"zone":1,"Zone":2}"#, Form::Json).reason.contains("twice"));
-    assert!(taken(r#"{"data":[{}],"zone":1,"Zone":2}"#, Form::Json).is_ok());
-    assert!(taken(r#"{"data":[{}],"zone":1,"zone":2}"#, Form::Json).is_err(), "it is not clear which one is meant");
+    assert!(refusal(br#"{"data":[{}],"zone":1,"Zone":2}"#, BatchFormat::Json).reason.contains("twice"));
+    assert!(taken(r#"{"data":[{}],"zone":1,"Zone":2}"#, BatchFormat::Json).is_ok());
+    assert!(
+        taken(r#"{"data":[{}],"zone":1,"zone":2}"#, BatchFormat::Json).is_err(),
+        "it is not clear which one is meant"
+    );
 }
 
 #[test]
@@ -44,13 +47,13 @@ fn a_record_leaves_its_payload_one_level_less_where_readers_matter() {
     assert_eq!(depth(Record::Payload, Readers::Strict), MAX_DEPTH);
     assert_eq!(depth(Record::Envelope, Readers::Any), MAX_DEPTH);
     let limits = Limits::new(0, Record::Envelope, Readers::Strict);
-    for form in [Form::Json, Form::Ndjson] {
+    for form in [BatchFormat::Json, BatchFormat::Ndjson] {
         assert!(read(nested(MAX_DEPTH - 1).as_bytes(), form, &limits).is_ok());
         assert!(read(nested(MAX_DEPTH).as_bytes(), form, &limits).is_err());
     }
     let context = |levels| format!("{{\"data\":[{{}}],\"x\":{}}}", nested(levels));
-    assert!(read(context(MAX_DEPTH - 2).as_bytes(), Form::Json, &limits).is_ok());
-    assert!(read(context(MAX_DEPTH - 1).as_bytes(), Form::Json, &limits).is_err());
+    assert!(read(context(MAX_DEPTH - 2).as_bytes(), BatchFormat::Json, &limits).is_ok());
+    assert!(read(context(MAX_DEPTH - 1).as_bytes(), BatchFormat::Json, &limits).is_err());
 }
 
 #[test]
@@ -64,7 +67,7 @@ fn every_short_text_is_json_here_if_it_is_for_serde_json() {
             // Within a value, where every kind of value may stand.
             for body in [format!("{{\"a\":{text}}}"), format!("{{{text}}}"), format!("{{\"a\":[\"{text}]}}")] {
                 let is_json = serde_json::from_str::<&RawValue>(&body).is_ok();
-                assert_eq!(read(body.as_bytes(), Form::Ndjson, &ANY).is_ok(), is_json, "{body}");
+                assert_eq!(read(body.as_bytes(), BatchFormat::Ndjson, &ANY).is_ok(), is_json, "{body}");
             }
         }
     }
@@ -129,7 +132,7 @@ fn twins() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn a_payload_is_refused_if_and_only_if_an_object_in_it_has_a_name_twice(payload in twins()) {
-        let is_taken = read(payload.as_bytes(), Form::Ndjson, &LIMITS).is_ok();
+        let is_taken = read(payload.as_bytes(), BatchFormat::Ndjson, &LIMITS).is_ok();
         prop_assert_eq!(is_taken, !has_twins(&payload), "{}", payload);
     }
 }
