@@ -165,8 +165,8 @@ async fn a_pair_that_cannot_be_used_is_refused_at_start() {
     let ((pair, _), (other, _)) = (Pair::new(), Pair::new());
     let (cert, key) = (text(&pair.cert), text(&pair.key));
     let bad: [(&[(&str, &str)], &str); 6] = [
-        (&[("TLS_CERT", cert)], "go together"),
-        (&[("TLS_KEY", key)], "go together"),
+        (&[("TLS_CERT", cert)], "set both, or neither"),
+        (&[("TLS_KEY", key)], "set both, or neither"),
         (&[("TLS_CERT", "nowhere.pem"), ("TLS_KEY", key)], "TLS_CERT=nowhere.pem: No such file"),
         (&[("TLS_CERT", key), ("TLS_KEY", key)], "expected a certificate"),
         (&[("TLS_CERT", cert), ("TLS_KEY", cert)], "expected a private key"),
