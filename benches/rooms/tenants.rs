@@ -44,9 +44,9 @@ fn quotas(bencher: Bencher<'_, '_>) {
     let tenants = tenants(1);
     let tenant = tenants.find(TOKEN.as_bytes()).unwrap();
     bencher.bench_local(|| {
-        let quota = tenant.rate_limiters();
+        let limiters = tenant.rate_limiters();
         let taken = [(RateLimit::Requests, 1), (RateLimit::Bytes, 3500), (RateLimit::Payloads, 10)]
-            .map(|(limit, amount)| quota.take(limit, black_box(amount)));
+            .map(|(limit, amount)| limiters.take(limit, black_box(amount)));
         assert_eq!(taken, [Ok(()); 3]);
     });
 }

@@ -7,7 +7,7 @@ fn tenants(text: &str) -> (Tenants, JobQueue) {
     (Tenants::from_entries(entries(text), queue.shares(50), 100), queue)
 }
 
-/// `a:token:rate b:token`, as the file would have it.
+/// Parses `name:token+token:requests_per_second`, separated by spaces.
 fn entries(text: &str) -> Vec<TenantEntry> {
     let entry = |word: &str| {
         let mut parts = word.split(':');
@@ -24,7 +24,7 @@ fn name(tenants: &Tenants, token: &str) -> Option<String> {
 }
 
 #[test]
-fn every_token_of_a_tenant_is_the_tenants_and_no_other_is() {
+fn a_tenant_is_found_by_each_of_its_tokens() {
     let (tenants, _) = tenants("a:one+two b:three");
     assert_eq!(["one", "two", "three"].map(|token| name(&tenants, token).unwrap()), ["a", "a", "b"]);
     for token in ["", "on", "onee", "ONE", "one\0", &"x".repeat(10_000)] {
@@ -33,7 +33,7 @@ fn every_token_of_a_tenant_is_the_tenants_and_no_other_is() {
 }
 
 #[test]
-fn who_is_still_there_keeps_what_it_holds_and_has_used_and_who_is_not_is_forgotten() {
+fn after_a_reload_tenants_keep_their_share_and_usage_and_removed_tenants_are_dropped() {
     let (tenants, queue) = tenants("same:one:1 changed:two:1 gone:three:1");
     let before = ["one", "two", "three"].map(|token| tenants.find(token.as_bytes()).unwrap());
     before.iter().for_each(|tenant| assert_eq!(tenant.rate_limiters().take(RateLimit::Requests, 1), Ok(())));
@@ -44,21 +44,24 @@ fn who_is_still_there_keeps_what_it_holds_and_has_used_and_who_is_not_is_forgott
     let [same, changed] = ["four", "two"].map(|token| tenants.find(token.as_bytes()).unwrap());
     assert!(
         matches!(same.rate_limiters().take(RateLimit::Requests, 1), Err(RateLimitExceeded::RetryAfter(_))),
-        "a new token is no new quota"
+        "a new token does not reset the rate limiters"
     );
-    assert_eq!(changed.rate_limiters().take(RateLimit::Requests, 1), Ok(()), "new limits begin anew");
+    assert_eq!(changed.rate_limiters().take(RateLimit::Requests, 1), Ok(()), "new limits reset the rate limiters");
     let held = [&before[0], &before[1]].map(|tenant| {
         let mut held = queue.reserve(tenant.share());
         assert_eq!(held.grow_to(500), Ok(()));
         held
     });
-    assert!([&same, &changed].iter().all(|tenant| tenant.share().unwrap().is_full()), "what was held still counts");
+    assert!(
+        [&same, &changed].iter().all(|tenant| tenant.share().unwrap().is_full()),
+        "earlier reservations still count"
+    );
     drop((before, held));
-    assert!(gone.upgrade().is_none(), "nothing is kept of a tenant that is gone");
+    assert!(gone.upgrade().is_none(), "a removed tenant is dropped");
 }
 
 #[test]
-fn nothing_that_is_printed_shows_a_token_or_its_digest() {
+fn debug_output_shows_no_token_and_no_digest() {
     let (tenants, _) = tenants("a:s3cret");
     let digest = "1ec1c26b50d5d3c58d9583181af8076655fe00756bf7285940ba3670f99fcba0";
     assert_eq!(digest.parse::<Digest>(), Ok(Digest::of(b"s3cret")));

@@ -160,8 +160,8 @@ fn names_the_payload(answer: &Answer, payload: usize, byte: usize, what: &str) {
 async fn payloads_on_which_readers_fail_are_refused_by_name_unless_a_setting_lets_them_through() {
     let long = format!("[{{}},{{\"a\":{}}}]", "1".repeat(4301));
     let strict = Server::start(&[]).await;
-    names_the_payload(&strict.post_json(r#"[{},{"a":1,"A":2}]"#).await, 1, 11, "\"A\" stands twice");
-    names_the_payload(&strict.post_json(r#"[{},{"a":1,"a":2}]"#).await, 1, 11, "\"a\" stands twice");
+    names_the_payload(&strict.post_json(r#"[{},{"a":1,"A":2}]"#).await, 1, 11, "duplicate member \"A\"");
+    names_the_payload(&strict.post_json(r#"[{},{"a":1,"a":2}]"#).await, 1, 11, "duplicate member \"a\"");
     names_the_payload(&strict.post_json(&long).await, 1, 9, "1000 characters");
     assert_eq!(strict.metric("millpond_jobs_accepted_total").await, 0.0);
     let mut any = Server::start(&[("READERS", "any"), ("RECORD", "payload")]).await;

@@ -89,7 +89,7 @@ async fn bad_input_is_refused_with_its_status_and_leaves_nothing_behind() {
         (400, JSON, b"hello".to_vec(), "expected a JSON object"),
         (400, JSON, b"[]".to_vec(), "empty"),
         (400, JSON, b"{\"data\":[]}".to_vec(), "empty"),
-        (400, JSON, b"{\"data\":{\"a\":1}}".to_vec(), "`data` is no array"),
+        (400, JSON, b"{\"data\":{\"a\":1}}".to_vec(), "`data` is not an array"),
         (400, JSON, b"{\"data\":[{},17]}".to_vec(), "payload 1: a number"),
         (400, JSON, b"[{},{\"a\":tru}]".to_vec(), "payload 1: not JSON"),
         (400, JSON, b"[{}".to_vec(), "not JSON: EOF"),
