@@ -96,7 +96,7 @@ fn one() -> u64 {
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The file cannot be read.
-    #[error("cannot read the file: {0}")]
+    #[error("the file cannot be read: {0}")]
     Io(#[from] io::Error),
     /// The file exceeds 64 MiB.
     #[error("the file exceeds {FILE_MAX_BYTES} bytes: distribute the tenants over several servers")]

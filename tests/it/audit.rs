@@ -72,5 +72,5 @@ async fn a_reload_that_an_operator_asks_for_and_what_came_of_it_are_audited() {
     server.logged("reloaded files").await;
     let lines = audited(&server);
     assert!(lines.iter().any(|line| line.contains("reload requested")), "{lines:?}");
-    assert!(lines.iter().any(|line| line.contains("tokens.json") && line.contains("is_asked=true")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("tokens.json") && line.contains("is_requested=true")), "{lines:?}");
 }

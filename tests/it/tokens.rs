@@ -182,7 +182,7 @@ async fn the_file_is_read_again_on_sighup_and_a_bad_one_leaves_the_old_in_force_
     assert_eq!(bearer(&server, "old").await.status, 202);
     file.write("{\"tenants\":[\n{\"name\":\"acme\",\"tokens_sha256\":[\"s3cret\"]}]}");
     server.logged("reload failed; keeping the previous version").await;
-    assert!(server.log().contains("line 2: not the SHA-256 of a token"), "{}", server.log());
+    assert!(server.log().contains("line 2: expected the SHA-256 of a token"), "{}", server.log());
     assert_eq!(bearer(&server, "old").await.status, 202);
 
     file.write(&tokens_file(&[("acme", &["new"], "{}"), ("b", &["more"], "{}")]));
@@ -210,7 +210,8 @@ async fn a_bad_file_at_the_start_is_told_with_its_line_and_nothing_is_bound() {
     let path = folder.path().join("tokens.json");
     std::fs::write(&path, "{\"tenants\":[\n{\"name\":\"a b\"}]}").unwrap();
     let missing = folder.path().join("none");
-    let cases: [(&Path, &str); 2] = [(&path, "line 2: a tenant's name is"), (&missing, "cannot be read")];
+    let cases: [(&Path, &str); 2] =
+        [(&path, "line 2: expected a tenant name of 1 to 64 letters"), (&missing, "cannot be read")];
     for (path, what) in cases {
         let env = [("TOKENS_FILE", path.to_str().unwrap()), ("LISTEN_ADDR", "127.0.0.1:0")];
         for arguments in [&[][..], &["--check"]] {
