@@ -1,4 +1,4 @@
-//! The admin listener's routes: for operators and their tools, never public. With `ADMIN_TOKEN`, all but `/live` ask for it.
+//! The routes of the admin listener, for operators and their tools. All except `/live` require `ADMIN_TOKEN` if it is set.
 
 mod guard;
 
@@ -19,13 +19,13 @@ use guard::Guard;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use serde::Serialize;
-use time::OffsetDateTime;
 
 use crate::context::PipelineContext;
 use crate::digest::Digest;
 use crate::health::{Health, Side, Trouble};
 use crate::metrics::Metrics;
 use crate::queue::Depth;
+use crate::rfc3339::Rfc3339;
 use crate::server::Peer;
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, Spool};
@@ -33,7 +33,7 @@ use crate::spool::{Backlog, Spool};
 const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// What the admin routes look at.
+/// The state that the admin routes show.
 pub struct Admin {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -44,14 +44,14 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Looks at these.
+    /// The state of the pipeline and the queue.
     pub fn new(context: &PipelineContext, depth: Depth) -> Self {
         let PipelineContext { spool, backlog, health, metrics, shutdown } = context.clone();
         Self { health, metrics, depth, backlog, spool, shutdown }
     }
 }
 
-/// The admin routes as a service for a listener.
+/// The admin routes as a service.
 #[derive(Clone)]
 pub struct AdminService {
     routes: Router,
@@ -60,7 +60,7 @@ pub struct AdminService {
 }
 
 impl AdminService {
-    /// `/metrics`, `/live`, `/ready`; for those who have the token, if there is one.
+    /// `/metrics`, `/live` and `/ready`, behind `token` if there is one.
     pub fn new(admin: Admin, token: Option<Digest>) -> Self {
         let guard = Arc::new(Guard::new(token, admin.metrics.admin_token_failures.clone()));
         let routes = Router::new()
@@ -71,8 +71,8 @@ impl AdminService {
         Self { routes, guard, address: Ipv4Addr::UNSPECIFIED.into() }
     }
 
-    /// The same for a connection whose other end is known.
-    pub fn of(&self, peer: &Peer) -> Self {
+    /// The service for a connection of `peer`.
+    pub fn for_peer(&self, peer: &Peer) -> Self {
         Self { address: peer.address(), ..self.clone() }
     }
 }
@@ -83,8 +83,8 @@ impl Service<Request<Incoming>> for AdminService {
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        if let Some(refusal) = self.guard.refusal(&request, self.address) {
-            return Box::pin(std::future::ready(Ok(refusal)));
+        if let Some(rejection) = self.guard.reject(&request, self.address) {
+            return Box::pin(std::future::ready(Ok(rejection)));
         }
         let mut routes = self.routes.clone();
         Box::pin(async move { tower::Service::call(&mut routes, request.map(Body::new)).await })
@@ -105,7 +105,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-/// What `/ready` says: 200 when there are no reasons against, else 503.
+/// The response of `/ready`: 200 if there are no reasons against readiness, else 503.
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
@@ -120,7 +120,7 @@ struct Reason {
     /// Seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<u64>,
-    /// The same as RFC 3339 has it, in UTC.
+    /// The same time (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     since_time: Option<String>,
 }
@@ -128,20 +128,13 @@ struct Reason {
 impl Reason {
     fn of(what: &'static str, trouble: Trouble) -> Self {
         let since = trouble.since.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).ok();
-        Self { what, detail: Some(trouble.message), since, since_time: since.and_then(rfc3339) }
+        let since_time = since.map(|_| Rfc3339(trouble.since).to_string());
+        Self { what, detail: Some(trouble.message), since, since_time }
     }
 
     fn now(what: &'static str) -> Self {
         Self { what, detail: None, since: None, since_time: None }
     }
-}
-
-/// Seconds since 1970 as a time in UTC.
-fn rfc3339(seconds: u64) -> Option<String> {
-    let at = OffsetDateTime::from_unix_timestamp(seconds.try_into().ok()?).ok()?;
-    let (year, month, day) = at.to_calendar_date();
-    let (hour, minute, second) = at.to_hms();
-    Some(format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z", u8::from(month)))
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
@@ -170,15 +163,4 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let readiness = Readiness { ready: reasons.is_empty(), reasons };
     let body = serde_json::to_vec(&readiness).unwrap_or_default();
     (status, [(CONTENT_TYPE, JSON)], body).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_as_rfc_3339_has_it() {
-        assert_eq!(rfc3339(0).as_deref(), Some("1970-01-01T00:00:00Z"));
-        assert_eq!(rfc3339(1_795_732_628).as_deref(), Some("2026-11-26T22:37:08Z"));
-    }
 }

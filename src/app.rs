@@ -22,7 +22,7 @@ use crate::metrics::{Balance, Metrics};
 use crate::permissions::is_readable_by_others;
 use crate::pipeline::Pipeline;
 use crate::queue::queue;
-use crate::reload::{Followed, Reload};
+use crate::reload::{Reload, WatchedFiles};
 use crate::server::{self, ServerConfig, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
@@ -54,7 +54,7 @@ pub struct Listeners {
     /// For clients.
     pub public: TcpListener,
     /// The certificate of the public listener, with its files; plain TCP without one.
-    pub tls: Option<(Arc<Tls>, Followed)>,
+    pub tls: Option<(Arc<Tls>, WatchedFiles)>,
     /// For operators.
     pub admin: TcpListener,
 }
@@ -251,7 +251,7 @@ async fn serve_admin(listener: TcpListener, admin: AdminService) {
         ..ServerConfig::plain(ADMIN_MAX_CONNECTIONS, timeouts, render_rejection)
     };
     // It runs until the process exits, so that operators can watch a shutdown.
-    server::serve(listener, move |peer| admin.of(&peer), config, CancellationToken::new()).await;
+    server::serve(listener, move |peer| admin.for_peer(&peer), config, CancellationToken::new()).await;
 }
 
 fn serve_public(

@@ -1,47 +1,46 @@
-//! The audit log: one line, at level info and with the target `millpond::audit`, for each request that is refused with 401
-//! or 403 and for each change that an operator makes. It names the client's address, the tenant where it is known and the
-//! request's id, and never a token.
+//! The audit log: one line with the target `millpond::audit` for each request that is rejected with 401 or 403, and for each
+//! change by an operator. It contains the address of the client, the tenant if known and the request id, and never a token.
 //!
-//! A client can cause as many refusals as it likes, so each kind of them has a throttle of its own: a flood of one kind
-//! neither fills the disk nor hides another kind. What was suppressed is counted in the next line.
+//! Each kind of rejection has a throttle of its own, so that a flood of one kind neither fills the disk nor hides another
+//! kind. The next line contains the number of suppressed lines.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::log_throttle::LogThrottle;
 
-/// The target of every line, for filters: `RUST_LOG=warn,millpond::audit=info`.
+/// The target of all lines, for filters: `RUST_LOG=warn,millpond::audit=info`.
 pub const TARGET: &str = "millpond::audit";
-/// From one line about a kind of refusal to the next, at the least.
+/// The minimum time between two lines for the same kind of rejection.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a refusal is about.
+/// The kind of a rejection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
     /// 401: no token.
     NoToken,
-    /// 403: a token that no tenant has.
+    /// 403: no tenant has this token.
     UnknownToken,
-    /// 403: the client may not do what it asks for.
+    /// 403: the client lacks the permission.
     NotAllowed,
 }
 
-/// A request that was refused.
+/// A rejected request.
 #[derive(Debug)]
 pub struct DeniedRequest<'a> {
-    /// Answered with this status.
+    /// The status of the response.
     pub status: u16,
-    /// Where it came from, if that is known.
+    /// The address of the client, if known.
     pub client: Option<IpAddr>,
-    /// Who sent it, if that is known.
+    /// The tenant, if known.
     pub tenant: Option<&'a str>,
-    /// Its id, as its answer has it.
+    /// The request id of the response.
     pub request_id: &'a str,
-    /// What its sender is told.
+    /// The detail of the response.
     pub detail: &'a str,
 }
 
-/// Writes the lines about refusals.
+/// Logs rejections.
 #[derive(Debug)]
 pub struct AuditLog {
     no_token: LogThrottle,
@@ -57,7 +56,7 @@ impl Default for AuditLog {
 }
 
 impl AuditLog {
-    /// Writes a line about a refusal, unless there was one of its kind a moment ago.
+    /// Logs a rejection, unless one of the same kind was logged less than [`LINE_INTERVAL`] ago.
     pub fn denied(&self, kind: Denial, request: &DeniedRequest<'_>) {
         let throttle = match kind {
             Denial::NoToken => &self.no_token,

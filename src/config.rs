@@ -1,13 +1,14 @@
-//! Every setting: its name, default, unit and check. Settings are environment variables, and nothing else.
+//! The settings. They are environment variables and nothing else.
 //!
-//! [`Settings::from_vars`] takes the variables as a parameter (only `main` reads the environment), lets envy sort them
-//! into text by name, then checks each on its own and in pairs. All that is wrong is reported together.
+//! [`Settings::from_vars`] takes the variables as a parameter, since only `main` reads the environment. It checks each
+//! value, then the combinations, and reports all problems together.
 
-mod ignored;
+mod conflicts;
 mod parse;
 mod read;
-mod slips;
 mod table;
+mod typos;
+mod warnings;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -24,145 +25,145 @@ use crate::decode::{Readers, Record};
 use crate::digest::Digest;
 use crate::segment::Compression;
 
-/// The process exits with this code when the settings are bad (`EX_USAGE` of BSD's sysexits.h).
+/// The exit code for invalid settings (`EX_USAGE` of BSD's sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
-/// The lines of a batch may be so many times `MAX_DECODED_BYTES`: what stands around payloads of a few bytes is larger
-/// than they are, but what a sender has every line repeat is not to be a multiple of what it sent.
+/// The lines of a batch may have this many times `MAX_DECODED_BYTES`: each line repeats the fields of the envelope, which
+/// may be larger than a short payload.
 pub(crate) const LINES_PER_DECODED: usize = 4;
-/// They may be so many bytes even where `MAX_DECODED_BYTES` is small.
+/// The lines of a batch may always have this many bytes, however small `MAX_DECODED_BYTES` is.
 pub(crate) const LINES_ALLOWED_BYTES: usize = 4 << 20;
 
-/// What the server runs with, checked.
+/// The checked settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where objects go.
+    /// The store of the objects.
     pub store: StoreSettings,
-    /// Put before `dt=…` in every key; no slash at either end.
+    /// Precedes `dt=…` in every key. It has no slash at either end.
     pub prefix: String,
-    /// The public edge.
+    /// The public listener: HTTP.
     pub http: HttpSettings,
-    /// How connections come to the public edge.
+    /// The public listener: connections.
     pub transport: TransportSettings,
-    /// The queue's two capacities.
+    /// The capacity of the queue.
     pub queue: QueueSettings,
-    /// Who may send; `None` lets anybody.
+    /// The tenants; `None` disables authentication.
     pub tenants: Option<TenantSettings>,
-    /// How lines become objects.
+    /// The size, age and compression of objects.
     pub objects: ObjectSettings,
     /// Concurrent uploads.
     pub max_workers: usize,
-    /// Where segments live until they are stored.
+    /// The spool.
     pub spool: SpoolSettings,
-    /// The admin listener's address; port 0 picks one.
+    /// The address of the admin listener; with port 0 the system chooses a port.
     pub admin_addr: SocketAddr,
-    /// What the admin routes ask for, if anything.
+    /// The digest of the token that the admin routes require.
     pub admin_token: Option<Digest>,
-    /// The file that holds it instead; it is read at the start.
+    /// The file that contains the admin token. It is read at start.
     pub admin_token_file: Option<PathBuf>,
-    /// From the signal to the exit.
+    /// The time between the signal and the exit.
     pub shutdown_grace: Duration,
-    /// How the server logs.
+    /// The log.
     pub log: LogSettings,
-    /// Settings that are ignored, or do less than was probably meant: to be shown at the start.
+    /// Settings that have no effect, or less effect than expected. Logged at start.
     pub warnings: Vec<String>,
 }
 
-/// Where segments live until they are stored, unless `ACK=memory` keeps them in memory.
+/// The spool. `ACK=memory` keeps segments in memory instead.
 #[derive(Debug, Clone)]
 pub struct SpoolSettings {
-    /// The folder.
+    /// The directory.
     pub dir: PathBuf,
-    /// Bytes in it, of every segment that is not stored yet.
+    /// The maximum size of all segments that are not stored yet, in bytes.
     pub max_bytes: usize,
 }
 
-/// What a file holds beside a batch: its header, the frame's, and its last block.
-const SPOOL_BESIDE_BATCH: usize = 8 * 1024;
-/// Lines that do not compress become larger by less than this part of them.
+/// Bytes of a file besides a batch: its header, the header of the frame, and the rest of the last block.
+const SPOOL_OVERHEAD_BYTES: usize = 8 * 1024;
+/// Incompressible lines grow by less than this share.
 const SPOOL_BATCH_GROWTH: usize = 256;
 
 impl SpoolSettings {
-    /// The largest batch, in bytes of its lines, that an empty spool can hold however badly it compresses.
+    /// The largest batch that an empty spool can hold if the batch is incompressible, in bytes of its lines.
     pub fn max_batch_bytes(&self) -> usize {
-        let room = self.max_bytes.saturating_sub(SPOOL_BESIDE_BATCH);
+        let room = self.max_bytes.saturating_sub(SPOOL_OVERHEAD_BYTES);
         room - room / SPOOL_BATCH_GROWTH
     }
 }
 
-/// What `ADMIN_TOKEN_FILE` holds, without the end of its last line.
+/// The digest of the token in `text`, the content of `ADMIN_TOKEN_FILE`. Line breaks at the end are ignored.
 ///
 /// # Errors
-/// What is expected of a token.
+/// What was expected instead, if the text is not a valid token.
 pub fn admin_token(text: &str) -> Result<Digest, String> {
     parse::token(text.trim_end_matches(['\n', '\r']))
 }
 
-/// Where objects go.
+/// The store of the objects.
 #[derive(Debug, Clone)]
 pub enum StoreSettings {
-    /// A directory on this machine: a first run needs no account.
+    /// A directory on this machine, which needs no account.
     Dir(PathBuf),
-    /// A bucket of S3 or of a server that speaks its protocol.
+    /// A bucket of S3 or of a compatible server.
     S3(S3Settings),
 }
 
-/// How to talk to S3. Region, credentials and endpoint are the SDK's own, from `AWS_*`.
+/// S3. The SDK reads the region, the credentials and the endpoint from `AWS_*`.
 #[derive(Debug, Clone)]
 pub struct S3Settings {
-    /// The bucket's name.
+    /// The name of the bucket.
     pub bucket: String,
-    /// One attempt of one call, from the first byte sent to the last received.
+    /// The timeout of one attempt of a call, from the first byte sent to the last byte received.
     pub timeout: Duration,
-    /// The account that the bucket has to belong to, sent with every call.
+    /// The account that must own the bucket. Sent with every call.
     pub expected_owner: Option<String>,
-    /// Send `If-None-Match: *` with a PUT.
+    /// Whether to send `If-None-Match: *` with a PUT.
     pub if_none_match: bool,
-    /// The server's URL, where it is not AWS's; for messages, since the SDK reads it, too.
+    /// The URL of a server that is not AWS. For messages only: the SDK reads the same setting.
     pub endpoint: Option<String>,
-    /// Put the bucket into the path instead of the host name: on when an endpoint is set.
+    /// Whether the bucket is in the path instead of the host name. On if an endpoint is set.
     pub path_style: bool,
 }
 
-/// The public edge.
+/// The public listener: HTTP.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
-    /// The public listener's address; port 0 picks one.
+    /// The address; with port 0 the system chooses a port.
     pub listen_addr: SocketAddr,
-    /// Open connections.
+    /// The maximum number of open connections.
     pub max_connections: usize,
-    /// From a request's first byte to the end of its headers.
+    /// The timeout from the first byte of a request to the end of its headers.
     pub header_timeout: Duration,
-    /// From the end of the headers to the end of the body.
+    /// The timeout from the end of the headers to the end of the body.
     pub body_timeout: Duration,
-    /// How long a connection may stay open without a request.
+    /// The timeout of a connection without a request.
     pub idle_timeout: Duration,
-    /// A body as it is sent, in bytes.
+    /// The maximum size of a body as it is sent, in bytes.
     pub max_body_bytes: usize,
-    /// A body decompressed, in bytes.
+    /// The maximum size of a decompressed body, in bytes.
     pub max_decoded_bytes: usize,
-    /// What a stored line holds.
+    /// The content of a line.
     pub record: Record,
-    /// Whether to refuse what readers fail on.
+    /// Whether to reject payloads that common readers cannot read.
     pub readers: Readers,
-    /// What an answer promises at least.
+    /// The minimum ack level of every response.
     pub ack: Ack,
-    /// What a request may ask for at most, unless its tenant has a limit of its own.
+    /// The maximum ack level that a request may ask for, unless the tenant has a limit of its own.
     pub ack_max: Ack,
-    /// How long an answer waits for what it is to promise.
+    /// The maximum time that a request waits for its ack level.
     pub ack_timeout: Duration,
-    /// What a receipt's `object` names.
+    /// The content of `object` in receipts.
     pub receipt_object: ReceiptObject,
-    /// Whose web pages may send where no token is asked for.
+    /// The web pages that may send requests if authentication is disabled.
     pub allowed_origins: AllowedOrigins,
 }
 
-/// Origins of web pages (RFC 6454), beside the server's own.
+/// Origins of web pages (RFC 6454) besides the origin of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowedOrigins {
-    /// Every page.
+    /// All origins.
     Any,
-    /// These, such as `https://a.example`.
+    /// The listed origins, such as `https://a.example`.
     Only(Vec<String>),
 }
 
@@ -172,82 +173,82 @@ impl Default for AllowedOrigins {
     }
 }
 
-/// How connections come to the public edge, before they speak HTTP.
+/// The public listener: connections before HTTP.
 #[derive(Debug, Clone)]
 pub struct TransportSettings {
-    /// The pair of files for TLS; without it the listener speaks plain HTTP.
+    /// The files for TLS; `None` for plain HTTP.
     pub tls: Option<TlsSettings>,
-    /// Whose word on a sender's address is taken.
+    /// The proxies that are trusted to name the address of the client.
     pub trusted_proxies: Vec<IpNet>,
-    /// Connections from trusted proxies begin with a PROXY header.
+    /// Whether connections from trusted proxies begin with a PROXY header.
     pub proxy_protocol: bool,
-    /// Open connections of one address, if they are limited.
+    /// The maximum number of open connections of one address; `None` for no limit.
     pub max_connections_per_address: Option<usize>,
 }
 
-/// Where the certificate lies, and its key; both PEM.
+/// The files of a certificate and its key, in PEM.
 #[derive(Debug, Clone)]
 pub struct TlsSettings {
-    /// The certificate, and after it those that vouch for it.
+    /// The certificate, followed by its chain.
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
 }
 
-/// The queue's two capacities; whichever is hit first is full.
+/// The capacity of the queue. It is full when either limit is reached.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueSettings {
-    /// Jobs waiting.
+    /// The maximum number of jobs.
     pub max_jobs: usize,
-    /// Bytes waiting.
+    /// The maximum size of all jobs and reservations, in bytes.
     pub max_bytes: usize,
 }
 
-/// Who may send.
+/// Authentication and the shares of tenants.
 #[derive(Debug, Clone)]
 pub struct TenantSettings {
-    /// The file of tenants.
+    /// The file that lists the tenants.
     pub file: PathBuf,
-    /// How much of the queue one tenant may hold, in percent: 1 to 100.
+    /// The share of the queue that one tenant may use, in percent: 1 to 100.
     pub queue_percent: usize,
-    /// How much of the spool one tenant may hold, in percent: 1 to 100.
+    /// The share of the spool that one tenant may use, in percent: 1 to 100.
     pub spool_percent: usize,
 }
 
-/// When a segment is sealed and how it is compressed.
+/// When a segment is sealed, and how its frames are compressed.
 #[derive(Debug, Clone, Copy)]
 pub struct ObjectSettings {
-    /// Sealed at this many bytes as stored.
+    /// A segment is sealed at this size, in bytes as stored.
     pub max_bytes: usize,
-    /// Sealed at this age.
+    /// A segment is sealed at this age.
     pub max_age: Duration,
-    /// Sealed this long after a job came that somebody waits to see stored.
+    /// The linger before a segment is sealed because a request waits for ack level `stored`.
     pub stored_linger: Duration,
-    /// From one seal for the sake of such a job to the next, at the least.
+    /// The minimum time between two such seals.
     pub stored_interval: Duration,
-    /// The codec of a segment's frames.
+    /// The compression of frames.
     pub compression: Compression,
 }
 
-/// How the server logs.
+/// The log.
 #[derive(Debug, Clone)]
 pub struct LogSettings {
-    /// Which spans and events, as `tracing_subscriber` reads them: `info`, or `info,millpond=debug`.
+    /// The filter in the syntax of `tracing_subscriber`: `info`, or `info,millpond=debug`.
     pub filter: tracing_subscriber::filter::Targets,
-    /// `json` instead of text.
+    /// Whether the format is JSON instead of text.
     pub json: bool,
 }
 
-/// What a receipt's `object` names.
+/// The content of `object` in receipts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReceiptObject {
-    /// The object's key in its store: nothing about the store itself.
+    /// The key of the object, which tells nothing about the store.
     Key,
-    /// The key behind the store's location: the bucket, or the directory's path.
+    /// The location of the store (the bucket or the path of the directory), followed by the key.
     Location,
 }
 
-/// What an acknowledgement means; the later ones promise more.
+/// The ack level: what an acknowledgement guarantees. Later levels guarantee more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ack {
     /// The job is in the queue.
@@ -259,7 +260,7 @@ pub enum Ack {
 }
 
 impl Ack {
-    /// As it is written in settings, requests and answers.
+    /// The name in settings, requests and responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -277,18 +278,14 @@ impl FromStr for Ack {
     }
 }
 
-/// All that is wrong with the settings, each with its name and what was expected.
+/// All problems of the settings, each with the name of the setting and what was expected.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct SettingsError(Vec<String>);
 
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
-        write!(
-            f,
-            "{count} {} wrong (millpond --help lists them):",
-            if count == 1 { "setting is" } else { "settings are" }
-        )?;
+        let (count, plural) = (self.0.len(), if self.0.len() == 1 { "" } else { "s" });
+        write!(f, "{count} problem{plural} with the settings (millpond --help lists all settings):")?;
         self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }
@@ -296,13 +293,12 @@ impl fmt::Display for SettingsError {
 impl std::error::Error for SettingsError {}
 
 impl Settings {
-    /// Reads the settings from `vars`, names and values as the environment gives them.
+    /// Reads the settings from `vars`, the names and values of the environment.
     ///
-    /// An empty value counts as unset. Names that are no setting are ignored, unless one is nearly a setting's name:
-    /// that is taken for the slip that it is.
+    /// An empty value counts as unset. Unknown names are ignored, unless they are probably a misspelled setting.
     ///
     /// # Errors
-    /// [`SettingsError`] with everything that is wrong, not only the first.
+    /// [`SettingsError`] with all problems.
     pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, SettingsError> {
         read::settings(vars)
     }

@@ -1,4 +1,4 @@
-//! The digest of a token: all that is kept of one, so that there is nothing to print.
+//! The digest of a token. Tokens themselves are not kept.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -7,7 +7,8 @@ use std::str::FromStr;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
-/// The SHA-256 of a token. It is compared in constant time and not printed: a short token could be found from it.
+/// The SHA-256 of a token. Comparison takes constant time. `Debug` does not print it, because a short token could be found
+/// from it.
 #[derive(Clone, Copy)]
 pub struct Digest([u8; 32]);
 
@@ -41,7 +42,7 @@ impl fmt::Debug for Digest {
 impl FromStr for Digest {
     type Err = ();
 
-    /// Reads 64 hexadecimal digits.
+    /// Parses 64 hexadecimal digits.
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut bytes = [0; 32];
         if text.len() != 2 * bytes.len() || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_token_itself_has_its_digest_and_it_does_not_print() {
+    fn digests_of_other_tokens_differ_and_debug_output_hides_the_digest() {
         let digest = Digest::of(b"open sesame");
         assert!(digest == Digest::of(b"open sesame"));
         for guess in [&b""[..], b"open sesam", b"open sesame ", b"Open sesame"] {

@@ -1,71 +1,71 @@
-//! A body's `Content-Encoding`, undone up to a limit. Pure.
+//! Decompresses bodies (`Content-Encoding`) up to a limit. Pure.
 
 use std::io::{self, BufRead, Read};
 
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
-/// A sender's zstd frames may ask for a window of 2 to this many bytes: 8 MiB, as RFC 9659 has it for HTTP.
+/// The logarithm of the largest window of a zstd frame: 8 MiB, the limit of RFC 9659 for HTTP.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// Telemetry is seldom more than so many times as long as it was compressed.
+/// Telemetry is rarely compressed to less than a tenth.
 const USUAL_RATIO: usize = 10;
-/// deflate cannot do better (RFC 1951: 258 bytes for two bits).
+/// The limit of the format (RFC 1951: 258 bytes for two bits).
 const DEFLATE_RATIO_MAX: usize = 1032;
 
-/// A body that is longer than it said gets so much more room at the least.
-const LEAST_GROWTH: usize = 8 * 1024;
+/// The minimum growth of the buffer, for bodies that are longer than expected.
+const MIN_GROWTH: usize = 8 * 1024;
 
-/// How a body is compressed.
+/// The compression of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
-    /// gzip (RFC 1952), of one member or several.
+    /// gzip (RFC 1952), with one or more members.
     Gzip,
-    /// zlib (RFC 1950), which HTTP calls deflate, or bare deflate (RFC 1951), which some senders take it for.
+    /// zlib (RFC 1950), which HTTP calls deflate; or raw deflate (RFC 1951), which some clients send instead.
     Deflate,
     /// zstd (RFC 8878).
     Zstd,
 }
 
-/// Why a body could not be decompressed.
+/// Why a body was not decompressed.
 #[derive(Debug, thiserror::Error)]
 pub enum InflateError {
-    /// It is longer than the limit.
+    /// It exceeds the limit.
     #[error("decompresses to more than {0} bytes")]
     TooLarge(usize),
-    /// The caller has no room for what decompressing takes.
-    #[error("there is no room for the decompressed body")]
-    NoRoom,
-    /// It is cut short, damaged, or something else.
+    /// The caller did not reserve the memory for the decompressed body.
+    #[error("no memory is reserved for the decompressed body")]
+    OutOfBudget,
+    /// It is truncated, damaged, or in another format.
     #[error("{0}")]
     Corrupt(#[from] io::Error),
 }
 
-/// Decompresses `body` to at most `most` bytes: at the limit it stops, whatever may follow.
+/// Decompresses `body`, and stops when it exceeds `max_bytes`.
 ///
 /// # Errors
 /// [`InflateError`].
-pub fn inflate(encoding: Encoding, body: &[u8], most: usize) -> Result<Vec<u8>, InflateError> {
-    inflate_within(encoding, body, most, &mut |_| true)
+pub fn inflate(encoding: Encoding, body: &[u8], max_bytes: usize) -> Result<Vec<u8>, InflateError> {
+    inflate_with_budget(encoding, body, max_bytes, &mut |_| true)
 }
 
-/// [`inflate`] that asks `room` before it takes memory, for all that it then holds of the decompressed body, in bytes; and
-/// stops where there is none.
+/// Like [`inflate`], but before each allocation `reserve` has to grant the memory for the decompressed body, in bytes,
+/// including the old buffer that is copied.
 ///
 /// # Errors
 /// [`InflateError`].
-pub fn inflate_within(
+pub fn inflate_with_budget(
     encoding: Encoding,
     body: &[u8],
-    most: usize,
-    room: &mut dyn FnMut(usize) -> bool,
+    max_bytes: usize,
+    reserve: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Vec<u8>, InflateError> {
-    // One more than the body has, to find its end without more room.
-    let expected = expected_len(encoding, body).min(most) + 1;
-    let output = Output { expected, most, room };
+    // One byte more, to reach the end of the body without another allocation.
+    let expected = expected_len(encoding, body).min(max_bytes) + 1;
+    let output = Output { expected, max_bytes, reserve };
     match encoding {
         Encoding::Gzip => output.read(MultiGzDecoder::new(body)),
-        Encoding::Deflate if is_zlib(body) => output.read_to_the_end(ZlibDecoder::new(body), ZlibDecoder::into_inner),
-        Encoding::Deflate => output.read_to_the_end(DeflateDecoder::new(body), DeflateDecoder::into_inner),
+        Encoding::Deflate if is_zlib(body) => output.read_to_end(ZlibDecoder::new(body), ZlibDecoder::into_inner),
+        Encoding::Deflate => output.read_to_end(DeflateDecoder::new(body), DeflateDecoder::into_inner),
         Encoding::Zstd => {
             let mut decoder = zstd::Decoder::with_buffer(body)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
@@ -74,19 +74,18 @@ pub fn inflate_within(
     }
 }
 
-/// How long a body says that it is decompressed, or may well be: for the room to begin with, and for nothing else, since
-/// it may say what it likes. Room that is not used costs nothing; in too little of it, a small body is decompressed in
-/// many small pieces.
+/// The initial size of the buffer: the length that the body declares, or an estimate. The client may declare any length,
+/// so nothing else depends on it. Unused memory costs nothing; a buffer that is too small slows small bodies down.
 pub fn expected_len(encoding: Encoding, body: &[u8]) -> usize {
     let usual = body.len().saturating_mul(USUAL_RATIO);
     match encoding {
-        // Of the last member (RFC 1952, 2.3.1).
+        // The length of the last member (RFC 1952, 2.3.1).
         Encoding::Gzip => {
-            let said = body.last_chunk().map_or(usual, |length| u32::from_le_bytes(*length) as usize);
-            said.min(body.len().saturating_mul(DEFLATE_RATIO_MAX))
+            let declared = body.last_chunk().map_or(usual, |length| u32::from_le_bytes(*length) as usize);
+            declared.min(body.len().saturating_mul(DEFLATE_RATIO_MAX))
         }
         Encoding::Deflate => usual,
-        // Of the first frame, where it says so (RFC 8878, 3.1.1.1.4).
+        // The length of the first frame, which is optional (RFC 8878, 3.1.1.1.4).
         Encoding::Zstd => match zstd::zstd_safe::get_frame_content_size(body) {
             Ok(Some(length)) => usize::try_from(length).unwrap_or(usize::MAX),
             Ok(None) | Err(_) => usual,
@@ -94,40 +93,40 @@ pub fn expected_len(encoding: Encoding, body: &[u8]) -> usize {
     }
 }
 
-/// Where a decompressed body goes.
+/// The buffer for a decompressed body.
 struct Output<'r> {
-    /// The room to begin with.
+    /// The initial size.
     expected: usize,
-    most: usize,
-    room: &'r mut dyn FnMut(usize) -> bool,
+    max_bytes: usize,
+    reserve: &'r mut dyn FnMut(usize) -> bool,
 }
 
 impl Output<'_> {
     fn read(self, mut decoder: impl Read) -> Result<Vec<u8>, InflateError> {
-        let Self { expected, most, room } = self;
+        let Self { expected, max_bytes, reserve } = self;
         let mut decoded = Vec::new();
-        let mut more = expected;
+        let mut additional = expected;
         loop {
-            // The old memory may be held until the new one has its contents.
-            if !room(decoded.capacity() + decoded.len() + more) {
-                return Err(InflateError::NoRoom);
+            // The old buffer is freed after it was copied to the new one.
+            if !reserve(decoded.capacity() + decoded.len() + additional) {
+                return Err(InflateError::OutOfBudget);
             }
-            decoded.reserve_exact(more);
+            decoded.reserve_exact(additional);
             let spare = decoded.capacity() - decoded.len();
             let read = decoder.by_ref().take(spare as u64).read_to_end(&mut decoded)?;
-            if decoded.len() > most {
-                return Err(InflateError::TooLarge(most));
+            if decoded.len() > max_bytes {
+                return Err(InflateError::TooLarge(max_bytes));
             }
             if read < spare {
                 return Ok(decoded);
             }
-            // One more than the limit, to tell a body that ends there from one that goes on.
-            more = decoded.len().max(LEAST_GROWTH).min(most + 1 - decoded.len());
+            // One byte more than the limit, to detect a body that exceeds it.
+            additional = decoded.len().max(MIN_GROWTH).min(max_bytes + 1 - decoded.len());
         }
     }
 
-    /// [`read`](Self::read), for formats that end by themselves: nothing may follow.
-    fn read_to_the_end<'a, D: Read>(
+    /// Like [`read`](Self::read), for formats that mark their end: no bytes may follow it.
+    fn read_to_end<'a, D: Read>(
         self,
         mut decoder: D,
         rest: impl FnOnce(D) -> &'a [u8],
@@ -135,7 +134,7 @@ impl Output<'_> {
         let decoded = self.read(&mut decoder)?;
         match rest(decoder).fill_buf() {
             Ok([]) => Ok(decoded),
-            _ => Err(InflateError::Corrupt(io::Error::other("there are bytes after the end of the compressed data"))),
+            _ => Err(InflateError::Corrupt(io::Error::other("bytes follow the end of the compressed data"))),
         }
     }
 }
@@ -154,28 +153,28 @@ mod tests {
 
     use super::*;
 
-    fn inflate(encoding: Encoding, body: &[u8], most: usize) -> Result<Vec<u8>, InflateError> {
-        let mut asked = 0;
-        let inflated = inflate_within(encoding, body, most, &mut |bytes| {
-            asked = bytes;
+    fn inflate(encoding: Encoding, body: &[u8], max_bytes: usize) -> Result<Vec<u8>, InflateError> {
+        let mut reserved = 0;
+        let inflated = inflate_with_budget(encoding, body, max_bytes, &mut |bytes| {
+            reserved = bytes;
             true
         });
-        assert!(inflated.as_ref().map_or(0, Vec::capacity) <= asked, "room is asked for before it is taken");
+        assert!(inflated.as_ref().map_or(0, Vec::capacity) <= reserved, "memory is reserved before it is allocated");
         inflated
     }
 
     #[test]
-    fn without_room_nothing_more_is_decompressed() {
+    fn decompression_stops_when_the_budget_is_exhausted() {
         let data = vec![b' '; 10 << 20];
         for encoding in ALL {
             let body = encoded(encoding, &data);
-            let mut asked = 0;
-            let refused = inflate_within(encoding, &body, data.len(), &mut |bytes| {
-                asked = bytes;
+            let mut reserved = 0;
+            let result = inflate_with_budget(encoding, &body, data.len(), &mut |bytes| {
+                reserved = bytes;
                 bytes <= 1 << 20
             });
-            assert!(matches!(refused, Err(InflateError::NoRoom)), "{encoding:?}");
-            assert!(asked > 1 << 20, "{encoding:?}");
+            assert!(matches!(result, Err(InflateError::OutOfBudget)), "{encoding:?}");
+            assert!(reserved > 1 << 20, "{encoding:?}");
         }
     }
 
@@ -198,7 +197,7 @@ mod tests {
     const ALL: [Encoding; 3] = [Encoding::Gzip, Encoding::Deflate, Encoding::Zstd];
 
     #[test]
-    fn what_was_compressed_comes_back_up_to_the_limit_and_not_past_it() {
+    fn bodies_are_decompressed_up_to_the_limit() {
         let data = b"[{\"a\":1}]".repeat(1000);
         for encoding in ALL {
             let body = encoded(encoding, &data);
@@ -209,31 +208,31 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_is_a_lie_is_found_out_and_one_of_the_last_member_is_enough() {
+    fn a_wrong_length_in_the_trailer_is_detected() {
         let data = b"[{\"a\":1}]".repeat(1000);
         let mut body = encoded(Encoding::Gzip, &data);
         let at = body.len() - 4;
-        for lie in [0, 1, u32::MAX] {
-            body[at..].copy_from_slice(&lie.to_le_bytes());
+        for length in [0, 1, u32::MAX] {
+            body[at..].copy_from_slice(&length.to_le_bytes());
             let inflated = inflate(Encoding::Gzip, &body, 10 << 20);
-            assert!(matches!(inflated, Err(InflateError::Corrupt(_))), "{lie}: {inflated:?}");
-            assert!(expected_len(Encoding::Gzip, &body) <= body.len() * DEFLATE_RATIO_MAX, "{lie}");
-            assert!(matches!(inflate(Encoding::Gzip, &body, 100), Err(InflateError::TooLarge(100))), "{lie}");
+            assert!(matches!(inflated, Err(InflateError::Corrupt(_))), "{length}: {inflated:?}");
+            assert!(expected_len(Encoding::Gzip, &body) <= body.len() * DEFLATE_RATIO_MAX, "{length}");
+            assert!(matches!(inflate(Encoding::Gzip, &body, 100), Err(InflateError::TooLarge(100))), "{length}");
         }
-        // The length is that of the last member.
+        // The trailer has the length of the last member only.
         let members = [encoded(Encoding::Gzip, &data), encoded(Encoding::Gzip, b"")].concat();
         assert_eq!(inflate(Encoding::Gzip, &members, data.len()).unwrap(), data);
     }
 
     #[test]
-    fn bare_deflate_is_taken_as_well() {
+    fn raw_deflate_is_accepted() {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(b"{}").unwrap();
         assert_eq!(inflate(Encoding::Deflate, &encoder.finish().unwrap(), 10).unwrap(), b"{}");
     }
 
     #[test]
-    fn members_and_frames_may_follow_one_another() {
+    fn concatenated_members_and_frames_are_accepted() {
         for encoding in [Encoding::Gzip, Encoding::Zstd] {
             let body = [encoded(encoding, b"[{}"), encoded(encoding, b",{}]")].concat();
             assert_eq!(inflate(encoding, &body, 100).unwrap(), b"[{},{}]", "{encoding:?}");
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_cut_short_damaged_or_followed_by_garbage_is_corrupt() {
+    fn truncated_and_damaged_bodies_and_trailing_bytes_are_corrupt() {
         for encoding in ALL {
             let whole = encoded(encoding, &b"telemetry".repeat(50));
             for end in [1, whole.len() / 2, whole.len() - 1] {
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_stopped_at_the_limit() {
+    fn a_decompression_bomb_is_stopped_at_the_limit() {
         for encoding in ALL {
             let bomb = encoded(encoding, &vec![b' '; 50 << 20]);
             assert!(bomb.len() < 100_000, "{encoding:?}: {}", bomb.len());

@@ -30,6 +30,7 @@ pub mod permissions;
 pub mod pipeline;
 pub mod queue;
 pub mod reload;
+mod rfc3339;
 pub mod segment;
 pub mod server;
 pub mod shutdown;

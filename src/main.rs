@@ -11,7 +11,7 @@ use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings, TlsSettings}
 use millpond::disk::RealDisk;
 use millpond::metrics::Count;
 use millpond::permissions::is_readable_by_others;
-use millpond::reload::{Followed, Reload};
+use millpond::reload::{Reload, WatchedFiles};
 use millpond::segment::SegmentId;
 use millpond::server::{Tls, bind};
 use millpond::shutdown::Shutdown;
@@ -200,13 +200,13 @@ fn raise_open_files(settings: &mut Settings) {
 /// The content of the files that the settings name.
 struct SettingsFiles {
     tenants: Option<TenantsFile>,
-    tls: Option<(Arc<Tls>, Followed)>,
+    tls: Option<(Arc<Tls>, WatchedFiles)>,
 }
 
 fn read_files(settings: &Settings, reload: &Reload) -> anyhow::Result<SettingsFiles> {
     // Watched before they are read, so that no change is missed.
     let load = |files: &TlsSettings| {
-        let followed = reload.follow(vec![files.cert.clone(), files.key.clone()]);
+        let followed = reload.watch(vec![files.cert.clone(), files.key.clone()]);
         Tls::load(files).map(|tls| (Arc::new(tls), followed))
     };
     let tls = settings.transport.tls.as_ref().map(load).transpose()?;
@@ -271,7 +271,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => reload.now(),
+                _ = self.hangup.recv() => reload.request(),
             }
         }
     }

@@ -1,15 +1,18 @@
-//! Every metric, declared in one place and registered into a registry that is handed in.
+//! All metrics. They are registered into a registry that is a parameter.
 
+mod label;
 mod ledger;
-mod route;
 
 use std::sync::Arc;
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+};
 
+use label::Label;
+pub use label::{Outcome, Route, SealReason};
 use ledger::LedgerCollector;
 pub use ledger::{Balance, Count, Ledger};
-pub use route::Route;
 
 use crate::store::ErrorClass;
 
@@ -23,170 +26,66 @@ const COMMIT_SECONDS: &[f64] = &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005,
 /// 100 ms to 5 min.
 const AGE_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
-/// What became of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// 2xx to a batch.
-    Accepted,
-    /// 400.
-    Invalid,
-    /// 413.
-    TooLarge,
-    /// 408.
-    Slow,
-    /// 404, 405, 411, 415: the request is not one that the server knows.
-    NotUnderstood,
-    /// 401: no token.
-    NoToken,
-    /// 403: a token that nobody has.
-    UnknownToken,
-    /// 403: the sender is known, or need not be, and may not do this.
-    NotAllowed,
-    /// 429: a tenant is over one of its limits.
-    OverRate,
-    /// 503 because the queue is full.
-    QueueFull,
-    /// 503 because the sender's share of the queue is full.
-    ShareFull,
-    /// 503 because the sender's share of the spool is full.
-    SpoolShareFull,
-    /// 503 because `MAX_CONNECTIONS` are open.
-    TooManyConnections,
-    /// 429 because the address has `MAX_CONNECTIONS_PER_ADDRESS` open.
-    TooManyFromAddress,
-    /// 503 because the requests in flight hold all the memory that they may hold.
-    TooManyRequests,
-    /// 429 because the requests of the address hold all the memory that they may hold.
-    TooManyRequestsFromAddress,
-    /// 403: a request from a web page of another origin.
-    CrossOrigin,
-    /// 503 because the spool is full or fails.
-    NoSpool,
-    /// 503 because the server stops.
-    Draining,
-    /// An answer to anything but a batch: 2xx, or a health check's 503.
-    Other,
-    /// 500; or 503 because the store cannot be asked about a job.
-    Failed,
-}
-
-impl Outcome {
-    const ALL: [(Self, &'static str); 21] = [
-        (Self::Accepted, "accepted"),
-        (Self::Invalid, "invalid"),
-        (Self::TooLarge, "too_large"),
-        (Self::Slow, "slow"),
-        (Self::NotUnderstood, "not_understood"),
-        (Self::NoToken, "no_token"),
-        (Self::UnknownToken, "unknown_token"),
-        (Self::NotAllowed, "not_allowed"),
-        (Self::OverRate, "over_rate"),
-        (Self::QueueFull, "queue_full"),
-        (Self::ShareFull, "share_full"),
-        (Self::SpoolShareFull, "spool_share_full"),
-        (Self::TooManyConnections, "too_many_connections"),
-        (Self::TooManyFromAddress, "too_many_from_address"),
-        (Self::TooManyRequests, "too_many_requests"),
-        (Self::TooManyRequestsFromAddress, "too_many_requests_from_address"),
-        (Self::CrossOrigin, "cross_origin"),
-        (Self::NoSpool, "no_spool"),
-        (Self::Draining, "draining"),
-        (Self::Other, "other"),
-        (Self::Failed, "failed"),
-    ];
-}
-
-/// Why a segment was sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SealReason {
-    /// It reached `OBJECT_MAX_BYTES`.
-    Size,
-    /// It reached `OBJECT_MAX_AGE`.
-    Age,
-    /// Somebody waits until it is stored.
-    Urgent,
-    /// A commit failed, or the spool was full.
-    Fault,
-    /// The spool is nearly full: storing the segment makes room.
-    SpoolFull,
-    /// The server stops.
-    Shutdown,
-}
-
-impl SealReason {
-    const ALL: [(Self, &'static str); 6] = [
-        (Self::Size, "size"),
-        (Self::Age, "age"),
-        (Self::Urgent, "urgent"),
-        (Self::Fault, "fault"),
-        (Self::SpoolFull, "spool_full"),
-        (Self::Shutdown, "shutdown"),
-    ];
-}
-
-const CLASSES: [(ErrorClass, &str); 4] = [
-    (ErrorClass::Transient, "transient"),
-    (ErrorClass::Throttled, "throttled"),
-    (ErrorClass::TimedOut, "timed_out"),
-    (ErrorClass::Permanent, "permanent"),
-];
-
-/// The server's metrics. Counters that have a label are looked up once, here, and not per request.
+/// The metrics of the server. The children of labelled metrics are looked up once, in [`Metrics::new`].
 pub struct Metrics {
     registry: Registry,
-    /// What was accepted and what became of it.
+    /// The ledger.
     pub ledger: Arc<Ledger>,
-    requests: [[IntCounter; Outcome::ALL.len()]; Route::ALL.len()],
-    sealed: [IntCounter; SealReason::ALL.len()],
-    retries: [IntCounter; CLASSES.len()],
-    request_seconds: [Histogram; Route::ALL.len()],
-    /// Requests from their headers until their answer is written.
+    /// By route, then by outcome.
+    requests: Vec<Vec<IntCounter>>,
+    /// By reason.
+    sealed: Vec<IntCounter>,
+    /// By class.
+    retries: Vec<IntCounter>,
+    /// By route.
+    request_seconds: Vec<Histogram>,
+    /// Requests between their headers and the end of their response.
     pub requests_in_flight: IntGauge,
-    /// What those requests are charged for memory.
+    /// The memory that is charged to these requests.
     pub requests_in_flight_bytes: IntGauge,
-    /// Bodies of requests, as they were sent.
+    /// Bytes of bodies as sent.
     pub bytes_in: IntCounter,
-    /// Objects that the store took.
+    /// Bytes of stored objects.
     pub bytes_out: IntCounter,
-    /// Objects that the store took.
+    /// Stored objects.
     pub objects: IntCounter,
-    /// Connections open on the public listener.
+    /// Open connections of the public listener.
     pub connections: IntGauge,
-    /// Admin requests refused for a wrong token.
+    /// Admin requests with a wrong token.
     pub admin_token_failures: IntCounter,
-    /// Connections that failed at TLS's handshake or the PROXY header.
-    pub failed_arrivals: IntCounter,
-    /// Jobs that one frame holds.
+    /// Connections that failed in the TLS handshake or the PROXY header.
+    pub failed_connections: IntCounter,
+    /// Jobs per frame.
     pub frame_jobs: Histogram,
-    /// Segments when sealed.
+    /// The size of segments when they are sealed.
     pub segment_bytes: Histogram,
-    /// Segments when sealed.
+    /// The age of segments when they are sealed.
     pub segment_age_seconds: Histogram,
-    /// Workers that have a segment.
+    /// Workers with a segment.
     pub busy_workers: IntGauge,
-    /// Uploads that may run at once; lower than `MAX_WORKERS` after the store asked for less.
+    /// The limit on concurrent uploads. Throttling lowers it below `MAX_WORKERS`.
     pub upload_limit: IntGauge,
-    /// One attempt of an upload, whatever came of it.
+    /// The duration of upload attempts, successful or not.
     pub upload_seconds: Histogram,
-    /// One commit: pack, append, fdatasync.
+    /// The duration of commits: compress, append, fdatasync.
     pub commit_seconds: Histogram,
-    /// Commits that failed.
+    /// Failed commits.
     pub commit_failures: IntCounter,
-    /// Bytes that objects lost when small frames were packed anew.
+    /// Bytes saved by repacking small frames.
     pub repack_saved_bytes: IntCounter,
-    /// Bytes after the last good frame, cut from segments of dead processes.
+    /// Incomplete frames at the end of segments of exited processes, in bytes. They were never acknowledged.
     pub torn_bytes: IntCounter,
-    /// Segments that were damaged and are set aside.
+    /// Damaged segments, which are kept under `dead/`.
     pub segments_damaged: IntCounter,
-    /// Segments whose end cannot be read, so that it is not known whether acknowledged jobs were there.
+    /// Segments whose end is unreadable, so that acknowledged jobs may be lost.
     pub segments_possibly_lost: IntCounter,
-    /// Jobs there, where their number is known.
+    /// Jobs in such an end, if their number is known.
     pub jobs_possibly_lost: IntCounter,
-    /// Payloads there, where their number is known.
+    /// Payloads in such an end, if their number is known.
     pub payloads_possibly_lost: IntCounter,
-    /// Segments that dead processes left.
+    /// Segments of exited processes that were adopted.
     pub segments_adopted: IntCounter,
-    /// Folders of dead processes that wait to be taken over, and those that cannot be.
+    /// Folders of exited processes that wait to be adopted, and those that cannot be adopted.
     folders_unadopted: [IntGauge; 2],
     spool_bytes: IntGauge,
     queue_jobs: IntGauge,
@@ -195,20 +94,33 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Declares the metrics in `registry`.
+    /// Registers the metrics in `registry`.
     ///
     /// # Errors
-    /// When one of them is in `registry` already.
+    /// If `registry` already has one of them.
     pub fn new(registry: Registry) -> prometheus::Result<Self> {
         let r = &registry;
         let ledger = Arc::new(Ledger::default());
         registry.register(Box::new(LedgerCollector::new(Arc::clone(&ledger))?))?;
+        let requests = IntCounterVec::new(
+            Opts::new(name("requests_total"), "Requests by route and outcome"),
+            &["route", "outcome"],
+        )?;
+        registry.register(Box::new(requests.clone()))?;
+        let request_seconds = HistogramVec::new(
+            HistogramOpts::new(name("request_seconds"), "From a request's headers to its answer")
+                .buckets(REQUEST_SECONDS.to_vec()),
+            &["route"],
+        )?;
+        registry.register(Box::new(request_seconds.clone()))?;
         Ok(Self {
             ledger,
-            requests: route::counters(r, Outcome::ALL.map(|(_, label)| label))?,
-            sealed: labelled(r, "segments_sealed_total", "Segments sealed", "reason", SealReason::ALL.map(|(_, l)| l))?,
-            retries: labelled(r, "upload_retries_total", "Uploads to retry", "class", CLASSES.map(|(_, l)| l))?,
-            request_seconds: route::histograms(r, REQUEST_SECONDS)?,
+            requests: by_label::<Route, _>(|route| {
+                by_label::<Outcome, _>(|outcome| requests.with_label_values(&[route, outcome]))
+            }),
+            sealed: labelled::<SealReason>(r, "segments_sealed_total", "Segments sealed", "reason")?,
+            retries: labelled::<ErrorClass>(r, "upload_retries_total", "Uploads to retry", "class")?,
+            request_seconds: by_label::<Route, _>(|route| request_seconds.with_label_values(&[route])),
             requests_in_flight: gauge(r, "requests_in_flight", "Requests whose answer is not written yet")?,
             requests_in_flight_bytes: gauge(
                 r,
@@ -224,7 +136,7 @@ impl Metrics {
                 "admin_token_failures_total",
                 "Admin requests refused for a wrong ADMIN_TOKEN",
             )?,
-            failed_arrivals: counter(
+            failed_connections: counter(
                 r,
                 "connections_failed_total",
                 "Connections that failed at TLS's handshake or the PROXY header",
@@ -283,42 +195,40 @@ impl Metrics {
 
     /// Counts a request.
     pub fn request(&self, route: Route, outcome: Outcome) {
-        pick(&Outcome::ALL, route::pick(&self.requests, route), outcome);
+        let counters = self.requests.get(route.index());
+        counters.and_then(|counters| counters.get(outcome.index())).inspect(|counter| counter.inc());
     }
 
-    /// Notes how long a request took, from its headers to its answer.
-    pub fn request_took(&self, route: Route, seconds: f64) {
-        route::pick(&self.request_seconds, route).observe(seconds);
+    /// Observes the time between the headers of a request and its response.
+    pub fn observe_request(&self, route: Route, seconds: f64) {
+        self.request_seconds.get(route.index()).inspect(|histogram| histogram.observe(seconds));
     }
 
     /// Counts a sealed segment.
     pub fn sealed(&self, reason: SealReason) {
-        pick(&SealReason::ALL, &self.sealed, reason);
+        self.sealed.get(reason.index()).inspect(|counter| counter.inc());
     }
 
-    /// Counts an upload that has to be repeated.
+    /// Counts an upload that will be retried.
     pub fn retry(&self, class: ErrorClass) {
-        pick(&CLASSES, &self.retries, class);
+        self.retries.get(class.index()).inspect(|counter| counter.inc());
     }
 
-    /// Shows how many folders of dead processes wait to be taken over, and how many cannot be.
+    /// Sets the numbers of folders of exited processes that wait to be adopted and that cannot be adopted.
     pub fn folders_unadopted(&self, waiting: usize, failing: usize) {
-        for (gauge, value) in self.folders_unadopted.iter().zip([waiting, failing]) {
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        }
+        self.folders_unadopted.iter().zip([waiting, failing]).for_each(|(gauge, value)| set(gauge, value));
     }
 
-    /// All metrics in Prometheus's text format, with what is read only when somebody asks.
+    /// All metrics in the text format of Prometheus. The parameters are gauges that are only read for a scrape.
     ///
     /// # Errors
-    /// When the encoder fails.
+    /// If the encoder fails.
     pub fn render(
         &self,
         queue: (usize, usize),
         segments_waiting: usize,
         spool_bytes: usize,
     ) -> prometheus::Result<String> {
-        let set = |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.queue_jobs, queue.0);
         set(&self.queue_bytes, queue.1);
         set(&self.segments_waiting, segments_waiting);
@@ -327,10 +237,13 @@ impl Metrics {
     }
 }
 
-fn pick<T: PartialEq + Copy, const N: usize>(keys: &[(T, &str); N], counters: &[IntCounter; N], key: T) {
-    if let Some((_, counter)) = keys.iter().zip(counters).find(|((k, _), _)| *k == key) {
-        counter.inc();
-    }
+fn set(gauge: &IntGauge, value: usize) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+/// A metric for each value of a label, in the order of their indexes.
+fn by_label<L: Label, M>(metric: impl FnMut(&&'static str) -> M) -> Vec<M> {
+    L::VALUES.iter().map(metric).collect()
 }
 
 fn name(short: &str) -> String {
@@ -355,15 +268,14 @@ fn histogram(registry: &Registry, short: &str, help: &str, buckets: &[f64]) -> p
     Ok(histogram)
 }
 
-/// A counter for every value of its one label.
-fn labelled<const N: usize>(
+/// A counter for each value of its only label.
+fn labelled<L: Label>(
     registry: &Registry,
     short: &str,
     help: &str,
     label: &str,
-    values: [&str; N],
-) -> prometheus::Result<[IntCounter; N]> {
+) -> prometheus::Result<Vec<IntCounter>> {
     let counters = IntCounterVec::new(Opts::new(name(short), help), &[label])?;
     registry.register(Box::new(counters.clone()))?;
-    Ok(values.map(|value| counters.with_label_values(&[value])))
+    Ok(by_label::<L, _>(|value| counters.with_label_values(&[*value])))
 }

@@ -1,16 +1,16 @@
-//! Who else on this machine may read a file that should be its owner's alone.
+//! The permissions of files that only their owner should read.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Read permission of the group and of everyone.
+/// Read permission of the group and of all users.
 const OTHERS_READ: u32 = 0o044;
 
-/// Whether other users than the owner may read the file. A link is followed: the modes of what it leads to hold.
+/// Whether users other than the owner may read the file. Symbolic links are followed.
 ///
 /// # Errors
-/// The system's.
+/// If the permissions cannot be read.
 pub fn is_readable_by_others(path: &Path) -> io::Result<bool> {
     Ok(std::fs::metadata(path)?.permissions().mode() & OTHERS_READ != 0)
 }
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_readable_by_others_if_its_group_or_everyone_may_read_it() {
+    fn read_permission_of_the_group_or_of_all_users_is_detected() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for (mode, expected) in [(0o600, false), (0o711, false), (0o640, true), (0o604, true), (0o644, true)] {
             std::fs::set_permissions(file.path(), Permissions::from_mode(mode)).unwrap();

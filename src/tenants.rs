@@ -1,155 +1,150 @@
-//! Who may send, and how much: tenants, the digests of their tokens, and their limits.
+//! Authentication and rate limits: tenants, the digests of their tokens, and their limits.
 //!
-//! A token is looked for by its SHA-256, and digests are compared in constant time. What the look-up in the table itself may
-//! tell by its duration is about the digest of what was sent, which the sender has: whoever knew a digest in the table
-//! would still have to find a token for it. Tokens are not kept anywhere.
+//! A token is found by its SHA-256; tokens are not kept. Digests are compared in constant time. The time of the hash table
+//! lookup depends only on the digest of the token that was sent, which the client can compute itself.
 
 mod file;
-mod quota;
+mod rate_limits;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-pub use file::{Entry, FileError, Limits, parse};
-use quota::Quota;
-pub use quota::{Limit, Over};
+use arc_swap::ArcSwap;
+pub use file::{FileError, RateLimits, TenantEntry, parse};
+use rate_limits::RateLimiters;
+pub use rate_limits::{RateLimit, RateLimitExceeded};
 
 use crate::config::Ack;
 use crate::digest::Digest;
 use crate::queue::{Share, Shares};
-use crate::reload::{Followed, Reload};
+use crate::reload::{Reload, WatchedFiles};
 
-/// A longer token belongs to no tenant, so it is refused without being hashed.
+/// Longer tokens are rejected without hashing them.
 const TOKEN_MAX_BYTES: usize = 4096;
 
-/// Who sends: one tenant, as long as its limits stay what they are.
+/// A tenant with its current limits.
 #[derive(Debug)]
 pub struct Tenant {
     name: String,
-    limits: Limits,
+    limits: RateLimits,
     ack_max: Option<Ack>,
-    quota: Quota,
+    rate_limiters: RateLimiters,
     share: Option<Share>,
 }
 
 impl Tenant {
-    /// Letters, digits and `._-`.
+    /// The name: letters, digits and `._-`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The most that it may ask for; none if that is what everybody may.
+    /// The maximum ack level; `None` for `ACK_MAX`.
     pub fn ack_max(&self) -> Option<Ack> {
         self.ack_max
     }
 
-    /// What it may send in a time.
-    pub fn quota(&self) -> &Quota {
-        &self.quota
+    /// The rate limiters.
+    pub fn rate_limiters(&self) -> &RateLimiters {
+        &self.rate_limiters
     }
 
-    /// What it may hold of the queue; none if that is all of it.
+    /// The share of the queue; `None` if it is not limited.
     pub fn share(&self) -> Option<&Share> {
         self.share.as_ref()
     }
 }
 
-/// The file of tenants, as it was first read.
+/// The file of tenants with its initial content.
 #[derive(Debug)]
 pub struct TenantsFile {
     path: PathBuf,
-    first: Vec<Entry>,
-    followed: Followed,
+    entries: Vec<TenantEntry>,
+    watched: WatchedFiles,
 }
 
 impl TenantsFile {
-    /// Reads the file at `path`, and follows it from now on.
+    /// Reads the file at `path` and watches it from then on.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// [`FileError`].
     pub fn open(path: PathBuf, reload: &Reload) -> Result<Self, FileError> {
-        let followed = reload.follow(vec![path.clone()]);
-        let first = file::read(&path)?;
-        Ok(Self { path, first, followed })
+        let watched = reload.watch(vec![path.clone()]);
+        let entries = file::read(&path)?;
+        Ok(Self { path, entries, watched })
     }
 }
 
-/// The tenants that there are now.
+/// The current tenants.
 #[derive(Debug)]
 pub struct Tenants {
-    by_token: RwLock<Arc<ByToken>>,
-    /// Where what a tenant may hold of the queue is cut from.
+    by_token: ArcSwap<TenantsByToken>,
     shares: Shares,
-    /// The largest body that is taken, which fits into every limit on bytes.
+    /// Every burst of bytes allows one body of this size.
     max_body_bytes: usize,
-    /// Held by whoever has not said yet who it is.
-    unnamed: Option<Share>,
+    unauthenticated_share: Option<Share>,
 }
 
-type ByToken = HashMap<Digest, Arc<Tenant>>;
+type TenantsByToken = HashMap<Digest, Arc<Tenant>>;
 
 impl Tenants {
-    /// The tenants of `file`, and what keeps them as the file has them: to be run as long as they are needed.
+    /// The tenants of `file`, and a future that keeps them up to date with the file. It only ends with an error.
     pub fn new(
         file: TenantsFile,
         shares: Shares,
         max_body_bytes: usize,
     ) -> (Arc<Self>, impl Future<Output = std::io::Error> + Send + use<>) {
-        let TenantsFile { path, first, followed } = file;
-        let tenants = Arc::new(Self::of(first, shares, max_body_bytes));
+        let TenantsFile { path, entries, watched } = file;
+        let tenants = Arc::new(Self::from_entries(entries, shares, max_body_bytes));
         let current = Arc::clone(&tenants);
-        let following = followed.run(move || file::read(&path).map(|entries| current.replace(entries)));
-        (tenants, following)
+        let watching = watched.run(move || file::read(&path).map(|entries| current.replace(entries)));
+        (tenants, watching)
     }
 
-    /// The tenants that `entries` list, which do not change by themselves.
-    pub fn of(entries: Vec<Entry>, shares: Shares, max_body_bytes: usize) -> Self {
-        let tenants = Self { by_token: RwLock::default(), unnamed: shares.cut(), shares, max_body_bytes };
+    /// A fixed list of tenants.
+    pub fn from_entries(entries: Vec<TenantEntry>, shares: Shares, max_body_bytes: usize) -> Self {
+        let unauthenticated_share = shares.cut();
+        let tenants = Self { by_token: ArcSwap::default(), shares, max_body_bytes, unauthenticated_share };
         tenants.replace(entries);
         tenants
     }
 
-    /// Whose token this is, if it is anybody's.
+    /// The tenant with this token.
     pub fn find(&self, token: &[u8]) -> Option<Arc<Tenant>> {
-        let is_usual = (1..=TOKEN_MAX_BYTES).contains(&token.len());
-        is_usual.then(|| Digest::of(token)).and_then(|digest| self.now().get(&digest).cloned())
+        let is_plausible = (1..=TOKEN_MAX_BYTES).contains(&token.len());
+        is_plausible.then(|| Digest::of(token)).and_then(|digest| self.by_token.load().get(&digest).cloned())
     }
 
-    /// What all those may hold of the queue together who have not said yet who they are.
-    pub fn unnamed(&self) -> Option<&Share> {
-        self.unnamed.as_ref()
+    /// The share of the queue for all requests whose tenant is not known yet.
+    pub fn unauthenticated_share(&self) -> Option<&Share> {
+        self.unauthenticated_share.as_ref()
     }
 
-    /// More bytes than this no tenant holds of the queue.
-    pub fn max_queue_bytes(&self) -> usize {
+    /// The maximum size of a share of the queue, in bytes.
+    pub fn max_share_bytes(&self) -> usize {
         self.shares.max_bytes()
     }
 
-    fn now(&self) -> Arc<ByToken> {
-        Arc::clone(&self.by_token.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Puts these tenants in the place of those that there were. Who is in both keeps what it holds of the queue, and if its
-    /// limits have not changed, what it has used of them.
-    fn replace(&self, entries: Vec<Entry>) {
-        let old = self.now();
+    /// Replaces the tenants. A tenant that was there before keeps its share of the queue, and its rate limiters unless its
+    /// limits have changed.
+    fn replace(&self, entries: Vec<TenantEntry>) {
+        let old = self.by_token.load();
         let by_name: HashMap<&str, &Arc<Tenant>> = old.values().map(|tenant| (tenant.name(), tenant)).collect();
         let tenants = entries.len();
-        let mut by_token = ByToken::with_capacity(tenants);
-        for Entry { name, tokens, limits, ack_max } in entries {
+        let mut by_token = TenantsByToken::with_capacity(tenants);
+        for TenantEntry { name, tokens, limits, ack_max } in entries {
             let tenant = match by_name.get(&*name) {
                 Some(same) if same.limits == limits && same.ack_max == ack_max => Arc::clone(same),
-                before => {
-                    let share = before.map_or_else(|| self.shares.cut(), |before| before.share.clone());
-                    let quota = Quota::new(&limits, self.max_body_bytes);
-                    Arc::new(Tenant { name, limits, ack_max, quota, share })
+                previous => {
+                    let share = previous.map_or_else(|| self.shares.cut(), |previous| previous.share.clone());
+                    let rate_limiters = RateLimiters::new(&limits, self.max_body_bytes);
+                    Arc::new(Tenant { name, limits, ack_max, rate_limiters, share })
                 }
             };
             by_token.extend(tokens.into_iter().map(|token| (token, Arc::clone(&tenant))));
         }
-        tracing::info!(tenants, tokens = by_token.len(), "these tenants may send");
-        *self.by_token.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(by_token);
+        tracing::info!(tenants, tokens = by_token.len(), "tenants loaded");
+        self.by_token.store(Arc::new(by_token));
     }
 }
 

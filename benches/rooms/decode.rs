@@ -4,23 +4,23 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use loadtest::batch;
 use loadtest::payload::DEFAULT_SIZE;
-use millpond::decode::{self, Form, Lines};
+use millpond::decode::{self, BatchFormat, Lines};
 
 use crate::sample::{Batch, batches, limits, meta};
 
 #[divan::bench(args = batches(), max_time = 1)]
 fn envelope(bencher: Bencher<'_, '_>, batch: Batch) {
-    run(bencher, &batch.bodies(batch::Form::Envelope), batch.payloads, Form::Json);
+    run(bencher, &batch.bodies(batch::Form::Envelope), batch.payloads, BatchFormat::Json);
 }
 
 #[divan::bench(args = batches(), max_time = 1)]
 fn array(bencher: Bencher<'_, '_>, batch: Batch) {
-    run(bencher, &batch.bodies(batch::Form::Array), batch.payloads, Form::Json);
+    run(bencher, &batch.bodies(batch::Form::Array), batch.payloads, BatchFormat::Json);
 }
 
 #[divan::bench(args = batches(), max_time = 1)]
 fn ndjson(bencher: Bencher<'_, '_>, batch: Batch) {
-    run(bencher, &batch.bodies(batch::Form::Ndjson), batch.payloads, Form::Ndjson);
+    run(bencher, &batch.bodies(batch::Form::Ndjson), batch.payloads, BatchFormat::Ndjson);
 }
 
 /// The body is the payload.
@@ -28,16 +28,16 @@ fn ndjson(bencher: Bencher<'_, '_>, batch: Batch) {
 fn object(bencher: Bencher<'_, '_>, size: usize) {
     let batch = Batch { payloads: 1, size };
     // A line of NDJSON is one.
-    run(bencher, &batch.bodies(batch::Form::Ndjson), 1, Form::Json);
+    run(bencher, &batch.bodies(batch::Form::Ndjson), 1, BatchFormat::Json);
 }
 
-fn run(bencher: Bencher<'_, '_>, bodies: &[Vec<u8>], payloads: usize, form: Form) {
+fn run(bencher: Bencher<'_, '_>, bodies: &[Vec<u8>], payloads: usize, form: BatchFormat) {
     let bytes = bodies.iter().map(Vec::len).sum::<usize>() / bodies.len();
     let mut bodies = bodies.iter().cycle();
     let bencher = bencher.counter(ItemsCount::new(payloads)).counter(BytesCount::new(bytes));
     bencher.bench_local(|| {
         let body = black_box(bodies.next().unwrap());
-        let batch = decode::Batch::read(body, form, &limits(body.len()), &mut |_| true).unwrap();
+        let batch = decode::Batch::parse(body, form, &limits(body.len()), &mut |_| true).unwrap();
         let lines = Lines::write(&batch, &meta(), |_| true).unwrap();
         assert_eq!(black_box(lines).payloads as usize, payloads);
     });

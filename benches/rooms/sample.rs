@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use loadtest::batch::{self, Encoding};
 use loadtest::payload::{DEFAULT_SIZE, Number, Payloads};
-use millpond::decode::{self, Limits, Lines, Meta, Readers, Record};
+use millpond::decode::{self, BatchMetadata, Limits, Lines, Readers, Record};
 
 /// More than this a processor does not know by heart: it learns the branches of what comes again and again, and would be
 /// faster than it is.
@@ -49,7 +49,7 @@ impl Batch {
     /// The lines that a job holds of it.
     pub(crate) fn lines(self, number: u32) -> Lines {
         let body = self.body(batch::Form::Envelope, number);
-        let batch = decode::Batch::read(&body, decode::Form::Json, &limits(body.len()), &mut |_| true).unwrap();
+        let batch = decode::Batch::parse(&body, decode::BatchFormat::Json, &limits(body.len()), &mut |_| true).unwrap();
         Lines::write(&batch, &meta(), |_| true).unwrap()
     }
 }
@@ -60,9 +60,9 @@ pub(crate) fn limits(sent: usize) -> Limits {
 }
 
 /// What the server knows of a request.
-pub(crate) fn meta() -> Meta<'static> {
+pub(crate) fn meta() -> BatchMetadata<'static> {
     let request_id = "019d2f3c-8a51-7c3e-9b0e-5f6d7a8b9c0d";
-    Meta { received_at: now(), request_id, tenant: None, record: Record::Envelope }
+    BatchMetadata { received_at: now(), request_id, tenant: None, record: Record::Envelope }
 }
 
 /// A moment in November 2026.

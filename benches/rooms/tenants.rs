@@ -5,14 +5,14 @@ use std::sync::Arc;
 use divan::{Bencher, black_box};
 use millpond::digest::Digest;
 use millpond::queue::queue;
-use millpond::tenants::{Entry, Limit, Limits, Tenants};
+use millpond::tenants::{RateLimit, RateLimits, TenantEntry, Tenants};
 
 const TOKEN: &str = "mp_7d1f5b0c9a3e4f68b2d0c1e5a7f93b46";
 
 /// So many tenants with a token each; the last one's is [`TOKEN`].
 fn tenants(count: usize) -> Tenants {
     let per_second = Some(1_000_000);
-    let limits = Limits {
+    let limits = RateLimits {
         requests_per_second: per_second,
         payloads_per_second: Some(1_000_000_000),
         bytes_per_second: Some(1_000_000_000_000),
@@ -21,10 +21,10 @@ fn tenants(count: usize) -> Tenants {
     let entry = |n: usize| {
         let token = if n + 1 == count { TOKEN.to_owned() } else { format!("token-{n}") };
         let tokens = vec![Digest::of(token.as_bytes())];
-        Entry { name: format!("tenant-{n}"), tokens, limits: limits.clone(), ack_max: None }
+        TenantEntry { name: format!("tenant-{n}"), tokens, limits: limits.clone(), ack_max: None }
     };
     let (queue, _) = queue(10_000, 256 << 20, Arc::default());
-    Tenants::of((0..count).map(entry).collect(), queue.shares(50), 1 << 20)
+    Tenants::from_entries((0..count).map(entry).collect(), queue.shares(50), 1 << 20)
 }
 
 #[divan::bench(args = [1, 100_000], max_time = 1)]
@@ -44,9 +44,9 @@ fn quotas(bencher: Bencher<'_, '_>) {
     let tenants = tenants(1);
     let tenant = tenants.find(TOKEN.as_bytes()).unwrap();
     bencher.bench_local(|| {
-        let quota = tenant.quota();
-        let taken = [(Limit::Requests, 1), (Limit::Bytes, 3500), (Limit::Payloads, 10)]
-            .map(|(limit, amount)| quota.take(limit, black_box(amount)));
+        let limiters = tenant.rate_limiters();
+        let taken = [(RateLimit::Requests, 1), (RateLimit::Bytes, 3500), (RateLimit::Payloads, 10)]
+            .map(|(limit, amount)| limiters.take(limit, black_box(amount)));
         assert_eq!(taken, [Ok(()); 3]);
     });
 }

@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use libfuzzer_sys::fuzz_target;
-use millpond::decode::{Batch, Form, Limits, Lines, MAX_DEPTH, Meta, NoRoom, Readers, Record, Refused};
+use millpond::decode::{Batch, BatchFormat, Limits, Lines, MAX_DEPTH, BatchMetadata, OutOfBudget, Readers, Record, DecodeError};
 use millpond::inflate::{Encoding, InflateError, inflate};
 use serde_json::value::RawValue;
 
@@ -17,7 +17,7 @@ const DECODED_MAX_BYTES: usize = 4096;
 
 fuzz_target!(|input: &[u8]| {
     let Some((mode, body)) = input.split_first() else { return };
-    let form = if mode & 1 == 0 { Form::Json } else { Form::Ndjson };
+    let form = if mode & 1 == 0 { BatchFormat::Json } else { BatchFormat::Ndjson };
     let encoding =
         [None, Some(Encoding::Gzip), Some(Encoding::Deflate), Some(Encoding::Zstd)][usize::from(mode >> 1 & 3)];
     match encoding {
@@ -31,12 +31,12 @@ fuzz_target!(|input: &[u8]| {
             }
             Err(InflateError::TooLarge(most)) => assert_eq!(most, DECODED_MAX_BYTES),
             Err(InflateError::Corrupt(_)) => {}
-            Err(InflateError::NoRoom) => panic!("there is room without end"),
+            Err(InflateError::OutOfBudget) => panic!("there is room without end"),
         },
     }
 });
 
-fn compressed(encoding: Encoding, is_bare: bool, body: &[u8], form: Form) {
+fn compressed(encoding: Encoding, is_bare: bool, body: &[u8], form: BatchFormat) {
     let sent = match encoding {
         Encoding::Gzip => written(GzEncoder::new(Vec::new(), Compression::fast()), body, GzEncoder::finish),
         Encoding::Deflate if is_bare => {
@@ -59,26 +59,26 @@ fn written<W: Write>(mut encoder: W, body: &[u8], finish: impl Fn(W) -> std::io:
     encoder.write_all(body).and_then(|()| finish(encoder)).expect("a vector takes it")
 }
 
-fn decoded(body: &[u8], form: Form) {
-    let read = |readers| Batch::read(body, form, &Limits::new(body.len(), Record::Payload, readers), &mut |_| true);
+fn decoded(body: &[u8], form: BatchFormat) {
+    let read = |readers| Batch::parse(body, form, &Limits::new(body.len(), Record::Payload, readers), &mut |_| true);
     if let Ok(strict) = read(Readers::Strict) {
         let all = read(Readers::Any).expect("what is good for strict readers is good for any");
         assert_eq!(strict.payloads, all.payloads);
     }
     let batch = match read(Readers::Any) {
         Ok(batch) => batch,
-        Err(Refused::Invalid(invalid)) => {
+        Err(DecodeError::Invalid(invalid)) => {
             assert!(invalid.byte <= body.len());
             return;
         }
-        Err(Refused::Over(_)) => return,
-        Err(Refused::NoRoom) => panic!("there is room without end"),
+        Err(DecodeError::LimitExceeded(_)) => return,
+        Err(DecodeError::OutOfBudget) => panic!("there is room without end"),
     };
     if let Some(token) = batch.token {
         // Text or not, it is looked at without trouble.
         let _: bool = token.text().is_some();
     }
-    let meta = |record| Meta { received_at: UNIX_EPOCH, request_id: "fuzz", tenant: None, record };
+    let meta = |record| BatchMetadata { received_at: UNIX_EPOCH, request_id: "fuzz", tenant: None, record };
     let write = |record| Lines::write(&batch, &meta(record), |_| true).expect("there is room without end");
     let (bare, envelope) = (write(Record::Payload), write(Record::Envelope));
     assert_eq!(batch.payloads.len(), bare.payloads as usize);
@@ -102,7 +102,7 @@ fn decoded(body: &[u8], form: Form) {
     // The room that is asked for is what the lines take, and without it there are none.
     let room = envelope.bytes.len();
     let refused = Lines::write(&batch, &meta(Record::Envelope), |bytes| bytes < room);
-    assert_eq!(refused, Err(NoRoom { bytes: room }));
+    assert_eq!(refused, Err(OutOfBudget { bytes: room }));
 }
 
 /// The lines, each of which ends with a line feed.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use millpond::queue::queue;
-use millpond::tenants::{FileError, Limit, Over, Tenants, parse};
+use millpond::tenants::{FileError, RateLimit, RateLimitExceeded, Tenants, parse};
 
 /// A token in the wrong place. No name of a tenant has such signs.
 const SECRET: &[u8] = b"!s3cr3t!";
@@ -24,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
 fn checked(text: &[u8]) {
     let entries = match parse(text) {
         Ok(entries) => entries,
-        Err(FileError::Wrong { line, reason }) => {
+        Err(FileError::Invalid { line, reason }) => {
             assert!((1..=1 + text.iter().filter(|byte| **byte == b'\n').count()).contains(&line), "line {line}");
             assert!(!reason.is_empty() && !reason.contains("!s3cr3t!"), "{reason}");
             return;
@@ -41,23 +41,23 @@ fn checked(text: &[u8]) {
     assert!(entries.iter().all(|entry| (1..=16).contains(&entry.tokens.len())));
 
     let (queue, _receiver) = queue(10, 1 << 20, Arc::default());
-    let tenants = Tenants::of(entries, queue.shares(50), MAX_BODY_BYTES);
+    let tenants = Tenants::from_entries(entries, queue.shares(50), MAX_BODY_BYTES);
     assert!(tenants.find(b"").is_none());
     // The seeds list the digest of this one.
     let Some(tenant) = tenants.find(b"t") else { return };
     assert!(tenant.share().is_some_and(|share| !share.is_full()));
-    for limit in [Limit::Requests, Limit::Bytes, Limit::Payloads] {
+    for limit in [RateLimit::Requests, RateLimit::Bytes, RateLimit::Payloads] {
         // Whatever the limits are, one request with a body of the largest size and a usual batch is not over them at once.
         let amount = match limit {
-            Limit::Requests => 1,
-            Limit::Bytes => MAX_BODY_BYTES,
-            Limit::Payloads => 10_000,
+            RateLimit::Requests => 1,
+            RateLimit::Bytes => MAX_BODY_BYTES,
+            RateLimit::Payloads => 10_000,
         };
-        assert_eq!(tenant.quota().take(limit, amount), Ok(()));
-        match tenant.quota().take(limit, usize::MAX) {
+        assert_eq!(tenant.rate_limiters().take(limit, amount), Ok(()));
+        match tenant.rate_limiters().take(limit, usize::MAX) {
             Ok(()) => {}
-            Err(Over::Ever { most }) => assert!(most >= amount as u64),
-            Err(Over::For(_)) => panic!("more than all is not for later"),
+            Err(RateLimitExceeded::AboveBurst { burst: most }) => assert!(most >= amount as u64),
+            Err(RateLimitExceeded::RetryAfter(_)) => panic!("more than all is not for later"),
         }
     }
 }

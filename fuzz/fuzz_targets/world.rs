@@ -63,7 +63,7 @@ impl World {
         let depth = jobs.depth();
         let tenants = has_tenants.then(|| {
             let entries = parse(TENANTS.as_bytes()).expect("good tenants");
-            Arc::new(Tenants::of(entries, jobs.shares(50), settings.http.max_body_bytes))
+            Arc::new(Tenants::from_entries(entries, jobs.shares(50), settings.http.max_body_bytes))
         });
         let store = Arc::new(Store::connect(&settings).await);
         let public = PublicService::new(Arc::new(ApiState::new(&settings, jobs, context, store, tenants)));

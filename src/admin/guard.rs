@@ -1,79 +1,80 @@
-//! Who may use the admin routes: where there is a token, those who have it, and an address that guesses is told to wait; where
-//! there is none, those who name the server by a loopback name or an address, so that no web page reaches it through DNS.
+//! Access to the admin routes. With `ADMIN_TOKEN` a request needs the token, and wrong tokens are limited per address. Without
+//! it the `Host` must be a loopback name or an IP address, so that no web page can reach the routes by DNS rebinding.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::header::{AUTHORIZATION, HOST, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 
 use crate::audit;
 use crate::digest::Digest;
 use crate::headers::{bearer, is_local_host};
 use crate::log_throttle::LogThrottle;
+use crate::server::network;
 
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"millpond admin\"");
-/// Wrong tokens of one address in a window; more are answered 429 until the window ends. The right one is let in all the
-/// same: others may stand behind the address of one who guesses.
-const GUESSES_MAX: u32 = 10;
-const GUESS_WINDOW: Duration = Duration::from_secs(10);
-/// Addresses whose guesses are counted. When there are more, all are forgotten: memory is bounded, and so many addresses
-/// are not held up by a count for each.
+/// The number of wrong tokens of one address in a window before the response is 429. The right token is always accepted,
+/// because other clients may share the address.
+const FAILED_ATTEMPTS_MAX: u32 = 10;
+const WINDOW: Duration = Duration::from_secs(10);
+/// The number of addresses that are counted. If there are more, all counts are dropped: a limit per address does not stop
+/// an attacker with so many addresses.
 const ADDRESSES_MAX: usize = 1024;
 
-/// Decides whether a request may be answered.
+/// Decides whether a request may use the admin routes.
 #[derive(Debug)]
 pub(super) struct Guard {
     token: Option<Digest>,
-    guesses: Guesses,
+    failed_attempts: FailedAttempts,
     failures: IntCounter,
     log_throttle: LogThrottle,
 }
 
 impl Guard {
-    /// Asks for `token`, if there is one. Refused tokens are counted in `failures`.
+    /// Requires `token`, if there is one. `failures` counts wrong tokens.
     pub(super) fn new(token: Option<Digest>, failures: IntCounter) -> Self {
-        Self { token, guesses: Guesses::default(), failures, log_throttle: LogThrottle::for_clients() }
+        Self { token, failed_attempts: FailedAttempts::default(), failures, log_throttle: LogThrottle::for_clients() }
     }
 
-    /// The refusal of a request from `address`, if it is refused. `/live` is open: that the process lives is no secret.
-    pub(super) fn refusal<B>(&self, request: &Request<B>, address: IpAddr) -> Option<Response> {
+    /// The response to a request from `address` that is rejected. `/live` needs no token.
+    pub(super) fn reject<B>(&self, request: &Request<B>, address: IpAddr) -> Option<Response> {
         if request.uri().path() == "/live" {
             return None;
         }
-        let Some(token) = &self.token else { return misdirected(request) };
-        let Some(guess) = request.headers().get(AUTHORIZATION).and_then(bearer) else {
+        let Some(token) = &self.token else { return reject_rebinding(request) };
+        let Some(sent) = request.headers().get(AUTHORIZATION).and_then(bearer) else {
             self.log(address);
             return Some(unauthorized());
         };
         let now = Instant::now();
-        if *token == Digest::of(guess) {
+        if *token == Digest::of(sent) {
             return None;
         }
-        if let Some(wait) = self.guesses.blocked_for(address, now) {
-            self.failed(address);
+        if let Some(wait) = self.failed_attempts.blocked_for(address, now) {
+            self.count_failure(address);
             let seconds = HeaderValue::from(wait.as_secs() + 1);
             let text = "too many wrong tokens from this address: try again later\n";
             return Some((StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, seconds)], text).into_response());
         }
-        self.guesses.count(address, now);
-        self.failed(address);
+        self.failed_attempts.count(address, now);
+        self.count_failure(address);
         Some(unauthorized())
     }
 
-    fn failed(&self, address: IpAddr) {
+    fn count_failure(&self, address: IpAddr) {
         self.failures.inc();
         self.log(address);
     }
 
     fn log(&self, address: IpAddr) {
         if let Some(suppressed) = self.log_throttle.permit() {
-            tracing::warn!(target: audit::TARGET, %address, suppressed, "an admin request without the right ADMIN_TOKEN was refused");
+            tracing::warn!(target: audit::TARGET, %address, suppressed, "admin request rejected: missing or wrong ADMIN_TOKEN");
         }
     }
 }
@@ -83,49 +84,44 @@ fn unauthorized() -> Response {
     (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, BEARER)], text).into_response()
 }
 
-fn misdirected<B>(request: &Request<B>) -> Option<Response> {
+fn reject_rebinding<B>(request: &Request<B>) -> Option<Response> {
     let mut hosts = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
     let authority = request.uri().authority().map(Authority::as_str).map(str::as_bytes);
-    // Without any it is no browser.
-    let is_local = hosts.all(is_local_host) && authority.is_none_or(is_local_host);
+    // Browsers always send a host.
+    let is_safe = hosts.all(is_local_host) && authority.is_none_or(is_local_host);
     let text =
         "without ADMIN_TOKEN the Host must be localhost or an IP address: use one of these, or set ADMIN_TOKEN\n";
-    (!is_local).then(|| (StatusCode::MISDIRECTED_REQUEST, text).into_response())
+    (!is_safe).then(|| (StatusCode::MISDIRECTED_REQUEST, text).into_response())
 }
 
-/// Wrong tokens by address, each with when the first of its window came.
+/// The number of wrong tokens by address, with the start of the window.
 #[derive(Debug, Default)]
-struct Guesses(Mutex<HashMap<IpAddr, (Instant, u32)>>);
+struct FailedAttempts(Mutex<HashMap<IpAddr, (Instant, u32)>>);
 
-impl Guesses {
-    /// How long wrong tokens of `address` are answered 429, if it has sent too many.
+impl FailedAttempts {
+    /// The remaining time of the window, if `address` has sent too many wrong tokens in it.
     fn blocked_for(&self, address: IpAddr, now: Instant) -> Option<Duration> {
-        let guesses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (began, count) = *guesses.get(&network(address))?;
-        let left = GUESS_WINDOW.checked_sub(now.saturating_duration_since(began))?;
-        (count >= GUESSES_MAX && !left.is_zero()).then_some(left)
+        let (start, count) = *self.0.lock().get(&network(address))?;
+        let left = WINDOW.saturating_sub(now.saturating_duration_since(start));
+        (count >= FAILED_ATTEMPTS_MAX && !left.is_zero()).then_some(left)
     }
 
     fn count(&self, address: IpAddr, now: Instant) {
-        let mut guesses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_over = |began: Instant| now.saturating_duration_since(began) >= GUESS_WINDOW;
+        let mut attempts = self.0.lock();
+        let is_over = |start: Instant| now.saturating_duration_since(start) >= WINDOW;
         let address = network(address);
-        if guesses.len() >= ADDRESSES_MAX && !guesses.contains_key(&address) {
-            guesses.retain(|_, (began, _)| !is_over(*began));
-            if guesses.len() >= ADDRESSES_MAX {
-                guesses.clear();
+        if attempts.len() >= ADDRESSES_MAX && !attempts.contains_key(&address) {
+            attempts.retain(|_, (start, _)| !is_over(*start));
+            if attempts.len() >= ADDRESSES_MAX {
+                attempts.clear();
             }
         }
-        let (began, count) = guesses.entry(address).or_insert((now, 0));
-        if is_over(*began) {
-            (*began, *count) = (now, 0);
+        let (start, count) = attempts.entry(address).or_insert((now, 0));
+        if is_over(*start) {
+            (*start, *count) = (now, 0);
         }
         *count += 1;
     }
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    crate::server::network(address)
 }
 
 #[cfg(test)]
@@ -135,22 +131,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_guesses_is_blocked_until_its_window_ends_and_others_are_not() {
-        let (guesses, began) = (Guesses::default(), Instant::now());
+    fn an_address_with_too_many_wrong_tokens_is_blocked_until_its_window_ends() {
+        let (attempts, start) = (FailedAttempts::default(), Instant::now());
         let (one, two) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-        for _ in 0..GUESSES_MAX {
-            assert_eq!(guesses.blocked_for(one, began), None);
-            guesses.count(one, began);
+        for _ in 0..FAILED_ATTEMPTS_MAX {
+            assert_eq!(attempts.blocked_for(one, start), None);
+            attempts.count(one, start);
         }
-        assert_eq!(guesses.blocked_for(one, began), Some(GUESS_WINDOW));
-        assert_eq!(guesses.blocked_for(two, began), None);
-        assert_eq!(guesses.blocked_for(one, began + GUESS_WINDOW), None);
+        assert_eq!(attempts.blocked_for(one, start), Some(WINDOW));
+        assert_eq!(attempts.blocked_for(two, start), None);
+        assert_eq!(attempts.blocked_for(one, start + WINDOW), None);
     }
 
     #[test]
-    fn the_addresses_that_are_counted_are_bounded() {
-        let (guesses, now) = (Guesses::default(), Instant::now());
-        (0..10_000).for_each(|n| guesses.count(Ipv4Addr::from_bits(n).into(), now));
-        assert!(guesses.0.lock().unwrap().len() <= ADDRESSES_MAX);
+    fn the_number_of_addresses_is_limited() {
+        let (attempts, now) = (FailedAttempts::default(), Instant::now());
+        (0..10_000).for_each(|n| attempts.count(Ipv4Addr::from_bits(n).into(), now));
+        assert!(attempts.0.lock().len() <= ADDRESSES_MAX);
     }
 }

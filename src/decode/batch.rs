@@ -1,42 +1,42 @@
-//! The four forms of a batch, found in the body and left where they are.
+//! Parses a body to a batch. The payloads stay slices of the body.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use memchr::memchr;
 
-use super::limits::{Limits, Over, Readers, Refused};
-use super::scan::{Fault, FaultKind, Rules, Scanner};
-use super::{Invalid, text};
+use super::InvalidBatch;
+use super::limits::{DecodeError, LimitExceeded, Limits, Readers};
+use super::scan::{ScanError, Scanner};
 
-/// How a body holds its payloads, by its content type.
+/// The format of a body, from its content type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum BatchFormat {
     /// The envelope, an array of objects, or one object.
     Json,
-    /// One object a line.
+    /// One object per line.
     Ndjson,
 }
 
-/// A batch whose payloads are slices of the body.
+/// A batch. The payloads are slices of the body.
 #[derive(Debug, Default)]
 pub struct Batch<'a> {
-    /// JSON objects, in the order of the body; at least one.
+    /// JSON objects in the order of the body; at least one.
     pub payloads: Vec<&'a str>,
-    /// The envelope's `token`.
+    /// The `token` of the envelope.
     pub token: Option<Token<'a>>,
-    /// The envelope's `version`, as it was written.
+    /// The `version` of the envelope, as JSON.
     pub version: Option<&'a str>,
-    /// The envelope's other members: names, and values as they were written.
+    /// The names and values of the other members of the envelope. The values are JSON.
     pub context: Vec<(Cow<'a, str>, &'a str)>,
 }
 
-/// A token as it was written, in JSON. It is a secret, so it is not printed.
+/// The token of an envelope, as JSON. `Debug` does not print it.
 #[derive(Clone, Copy)]
 pub struct Token<'a>(pub(super) &'a str);
 
 impl<'a> Token<'a> {
-    /// The string that it spells; none if it is no string.
+    /// The token, if it is a string.
     pub fn text(self) -> Option<Cow<'a, str>> {
         serde_json::from_str::<Text<'a>>(self.0).ok().map(|Text(text)| text)
     }
@@ -48,31 +48,36 @@ impl fmt::Debug for Token<'_> {
     }
 }
 
-/// The room for payloads to begin with; most batches have no more.
-const USUAL_PAYLOADS: usize = 32;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// The initial capacity for payloads. Most batches have fewer.
+const PAYLOADS_CAPACITY: usize = 32;
+const TRAILING: &str = "not JSON: trailing characters";
 
 impl<'a> Batch<'a> {
-    /// Finds the batch in `body`. Before it takes memory for more than a few payloads it asks `room` for all that it then
-    /// has taken, in bytes; it stops where there is none, and at the first thing over `limits`.
+    /// Parses `body`. Before the list of payloads grows beyond its initial capacity, `reserve` has to grant its size in
+    /// bytes, including the old list that is copied.
     ///
     /// # Errors
-    /// [`Refused`], for the first thing wrong.
-    pub fn read(
+    /// [`DecodeError`] for the first error, or the first limit that is exceeded.
+    pub fn parse(
         body: &'a [u8],
-        form: Form,
+        format: BatchFormat,
         limits: &Limits,
-        room: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Self, Refused> {
+        reserve: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Self, DecodeError> {
         if u32::try_from(body.len()).is_err() {
-            return Err(Refused::Over(Over::Bytes));
+            return Err(DecodeError::LimitExceeded(LimitExceeded::Bytes));
         }
-        let text = text::of(body).map_err(Refused::Invalid)?;
-        let rules = Rules { is_strict: limits.readers == Readers::Strict, depth: limits.depth, steps: limits.steps };
-        let payloads = Payloads { found: Vec::new(), room, most: limits.payloads };
-        let mut source = Source { text, json: Scanner::new(text, rules), limits, payloads };
-        let batch = match form {
-            Form::Json => source.json()?,
-            Form::Ndjson => source.ndjson()?,
+        if body.starts_with(BYTE_ORDER_MARK) {
+            return Err(invalid("the body begins with a byte order mark, which is not valid JSON: omit it", None, 0));
+        }
+        let text = str::from_utf8(body).map_err(|error| invalid("the body is not UTF-8", None, error.valid_up_to()))?;
+        let scanner = Scanner::new(text, limits.readers == Readers::Strict, limits.depth, limits.steps);
+        let payloads = Payloads { list: Vec::new(), reserve, max: limits.payloads };
+        let mut parser = Parser { text, scanner, limits, payloads };
+        let batch = match format {
+            BatchFormat::Json => parser.json()?,
+            BatchFormat::Ndjson => parser.ndjson()?,
         };
         if batch.payloads.is_empty() {
             return Err(invalid("the batch is empty: send at least one payload", None, text.len()));
@@ -81,188 +86,168 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The payloads found so far.
+/// The payloads that were parsed.
 struct Payloads<'a, 'r> {
-    found: Vec<&'a str>,
-    room: &'r mut dyn FnMut(usize) -> bool,
-    most: usize,
+    list: Vec<&'a str>,
+    reserve: &'r mut dyn FnMut(usize) -> bool,
+    max: usize,
 }
 
 impl<'a> Payloads<'a, '_> {
-    fn push(&mut self, payload: &'a str) -> Result<(), Refused> {
-        let (length, capacity) = (self.found.len(), self.found.capacity());
-        if length >= self.most {
-            return Err(Refused::Over(Over::Payloads(self.most)));
+    fn push(&mut self, payload: &'a str) -> Result<(), DecodeError> {
+        let (length, capacity) = (self.list.len(), self.list.capacity());
+        if length >= self.max {
+            return Err(DecodeError::LimitExceeded(LimitExceeded::Payloads(self.max)));
         }
         if length == capacity {
-            let more = capacity.max(USUAL_PAYLOADS).min(self.most - length);
-            // The old memory is held until the new one has its contents.
-            let bytes = (2 * capacity + more) * size_of::<&str>();
-            if capacity > 0 && !(self.room)(bytes) {
-                return Err(Refused::NoRoom);
+            let additional = capacity.max(PAYLOADS_CAPACITY).min(self.max - length);
+            // The old list is freed after it was copied to the new one.
+            let bytes = (2 * capacity + additional) * size_of::<&str>();
+            if capacity > 0 && !(self.reserve)(bytes) {
+                return Err(DecodeError::OutOfBudget);
             }
-            self.found.reserve_exact(more);
+            self.list.reserve_exact(additional);
         }
-        self.found.push(payload);
+        self.list.push(payload);
         Ok(())
     }
 }
 
-/// The body, and how far it was read.
-struct Source<'a, 'r> {
+struct Parser<'a, 'r> {
     text: &'a str,
-    json: Scanner<'a>,
+    scanner: Scanner<'a>,
     limits: &'r Limits,
     payloads: Payloads<'a, 'r>,
 }
 
-impl<'a> Source<'a, '_> {
-    fn json(&mut self) -> Result<Batch<'a>, Refused> {
-        self.json.space();
-        let batch = match self.json.peek() {
+impl<'a> Parser<'a, '_> {
+    fn json(&mut self) -> Result<Batch<'a>, DecodeError> {
+        self.scanner.skip_whitespace();
+        let batch = match self.scanner.peek() {
             None => Batch::default(),
             Some(b'[') => {
                 self.array()?;
-                Batch { payloads: std::mem::take(&mut self.payloads.found), ..Batch::default() }
+                Batch { payloads: std::mem::take(&mut self.payloads.list), ..Batch::default() }
             }
             Some(b'{') => self.object()?,
             Some(_) => {
-                return Err(invalid("expected a JSON object or an array of objects", None, self.json.at()));
+                let reason = "expected a JSON object or an array of objects";
+                return Err(invalid(reason, None, self.scanner.offset()));
             }
         };
-        self.json.space();
-        match self.json.peek() {
-            Some(_) => Err(invalid(TRAILING, None, self.json.at())),
-            None => Ok(batch),
-        }
+        self.end(None)?;
+        Ok(batch)
     }
 
-    fn ndjson(&mut self) -> Result<Batch<'a>, Refused> {
+    fn ndjson(&mut self) -> Result<Batch<'a>, DecodeError> {
         let bytes = self.text.as_bytes();
-        while let Some(rest) = bytes.get(self.json.at()..).filter(|rest| !rest.is_empty()) {
-            let end = self.json.at() + memchr(b'\n', rest).unwrap_or(rest.len());
-            self.json.line(end).map_err(|fault| refused(fault, None, self.limits))?;
-            self.json.space();
-            if self.json.peek().is_some() {
+        while let Some(rest) = bytes.get(self.scanner.offset()..).filter(|rest| !rest.is_empty()) {
+            let end = self.scanner.offset() + memchr(b'\n', rest).unwrap_or(rest.len());
+            self.scanner.begin_line(end).map_err(|error| self.error(error, None))?;
+            self.scanner.skip_whitespace();
+            if self.scanner.peek().is_some() {
+                let index = self.payloads.list.len();
                 self.payload()?;
-                self.json.space();
-                if self.json.peek().is_some() {
-                    let index = self.payloads.found.len() - 1;
-                    return Err(invalid(TRAILING, Some(index), self.json.at()));
-                }
+                self.end(Some(index))?;
             }
-            self.json.next_line();
+            self.scanner.end_line();
         }
-        Ok(Batch { payloads: std::mem::take(&mut self.payloads.found), ..Batch::default() })
+        Ok(Batch { payloads: std::mem::take(&mut self.payloads.list), ..Batch::default() })
     }
 
-    /// An array of payloads.
-    fn array(&mut self) -> Result<(), Refused> {
-        self.json.skip();
-        self.json.space();
-        if self.json.peek() == Some(b']') {
-            self.json.skip();
+    /// Checks that only whitespace follows.
+    fn end(&mut self, payload: Option<usize>) -> Result<(), DecodeError> {
+        self.scanner.skip_whitespace();
+        match self.scanner.peek() {
+            Some(_) => Err(invalid(TRAILING, payload, self.scanner.offset())),
+            None => Ok(()),
+        }
+    }
+
+    /// Parses an array of payloads.
+    fn array(&mut self) -> Result<(), DecodeError> {
+        if self.scanner.open(b']') {
             return Ok(());
         }
         loop {
             self.payload()?;
-            self.json.space();
-            match self.json.peek() {
-                Some(b',') => self.json.skip(),
-                Some(b']') => break,
-                _ => {
-                    let fault = self.json.expected("`,` or `]`", "an array");
-                    let index = Some(self.payloads.found.len());
-                    return fault.map_err(|fault| refused(fault, index, self.limits));
-                }
+            let index = Some(self.payloads.list.len());
+            if !self.scanner.next_element(b']').map_err(|error| self.error(error, index))? {
+                return Ok(());
             }
-            self.json.space();
         }
-        self.json.skip();
-        Ok(())
     }
 
-    fn payload(&mut self) -> Result<(), Refused> {
-        let (start, index) = (self.json.at(), Some(self.payloads.found.len()));
-        let payload = self.json.value(0).map_err(|fault| refused(fault, index, self.limits))?;
+    fn payload(&mut self) -> Result<(), DecodeError> {
+        let (start, index) = (self.scanner.offset(), Some(self.payloads.list.len()));
+        let payload = self.scanner.value(0).map_err(|error| self.error(error, index))?;
         if !payload.starts_with('{') {
-            return Err(invalid(&format!("{}, where an object is expected", kind(payload)), index, start));
+            return Err(invalid(&format!("expected an object, found {}", kind(payload)), index, start));
         }
         self.payloads.push(payload)
     }
 
-    /// An object: the envelope if it has `data`, else a payload.
-    fn object(&mut self) -> Result<Batch<'a>, Refused> {
-        let start = self.json.at();
+    /// Parses an object: the envelope if it has `data`, else a payload.
+    fn object(&mut self) -> Result<Batch<'a>, DecodeError> {
+        let start = self.scanner.offset();
         let members = self.members()?;
-        // Only now it is clear of what its names are.
         let payload = if members.has_data { None } else { Some(0) };
-        self.json.end_object().map_err(|fault| refused(fault, payload, self.limits))?;
+        self.scanner.end_members().map_err(|error| self.error(error, payload))?;
         if !members.has_data {
-            let payload = self.text.get(start..self.json.at()).unwrap_or_default();
+            let payload = self.text.get(start..self.scanner.offset()).unwrap_or_default();
             return Ok(Batch { payloads: vec![payload], ..Batch::default() });
         }
-        let payloads = std::mem::take(&mut self.payloads.found);
-        members.into_batch(payloads).map_err(|at| invalid("the envelope has a member twice", None, at))
+        let payloads = std::mem::take(&mut self.payloads.list);
+        members.into_batch(payloads).map_err(|offset| invalid("the envelope has a duplicate member", None, offset))
     }
 
-    /// The members of the object at the top.
-    fn members(&mut self) -> Result<Members<'a>, Refused> {
+    /// Parses the members of the top-level object.
+    fn members(&mut self) -> Result<Members<'a>, DecodeError> {
         let mut members = Members::default();
-        let limits = self.limits;
-        let outside = |fault| refused(fault, None, limits);
-        self.json.skip();
-        self.json.space();
-        if self.json.peek() == Some(b'}') {
-            self.json.skip();
+        if self.scanner.open(b'}') {
             return Ok(members);
         }
         loop {
-            let at = self.json.at();
-            let name = self.json.member().map_err(outside)?;
+            let offset = self.scanner.offset();
+            let name = self.scanner.member().map_err(|error| self.error(error, None))?;
             if name == "data" {
-                if self.json.peek().is_some_and(|byte| byte != b'[') {
-                    let reason = "`data` is no array: it must be an array of objects";
-                    return Err(invalid(reason, None, self.json.at()));
-                }
                 if std::mem::replace(&mut members.has_data, true) {
-                    return Err(invalid("the envelope has `data` twice", None, at));
+                    return Err(invalid("the envelope has `data` twice", None, offset));
                 }
-                if self.json.peek().is_none() {
-                    self.json.expected("an array", "an object").map_err(outside)?;
+                match self.scanner.peek() {
+                    Some(b'[') => self.array()?,
+                    Some(_) => {
+                        let reason = "`data` is not an array: expected an array of objects";
+                        return Err(invalid(reason, None, self.scanner.offset()));
+                    }
+                    None => {
+                        let error = self.scanner.expected("an array", "an object");
+                        return Err(self.error(error, None));
+                    }
                 }
-                self.array()?;
             } else {
-                let value = self.json.value(1).map_err(outside)?;
-                members.push(at, name, value, limits.members);
+                let value = self.scanner.value(1).map_err(|error| self.error(error, None))?;
+                members.push(offset, name, value, self.limits.members);
             }
-            if members.has_data && members.are_too_many {
-                return Err(Refused::Over(Over::Members(limits.members)));
+            if members.has_data && members.has_too_many {
+                return Err(DecodeError::LimitExceeded(LimitExceeded::Members(self.limits.members)));
             }
-            self.json.space();
-            match self.json.peek() {
-                Some(b',') => self.json.skip(),
-                Some(b'}') => break,
-                _ => self.json.expected("`,` or `}`", "an object").map_err(outside)?,
+            if !self.scanner.next_element(b'}').map_err(|error| self.error(error, None))? {
+                return Ok(members);
             }
-            self.json.space();
         }
-        self.json.skip();
-        Ok(members)
+    }
+
+    fn error(&self, error: ScanError, payload: Option<usize>) -> DecodeError {
+        match error {
+            ScanError::Invalid { reason, offset: byte } => DecodeError::Invalid(InvalidBatch { reason, payload, byte }),
+            ScanError::TooManySteps => DecodeError::LimitExceeded(LimitExceeded::Steps(self.limits.steps)),
+        }
     }
 }
 
-const TRAILING: &str = "not JSON: trailing characters";
-
-fn invalid(reason: &str, payload: Option<usize>, byte: usize) -> Refused {
-    Refused::Invalid(Invalid { reason: reason.to_owned(), payload, byte })
-}
-
-fn refused(fault: Fault, payload: Option<usize>, limits: &Limits) -> Refused {
-    match fault.kind {
-        FaultKind::Invalid(reason) => Refused::Invalid(Invalid { reason, payload, byte: fault.at }),
-        FaultKind::TooManySteps => Refused::Over(Over::Steps(limits.steps)),
-    }
+fn invalid(reason: &str, payload: Option<usize>, byte: usize) -> DecodeError {
+    DecodeError::Invalid(InvalidBatch { reason: reason.to_owned(), payload, byte })
 }
 
 fn kind(json: &str) -> &'static str {
@@ -275,38 +260,37 @@ fn kind(json: &str) -> &'static str {
     }
 }
 
-/// A member of an object at the top that is not `data`.
+/// A member of the top-level object other than `data`.
 struct Member<'a> {
-    at: usize,
+    offset: usize,
     name: Cow<'a, str>,
     value: &'a str,
 }
 
-/// The members of an object at the top, as many as an envelope may have.
+/// The members of the top-level object, up to the maximum for an envelope. A payload may have more.
 #[derive(Default)]
 struct Members<'a> {
     has_data: bool,
     others: Vec<Member<'a>>,
-    are_too_many: bool,
+    has_too_many: bool,
 }
 
 impl<'a> Members<'a> {
-    fn push(&mut self, at: usize, name: Cow<'a, str>, value: &'a str, most: usize) {
-        if self.others.len() < most {
-            self.others.push(Member { at, name, value });
+    fn push(&mut self, offset: usize, name: Cow<'a, str>, value: &'a str, max: usize) {
+        if self.others.len() < max {
+            self.others.push(Member { offset, name, value });
         } else {
-            // A payload may have more.
-            self.are_too_many = true;
+            self.has_too_many = true;
         }
     }
 
-    /// The batch; or where a member stands that the envelope has twice.
+    /// The batch, or the offset of a duplicate member.
     fn into_batch(self, payloads: Vec<&'a str>) -> Result<Batch<'a>, usize> {
-        let mut names: Vec<(&str, usize)> = self.others.iter().map(|member| (&*member.name, member.at)).collect();
+        let mut names: Vec<(&str, usize)> = self.others.iter().map(|member| (&*member.name, member.offset)).collect();
         names.sort_unstable();
         let mut pairs = names.iter().zip(names.iter().skip(1));
-        if let Some((_, (_, at))) = pairs.find(|((one, _), (other, _))| one == other) {
-            return Err(*at);
+        if let Some((_, (_, offset))) = pairs.find(|((one, _), (other, _))| one == other) {
+            return Err(*offset);
         }
         let mut batch = Batch { payloads, ..Batch::default() };
         for Member { name, value, .. } in self.others {
@@ -320,6 +304,6 @@ impl<'a> Members<'a> {
     }
 }
 
-/// A string, borrowed unless it has escapes.
+/// A JSON string. It is borrowed unless it has escapes.
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -1,91 +1,90 @@
-//! How much of a body is decoded, and what is refused for the readers' sake.
+//! The limits of decoding, and its errors.
 
 use std::fmt;
 
-use super::{Invalid, MAX_DEPTH, Record};
+use super::{InvalidBatch, MAX_DEPTH, Record};
 
-/// A batch may hold so many payloads, however short its lines are.
 const PAYLOADS_MAX: usize = 500_000;
-/// An envelope may hold so many members: each line of the batch repeats them.
+/// Each line of the batch repeats the members of the envelope.
 const ENVELOPE_MEMBERS_MAX: usize = 1024;
-/// Values, members, escapes and lines that any body may hold.
+/// Every body may take this many steps, and [`STEPS_PER_BYTE`] more for each byte as sent. A step takes more than one byte
+/// in usual JSON, so only a body that was compressed to a small part of its size can reach the limit.
 const STEPS_ALLOWED: usize = 1 << 19;
-/// So many more for each byte of the body as it was sent. What senders write takes more than one byte for each.
 const STEPS_PER_BYTE: usize = 8;
 
-/// For whose sake payloads are refused that are JSON.
+/// Whether valid JSON is rejected if readers cannot read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readers {
-    /// What makes one of the readers in docs/readers.md fail on the whole object is refused.
+    /// Rejects what makes one of the readers in docs/readers.md fail for the whole object.
     Strict,
-    /// Everything that is JSON is taken.
+    /// Accepts all JSON.
     Any,
 }
 
-/// How much of a body is decoded.
+/// The limits of decoding one body.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The most payloads of a batch.
+    /// The maximum number of payloads in the batch.
     pub payloads: usize,
-    /// The most members of an envelope.
+    /// The maximum number of members in the envelope.
     pub members: usize,
-    /// The most values, members, escapes and lines; some count more than once.
+    /// The maximum work: one step for each value, member, escape and line, and more for those that cost more.
     pub steps: usize,
-    /// How deep a payload may nest.
+    /// The maximum depth of a payload.
     pub depth: usize,
-    /// What is refused beyond that.
+    /// What to reject besides invalid JSON.
     pub readers: Readers,
 }
 
 impl Limits {
-    /// The limits for a body of so many bytes as it was sent, which is stored in lines such as `record` says.
-    pub fn new(sent: usize, record: Record, readers: Readers) -> Self {
+    /// The limits for a body of `body_bytes` as sent, that is stored in lines with the content `record`.
+    pub fn new(body_bytes: usize, record: Record, readers: Readers) -> Self {
         Self {
             payloads: PAYLOADS_MAX,
             members: ENVELOPE_MEMBERS_MAX,
-            steps: sent.saturating_mul(STEPS_PER_BYTE).saturating_add(STEPS_ALLOWED),
-            // DuckDB reads 128 levels of a line, of which the record is one.
+            steps: body_bytes.saturating_mul(STEPS_PER_BYTE).saturating_add(STEPS_ALLOWED),
+            // DuckDB reads 128 levels of a line. The record is one of them.
             depth: MAX_DEPTH - usize::from((record, readers) == (Record::Envelope, Readers::Strict)),
             readers,
         }
     }
 }
 
-/// The limit that a body is over.
+/// A limit that a body exceeds, with its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum LimitExceeded {
     /// [`Limits::payloads`].
     Payloads(usize),
     /// [`Limits::members`].
     Members(usize),
     /// [`Limits::steps`].
     Steps(usize),
-    /// Offsets have 32 bits.
+    /// The body has 4 GiB or more: offsets have 32 bits.
     Bytes,
 }
 
-impl fmt::Display for Over {
+impl fmt::Display for LimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Payloads(most) => write!(f, "the batch has more than {most} payloads"),
-            Self::Members(most) => write!(f, "the envelope has more than {most} members"),
-            Self::Steps(most) => write!(
+            Self::Payloads(max) => write!(f, "the batch has more than {max} payloads"),
+            Self::Members(max) => write!(f, "the envelope has more than {max} members"),
+            Self::Steps(max) => write!(
                 f,
-                "the body has more than {most} values, members, escapes and lines, long names and numbers counted more \
-                 than once ({STEPS_ALLOWED} and {STEPS_PER_BYTE} for each byte as sent)"
+                "the body has more than {max} values, members, escapes and lines; long names and numbers count more than \
+                 once (the limit is {STEPS_ALLOWED}, plus {STEPS_PER_BYTE} for each byte of the body as sent)"
             ),
             Self::Bytes => write!(f, "the body has 4 GiB or more"),
         }
     }
 }
 
-/// Why there is no batch.
+/// Why a body is not decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
-    /// The body is wrong.
-    Invalid(Invalid),
-    /// The body is too much.
-    Over(Over),
-    /// The caller has no room for what decoding takes.
-    NoRoom,
+pub enum DecodeError {
+    /// The body is not a valid batch.
+    Invalid(InvalidBatch),
+    /// The body exceeds a limit.
+    LimitExceeded(LimitExceeded),
+    /// The caller did not reserve the memory that decoding needs.
+    OutOfBudget,
 }

@@ -1,38 +1,38 @@
-//! The lines that a batch is stored as.
+//! The lines of a batch.
 
 use std::io::{self, Write};
 use std::time::SystemTime;
 
 use memchr::memchr2;
-use time::OffsetDateTime;
 
 use super::{Batch, Token};
+use crate::rfc3339::Rfc3339;
 
-/// What a stored line holds.
+/// The content of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Record {
-    /// The payload with what the batch and the server know about it.
+    /// The payload, with the fields of the envelope and of the request.
     Envelope,
-    /// The bare payload.
+    /// The payload alone.
     Payload,
 }
 
-/// What the server knows of a batch.
+/// The fields that the server adds to a batch.
 #[derive(Debug, Clone, Copy)]
-pub struct Meta<'a> {
-    /// When the request came.
+pub struct BatchMetadata<'a> {
+    /// The time of the request.
     pub received_at: SystemTime,
-    /// The request's id: visible ASCII without quotes and backslashes, so that it stands in JSON as it is.
+    /// The id of the request: visible ASCII without quotes and backslashes, so that it needs no escapes in JSON.
     pub request_id: &'a str,
-    /// Whose batch it is, when senders have names: letters, digits and `._-`, which stand in a line in place of the token.
+    /// The name of the tenant, which replaces the token: letters, digits and `._-`, which need no escapes in JSON.
     pub tenant: Option<&'a str>,
-    /// What a line holds.
+    /// The content of a line.
     pub record: Record,
 }
 
-impl Meta<'_> {
-    /// The least that stands around a payload in a line, in bytes.
-    pub fn least_around(&self) -> usize {
+impl BatchMetadata<'_> {
+    /// The minimum size of a line without its payload, in bytes.
+    pub fn min_line_overhead(&self) -> usize {
         match self.record {
             Record::Payload => END.len(),
             Record::Envelope => {
@@ -44,40 +44,44 @@ impl Meta<'_> {
     }
 }
 
-/// The caller has no room for the lines.
+/// The caller did not reserve the memory for the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the stored lines would be {bytes} bytes long")]
-pub struct NoRoom {
-    /// How long they would be.
+#[error("the stored lines would take {bytes} bytes")]
+pub struct OutOfBudget {
+    /// The size of the lines.
     pub bytes: usize,
 }
 
-/// NDJSON, one line a payload, each ended by a line feed.
+/// NDJSON: one line for each payload. Each line ends with a line feed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Lines {
     /// The lines.
     pub bytes: Vec<u8>,
-    /// How many they are.
+    /// The number of lines.
     pub payloads: u32,
 }
 
 impl Lines {
-    /// Writes the lines of `batch`, if `grant` says that there is room for so many bytes: the envelope's own fields stand in
-    /// every line, so the lines of a small body can be long, and they are not written before they are allowed.
+    /// Writes the lines of `batch` if `reserve` grants their size in bytes. Each line repeats the fields of the envelope, so
+    /// the lines can be much larger than the body.
     ///
     /// # Errors
-    /// [`NoRoom`]; no line is left behind then.
-    pub fn write(batch: &Batch<'_>, meta: &Meta<'_>, grant: impl FnOnce(usize) -> bool) -> Result<Self, NoRoom> {
+    /// [`OutOfBudget`], if `reserve` returns false.
+    pub fn write(
+        batch: &Batch<'_>,
+        meta: &BatchMetadata<'_>,
+        reserve: impl FnOnce(usize) -> bool,
+    ) -> Result<Self, OutOfBudget> {
         let (head, tail): (Vec<u8>, &[u8]) = match meta.record {
             Record::Envelope => (head(batch, meta), RECORD_END),
             Record::Payload => (Vec::new(), END),
         };
-        let around = (head.len() + tail.len()).saturating_mul(batch.payloads.len());
-        let length = batch.payloads.iter().fold(around, |sum, payload| sum.saturating_add(payload.len()));
-        let no_room = NoRoom { bytes: length };
-        let Ok(payloads) = u32::try_from(batch.payloads.len()) else { return Err(no_room) };
-        if !grant(length) {
-            return Err(no_room);
+        let overhead = (head.len() + tail.len()).saturating_mul(batch.payloads.len());
+        let length = batch.payloads.iter().fold(overhead, |sum, payload| sum.saturating_add(payload.len()));
+        let out_of_budget = OutOfBudget { bytes: length };
+        let Ok(payloads) = u32::try_from(batch.payloads.len()) else { return Err(out_of_budget) };
+        if !reserve(length) {
+            return Err(out_of_budget);
         }
         let mut bytes = Vec::with_capacity(length);
         for payload in &batch.payloads {
@@ -89,8 +93,8 @@ impl Lines {
     }
 }
 
-/// Room for what lines begin with, so that it is not moved as it is written.
-const HEAD_USUAL_BYTES: usize = 256;
+/// The initial capacity for the part of a line before the payload.
+const HEAD_CAPACITY: usize = 256;
 
 const RECEIVED_AT: &[u8] = b"{\"received_at\":\"";
 const REQUEST_ID: &[u8] = b"\",\"request_id\":\"";
@@ -101,11 +105,12 @@ const END: &[u8] = b"\n";
 /// `2026-11-20T13:00:00.123Z`
 const RFC3339_BYTES: usize = 24;
 
-/// What every line of the batch begins with, up to the payload.
-fn head(batch: &Batch<'_>, meta: &Meta<'_>) -> Vec<u8> {
-    let mut head = Vec::with_capacity(HEAD_USUAL_BYTES);
+/// The part of every line before the payload.
+fn head(batch: &Batch<'_>, meta: &BatchMetadata<'_>) -> Vec<u8> {
+    let mut head = Vec::with_capacity(HEAD_CAPACITY);
     head.extend_from_slice(RECEIVED_AT);
-    push_rfc3339(&mut head, meta.received_at);
+    // Writing to a vector cannot fail.
+    let _: io::Result<()> = write!(head, "{:.3}", Rfc3339(meta.received_at));
     head.extend_from_slice(REQUEST_ID);
     head.extend_from_slice(meta.request_id.as_bytes());
     head.push(b'"');
@@ -137,7 +142,7 @@ fn head(batch: &Batch<'_>, meta: &Meta<'_>) -> Vec<u8> {
     head
 }
 
-/// Appends `json`, with spaces for its line breaks.
+/// Appends `json` with its line breaks replaced by spaces.
 fn push_on_one_line(bytes: &mut Vec<u8>, json: &str) {
     let start = bytes.len();
     bytes.extend_from_slice(json.as_bytes());
@@ -152,17 +157,5 @@ fn push_on_one_line(bytes: &mut Vec<u8>, json: &str) {
 }
 
 fn push_string(bytes: &mut Vec<u8>, text: &str) {
-    // `Value`'s own writer, since a write into memory has no error to report.
     bytes.extend_from_slice(serde_json::Value::from(text).to_string().as_bytes());
-}
-
-/// `2026-11-20T13:00:00.123Z` (RFC 3339), in UTC.
-fn push_rfc3339(bytes: &mut Vec<u8>, at: SystemTime) {
-    let at = OffsetDateTime::from(at);
-    let (year, month, day) = at.to_calendar_date();
-    let (hour, minute, second, milli) = at.to_hms_milli();
-    let month = u8::from(month);
-    // A vector takes whatever is written to it.
-    let _: io::Result<()> =
-        write!(bytes, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z");
 }

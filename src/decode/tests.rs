@@ -8,64 +8,65 @@ use serde_json::Value;
 
 use super::*;
 
-const META: Meta<'static> = Meta { received_at: UNIX_EPOCH, request_id: "r-1", tenant: None, record: Record::Envelope };
-const BARE: Meta<'static> = Meta { record: Record::Payload, ..META };
+const META: BatchMetadata<'static> =
+    BatchMetadata { received_at: UNIX_EPOCH, request_id: "r-1", tenant: None, record: Record::Envelope };
+const BARE: BatchMetadata<'static> = BatchMetadata { record: Record::Payload, ..META };
 
 const LIMITS: Limits =
     Limits { payloads: 1000, members: 10, steps: 1_000_000, depth: MAX_DEPTH, readers: Readers::Strict };
 const ANY: Limits = Limits { readers: Readers::Any, ..LIMITS };
 
-fn read<'a>(body: &'a [u8], form: Form, limits: &Limits) -> Result<Batch<'a>, Invalid> {
-    match Batch::read(body, form, limits, &mut |_| true) {
+fn read<'a>(body: &'a [u8], format: BatchFormat, limits: &Limits) -> Result<Batch<'a>, InvalidBatch> {
+    match Batch::parse(body, format, limits, &mut |_| true) {
         Ok(batch) => Ok(batch),
-        Err(Refused::Invalid(invalid)) => Err(invalid),
+        Err(DecodeError::Invalid(invalid)) => Err(invalid),
         Err(other) => panic!("{other:?} for {:?}", String::from_utf8_lossy(body)),
     }
 }
 
-fn decode(body: &[u8], form: Form, meta: &Meta<'_>) -> Result<Lines, Invalid> {
-    Ok(Lines::write(&read(body, form, &LIMITS)?, meta, |_| true).unwrap())
+fn decode(body: &[u8], format: BatchFormat, meta: &BatchMetadata<'_>) -> Result<Lines, InvalidBatch> {
+    Ok(Lines::write(&read(body, format, &LIMITS)?, meta, |_| true).unwrap())
 }
 
-/// What comes of it where nothing is refused for readers' sake.
-fn taken(body: &str, form: Form) -> Result<String, Invalid> {
-    let lines = Lines::write(&read(body.as_bytes(), form, &ANY)?, &BARE, |_| true).unwrap();
+/// The lines without the checks for readers.
+fn decode_any(body: &str, format: BatchFormat) -> Result<String, InvalidBatch> {
+    let lines = Lines::write(&read(body.as_bytes(), format, &ANY)?, &BARE, |_| true).unwrap();
     Ok(String::from_utf8(lines.bytes).unwrap())
 }
 
-fn bare(body: &str, form: Form) -> Result<String, Invalid> {
-    decode(body.as_bytes(), form, &BARE).map(|lines| String::from_utf8(lines.bytes).unwrap())
+fn decode_bare(body: &str, format: BatchFormat) -> Result<String, InvalidBatch> {
+    decode(body.as_bytes(), format, &BARE).map(|lines| String::from_utf8(lines.bytes).unwrap())
 }
 
-fn refusal(body: &[u8], form: Form) -> Invalid {
-    match decode(body, form, &META) {
+fn decode_error(body: &[u8], format: BatchFormat) -> InvalidBatch {
+    match decode(body, format, &META) {
         Err(invalid) => invalid,
-        other => panic!("expected a refusal of {:?}, got {other:?}", String::from_utf8_lossy(body)),
+        other => panic!("expected an error for {:?}, got {other:?}", String::from_utf8_lossy(body)),
     }
 }
 
 #[test]
-fn the_tenants_name_stands_in_a_line_where_the_token_would_and_in_a_bare_one_nothing_does() {
+fn the_name_of_the_tenant_replaces_the_token_in_records() {
     let body = br#"{"version":"1","data":[{"a":1}],"token":"s\u0065cret"}"#;
-    let named = Meta { tenant: Some("acme"), ..META };
-    let line = String::from_utf8(decode(body, Form::Json, &named).unwrap().bytes).unwrap();
+    let named = BatchMetadata { tenant: Some("acme"), ..META };
+    let line = String::from_utf8(decode(body, BatchFormat::Json, &named).unwrap().bytes).unwrap();
     assert!(line.contains(r#""request_id":"r-1","tenant":"acme","version":"1","payload""#), "{line}");
-    let bare = decode(body, Form::Json, &Meta { record: Record::Payload, ..named }).unwrap();
+    let bare = decode(body, BatchFormat::Json, &BatchMetadata { record: Record::Payload, ..named }).unwrap();
     assert_eq!(bare.bytes, b"{\"a\":1}\n");
-    let batch = read(body, Form::Json, &LIMITS).unwrap();
+    let batch = read(body, BatchFormat::Json, &LIMITS).unwrap();
     assert_eq!(batch.token.and_then(Token::text).as_deref(), Some("secret"));
     assert!(!format!("{batch:?}").contains("cret"));
     for other in ["null", "1", "[]", "{}"] {
         let body = format!("{{\"data\":[{{}}],\"token\":{other}}}");
-        assert_eq!(read(body.as_bytes(), Form::Json, &LIMITS).unwrap().token.unwrap().text(), None, "{other}");
+        assert_eq!(read(body.as_bytes(), BatchFormat::Json, &LIMITS).unwrap().token.unwrap().text(), None, "{other}");
     }
 }
 
 #[test]
-fn the_envelope_s_fields_stand_in_every_line() {
+fn every_line_repeats_the_fields_of_the_envelope() {
     let body = r#"{"version":"1.50","data":[{"a":1},{"b":2}],"token":"t","host":"h","n":[1]}"#;
-    let meta = Meta { received_at: UNIX_EPOCH + Duration::from_millis(1_795_183_199_999), ..META };
-    let lines = decode(body.as_bytes(), Form::Json, &meta).unwrap();
+    let meta = BatchMetadata { received_at: UNIX_EPOCH + Duration::from_millis(1_795_183_199_999), ..META };
+    let lines = decode(body.as_bytes(), BatchFormat::Json, &meta).unwrap();
     let head = concat!(
         r#"{"received_at":"2026-11-20T13:59:59.999Z","request_id":"r-1","token":"t","version":"1.50","#,
         r#""context":{"host":"h","n":[1]},"payload":"#
@@ -75,66 +76,66 @@ fn the_envelope_s_fields_stand_in_every_line() {
 }
 
 #[test]
-fn a_field_that_the_batch_did_not_give_is_left_out() {
-    let lines = decode(b"[{}]", Form::Json, &META).unwrap();
+fn missing_fields_are_omitted() {
+    let lines = decode(b"[{}]", BatchFormat::Json, &META).unwrap();
     let text = String::from_utf8(lines.bytes).unwrap();
     assert_eq!(text, "{\"received_at\":\"1970-01-01T00:00:00.000Z\",\"request_id\":\"r-1\",\"payload\":{}}\n");
 }
 
 #[test]
-fn every_form_gives_the_same_payloads() {
+fn every_format_decodes_to_the_same_payloads() {
     let expected = "{\"a\": 1}\n{\"b\":[2]}\n";
-    assert_eq!(bare(r#"{"data":[{"a": 1},{"b":[2]}]}"#, Form::Json).unwrap(), expected);
-    assert_eq!(bare(r#" [ {"a": 1} , {"b":[2]} ] "#, Form::Json).unwrap(), expected);
-    assert_eq!(bare("{\"a\": 1}\r\n\n  {\"b\":[2]}", Form::Ndjson).unwrap(), expected);
-    assert_eq!(bare("\n{\"token\":\"x\",\"n\":1}\n", Form::Json).unwrap(), "{\"token\":\"x\",\"n\":1}\n");
+    assert_eq!(decode_bare(r#"{"data":[{"a": 1},{"b":[2]}]}"#, BatchFormat::Json).unwrap(), expected);
+    assert_eq!(decode_bare(r#" [ {"a": 1} , {"b":[2]} ] "#, BatchFormat::Json).unwrap(), expected);
+    assert_eq!(decode_bare("{\"a\": 1}\r\n\n  {\"b\":[2]}", BatchFormat::Ndjson).unwrap(), expected);
+    assert_eq!(decode_bare("\n{\"token\":\"x\",\"n\":1}\n", BatchFormat::Json).unwrap(), "{\"token\":\"x\",\"n\":1}\n");
 }
 
 #[test]
-fn a_name_with_escapes_is_the_name_that_it_spells() {
-    assert_eq!(bare(r#"{"d\u0061ta":[{"a":1}]}"#, Form::Json).unwrap(), "{\"a\":1}\n");
+fn escapes_in_names_are_resolved() {
+    assert_eq!(decode_bare(r#"{"d\u0061ta":[{"a":1}]}"#, BatchFormat::Json).unwrap(), "{\"a\":1}\n");
 }
 
 #[test]
-fn numbers_escapes_and_repeated_names_come_back_as_they_were() {
+fn numbers_escapes_and_duplicate_names_are_stored_unchanged() {
     let payload = r#"{"n":1.50e+003,"big":1e999,"s":"\u00e9\ud83d\ude00\/\u0000","n":0}"#;
-    assert_eq!(taken(&format!("[{payload}]"), Form::Json).unwrap(), format!("{payload}\n"));
+    assert_eq!(decode_any(&format!("[{payload}]"), BatchFormat::Json).unwrap(), format!("{payload}\n"));
 }
 
 #[test]
 fn a_line_break_between_tokens_becomes_a_space() {
-    assert_eq!(bare("[{\r\n\"a\"\n:\t1}]", Form::Json).unwrap(), "{  \"a\" :\t1}\n");
+    assert_eq!(decode_bare("[{\r\n\"a\"\n:\t1}]", BatchFormat::Json).unwrap(), "{  \"a\" :\t1}\n");
 }
 
 #[test]
-fn a_refusal_names_the_payload_and_the_byte() {
-    type Case = (&'static [u8], Form, Option<usize>, usize, &'static str);
+fn errors_name_the_payload_and_the_byte() {
+    type Case = (&'static [u8], BatchFormat, Option<usize>, usize, &'static str);
     let cases: [Case; 22] = [
-        (b"", Form::Json, None, 0, "empty"),
-        (b" \n", Form::Ndjson, None, 2, "empty"),
-        (b"[]", Form::Json, None, 2, "empty"),
-        (b"{\"data\":[]}", Form::Json, None, 11, "empty"),
-        (b"{\"data\":{}}", Form::Json, None, 8, "`data` is no array"),
-        (b"{\"data\": \"x\"}", Form::Json, None, 9, "`data` is no array"),
-        (b"nonsense", Form::Json, None, 0, "expected a JSON object"),
-        (b" 7", Form::Json, None, 1, "expected a JSON object"),
-        (b"[{},7]", Form::Json, Some(1), 4, "a number"),
-        (b"[{},[{}]]", Form::Json, Some(1), 4, "an array"),
-        (b"{\"data\":[{},null]}", Form::Json, Some(1), 12, "null"),
-        (b"[{\"a\":1},{\"a\":}]", Form::Json, Some(1), 14, "not JSON"),
-        (b"[{\n\"a\":1},\n{\"a\" 1}]", Form::Json, Some(1), 16, "not JSON"),
-        (b"[{\"a\":1}", Form::Json, Some(1), 8, "not JSON: EOF"),
-        (b"[{\"a\":1}] x", Form::Json, None, 10, "trailing"),
-        (b"{}\n{}\n{\"a\":01}\n{}", Form::Ndjson, Some(2), 12, "not JSON"),
-        (b"{}\n{} {}\n", Form::Ndjson, Some(1), 6, "trailing"),
-        (b"\xef\xbb\xbf[{}]", Form::Json, None, 0, "byte order mark"),
-        (b"[{\"a\":\"\xff\"}]", Form::Json, None, 7, "not UTF-8"),
-        (b"[{\"a\":\"\0\"}]", Form::Json, Some(0), 7, "control character"),
-        (b"[{\"a\":\"x\\ud83d\"}]", Form::Json, Some(0), 8, "surrogate"),
-        (b"{\"data\":[{}],\"data\":[{}]}", Form::Json, None, 13, "twice"),
+        (b"", BatchFormat::Json, None, 0, "empty"),
+        (b" \n", BatchFormat::Ndjson, None, 2, "empty"),
+        (b"[]", BatchFormat::Json, None, 2, "empty"),
+        (b"{\"data\":[]}", BatchFormat::Json, None, 11, "empty"),
+        (b"{\"data\":{}}", BatchFormat::Json, None, 8, "`data` is not an array"),
+        (b"{\"data\": \"x\"}", BatchFormat::Json, None, 9, "`data` is not an array"),
+        (b"nonsense", BatchFormat::Json, None, 0, "expected a JSON object"),
+        (b" 7", BatchFormat::Json, None, 1, "expected a JSON object"),
+        (b"[{},7]", BatchFormat::Json, Some(1), 4, "a number"),
+        (b"[{},[{}]]", BatchFormat::Json, Some(1), 4, "an array"),
+        (b"{\"data\":[{},null]}", BatchFormat::Json, Some(1), 12, "null"),
+        (b"[{\"a\":1},{\"a\":}]", BatchFormat::Json, Some(1), 14, "not JSON"),
+        (b"[{\n\"a\":1},\n{\"a\" 1}]", BatchFormat::Json, Some(1), 16, "not JSON"),
+        (b"[{\"a\":1}", BatchFormat::Json, Some(1), 8, "not JSON: EOF"),
+        (b"[{\"a\":1}] x", BatchFormat::Json, None, 10, "trailing"),
+        (b"{}\n{}\n{\"a\":01}\n{}", BatchFormat::Ndjson, Some(2), 12, "not JSON"),
+        (b"{}\n{} {}\n", BatchFormat::Ndjson, Some(1), 6, "trailing"),
+        (b"\xef\xbb\xbf[{}]", BatchFormat::Json, None, 0, "byte order mark"),
+        (b"[{\"a\":\"\xff\"}]", BatchFormat::Json, None, 7, "not UTF-8"),
+        (b"[{\"a\":\"\0\"}]", BatchFormat::Json, Some(0), 7, "control character"),
+        (b"[{\"a\":\"x\\ud83d\"}]", BatchFormat::Json, Some(0), 8, "surrogate"),
+        (b"{\"data\":[{}],\"data\":[{}]}", BatchFormat::Json, None, 13, "twice"),
     ];
-    for (body, form, payload, byte, reason) in cases {
-        let invalid = refusal(body, form);
+    for (body, format, payload, byte, reason) in cases {
+        let invalid = decode_error(body, format);
         let shown = String::from_utf8_lossy(body);
         assert!(invalid.reason.contains(reason), "{shown:?}: {invalid}");
         assert_eq!((invalid.payload, invalid.byte), (payload, byte), "{shown:?}: {invalid}");
@@ -142,43 +143,45 @@ fn a_refusal_names_the_payload_and_the_byte() {
 }
 
 #[test]
-fn a_half_of_a_surrogate_pair_is_refused_wherever_it_stands() {
+fn unpaired_surrogates_are_rejected_everywhere() {
     for half in [r"\ud800", r"\udc00", r"\ud83dx", r"\ud83d\n", r"\ud83d\ud83d\ude00", r"\\\uDFFF"] {
         assert!(
-            refusal(format!("[{{\"a\":\"{half}\"}}]").as_bytes(), Form::Json).reason.contains("surrogate"),
+            decode_error(format!("[{{\"a\":\"{half}\"}}]").as_bytes(), BatchFormat::Json).reason.contains("surrogate"),
             "{half}"
         );
         assert!(
-            refusal(format!("{{\"data\":[{{}}],\"version\":\"{half}\"}}").as_bytes(), Form::Json).payload.is_none()
+            decode_error(format!("{{\"data\":[{{}}],\"version\":\"{half}\"}}").as_bytes(), BatchFormat::Json)
+                .payload
+                .is_none()
         );
     }
-    assert!(bare(r#"[{"a":"\\ud800 \ud83d\ude00"}]"#, Form::Json).is_ok());
+    assert!(decode_bare(r#"[{"a":"\\ud800 \ud83d\ude00"}]"#, BatchFormat::Json).is_ok());
 }
 
 #[test]
-fn nesting_is_allowed_up_to_its_limit_and_no_further() {
+fn nesting_is_limited() {
     let nested = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
-    assert!(bare(&nested(MAX_DEPTH), Form::Ndjson).is_ok());
-    let invalid = refusal(nested(MAX_DEPTH + 1).as_bytes(), Form::Ndjson);
+    assert!(decode_bare(&nested(MAX_DEPTH), BatchFormat::Ndjson).is_ok());
+    let invalid = decode_error(nested(MAX_DEPTH + 1).as_bytes(), BatchFormat::Ndjson);
     assert!(invalid.reason.contains("nested deeper"), "{invalid}");
     assert_eq!(invalid.byte, MAX_DEPTH * 5);
     let brackets_in_a_string = format!("[{{\"a\":\"\\\"{}\"}}]", "[{".repeat(500));
-    assert!(bare(&brackets_in_a_string, Form::Json).is_ok());
+    assert!(decode_bare(&brackets_in_a_string, BatchFormat::Json).is_ok());
     let hundred_thousand = format!("[{{\"a\":{}{}}}]", "[".repeat(100_000), "]".repeat(100_000));
-    assert!(refusal(hundred_thousand.as_bytes(), Form::Json).reason.contains("nested deeper"));
-    assert!(refusal("[".repeat(100_000).as_bytes(), Form::Json).reason.contains("nested deeper"));
+    assert!(decode_error(hundred_thousand.as_bytes(), BatchFormat::Json).reason.contains("nested deeper"));
+    assert!(decode_error("[".repeat(100_000).as_bytes(), BatchFormat::Json).reason.contains("nested deeper"));
 }
 
 #[test]
-fn lines_over_the_callers_limit_are_not_written() {
+fn lines_that_exceed_the_budget_are_not_written() {
     let body = br#"{"version":"0123456789","data":[{},{},{}]}"#;
-    let batch = read(body, Form::Json, &LIMITS).unwrap();
+    let batch = read(body, BatchFormat::Json, &LIMITS).unwrap();
     let needed = Lines::write(&batch, &META, |_| true).unwrap().bytes.len();
     assert!(Lines::write(&batch, &META, |bytes| bytes <= needed).is_ok());
-    assert_eq!(Lines::write(&batch, &META, |bytes| bytes < needed), Err(NoRoom { bytes: needed }));
+    assert_eq!(Lines::write(&batch, &META, |bytes| bytes < needed), Err(OutOfBudget { bytes: needed }));
 }
 
-/// JSON texts with every kind of value, written with white space where the grammar allows it.
+/// JSON values of all kinds, with `space` wherever the grammar allows it.
 fn json(space: &'static str) -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("null".to_owned()),
@@ -206,22 +209,22 @@ fn object(space: &'static str, value: impl Strategy<Value = String>) -> impl Str
 
 proptest! {
     #[test]
-    fn what_is_accepted_comes_back_byte_for_byte(payloads in prop::collection::vec(object(" ", json(" ")), 1..6)) {
+    fn accepted_payloads_are_stored_byte_for_byte(payloads in prop::collection::vec(object(" ", json(" ")), 1..6)) {
         let expected = payloads.join("\n") + "\n";
         let data = payloads.join(",");
-        prop_assert_eq!(taken(&format!("[{data}]"), Form::Json).unwrap(), expected.as_str());
-        prop_assert_eq!(taken(&format!("{{\"x\":1,\"data\":[{data}]}}"), Form::Json).unwrap(), expected.as_str());
-        prop_assert_eq!(taken(&expected, Form::Ndjson).unwrap(), expected);
+        prop_assert_eq!(decode_any(&format!("[{data}]"), BatchFormat::Json).unwrap(), expected.as_str());
+        prop_assert_eq!(decode_any(&format!("{{\"x\":1,\"data\":[{data}]}}"), BatchFormat::Json).unwrap(), expected.as_str());
+        prop_assert_eq!(decode_any(&expected, BatchFormat::Ndjson).unwrap(), expected);
     }
 
     #[test]
-    fn line_breaks_between_tokens_and_nothing_else_become_spaces(payload in object("\r\n", json("\n"))) {
-        let line = taken(&format!("[{payload}]"), Form::Json).unwrap();
+    fn only_line_breaks_between_tokens_become_spaces(payload in object("\r\n", json("\n"))) {
+        let line = decode_any(&format!("[{payload}]"), BatchFormat::Json).unwrap();
         prop_assert_eq!(line, payload.replace(['\r', '\n'], " ") + "\n");
     }
 
     #[test]
-    fn whatever_is_accepted_is_json_and_whatever_is_json_is_accepted(
+    fn a_body_is_accepted_if_and_only_if_it_is_json(
         mut bytes in object(" ", json("\n")).prop_map(String::into_bytes),
         at in any::<prop::sample::Index>(),
         with in any::<u8>(),
@@ -231,10 +234,10 @@ proptest! {
         let mut body = b"[".to_vec();
         body.extend_from_slice(&bytes);
         body.push(b']');
-        let accepted = read(&body, Form::Json, &ANY).is_ok();
+        let accepted = read(&body, BatchFormat::Json, &ANY).is_ok();
         let is_json = match serde_json::from_slice::<Vec<serde_json::Map<String, Value>>>(&body) {
             Ok(objects) => !objects.is_empty(),
-            // `Value` refuses what overflows an f64, the grammar does not; and it stops there, so the rest is anyone's guess.
+            // `Value` stops at a number that exceeds an f64, so the rest is not checked.
             Err(error) if error.to_string().contains("number out of range") => return Ok(()),
             Err(_) => false,
         };

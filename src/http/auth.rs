@@ -12,7 +12,7 @@ use super::problem::Problem;
 use crate::decode::Token;
 use crate::headers::bearer;
 use crate::queue::Share;
-use crate::tenants::{Limit, Over, Tenant, Tenants};
+use crate::tenants::{RateLimit, RateLimitExceeded, Tenant, Tenants};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// The shortest `Retry-After` of a client over a rate limit, in seconds, before jitter.
@@ -70,20 +70,20 @@ impl Identity {
     pub(super) fn share(&self) -> Option<&Share> {
         match self {
             Self::Anonymous => None,
-            Self::Unauthenticated(tenants) => tenants.unnamed(),
+            Self::Unauthenticated(tenants) => tenants.unauthenticated_share(),
             Self::Tenant(tenant) => tenant.share(),
         }
     }
 
     /// Counts `amount` against a rate limit of the tenant.
-    pub(super) fn take(&self, limit: Limit, amount: usize) -> Result<(), Problem> {
+    pub(super) fn take(&self, limit: RateLimit, amount: usize) -> Result<(), Problem> {
         let Some(tenant) = self.tenant() else { return Ok(()) };
-        tenant.quota().take(limit, amount).map_err(|over| match over {
-            Over::For(wait) => {
+        tenant.rate_limiters().take(limit, amount).map_err(|over| match over {
+            RateLimitExceeded::RetryAfter(wait) => {
                 let secs = wait.as_secs_f64().max(RETRY_AFTER_MIN_SECS) * (1.0 + fastrand::f64() / 2.0);
                 Problem::RateLimited { limit, retry_after: secs.ceil() as u64 }
             }
-            Over::Ever { most } => Problem::TooLarge(format!(
+            RateLimitExceeded::AboveBurst { burst: most } => Problem::TooLarge(format!(
                 "{amount} exceeds the burst of {most} that this tenant's {} and burst_seconds allow: split the batch",
                 limit.name()
             )),

@@ -11,7 +11,7 @@ use hyper::body::Body as _;
 use tokio::time::timeout;
 
 use super::problem::Problem;
-use crate::decode::Form;
+use crate::decode::BatchFormat;
 use crate::inflate::Encoding;
 use crate::queue::{JobQueue, Reservation, Share};
 use crate::server::WireBytes;
@@ -22,10 +22,10 @@ const FRAMING_BASE_BYTES: u64 = 128 * 1024;
 const FRAMING_PER_BYTE: u64 = 8;
 
 /// The format by `Content-Type`; JSON without one.
-pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Form::Json) };
+pub(super) fn form(headers: &HeaderMap) -> Result<BatchFormat, Problem> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(BatchFormat::Json) };
     if value == "application/json" {
-        return Ok(Form::Json);
+        return Ok(BatchFormat::Json);
     }
     let value = value.to_str().map_err(|_| Problem::UnsupportedType)?.to_ascii_lowercase();
     let mut parts = value.split(';').map(str::trim);
@@ -35,9 +35,9 @@ pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
         return Err(Problem::UnsupportedType);
     }
     match essence {
-        "application/json" => Ok(Form::Json),
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(Form::Ndjson),
-        _ if essence.starts_with("application/") && essence.ends_with("+json") => Ok(Form::Json),
+        "application/json" => Ok(BatchFormat::Json),
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(BatchFormat::Ndjson),
+        _ if essence.starts_with("application/") && essence.ends_with("+json") => Ok(BatchFormat::Json),
         _ => Err(Problem::UnsupportedType),
     }
 }

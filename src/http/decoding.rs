@@ -13,13 +13,13 @@ use super::auth::Identity;
 use super::problem::Problem;
 use super::request_id::RequestId;
 use crate::config::{HttpSettings, LINES_ALLOWED_BYTES, LINES_PER_DECODED};
-use crate::decode::{Batch, Form, Limits, Lines, Meta, Over, Readers, Record, Refused};
-use crate::inflate::{Encoding, InflateError, expected_len, inflate_within};
+use crate::decode::{Batch, BatchFormat, BatchMetadata, DecodeError, LimitExceeded, Limits, Lines, Readers, Record};
+use crate::inflate::{Encoding, InflateError, expected_len, inflate_with_budget};
 use crate::keyed_semaphores::KeyedSemaphores;
 use crate::log_throttle::LogThrottle;
 use crate::queue::{Reservation, Share};
 use crate::server::network;
-use crate::tenants::{Limit, Tenant};
+use crate::tenants::{RateLimit, Tenant};
 
 /// A decompressed body up to this size is decoded on the async thread, which costs less than handing it to another one. A
 /// larger body would delay the other requests of the thread.
@@ -70,7 +70,7 @@ pub(super) struct Decoder {
 
 /// A request whose body is to be decoded.
 pub(super) struct BatchRequest {
-    pub(super) format: Form,
+    pub(super) format: BatchFormat,
     pub(super) encoding: Option<Encoding>,
     pub(super) received_at: SystemTime,
     pub(super) id: RequestId,
@@ -155,12 +155,12 @@ impl Decoding {
         if body.len() > INLINE_MAX_BYTES || expected_len(encoding, body) > INLINE_MAX_BYTES {
             return Ok(None);
         }
-        match inflate_within(encoding, body, INLINE_MAX_BYTES, &mut |_| true) {
+        match inflate_with_budget(encoding, body, INLINE_MAX_BYTES, &mut |_| true) {
             Ok(inflated) if inflated.len() <= max_decoded => {
                 self.lines(&inflated, inflated.capacity(), Mode::Inline, reservation)
             }
             Err(error @ InflateError::Corrupt(_)) => Err(not_inflated(&error)),
-            Ok(_) | Err(InflateError::TooLarge(_) | InflateError::NoRoom) => Ok(None),
+            Ok(_) | Err(InflateError::TooLarge(_) | InflateError::OutOfBudget) => Ok(None),
         }
     }
 
@@ -170,7 +170,7 @@ impl Decoding {
             Some(encoding) => {
                 let mut budget = Budget::new(self.request.body_bytes, self.limits, reservation);
                 let max = self.limits.max_decoded_bytes;
-                let inflated = inflate_within(encoding, body, max, &mut |bytes| budget.reserve(bytes));
+                let inflated = inflate_with_budget(encoding, body, max, &mut |bytes| budget.reserve(bytes));
                 budget.outcome?;
                 let inflated = inflated.map_err(|error| not_inflated(&error))?;
                 self.lines(&inflated, inflated.capacity(), Mode::Blocking, reservation)?
@@ -197,22 +197,22 @@ impl Decoding {
             Mode::Blocking => (body_bytes + inflated, max_line_bytes),
         };
         let mut limits = Limits::new(body_bytes, record, readers);
-        let overhead = self.meta().least_around();
+        let overhead = self.meta().min_line_overhead();
         limits.payloads = limits
             .payloads
             .min(max_lines / (overhead + PAYLOAD_MIN_BYTES))
             .min(max_overhead / (overhead + SLICE_BYTES));
 
         let mut budget = Budget::new(buffers, self.limits, reservation);
-        let read = Batch::read(body, self.request.format, &limits, &mut |bytes| budget.reserve(bytes));
+        let read = Batch::parse(body, self.request.format, &limits, &mut |bytes| budget.reserve(bytes));
         budget.outcome?;
         let batch = match read {
             Ok(batch) => batch,
-            Err(Refused::Invalid(invalid)) => return Err(invalid.into()),
-            Err(Refused::Over(Over::Payloads(_))) if mode == Mode::Inline => return Ok(None),
-            Err(Refused::Over(over @ Over::Payloads(_))) => return Err(self.too_many_lines(over)),
-            Err(Refused::Over(over)) => return Err(Problem::TooLarge(format!("{over}: split the batch"))),
-            Err(Refused::NoRoom) => return Err(Problem::Internal),
+            Err(DecodeError::Invalid(invalid)) => return Err(invalid.into()),
+            Err(DecodeError::LimitExceeded(LimitExceeded::Payloads(_))) if mode == Mode::Inline => return Ok(None),
+            Err(DecodeError::LimitExceeded(over @ LimitExceeded::Payloads(_))) => return Err(self.too_many_lines(over)),
+            Err(DecodeError::LimitExceeded(over)) => return Err(Problem::TooLarge(format!("{over}: split the batch"))),
+            Err(DecodeError::OutOfBudget) => return Err(Problem::Internal),
         };
         self.authenticate(&batch, reservation)?;
         let slices = batch.payloads.capacity() * SLICE_BYTES;
@@ -237,19 +237,19 @@ impl Decoding {
             *identity = Identity::Tenant(tenant);
             ack.check(identity)?;
             reservation.move_to(identity.share())?;
-            identity.take(Limit::Requests, 1)?;
-            identity.take(Limit::Bytes, *body_bytes)?;
+            identity.take(RateLimit::Requests, 1)?;
+            identity.take(RateLimit::Bytes, *body_bytes)?;
         }
         if !std::mem::replace(&mut self.is_counted, true) {
-            identity.take(Limit::Payloads, batch.payloads.len())?;
+            identity.take(RateLimit::Payloads, batch.payloads.len())?;
         }
         Ok(())
     }
 
-    fn meta(&self) -> Meta<'_> {
+    fn meta(&self) -> BatchMetadata<'_> {
         let BatchRequest { received_at, id, identity, .. } = &self.request;
         let tenant = identity.tenant().map(Tenant::name);
-        Meta { received_at: *received_at, request_id: id.as_str(), tenant, record: self.limits.record }
+        BatchMetadata { received_at: *received_at, request_id: id.as_str(), tenant, record: self.limits.record }
     }
 
     fn too_many_lines(&self, what: impl fmt::Display) -> Problem {
@@ -298,7 +298,7 @@ fn not_inflated(error: &InflateError) -> Problem {
             Problem::TooLarge(format!("the body exceeds {max} bytes decompressed (MAX_DECODED_BYTES): split the batch"))
         }
         // The budget has the reason.
-        InflateError::NoRoom => Problem::Internal,
+        InflateError::OutOfBudget => Problem::Internal,
         InflateError::Corrupt(error) => {
             Problem::InvalidBody(format!("the body does not match its Content-Encoding: {error}"))
         }

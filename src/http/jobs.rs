@@ -28,7 +28,7 @@ use crate::log_throttle::LogThrottle;
 use crate::segment::{Compression, JobId};
 use crate::spool;
 use crate::store::{Found, StoreError};
-use crate::tenants::{Limit, Tenant};
+use crate::tenants::{RateLimit, Tenant};
 
 /// The longest `?wait=`.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -89,7 +89,7 @@ pub(super) async fn get(
     query: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let identity = Identity::require_in_headers(&headers, state.tenants.as_ref())?;
-    identity.take(Limit::Requests, 1)?;
+    identity.take(RateLimit::Requests, 1)?;
     // The memory of the headers is not kept while the request waits.
     drop(headers);
     // Text that is not UTF-8 is not a receipt either.

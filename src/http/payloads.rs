@@ -21,12 +21,12 @@ use super::service::ClientAddress;
 use super::state::ApiState;
 use super::{body, origin};
 use crate::config::Ack;
-use crate::decode::{Form, Lines};
+use crate::decode::{BatchFormat, Lines};
 use crate::queue::{Receipt, Reservation, Share};
 use crate::segment::JobId;
 use crate::server::WireBytes;
 use crate::spool;
-use crate::tenants::{Limit, Tenant};
+use crate::tenants::{RateLimit, Tenant};
 
 /// The query of the route.
 #[derive(Deserialize)]
@@ -69,24 +69,24 @@ pub(super) async fn post(
     if let Some(full) = identity.share().and_then(Share::full) {
         return Err(full.into());
     }
-    identity.take(Limit::Requests, 1)?;
+    identity.take(RateLimit::Requests, 1)?;
     let ack = RequestedAck::new(Parameters::ack(query)?, &state.settings);
     ack.check(&identity)?;
     let format = body::form(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
-    if matches!((&identity, format), (Identity::Unauthenticated(_), Form::Ndjson)) {
+    if matches!((&identity, format), (Identity::Unauthenticated(_), BatchFormat::Ndjson)) {
         // NDJSON has no envelope, so no token can follow.
         return Err(Problem::NoToken);
     }
     let (max, timeout) = (state.settings.max_body_bytes, state.settings.body_timeout);
     let length = body::length(&parts.headers, parts.version, max)?;
-    identity.take(Limit::Bytes, length.unwrap_or_default())?;
+    identity.take(RateLimit::Bytes, length.unwrap_or_default())?;
     // The memory of the headers is not kept while the body arrives and the commit is awaited.
     drop(parts);
     let (body, reservation) = body::read(body, wire, &state.queue, identity.share(), max, timeout).await?;
     state.context.metrics.bytes_in.inc_by(body.len() as u64);
     if length.is_none() {
-        identity.take(Limit::Bytes, body.len())?;
+        identity.take(RateLimit::Bytes, body.len())?;
     }
     let level = ack.level();
     // Whose permit a wait for the store uses. In memory mode that includes a wait for `disk`.

@@ -11,14 +11,14 @@ use serde::Serialize;
 use super::request_id::{RequestId, X_REQUEST_ID};
 use crate::audit::{AuditLog, Denial, DeniedRequest};
 use crate::config::Ack;
-use crate::decode::Invalid;
+use crate::decode;
 use crate::log_throttle::LogThrottle;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};
 use crate::segment::NoJobId;
 use crate::server::{HEADERS_MAX, Rejection, RenderedRejection};
 use crate::spool::SpoolError;
-use crate::tenants::Limit;
+use crate::tenants::RateLimit;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 /// RFC 6750, 3: without an error code, since the request had no token.
@@ -32,7 +32,7 @@ static INTERNAL_ERROR_LOG: LogThrottle = LogThrottle::for_clients();
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Problem {
     #[error(transparent)]
-    InvalidBatch(#[from] Invalid),
+    InvalidBatch(#[from] decode::InvalidBatch),
     #[error("{0}")]
     InvalidBody(String),
     #[error("{0}")]
@@ -88,7 +88,7 @@ pub(crate) enum Problem {
     TooManyHeaders,
     #[error("the tenant's {} limit is exceeded; the batch was not accepted", limit.name())]
     RateLimited {
-        limit: Limit,
+        limit: RateLimit,
         /// Seconds.
         retry_after: u64,
     },

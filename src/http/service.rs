@@ -141,7 +141,7 @@ impl Service<Request<Incoming>> for PublicService {
                 None => Outcome::Other,
             };
             state.context.metrics.request(route, outcome);
-            state.context.metrics.request_took(route, began.elapsed().as_secs_f64());
+            state.context.metrics.observe_request(route, began.elapsed().as_secs_f64());
             Ok(charged::keep(response, charge, version, &id))
         })
     }

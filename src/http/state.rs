@@ -55,7 +55,7 @@ impl ApiState {
         tenants: Option<Arc<Tenants>>,
     ) -> Self {
         let mut http = settings.http.clone();
-        let max_held = tenants.as_ref().map_or(queue.max_bytes(), |tenants| tenants.max_queue_bytes());
+        let max_held = tenants.as_ref().map_or(queue.max_bytes(), |tenants| tenants.max_share_bytes());
         // A batch that the tenant's share of the queue, or an empty spool, cannot hold would be retried for ever.
         let max_lines =
             if context.spool.is_durable() { max_held.min(settings.spool.max_batch_bytes()) } else { max_held };

@@ -1,13 +1,14 @@
 //! The ledger: accepted = stored + waiting + dead, in jobs and in payloads.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntGauge};
 
-/// Counts what was accepted and what became of it.
+/// Counts accepted jobs and payloads, and their results.
 #[derive(Debug, Default)]
 pub struct Ledger {
     accepted: Tally,
@@ -32,10 +33,10 @@ impl Tally {
     }
 }
 
-/// So many jobs, and the payloads in them.
+/// A number of jobs, and the number of payloads in them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
-    /// Accepted requests.
+    /// Jobs.
     pub jobs: u64,
     /// Payloads.
     pub payloads: u64,
@@ -44,34 +45,34 @@ pub struct Count {
 /// The ledger at one moment; it balances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Balance {
-    /// All that was answered 2xx, by this process or by a dead one that it took over from.
+    /// Accepted by this process, or adopted from an exited process.
     pub accepted: Count,
-    /// What the store has said yes to.
+    /// Stored as part of an object.
     pub stored: Count,
-    /// What was accepted and then damaged on disk.
+    /// Damaged on disk before it was stored.
     pub dead: Count,
-    /// What is in the queue or in a segment.
+    /// In the queue or in a segment.
     pub waiting: Count,
 }
 
 impl Ledger {
-    /// So many jobs and payloads are acknowledged, or about to be; or were by a dead process, and are taken over.
+    /// Counts jobs and payloads that are acknowledged or about to be, or that were adopted.
     pub fn accepted(&self, jobs: u64, payloads: u64) {
         self.accepted.add(jobs, payloads);
     }
 
-    /// So many jobs and payloads were damaged on disk.
+    /// Counts jobs and payloads that were damaged on disk.
     pub fn dead(&self, jobs: u64, payloads: u64) {
         self.dead.add(jobs, payloads);
     }
 
-    /// An object of so many jobs and payloads is in the store.
+    /// Counts the jobs and payloads of a stored object.
     pub fn stored(&self, jobs: u64, payloads: u64) {
         self.stored.add(jobs, payloads);
     }
 
-    /// Reads what was stored before what was accepted: a job that moves on in between shows as waiting, and nothing is
-    /// ever stored that was not accepted.
+    /// Reads the ledger. `accepted` is read last, so a job that is stored meanwhile counts as waiting, and `stored` never
+    /// exceeds `accepted`.
     pub fn balance(&self) -> Balance {
         let (stored, dead) = (self.stored.read(), self.dead.read());
         let accepted = self.accepted.read();
@@ -83,14 +84,14 @@ impl Ledger {
     }
 }
 
-/// Shows the ledger to Prometheus, every line of it from one [`Balance`].
+/// Exports the ledger to Prometheus. All metrics of a scrape come from one [`Balance`].
 pub(super) struct LedgerCollector {
     ledger: Arc<Ledger>,
     accepted: [IntCounter; 2],
     stored: [IntCounter; 2],
     dead: [IntCounter; 2],
     waiting: [IntGauge; 2],
-    /// Two scrapes at once would count twice.
+    /// Serialises scrapes: a counter is reset and then incremented.
     scrape: Mutex<()>,
 }
 
@@ -123,7 +124,7 @@ impl Collector for LedgerCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let _scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        let _scrape = self.scrape.lock();
         let balance = self.ledger.balance();
         for (counters, count) in
             [(&self.accepted, balance.accepted), (&self.stored, balance.stored), (&self.dead, balance.dead)]

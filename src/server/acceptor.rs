@@ -227,7 +227,7 @@ where
             Err(_) => tracing::debug!(%address, step, "connection timed out before its first request"),
         }
         if let Some(metrics) = &self.config.metrics {
-            metrics.failed_arrivals.inc();
+            metrics.failed_connections.inc();
         }
         None
     }

@@ -1,4 +1,4 @@
-//! The file of tenants. It is JSON:
+//! The file that lists the tenants. It is JSON:
 //!
 //! ```json
 //! {
@@ -18,72 +18,71 @@
 //! }
 //! ```
 //!
-//! A name is 1 to 64 letters, digits and `._-`. A tenant has 1 to 16 digests, each the SHA-256 of a token in hexadecimal, so
-//! that a token can be replaced while the one before it still holds. Limits may be left out, each or all: what is left out is
-//! not limited. `burst_seconds` (1 if left out) says how long a limit may be saved up: so many times the limit may come at
-//! once, a body of `MAX_BODY_BYTES` and a batch of 10,000 payloads in any case. `ack_max` (`memory`, `disk` or `stored`) is the
-//! most that the tenant may ask for with `?ack=`; left out, it is `ACK_MAX`, than which it may be more or less.
+//! - `name`: 1 to 64 letters, digits and `._-`.
+//! - `tokens_sha256`: the SHA-256 of 1 to 16 tokens in hexadecimal. All of them are valid, so that a token can be replaced
+//!   without downtime.
+//! - `limits`: rate limits; all are optional. A burst may have `burst_seconds` (default 1) times the limit, and always one
+//!   body of `MAX_BODY_BYTES` or one batch of 10,000 payloads.
+//! - `ack_max`: the maximum ack level of the tenant (`memory`, `disk` or `stored`), which may be higher or lower than the
+//!   default, `ACK_MAX`.
 //!
-//! Errors name the line and never repeat what stands there: it may be a token in the wrong place.
+//! Errors name the line and never repeat its content, which may be a misplaced token.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserializer};
 
 use crate::config::Ack;
 use crate::digest::Digest;
 
-/// The token whose digest stands in the examples of the documentation.
+/// The example token of the documentation. It is public, so it is not accepted.
 const EXAMPLE_TOKEN: &[u8] = b"test";
-/// A larger file is not read.
 const FILE_MAX_BYTES: u64 = 64 << 20;
-/// Each takes about half a kilobyte of memory.
+/// A tenant takes about 512 bytes of memory.
 const TENANTS_MAX: usize = 100_000;
 const TOKENS_PER_TENANT_MAX: usize = 16;
 const NAME_MAX_BYTES: usize = 64;
-/// More than a machine takes is no limit.
+/// The maximum values exceed what one machine can process.
 const REQUESTS_PER_SECOND_MAX: u64 = 1_000_000;
 const PAYLOADS_PER_SECOND_MAX: u64 = 1_000_000_000;
 const BYTES_PER_SECOND_MAX: u64 = 1_000_000_000_000;
 const BURST_SECONDS_MAX: u64 = 3600;
 
-/// A tenant as the file lists it.
+/// A tenant in the file.
 #[derive(Debug)]
-pub struct Entry {
-    /// Its name: nobody else's.
+pub struct TenantEntry {
+    /// The unique name.
     pub name: String,
-    /// Of its tokens: nobody else's.
+    /// The digests of its tokens. A token belongs to one tenant only.
     pub tokens: Vec<Digest>,
-    /// What it may send.
-    pub limits: Limits,
-    /// The most that it may ask for; none if that is what everybody may.
+    /// The rate limits.
+    pub limits: RateLimits,
+    /// The maximum ack level; `None` for `ACK_MAX`.
     pub ack_max: Option<Ack>,
 }
 
-/// What a tenant may send in a second; `None` is as much as it likes.
+/// The rate limits of a tenant; `None` for no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Requests of any kind.
-    #[serde(default, deserialize_with = "count::<_, REQUESTS_PER_SECOND_MAX>")]
+pub struct RateLimits {
+    /// All requests.
+    #[serde(default, deserialize_with = "limit::<_, REQUESTS_PER_SECOND_MAX>")]
     pub requests_per_second: Option<u64>,
-    /// Payloads. However low it is, 10,000 of them may come at once.
-    #[serde(default, deserialize_with = "count::<_, PAYLOADS_PER_SECOND_MAX>")]
+    /// Payloads. A burst of 10,000 is always allowed.
+    #[serde(default, deserialize_with = "limit::<_, PAYLOADS_PER_SECOND_MAX>")]
     pub payloads_per_second: Option<u64>,
-    /// Bytes of bodies, as they are sent. However low it is, one body of `MAX_BODY_BYTES` may come at once: it could never pass
-    /// otherwise.
-    #[serde(default, deserialize_with = "count::<_, BYTES_PER_SECOND_MAX>")]
+    /// Bytes of bodies as sent. A burst of `MAX_BODY_BYTES` is always allowed.
+    #[serde(default, deserialize_with = "limit::<_, BYTES_PER_SECOND_MAX>")]
     pub bytes_per_second: Option<u64>,
-    /// How long a limit may be saved up.
-    #[serde(default = "one", deserialize_with = "burst")]
+    /// The size of a burst, in seconds of the limit.
+    #[serde(default = "one", deserialize_with = "bounded::<_, BURST_SECONDS_MAX>")]
     pub burst_seconds: u64,
 }
 
-impl Default for Limits {
+impl Default for RateLimits {
     fn default() -> Self {
         Self { requests_per_second: None, payloads_per_second: None, bytes_per_second: None, burst_seconds: one() }
     }
@@ -93,27 +92,26 @@ fn one() -> u64 {
     1
 }
 
-/// Why there are no tenants in a file, or not these.
+/// Why the file of tenants was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The system's reason.
-    #[error("it cannot be read: {0}")]
-    Unread(#[from] io::Error),
-    /// Over 64 MiB.
-    #[error("it is over {FILE_MAX_BYTES} bytes: split the tenants between servers")]
+    /// The file cannot be read.
+    #[error("the file cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// The file exceeds 64 MiB.
+    #[error("the file exceeds {FILE_MAX_BYTES} bytes: distribute the tenants over several servers")]
     TooLarge,
-    /// What is wrong, and where.
+    /// The content is invalid.
     #[error("line {line}: {reason}")]
-    Wrong {
+    Invalid {
         /// From 1.
         line: usize,
-        /// What is wrong and what is expected instead, without what stands there.
+        /// What is wrong or was expected, without the invalid value.
         reason: String,
     },
 }
 
-/// Reads the file at `path`.
-pub(super) fn read(path: &Path) -> Result<Vec<Entry>, FileError> {
+pub(super) fn read(path: &Path) -> Result<Vec<TenantEntry>, FileError> {
     let mut text = Vec::new();
     std::fs::File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_end(&mut text)?;
     if text.len() as u64 > FILE_MAX_BYTES {
@@ -122,90 +120,77 @@ pub(super) fn read(path: &Path) -> Result<Vec<Entry>, FileError> {
     parse(&text)
 }
 
-/// The tenants that `text`, the content of a file, lists.
+/// Parses `text`, the content of the file.
 ///
 /// # Errors
-/// The first thing that is wrong.
-pub fn parse(text: &[u8]) -> Result<Vec<Entry>, FileError> {
+/// The first error.
+pub fn parse(text: &[u8]) -> Result<Vec<TenantEntry>, FileError> {
     let file: File = serde_json::from_slice(text)
-        .map_err(|error| FileError::Wrong { line: error.line().max(1), reason: without_values(&error) })?;
+        .map_err(|error| FileError::Invalid { line: error.line().max(1), reason: without_values(&error) })?;
     Ok(file.tenants.0)
 }
 
-/// What serde_json says, without what it has found: it repeats strings and names.
+/// The message of serde_json without the names and values that it repeats.
 fn without_values(error: &serde_json::Error) -> String {
-    let said = error.to_string();
-    let said = said.rfind(" at line ").and_then(|end| said.get(..end)).unwrap_or(&said);
+    let message = error.to_string();
+    let message = message.rfind(" at line ").and_then(|end| message.get(..end)).unwrap_or(&message);
     let repeats = ["invalid type: ", "invalid value: ", "invalid length ", "unknown field "];
-    if !repeats.iter().any(|beginning| said.starts_with(beginning)) {
-        return said.to_owned();
+    if !repeats.iter().any(|prefix| message.starts_with(prefix)) {
+        return message.to_owned();
     }
-    let expected = said.rfind(", expected ").and_then(|at| said.get(at + 2..)).unwrap_or("something else is expected");
-    if said.starts_with("unknown field ") {
-        format!("there is no such member: {expected}")
-    } else {
-        expected.to_owned()
-    }
+    let expected = message.rfind(", expected ").and_then(|at| message.get(at + 2..)).unwrap_or("the value is invalid");
+    let expected = expected.replace("a sequence", "an array");
+    if message.starts_with("unknown field ") { format!("unknown member: {expected}") } else { expected }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with `tenants`")]
 struct File {
-    tenants: List,
+    tenants: TenantList,
 }
 
-/// A tenant before it is known whether the others leave its name and its tokens to it.
+/// A tenant whose name and tokens may be duplicates of another tenant's.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with `name` and `tokens_sha256`")]
-struct Raw {
+struct UncheckedTenant {
     name: Name,
     tokens_sha256: Tokens,
     #[serde(default)]
-    limits: Limits,
+    limits: RateLimits,
     #[serde(default, deserialize_with = "ack")]
     ack_max: Option<Ack>,
 }
 
-struct List(Vec<Entry>);
+#[derive(Deserialize)]
+#[serde(try_from = "Vec<UncheckedTenant>")]
+struct TenantList(Vec<TenantEntry>);
 
-impl<'de> Deserialize<'de> for List {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        json.deserialize_seq(ListVisitor)
-    }
-}
+impl TryFrom<Vec<UncheckedTenant>> for TenantList {
+    type Error = String;
 
-struct ListVisitor;
-
-impl<'de> Visitor<'de> for ListVisitor {
-    type Value = List;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of tenants")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<List, A::Error> {
-        let mut entries = Vec::new();
+    fn try_from(tenants: Vec<UncheckedTenant>) -> Result<Self, String> {
+        if tenants.is_empty() {
+            return Err(
+                "no tenant is listed, so every request would be rejected: add a tenant, or unset TOKENS_FILE to \
+                        disable authentication"
+                    .to_owned(),
+            );
+        }
+        if tenants.len() > TENANTS_MAX {
+            return Err(format!("the file lists more than {TENANTS_MAX} tenants"));
+        }
         let (mut names, mut digests) = (HashSet::new(), HashSet::new());
-        while let Some(Raw { name: Name(name), tokens_sha256: Tokens(tokens), limits, ack_max }) =
-            items.next_element()?
-        {
-            if entries.len() == TENANTS_MAX {
-                return Err(de::Error::custom(format!("there may be {TENANTS_MAX} tenants and no more")));
-            }
+        let check = |tenant| {
+            let UncheckedTenant { name: Name(name), tokens_sha256: Tokens(tokens), limits, ack_max } = tenant;
             if !names.insert(name.clone()) {
-                return Err(de::Error::custom(format!("tenant {name} is there twice: put its tokens into one entry")));
+                return Err(format!("tenant {name} is listed twice: merge the two entries"));
             }
             if !tokens.iter().all(|token| digests.insert(*token)) {
-                return Err(de::Error::custom(format!(
-                    "a token of tenant {name} is there twice: a token belongs to one tenant, once"
-                )));
+                return Err(format!("a token of tenant {name} is listed twice: a token belongs to one tenant only"));
             }
-            entries.push(Entry { name, tokens, limits, ack_max });
-        }
-        if entries.is_empty() {
-            return Err(de::Error::custom("there is no tenant, so nobody could send: list one, or unset TOKENS_FILE"));
-        }
-        Ok(List(entries))
+            Ok(TenantEntry { name, tokens, limits, ack_max })
+        };
+        tenants.into_iter().map(check).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -217,11 +202,11 @@ impl TryFrom<String> for Name {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if (1..=NAME_MAX_BYTES).contains(&name.len()) && name.bytes().all(good) {
+        let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if (1..=NAME_MAX_BYTES).contains(&name.len()) && name.bytes().all(is_valid) {
             Ok(Self(name))
         } else {
-            Err(format!("a tenant's name is 1 to {NAME_MAX_BYTES} letters, digits and ._-"))
+            Err(format!("expected a tenant name of 1 to {NAME_MAX_BYTES} letters, digits and ._-"))
         }
     }
 }
@@ -235,18 +220,18 @@ impl TryFrom<Vec<String>> for Tokens {
 
     fn try_from(texts: Vec<String>) -> Result<Self, String> {
         if !(1..=TOKENS_PER_TENANT_MAX).contains(&texts.len()) {
-            return Err(format!("a tenant has 1 to {TOKENS_PER_TENANT_MAX} tokens"));
+            return Err(format!("expected 1 to {TOKENS_PER_TENANT_MAX} tokens for each tenant"));
         }
         let digest = |text: String| {
             let digest: Digest = text.parse().map_err(|()| {
-                "not the SHA-256 of a token, which is 64 hexadecimal digits: make it with printf %s TOKEN | sha256sum"
+                "expected the SHA-256 of a token, which has 64 hexadecimal digits: create it with printf %s TOKEN | sha256sum"
             })?;
             if digest == Digest::of(b"") {
-                return Err("this is the SHA-256 of an empty token: make it with printf %s TOKEN | sha256sum");
+                return Err("this is the SHA-256 of an empty token: create it with printf %s TOKEN | sha256sum");
             }
             if digest == Digest::of(EXAMPLE_TOKEN) {
                 return Err(
-                    "this is the SHA-256 of the documentation's example, a token that everyone knows: make your own with printf %s TOKEN | sha256sum",
+                    "this is the SHA-256 of the documentation's example token, which is public: create your own with printf %s TOKEN | sha256sum",
                 );
             }
             Ok(digest)
@@ -255,25 +240,19 @@ impl TryFrom<Vec<String>> for Tokens {
     }
 }
 
-/// A level of acknowledgement.
 fn ack<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Ack>, D::Error> {
-    let name = String::deserialize(json)?;
-    name.parse()
-        .map(Some)
-        .map_err(|()| de::Error::custom("ack_max is one of memory, disk and stored: leave it out for ACK_MAX"))
+    let error = |()| de::Error::custom("ack_max must be memory, disk or stored: omit it to use ACK_MAX");
+    String::deserialize(json)?.parse().map(Some).map_err(error)
 }
 
-/// A whole number from 1 to `MOST`.
-fn count<'de, D: Deserializer<'de>, const MOST: u64>(json: D) -> Result<Option<u64>, D::Error> {
-    let count = u64::deserialize(json)?;
-    let wrong = || de::Error::custom(format!("a limit is from 1 to {MOST}: leave it out for none"));
-    if (1..=MOST).contains(&count) { Ok(Some(count)) } else { Err(wrong()) }
+fn bounded<'de, D: Deserializer<'de>, const MAX: u64>(json: D) -> Result<u64, D::Error> {
+    let number = u64::deserialize(json)?;
+    let error = || de::Error::custom(format!("expected a whole number from 1 to {MAX}"));
+    (1..=MAX).contains(&number).then_some(number).ok_or_else(error)
 }
 
-fn burst<'de, D: Deserializer<'de>>(json: D) -> Result<u64, D::Error> {
-    let seconds = u64::deserialize(json)?;
-    let wrong = || de::Error::custom(format!("burst_seconds is from 1 to {BURST_SECONDS_MAX}"));
-    if (1..=BURST_SECONDS_MAX).contains(&seconds) { Ok(seconds) } else { Err(wrong()) }
+fn limit<'de, D: Deserializer<'de>, const MAX: u64>(json: D) -> Result<Option<u64>, D::Error> {
+    bounded::<D, MAX>(json).map(Some)
 }
 
 #[cfg(test)]
@@ -289,13 +268,13 @@ mod tests {
 
     fn wrong(text: &str) -> (usize, String) {
         match parse(text.as_bytes()) {
-            Err(FileError::Wrong { line, reason }) => (line, reason),
+            Err(FileError::Invalid { line, reason }) => (line, reason),
             other => panic!("expected an error in {text}, got {other:?}"),
         }
     }
 
     #[test]
-    fn names_digests_and_limits_are_read_and_what_is_left_out_is_not_limited() {
+    fn names_digests_and_limits_are_parsed_and_omitted_limits_are_unlimited() {
         let text = format!(
             r#"{{"tenants":[{{"name":"a.B_c-1","tokens_sha256":["{ONE}","{TWO}"],"limits":{{"bytes_per_second":5}}}},
             {{"name":"b","tokens_sha256":["{}"],"ack_max":"disk"}}]}}"#,
@@ -304,15 +283,15 @@ mod tests {
         let entries = parse(text.as_bytes()).unwrap();
         assert_eq!(entries.iter().map(|entry| &*entry.name).collect::<Vec<_>>(), ["a.B_c-1", "b"]);
         assert_eq!(entries[0].tokens, [Digest::of(b"test1"), Digest::of(b"test2")]);
-        assert_eq!(entries[0].limits, Limits { bytes_per_second: Some(5), ..Limits::default() });
-        assert_eq!(entries[1].limits, Limits::default());
+        assert_eq!(entries[0].limits, RateLimits { bytes_per_second: Some(5), ..RateLimits::default() });
+        assert_eq!(entries[1].limits, RateLimits::default());
         assert_eq!([entries[0].ack_max, entries[1].ack_max], [None, Some(Ack::Disk)]);
         let wrong = wrong(&text.replace("disk", "s3cret")).1;
-        assert!(wrong.starts_with("ack_max is one of") && !wrong.contains("s3cret"), "{wrong}");
+        assert!(wrong.starts_with("ack_max must be memory") && !wrong.contains("s3cret"), "{wrong}");
     }
 
     #[test]
-    fn an_error_names_its_line_and_what_to_do_and_never_what_stands_there() {
+    fn errors_name_the_line_and_the_remedy_but_never_the_content() {
         let entry = |name: &str, token: &str| format!("{{\"name\":\"{name}\",\n\"tokens_sha256\":[\"{token}\"]}}");
         let list = |entries: &[String]| format!("{{\"tenants\":[\n{}\n]}}", entries.join(",\n"));
         let limits = |limits: &str| {
@@ -322,10 +301,10 @@ mod tests {
             (String::new(), 1, "EOF"),
             ("{\"tenants\":[]}".to_owned(), 1, "no tenant"),
             ("[\"s3cret\"]".to_owned(), 1, "expected"),
-            ("{\"tenants\":\n\"s3cret\"}".to_owned(), 2, "expected an array of tenants"),
+            ("{\"tenants\":\n\"s3cret\"}".to_owned(), 2, "expected an array"),
             ("{\"tenants\":[\n\"s3cret\"]}".to_owned(), 2, "expected an object with `name`"),
-            ("{\"tenants\":[\n{\"s3cret\":\"a\"}]}".to_owned(), 2, "no such member: expected one of `name`"),
-            ("{\"tenants\":[{\"name\":\"a\",\n\"tokens_sha256\":\"s3cret\"}]}".to_owned(), 2, "expected a sequence"),
+            ("{\"tenants\":[\n{\"s3cret\":\"a\"}]}".to_owned(), 2, "unknown member: expected one of `name`"),
+            ("{\"tenants\":[{\"name\":\"a\",\n\"tokens_sha256\":\"s3cret\"}]}".to_owned(), 2, "expected an array"),
             (list(&[entry("a", "s3cret")]), 3, "printf %s TOKEN | sha256sum"),
             (list(&[entry("a", &ONE.replace('9', "é"))]), 3, "64 hexadecimal digits"),
             (list(&[entry("a", NOTHING)]), 3, "an empty token"),
@@ -335,15 +314,15 @@ mod tests {
             (list(&[entry("", ONE)]), 2, "1 to 64 letters"),
             (list(&[entry(&"a".repeat(65), ONE)]), 2, "1 to 64 letters"),
             (list(&[entry("a\\n", ONE)]), 2, "1 to 64 letters"),
-            (list(&[entry("a", ONE), entry("a", TWO)]), 6, "tenant a is there twice"),
-            (list(&[entry("a", ONE), entry("b", &ONE.to_ascii_uppercase())]), 6, "a token of tenant b is there twice"),
+            (list(&[entry("a", ONE), entry("a", TWO)]), 6, "tenant a is listed twice"),
+            (list(&[entry("a", ONE), entry("b", &ONE.to_ascii_uppercase())]), 6, "a token of tenant b is listed twice"),
             ("{\"tenants\":[{\"name\":\"a\",\"tokens_sha256\":[]}]}".to_owned(), 1, "1 to 16 tokens"),
             ("{\"tenants\":[{\"name\":\"a\"}]}".to_owned(), 1, "missing field `tokens_sha256`"),
             (limits("{\"requests_per_second\":0}"), 2, "from 1 to 1000000"),
             (limits("{\"requests_per_second\":-1}"), 2, "expected u64"),
             (limits("{\"requests_per_second\":null}"), 2, "expected u64"),
             (limits("{\"burst_seconds\":3601}"), 2, "from 1 to 3600"),
-            (limits("{\"s3cret\":1}"), 2, "no such member"),
+            (limits("{\"s3cret\":1}"), 2, "unknown member"),
         ];
         for (text, line, what) in cases {
             let (at, reason) = wrong(&text);
@@ -354,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn there_may_be_as_many_tenants_as_the_bound_says_and_no_more() {
+    fn the_number_of_tenants_is_limited() {
         let entry = |n: usize| format!("{{\"name\":\"t{n}\",\"tokens_sha256\":[\"{n:064x}\"]}}");
         let file = |count| format!("{{\"tenants\":[{}]}}", (0..count).map(entry).collect::<Vec<_>>().join(","));
         assert_eq!(parse(file(TENANTS_MAX).as_bytes()).unwrap().len(), TENANTS_MAX);
@@ -363,7 +342,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_written_by_the_rules_is_read_as_it_was_written(
+        fn every_valid_file_is_parsed_to_what_was_written(
             tenants in prop::collection::btree_map(
                 "[A-Za-z0-9._-]{1,64}",
                 (prop::collection::vec(any::<[u8; 32]>(), 1..=3), prop::option::of(1..=REQUESTS_PER_SECOND_MAX)),
@@ -391,16 +370,16 @@ mod tests {
         }
 
         #[test]
-        fn no_error_repeats_what_stands_in_the_file(
-            before in 0..7_usize,
+        fn errors_never_repeat_the_content_of_the_file(
+            template in 0..7_usize,
             secret in "[G-Z]{12}",
         ) {
-            let places = [
+            let templates = [
                 "\"@\"", "{\"@\":1}", "{\"tenants\":\"@\"}", "{\"tenants\":[\"@\"]}", "{\"tenants\":[{\"name\":[\"@\"]}]}",
                 "{\"tenants\":[{\"name\":\"a\",\"tokens_sha256\":[\"@, expected @\"]}]}",
                 "{\"tenants\":[{\"name\":\"a\",\"limits\":\"@, expected 1\"}]}",
             ];
-            let error = parse(places[before].replace('@', &secret).as_bytes()).unwrap_err();
+            let error = parse(templates[template].replace('@', &secret).as_bytes()).unwrap_err();
             prop_assert!(!error.to_string().contains(&secret), "{error}");
         }
     }

@@ -4,17 +4,17 @@ use crate::queue::{JobQueue, queue};
 
 fn tenants(text: &str) -> (Tenants, JobQueue) {
     let (queue, _) = queue(100, 1000, Arc::<Ledger>::default());
-    (Tenants::of(entries(text), queue.shares(50), 100), queue)
+    (Tenants::from_entries(entries(text), queue.shares(50), 100), queue)
 }
 
-/// `a:token:rate b:token`, as the file would have it.
-fn entries(text: &str) -> Vec<Entry> {
+/// Parses `name:token+token:requests_per_second`, separated by spaces.
+fn entries(text: &str) -> Vec<TenantEntry> {
     let entry = |word: &str| {
         let mut parts = word.split(':');
         let name = parts.next().unwrap().to_owned();
         let tokens = parts.next().unwrap().split('+').map(|token| Digest::of(token.as_bytes())).collect();
         let requests_per_second = parts.next().map(|rate| rate.parse().unwrap());
-        Entry { name, tokens, limits: Limits { requests_per_second, ..Limits::default() }, ack_max: None }
+        TenantEntry { name, tokens, limits: RateLimits { requests_per_second, ..RateLimits::default() }, ack_max: None }
     };
     text.split(' ').map(entry).collect()
 }
@@ -24,7 +24,7 @@ fn name(tenants: &Tenants, token: &str) -> Option<String> {
 }
 
 #[test]
-fn every_token_of_a_tenant_is_the_tenants_and_no_other_is() {
+fn a_tenant_is_found_by_each_of_its_tokens() {
     let (tenants, _) = tenants("a:one+two b:three");
     assert_eq!(["one", "two", "three"].map(|token| name(&tenants, token).unwrap()), ["a", "a", "b"]);
     for token in ["", "on", "onee", "ONE", "one\0", &"x".repeat(10_000)] {
@@ -33,29 +33,35 @@ fn every_token_of_a_tenant_is_the_tenants_and_no_other_is() {
 }
 
 #[test]
-fn who_is_still_there_keeps_what_it_holds_and_has_used_and_who_is_not_is_forgotten() {
+fn after_a_reload_tenants_keep_their_share_and_usage_and_removed_tenants_are_dropped() {
     let (tenants, queue) = tenants("same:one:1 changed:two:1 gone:three:1");
     let before = ["one", "two", "three"].map(|token| tenants.find(token.as_bytes()).unwrap());
-    before.iter().for_each(|tenant| assert_eq!(tenant.quota().take(Limit::Requests, 1), Ok(())));
+    before.iter().for_each(|tenant| assert_eq!(tenant.rate_limiters().take(RateLimit::Requests, 1), Ok(())));
     let gone = Arc::downgrade(&before[2]);
 
     tenants.replace(entries("same:one+four:1 changed:two:2 new:five:1"));
     assert_eq!(name(&tenants, "three"), None);
     let [same, changed] = ["four", "two"].map(|token| tenants.find(token.as_bytes()).unwrap());
-    assert!(matches!(same.quota().take(Limit::Requests, 1), Err(Over::For(_))), "a new token is no new quota");
-    assert_eq!(changed.quota().take(Limit::Requests, 1), Ok(()), "new limits begin anew");
+    assert!(
+        matches!(same.rate_limiters().take(RateLimit::Requests, 1), Err(RateLimitExceeded::RetryAfter(_))),
+        "a new token does not reset the rate limiters"
+    );
+    assert_eq!(changed.rate_limiters().take(RateLimit::Requests, 1), Ok(()), "new limits reset the rate limiters");
     let held = [&before[0], &before[1]].map(|tenant| {
         let mut held = queue.reserve(tenant.share());
         assert_eq!(held.grow_to(500), Ok(()));
         held
     });
-    assert!([&same, &changed].iter().all(|tenant| tenant.share().unwrap().is_full()), "what was held still counts");
+    assert!(
+        [&same, &changed].iter().all(|tenant| tenant.share().unwrap().is_full()),
+        "earlier reservations still count"
+    );
     drop((before, held));
-    assert!(gone.upgrade().is_none(), "nothing is kept of a tenant that is gone");
+    assert!(gone.upgrade().is_none(), "a removed tenant is dropped");
 }
 
 #[test]
-fn nothing_that_is_printed_shows_a_token_or_its_digest() {
+fn debug_output_shows_no_token_and_no_digest() {
     let (tenants, _) = tenants("a:s3cret");
     let digest = "1ec1c26b50d5d3c58d9583181af8076655fe00756bf7285940ba3670f99fcba0";
     assert_eq!(digest.parse::<Digest>(), Ok(Digest::of(b"s3cret")));

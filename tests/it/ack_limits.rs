@@ -89,8 +89,8 @@ async fn senders_who_wait_for_the_store_make_no_more_than_one_object_in_an_inter
 async fn levels_and_intervals_that_contradict_each_other_are_refused_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let cases = [
-        ([("ACK", "disk"), ("ACK_MAX", "memory")], "ACK_MAX is below ACK"),
-        ([("STORED_INTERVAL", "11s"), ("ACK_TIMEOUT", "10s")], "STORED_INTERVAL is over ACK_TIMEOUT"),
+        ([("ACK", "disk"), ("ACK_MAX", "memory")], "ACK_MAX is lower than ACK"),
+        ([("STORED_INTERVAL", "11s"), ("ACK_TIMEOUT", "10s")], "STORED_INTERVAL exceeds ACK_TIMEOUT"),
         ([("ACK_MAX", "all"), ("ACK", "disk")], "ACK_MAX=all"),
         ([("TENANT_SPOOL_SHARE", "half"), ("ACK", "disk")], "TENANT_SPOOL_SHARE=half"),
     ];

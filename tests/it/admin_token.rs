@@ -1,4 +1,4 @@
-//! The admin listener's token.
+//! Access to the admin listener.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -12,7 +12,7 @@ async fn get(server: &Server, path: &str, headers: &str) -> Answer {
     get_from(server, 1, path, headers).await
 }
 
-/// Asks from an address of its own, 127.0.0.`client`.
+/// Sends a request from 127.0.0.`client`.
 async fn get_from(server: &Server, client: u8, path: &str, headers: &str) -> Answer {
     let host = if headers.contains("Host:") { "" } else { "Host: x\r\n" };
     let mut connection = connect_from(server, client).await;
@@ -27,7 +27,7 @@ async fn connect_from(server: &Server, client: u8) -> Connection {
 }
 
 #[tokio::test]
-async fn every_admin_route_but_live_asks_for_the_token() {
+async fn every_admin_route_except_live_requires_the_token() {
     let mut server = Server::start(&[("ADMIN_ADDR", "0.0.0.0:0"), ("ADMIN_TOKEN", TOKEN), ("RUST_LOG", "debug")]).await;
     let right = format!("Authorization: Bearer {TOKEN}\r\n");
     let wrong = [
@@ -40,7 +40,7 @@ async fn every_admin_route_but_live_asks_for_the_token() {
         format!("Authorization: {TOKEN}\r\n"),
         format!("X-Api-Key: {TOKEN}\r\n"),
     ];
-    // Each from an address of its own: the guesses of one address are limited.
+    // Each from its own address, because wrong tokens of one address are limited.
     for (path, client) in
         ["/metrics", "/ready", "/live/", "//live", "/nowhere", "/metrics?live=/live"].into_iter().zip(2..)
     {
@@ -59,7 +59,7 @@ async fn every_admin_route_but_live_asks_for_the_token() {
 }
 
 #[tokio::test]
-async fn beyond_loopback_there_is_no_admin_listener_without_a_token() {
+async fn an_admin_address_other_than_loopback_requires_a_token() {
     let folder = tempfile::tempdir().unwrap();
     for addr in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9090"] {
         let output = run(folder.path(), &[("ADMIN_ADDR", addr)], &[]).await;
@@ -75,7 +75,7 @@ async fn beyond_loopback_there_is_no_admin_listener_without_a_token() {
 }
 
 #[tokio::test]
-async fn wrong_tokens_of_an_address_are_limited_and_logged_and_the_right_one_is_always_let_in() {
+async fn wrong_tokens_are_limited_per_address_and_the_right_token_is_always_accepted() {
     let mut server = Server::start(&[("ADMIN_ADDR", "0.0.0.0:0"), ("ADMIN_TOKEN", TOKEN)]).await;
     let right = format!("Authorization: Bearer {TOKEN}\r\n");
     let mut connection = connect_from(&server, 2).await;
@@ -90,19 +90,19 @@ async fn wrong_tokens_of_an_address_are_limited_and_logged_and_the_right_one_is_
     assert!(
         statuses.iter().filter(|answer| answer.status == 429).all(|answer| !answer.header("retry-after").is_empty())
     );
-    assert_eq!(get_from(&server, 2, "/metrics", &right).await.status, 200, "another may stand behind its address");
+    assert_eq!(get_from(&server, 2, "/metrics", &right).await.status, 200, "another client may share the address");
     let guess = get_from(&server, 2, "/metrics", "Authorization: Bearer guess-number-0200\r\n").await;
-    assert_eq!(guess.status, 429, "the right one does not reset the count");
+    assert_eq!(guess.status, 429, "the right token does not reset the count");
     let metrics = get_from(&server, 3, "/metrics", &right).await;
     assert_eq!(metrics.status, 200);
     assert!(metrics.text().contains("\nmillpond_admin_token_failures_total 201\n"));
-    server.logged("without the right ADMIN_TOKEN was refused").await;
+    server.logged("missing or wrong ADMIN_TOKEN").await;
     assert!(server.log().contains("127.0.0.2") && !server.log().contains("guess-number"), "{}", server.log());
-    assert!(server.log().matches("without the right ADMIN_TOKEN was refused").count() <= 3, "{}", server.log());
+    assert!(server.log().matches("missing or wrong ADMIN_TOKEN").count() <= 3, "{}", server.log());
 }
 
 #[tokio::test]
-async fn without_a_token_a_name_that_dns_may_rebind_is_refused() {
+async fn without_a_token_a_host_name_is_rejected() {
     let server = Server::start(&[]).await;
     for host in ["evil.example", "evil.example:9090", "127.0.0.1.evil.example", ""] {
         for path in ["/metrics", "/ready", "/"] {
@@ -119,7 +119,7 @@ async fn without_a_token_a_name_that_dns_may_rebind_is_refused() {
 }
 
 #[tokio::test]
-async fn the_token_can_come_from_a_file_which_is_never_repeated() {
+async fn the_token_can_be_in_a_file_whose_content_is_never_logged() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     std::fs::write(&file, format!("{TOKEN}\n")).unwrap();

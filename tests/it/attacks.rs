@@ -1,5 +1,5 @@
-//! Hostile senders beside ordinary ones: what they do is bounded in memory, connections and time, and nobody else is
-//! refused or loses anything by it.
+//! Attacks on the server while other clients use it. An attack is bounded in memory, connections and time, and does not
+//! affect the other clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,27 +13,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{PATIENCE, Server, get, post, until};
 
-/// Connections of each attack.
+/// The number of connections of an attack.
 const ATTACKERS: u32 = 20;
-/// Connections of an attack that costs the server much before it can be ended.
+/// The number of connections of an attack that is expensive until the server detects it.
 const FEW_ATTACKERS: u32 = 1;
-/// Ordinary senders beside it.
-const SENDERS: usize = 4;
-/// Memory that an attack may cost, in KiB: what hyper holds for so many connections, and what allocators keep.
+/// The number of other clients.
+const CLIENTS: usize = 4;
+/// The maximum memory for an attack, in KiB: the connections of hyper, and memory that the allocator keeps.
 const MEMORY: u64 = 48 << 10;
-/// Connections of a pipelining flood, more than the server has threads, and what each sends at once.
+/// The number of connections of a pipelining flood, more than the server has threads, and the requests of each.
 const PIPELINES: usize = 8;
 const PIPELINED: usize = 1000;
-/// Answers that each ordinary sender has to get while the flood goes on.
+/// The number of responses that each other client has to get during the flood.
 const SERVED: usize = 25;
 
-/// Slow clients are ended soon here. The time to idle is so long that ordinary senders never idle, however busy the machine is.
-const IMPATIENT: &[(&str, &str)] =
+/// Short timeouts for slow clients. The idle timeout is so long that other clients never reach it.
+const SHORT_TIMEOUTS: &[(&str, &str)] =
     &[("RECORD", "payload"), ("HEADER_TIMEOUT", "300ms"), ("BODY_TIMEOUT", "600ms"), ("IDLE_TIMEOUT", "6s")];
 
-/// Attacks the server, with ordinary senders beside the attack who all have to be served, and whose payloads all have to be
-/// in the store at the end; then stops the server.
-async fn besieged(attack: Attack, connections: u32, duration: Duration, env: &[(&str, &str)]) -> Outcome {
+/// Attacks the server while other clients send batches. All of these must be accepted and stored. Stops the server.
+async fn attack_server(attack: Attack, connections: u32, duration: Duration, env: &[(&str, &str)]) -> Outcome {
     let mut server = Server::start(env).await;
     let watch = Watch { pid: server.pid() };
     let Peak { files, .. } = watch.look().unwrap();
@@ -41,7 +40,7 @@ async fn besieged(attack: Attack, connections: u32, duration: Duration, env: &[(
     let resident = server.peak();
     let over = CancellationToken::new();
     let mut senders = JoinSet::new();
-    for sender in 0..SENDERS {
+    for sender in 0..CLIENTS {
         let (over, mut connection) = (over.clone(), server.connect().await);
         senders.spawn(async move {
             let mut sent = Vec::new();
@@ -58,10 +57,10 @@ async fn besieged(attack: Attack, connections: u32, duration: Duration, env: &[(
     let (outcome, peak) = watch.during(assault.run()).await;
     over.cancel();
     let mut sent = senders.join_all().await.concat();
-    assert!(sent.len() >= SENDERS, "{} were served", sent.len());
+    assert!(sent.len() >= CLIENTS, "{} were served", sent.len());
     assert!(server.peak() < resident + MEMORY, "{resident} KiB of memory grew to {}", server.peak());
-    // Theirs, the other senders', a few for the store and the spool, and nothing else.
-    assert!(peak.files <= files + connections as usize + SENDERS + 64, "{files} open files grew to {}", peak.files);
+    // The connections of the attack and of the clients, and a few files for the store and the spool.
+    assert!(peak.files <= files + connections as usize + CLIENTS + 64, "{files} open files grew to {}", peak.files);
     server.metric_is("millpond_connections", |open| open == 0.0).await;
     assert_eq!(get(server.public, "/health").await.status, 200);
     assert_eq!(server.stop().await, Some(0));
@@ -72,50 +71,50 @@ async fn besieged(attack: Attack, connections: u32, duration: Duration, env: &[(
     outcome.unwrap()
 }
 
-/// An attack whose every connection the server ends.
-async fn ended(attack: Attack, env: &[(&str, &str)]) -> Outcome {
-    ended_all(attack, ATTACKERS, env).await
+/// Runs an attack of which the server closes every connection.
+async fn all_closed(attack: Attack, env: &[(&str, &str)]) -> Outcome {
+    all_of_closed(attack, ATTACKERS, env).await
 }
 
-async fn ended_all(attack: Attack, connections: u32, env: &[(&str, &str)]) -> Outcome {
-    let outcome = besieged(attack, connections, PATIENCE, env).await;
+async fn all_of_closed(attack: Attack, connections: u32, env: &[(&str, &str)]) -> Outcome {
+    let outcome = attack_server(attack, connections, PATIENCE, env).await;
     let all = u64::from(connections);
     assert_eq!((outcome.connected, outcome.ended, outcome.refused), (all, all, 0), "{attack:?}");
     outcome
 }
 
 #[tokio::test]
-async fn headers_a_byte_at_a_time_are_ended() {
-    let outcome = ended(Attack::Slowloris, IMPATIENT).await;
-    assert!(outcome.received > 0, "they are told why");
+async fn slow_headers_are_closed() {
+    let outcome = all_closed(Attack::Slowloris, SHORT_TIMEOUTS).await;
+    assert!(outcome.received > 0, "the response gives the reason");
 }
 
 #[tokio::test]
-async fn a_body_a_byte_at_a_time_is_ended() {
-    let outcome = ended(Attack::SlowBody, IMPATIENT).await;
-    assert!(outcome.received > 0, "they are told why");
+async fn slow_bodies_are_closed() {
+    let outcome = all_closed(Attack::SlowBody, SHORT_TIMEOUTS).await;
+    assert!(outcome.received > 0, "the response gives the reason");
 }
 
 #[tokio::test]
-async fn answers_that_are_never_read_are_ended() {
-    // Each has the kernel hold megabytes of answers first, which the server has to make.
-    ended_all(Attack::Unread, FEW_ATTACKERS, IMPATIENT).await;
+async fn connections_that_do_not_read_responses_are_closed() {
+    // The kernel buffers megabytes of responses for each connection first.
+    all_of_closed(Attack::Unread, FEW_ATTACKERS, SHORT_TIMEOUTS).await;
 }
 
 #[tokio::test]
-async fn answers_without_a_window_are_ended() {
-    ended(Attack::UnreadStreams, IMPATIENT).await;
+async fn streams_without_a_window_are_closed() {
+    all_closed(Attack::UnreadStreams, SHORT_TIMEOUTS).await;
 }
 
 #[tokio::test]
-async fn thousands_of_silent_connections_are_ended() {
-    let outcome = besieged(Attack::Idle, 3000, PATIENCE, IMPATIENT).await;
+async fn thousands_of_idle_connections_are_closed() {
+    let outcome = attack_server(Attack::Idle, 3000, PATIENCE, SHORT_TIMEOUTS).await;
     assert_eq!((outcome.ended, outcome.refused), (3000, 0));
 }
 
-/// The flood has no end: a server that had to finish it first would never answer the others.
+/// The flood is endless, so a server that processed it first would never respond to the others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn others_are_served_while_a_pipelining_flood_goes_on() {
+async fn a_pipelining_flood_does_not_starve_other_clients() {
     let server = Server::start(&[("RECORD", "payload")]).await;
     let received = Arc::new(AtomicU64::new(0));
     let mut flood = JoinSet::new();
@@ -137,7 +136,7 @@ async fn others_are_served_while_a_pipelining_flood_goes_on() {
     server.forget_peak();
     let (resident, began) = (server.peak(), received.load(Ordering::Relaxed));
     let mut senders = JoinSet::new();
-    for _ in 0..SENDERS {
+    for _ in 0..CLIENTS {
         let mut connection = server.connect().await;
         senders.spawn(async move {
             for n in 0..SERVED {
@@ -147,47 +146,47 @@ async fn others_are_served_while_a_pipelining_flood_goes_on() {
         });
     }
     timeout(PATIENCE, senders.join_all()).await.expect("each ordinary sender is served");
-    // It went on all the while, and still does.
+    // The flood was served all the time, and continues.
     let served = received.load(Ordering::Relaxed);
-    assert!(served > began, "the flood got no answer");
+    assert!(served > began, "the flood got no response");
     until("more answers", async || received.load(Ordering::Relaxed) > served + (1 << 20)).await;
-    assert!(flood.try_join_next().is_none(), "a connection of the flood has ended");
+    assert!(flood.try_join_next().is_none(), "a connection of the flood was closed");
     assert!(server.peak() < resident + MEMORY, "{resident} KiB of memory grew to {}", server.peak());
-    assert_eq!(server.metric("millpond_jobs_accepted_total").await, (SENDERS * SERVED) as f64);
+    assert_eq!(server.metric("millpond_jobs_accepted_total").await, (CLIENTS * SERVED) as f64);
 }
 
 #[tokio::test]
-async fn a_pipelining_flood_costs_no_memory_and_loses_nothing() {
-    let outcome = besieged(Attack::Pipeline, 2, Duration::from_secs(1), IMPATIENT).await;
-    // How far the answers have come when the attack ends, sockets' buffers decide.
+async fn a_pipelining_flood_is_bounded_in_memory_and_loses_nothing() {
+    let outcome = attack_server(Attack::Pipeline, 2, Duration::from_secs(1), SHORT_TIMEOUTS).await;
+    // The number of responses depends on the buffers of the sockets.
     assert!(outcome.received > 1 << 16, "hundreds of answers: {outcome:?}");
 }
 
 #[tokio::test]
-async fn rapid_resets_are_ended() {
-    ended(Attack::RapidReset, &[("RECORD", "payload")]).await;
+async fn rapid_resets_are_closed() {
+    all_closed(Attack::RapidReset, &[("RECORD", "payload")]).await;
 }
 
 #[tokio::test]
-async fn resets_that_we_are_made_to_send_are_ended() {
-    ended(Attack::MadeYouReset, &[("RECORD", "payload")]).await;
+async fn resets_that_the_client_provokes_are_closed() {
+    all_closed(Attack::MadeYouReset, &[("RECORD", "payload")]).await;
 }
 
 #[tokio::test]
-async fn header_blocks_without_end_are_ended() {
-    ended(Attack::Continuation, &[("RECORD", "payload")]).await;
-    ended(Attack::EmptyContinuation, &[("RECORD", "payload")]).await;
+async fn endless_header_blocks_are_closed() {
+    all_closed(Attack::Continuation, &[("RECORD", "payload")]).await;
+    all_closed(Attack::EmptyContinuation, &[("RECORD", "payload")]).await;
 }
 
 #[tokio::test]
-async fn header_blocks_that_decode_to_megabytes_or_to_nonsense_are_ended() {
-    ended(Attack::HpackBomb, &[("RECORD", "payload")]).await;
-    ended(Attack::MalformedHeaders, &[("RECORD", "payload")]).await;
+async fn large_and_invalid_header_blocks_are_closed() {
+    all_closed(Attack::HpackBomb, &[("RECORD", "payload")]).await;
+    all_closed(Attack::MalformedHeaders, &[("RECORD", "payload")]).await;
 }
 
 #[tokio::test]
-async fn floods_of_frames_that_belong_to_no_request_are_ended() {
-    // No time limit of a connection helps here.
+async fn floods_of_control_frames_are_closed() {
+    // No timeout applies to these.
     let patient = [("RECORD", "payload"), ("BODY_TIMEOUT", "5m"), ("IDLE_TIMEOUT", "5m")];
     let floods = [
         Attack::Ping,
@@ -200,6 +199,6 @@ async fn floods_of_frames_that_belong_to_no_request_are_ended() {
         Attack::Trailers,
     ];
     for flood in floods {
-        ended(flood, &patient).await;
+        all_closed(flood, &patient).await;
     }
 }

@@ -10,14 +10,14 @@ fn audited(server: &Server) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn each_401_and_403_is_a_line_with_address_tenant_and_request_id_and_never_a_token() {
+async fn each_401_and_403_is_logged_with_address_tenant_and_request_id_but_without_the_token() {
     let file = TokensFile::new(&[("acme", &["s3cret-known"], "{}")]);
     let mut server = file.start(&[("ACK_MAX", "disk"), ("RUST_LOG", "warn,millpond::audit=info,millpond=info")]).await;
-    let refused = server.post("X-Request-Id: first\r\n", b"{}").await;
-    assert_eq!(refused.status, 401);
+    let rejected = server.post("X-Request-Id: first\r\n", b"{}").await;
+    assert_eq!(rejected.status, 401);
     server.logged("request_id=\"first\"").await;
-    let refused = server.post("X-Request-Id: second\r\nAuthorization: Bearer s3cret-guess\r\n", b"{}").await;
-    assert_eq!(refused.status, 403);
+    let rejected = server.post("X-Request-Id: second\r\nAuthorization: Bearer s3cret-guess\r\n", b"{}").await;
+    assert_eq!(rejected.status, 403);
     server.logged("request_id=\"second\"").await;
     let request = "POST /?ack=stored HTTP/1.1\r\nHost: x\r\nX-Request-Id: third\r\nX-Api-Key: s3cret-known\r\nContent-Length: 2\r\n\r\n{}";
     assert_eq!(server.send(request.as_bytes()).await.status, 403);
@@ -33,13 +33,13 @@ async fn each_401_and_403_is_a_line_with_address_tenant_and_request_id_and_never
 }
 
 #[tokio::test]
-async fn a_flood_of_refusals_is_few_lines_that_count_the_others_and_hides_no_other_kind() {
-    const GUESSES: u64 = 200;
+async fn a_flood_of_rejections_is_throttled_and_hides_no_other_kind() {
+    const ATTEMPTS: u64 = 200;
     let file = TokensFile::new(&[("acme", &["t"], "{}")]);
     let mut server = file.start(&[]).await;
     let began = std::time::Instant::now();
     let mut connection = server.connect().await;
-    for n in 0..GUESSES {
+    for n in 0..ATTEMPTS {
         connection.write(&post(&format!("X-Api-Key: guess-{n}\r\n"), b"{}")).await;
         assert_eq!(connection.answer().await.unwrap().status, 403);
     }
@@ -47,9 +47,9 @@ async fn a_flood_of_refusals_is_few_lines_that_count_the_others_and_hides_no_oth
     assert_eq!(get(server.public, "/v1/jobs/x").await.status, 401);
     server.logged("status=401").await;
     let guesses = audited(&server).iter().filter(|line| line.contains("status=403")).count() as u64;
-    assert!((1..=most).contains(&guesses), "{guesses} lines about {GUESSES} guesses");
-    // The next line counts what was suppressed, so that every refusal is told of.
-    let mut sent = GUESSES;
+    assert!((1..=most).contains(&guesses), "{guesses} lines about {ATTEMPTS} guesses");
+    // The next line contains the number of suppressed lines.
+    let mut sent = ATTEMPTS;
     until("a line that counts", async || {
         assert_eq!(server.post("X-Api-Key: guess\r\n", b"{}").await.status, 403);
         sent += 1;
@@ -58,19 +58,19 @@ async fn a_flood_of_refusals_is_few_lines_that_count_the_others_and_hides_no_oth
             let (_, count) = line.split_once("suppressed=").unwrap();
             1 + count.split_whitespace().next().unwrap().parse::<u64>().unwrap()
         });
-        told.sum::<u64>() >= GUESSES
+        told.sum::<u64>() >= ATTEMPTS
     })
     .await;
-    assert!(sent >= GUESSES);
+    assert!(sent >= ATTEMPTS);
 }
 
 #[tokio::test]
-async fn a_reload_that_an_operator_asks_for_and_what_came_of_it_are_audited() {
+async fn a_requested_reload_and_its_result_are_audited() {
     let file = TokensFile::new(&[("acme", &["t"], "{}")]);
     let mut server = file.start(&[]).await;
     server.signal(Signal::HUP);
     server.logged("reloaded files").await;
     let lines = audited(&server);
     assert!(lines.iter().any(|line| line.contains("reload requested")), "{lines:?}");
-    assert!(lines.iter().any(|line| line.contains("tokens.json") && line.contains("is_asked=true")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("tokens.json") && line.contains("is_requested=true")), "{lines:?}");
 }

@@ -1,4 +1,4 @@
-//! Compressed bodies by the book, and bombs among them.
+//! Compressed bodies, including decompression bombs.
 
 use std::io::Write;
 
@@ -7,12 +7,12 @@ use flate2::{Compression, GzBuilder};
 use crate::encode::{deflate, gzip, zlib, zstd};
 use crate::support::Server;
 
-/// Decompressed, ten times what is taken.
+/// The decompressed size: ten times the limit.
 const BOMB: usize = 100 << 20;
-/// Memory that a bomb may cost, in KiB: what is taken of it, and what decoding holds beside.
+/// The maximum memory for a bomb, in KiB: the bytes up to the limit, and the memory of the decoder.
 const COST: u64 = 64 << 10;
 
-/// One zstd frame that asks for a window of 2 to this many bytes.
+/// A zstd frame with a window of 2 to the power of `log` bytes.
 fn zstd_with_window(log: u32, data: &[u8]) -> Vec<u8> {
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
     encoder.include_contentsize(false).unwrap();
@@ -22,7 +22,7 @@ fn zstd_with_window(log: u32, data: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_bomb_is_stopped_at_the_limit_and_costs_no_more_memory_than_that() {
+async fn a_decompression_bomb_is_rejected_and_its_memory_is_bounded() {
     let server = Server::start(&[]).await;
     assert_eq!(server.post("Content-Encoding: gzip\r\n", &gzip(b"{}")).await.status, 202);
     let spaces = vec![b' '; BOMB];
@@ -48,7 +48,7 @@ async fn a_bomb_is_stopped_at_the_limit_and_costs_no_more_memory_than_that() {
 }
 
 #[tokio::test]
-async fn members_and_frames_may_follow_one_another_and_names_in_them_mean_nothing() {
+async fn concatenated_members_and_frames_are_accepted_and_names_in_headers_are_ignored() {
     let mut server = Server::start(&[("RECORD", "payload")]).await;
     let named = || {
         let header = GzBuilder::new().filename("../../etc/passwd").comment("\x1b[31m").extra(vec![0; 60_000]);
@@ -77,7 +77,7 @@ async fn members_and_frames_may_follow_one_another_and_names_in_them_mean_nothin
 }
 
 #[tokio::test]
-async fn bodies_that_are_not_what_they_are_said_to_be_are_refused_whole() {
+async fn bodies_that_do_not_match_their_encoding_are_rejected_as_a_whole() {
     let mut server = Server::start(&[]).await;
     let body = b"{\"a\":\"0123456789012345678901234567890123456789\"}";
     let changed = |mut bytes: Vec<u8>, from_end: usize| {

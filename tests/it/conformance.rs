@@ -1,4 +1,4 @@
-//! HTTP by the book, case by case: bytes in, and what has to come out. RFC 9112 for HTTP/1.1, RFC 9113 for HTTP/2.
+//! Conformance to RFC 9112 (HTTP/1.1) and RFC 9113 (HTTP/2), as tables of requests and expected responses.
 
 use loadtest::attack::frames::{
     self, ACK, END_HEADERS, END_STREAM, Frame, GET, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, PADDED, POST, PREFACE, kind,
@@ -8,12 +8,12 @@ use tokio::time::timeout;
 
 use crate::support::{Connection, PATIENCE, Server};
 
-/// What becomes of a connection.
+/// The expected state of the connection after the response.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
-    /// It serves another request.
+    /// The connection serves another request.
     Open,
-    /// It is closed.
+    /// The server closes the connection.
     Closed,
 }
 use Then::{Closed, Open};
@@ -35,7 +35,7 @@ async fn http1(cases: &[(&str, &[u8], u16, Then)]) {
     }
     assert_eq!(server.stop().await, Some(0));
     let accepted = cases.iter().filter(|(_, _, status, _)| *status == 202).count();
-    assert_eq!(server.lines(), vec!["{\"a\":1}"; accepted], "only what was accepted, and nothing smuggled");
+    assert_eq!(server.lines(), vec!["{\"a\":1}"; accepted], "only accepted batches are stored, and no smuggled one");
 }
 
 fn lines(count: usize) -> Vec<u8> {
@@ -44,7 +44,7 @@ fn lines(count: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn heads_of_http_1_are_taken_or_refused_by_the_book() {
+async fn http_1_heads_are_accepted_or_rejected_as_rfc_9112_requires() {
     let long_target = [b"GET /", &b"x".repeat(70_000)[..], b" HTTP/1.1\r\nHost: x\r\n\r\n"].concat();
     let long_header = [b"GET / HTTP/1.1\r\nHost: x\r\nX: ", &b"x".repeat(70_000)[..], b"\r\n\r\n"].concat();
     let (most, more) = (lines(100), lines(101));
@@ -95,7 +95,7 @@ async fn heads_of_http_1_are_taken_or_refused_by_the_book() {
 }
 
 #[tokio::test]
-async fn methods_and_targets_that_are_not_ours_are_refused() {
+async fn unknown_methods_and_targets_are_rejected() {
     http1(&[
         ("a method that is unknown", b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", 405, Open),
         ("methods are told apart by case", b"get /health HTTP/1.1\r\nHost: x\r\n\r\n", 405, Open),
@@ -109,7 +109,7 @@ async fn methods_and_targets_that_are_not_ours_are_refused() {
 }
 
 #[tokio::test]
-async fn an_answer_to_head_has_no_body_whatever_it_is() {
+async fn a_response_to_head_has_no_body() {
     let server = Server::start(&[]).await;
     for path in ["/health", "/elsewhere", "/v1/payloads"] {
         let mut connection = server.connect().await;
@@ -121,8 +121,8 @@ async fn an_answer_to_head_has_no_body_whatever_it_is() {
 }
 
 #[tokio::test]
-async fn a_body_s_end_is_where_everybody_sees_it_or_the_request_is_refused() {
-    // A request that could hide behind another, for those who see that one's end elsewhere.
+async fn a_request_with_an_ambiguous_length_is_rejected() {
+    // A request that is hidden in the body of another one (request smuggling).
     macro_rules! post {
         ($headers:literal, $body:literal) => {
             concat!("POST / HTTP/1.1\r\nHost: x\r\n", $headers, "\r\n", $body).as_bytes()
@@ -149,7 +149,7 @@ async fn a_body_s_end_is_where_everybody_sees_it_or_the_request_is_refused() {
         ("in any case", post!("Transfer-Encoding: CHUNKED\r\n", "0007\r\n{\"a\":1}\r\n0\r\n\r\n"), 202, Open),
         ("extensions", post!("Transfer-Encoding: chunked\r\n", "7;a=b;c=\"d\"\r\n{\"a\":1}\r\n0;e\r\n\r\n"), 202, Open),
         ("trailers", &trailers(3), 202, Open),
-        // The length is not what counts, and whoever may have gone by it is told by the end of the connection (6.1).
+        // The chunks count and not the length. The connection is closed, because a proxy may have used the length (6.1).
         ("a length and chunks", &both(length, chunked), 202, Closed),
         ("chunks and a length", &both(chunked, length), 202, Closed),
         (
@@ -214,7 +214,7 @@ async fn a_body_s_end_is_where_everybody_sees_it_or_the_request_is_refused() {
     .await;
 }
 
-/// An HTTP/2 connection of which every frame is the test's.
+/// An HTTP/2 connection on which the test sends every frame itself.
 struct Http2 {
     connection: Connection,
     input: Vec<u8>,
@@ -240,17 +240,17 @@ impl Http2 {
         }
     }
 
-    /// Waits until the server closes the connection, whatever frames it still sends.
+    /// Waits until the server closes the connection. Frames before that are ignored.
     async fn closes(&mut self, what: &str) {
         let end = async { while self.frame().await.is_some() {} };
         timeout(PATIENCE, end).await.unwrap_or_else(|_| panic!("{what}: the connection stays open"));
     }
 
-    /// The first frame that ends a stream or the connection; nothing if it is ended without one.
+    /// The first frame that ends a stream or the connection; `None` if the connection is closed without one.
     async fn end(&mut self) -> Option<Frame> {
         while let Some(frame) = self.frame().await {
             let ends = frame.flags & END_STREAM != 0 && matches!(frame.kind, kind::DATA | kind::HEADERS);
-            // A GOAWAY without an error only says that it will end.
+            // A GOAWAY without an error only announces the end.
             if ends || frame.kind == kind::RST_STREAM || frame.kind == kind::GOAWAY && frame.error_code() != Some(0) {
                 return Some(frame);
             }
@@ -265,21 +265,21 @@ const STREAM_CLOSED: u32 = 5;
 const FRAME_SIZE_ERROR: u32 = 6;
 const COMPRESSION_ERROR: u32 = 9;
 
-/// What has to come of some frames. h2 has PROTOCOL_ERROR for some errors that have a code of their own: the connection is
-/// ended all the same, which is what counts.
+/// The expected reaction to some frames. h2 uses PROTOCOL_ERROR for some errors that have a code of their own. That is
+/// accepted, because it ends the connection as well.
 #[derive(Clone, Copy)]
 enum Must {
-    /// The request on stream 1 is answered.
+    /// A response to the request on stream 1.
     Answer,
-    /// The stream, or as 5.4.2 allows the connection, is ended with one of these errors.
+    /// The stream ends with one of these errors, or the connection (5.4.2).
     EndStream(&'static [u32]),
-    /// The connection is ended with one of these errors.
+    /// The connection ends with one of these errors.
     EndConnection(&'static [u32]),
 }
 use Must::{Answer, EndConnection, EndStream};
 
 #[tokio::test]
-async fn frames_of_http_2_are_taken_or_refused_by_the_book() {
+async fn http_2_frames_are_accepted_or_rejected_as_rfc_9113_requires() {
     let get = || frames::headers(1, END_STREAM, GET);
     let opened = || frames::headers(1, 0, POST);
     let with = |fields: &[&[u8]]| [GET, &fields.concat()].concat();
@@ -310,7 +310,7 @@ async fn frames_of_http_2_are_taken_or_refused_by_the_book() {
             Answer,
         ),
         ("a window at its most", [frames::window_update(0, 0x7fff_ffff - 65_535), get()].concat(), Answer),
-        // 4.2, 6.x: sizes.
+        // 4.2, 6.x: frame sizes.
         (
             "a frame over 16 KiB",
             any(kind::HEADERS, END_STREAM | END_HEADERS, 1, &[0x84; 16_385]),
@@ -333,7 +333,7 @@ async fn frames_of_http_2_are_taken_or_refused_by_the_book() {
             [opened(), any(kind::RST_STREAM, 0, 1, &[0; 3])].concat(),
             EndConnection(&[FRAME_SIZE_ERROR, PROTOCOL_ERROR]),
         ),
-        // 5.1: states.
+        // 5.1: stream states.
         ("data on a stream that is idle", any(kind::DATA, 0, 1, b"{}"), EndConnection(&[PROTOCOL_ERROR])),
         ("a reset of one", frames::cancel(1), EndConnection(&[PROTOCOL_ERROR])),
         ("a window for one", frames::window_update(1, 1), EndConnection(&[PROTOCOL_ERROR])),
@@ -355,7 +355,7 @@ async fn frames_of_http_2_are_taken_or_refused_by_the_book() {
             any(kind::HEADERS, END_STREAM | END_HEADERS | 0x20, 1, &on_itself),
             EndStream(&[PROTOCOL_ERROR]),
         ),
-        // 6: frames where they may not be.
+        // 6: frames on the wrong stream.
         ("data on stream 0", any(kind::DATA, 0, 0, b"{}"), EndConnection(&[PROTOCOL_ERROR])),
         ("a ping on a stream", any(kind::PING, 0, 1, &[0; 8]), EndConnection(&[PROTOCOL_ERROR])),
         ("settings on a stream", any(kind::SETTINGS, 0, 1, &[]), EndConnection(&[PROTOCOL_ERROR])),
@@ -414,7 +414,7 @@ async fn frames_of_http_2_are_taken_or_refused_by_the_book() {
         ("one given twice", request(&with(&[&[0x84]])), EndStream(&[PROTOCOL_ERROR])),
         ("no method", request(&[0x86, 0x84]), EndStream(&[PROTOCOL_ERROR])),
         ("no scheme", request(&[0x82, 0x84]), EndStream(&[PROTOCOL_ERROR])),
-        // h2 lets it through, and nothing is there: 404.
+        // h2 accepts the path, so the response is 404.
         ("no path", request(&[0x82, 0x86]), Answer),
         ("an empty path", request(&[&[0x82, 0x86][..], &field(b":path", b"")].concat()), EndStream(&[PROTOCOL_ERROR])),
         ("Connection (8.2.2)", request(&with(&[&field(b"connection", b"close")])), EndStream(&[PROTOCOL_ERROR])),
@@ -496,12 +496,11 @@ async fn pings_and_settings_are_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_preface_that_is_none_ends_the_connection() {
+async fn an_invalid_preface_ends_the_connection() {
     let server = Server::start(&[]).await;
     let mut connection = server.connect().await;
     connection.write(&[&PREFACE[..PREFACE.len() - 1], b"X"].concat()).await;
     connection.write(&frames::headers(1, END_STREAM, GET)).await;
-    // Whatever it takes this for, it does not serve it.
     if let Some(answer) = connection.answer().await {
         assert_eq!(answer.status, 400);
         assert!(connection.closed().await);

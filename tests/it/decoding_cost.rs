@@ -1,4 +1,4 @@
-//! What a small body may cost: it is decoded as far as its batch can be taken, and what that takes is counted first.
+//! The memory and time for decoding a small body are bounded.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -7,23 +7,23 @@ use tokio::net::TcpSocket;
 use crate::encode::{gzip, zstd};
 use crate::support::{Answer, Connection, Server, post};
 
-/// Decompressed, as much as is taken by default.
+/// The decompressed size: the default of `MAX_DECODED_BYTES`.
 const DECODED: usize = 10 << 20;
-/// The bodies of the promise: as they are sent.
+/// The maximum size of the bodies as sent.
 const SENT_MAX: usize = 64 << 10;
-/// The memory that one of them may cost, in KiB.
+/// The maximum memory for one body, in KiB.
 const COST: u64 = 24 << 10;
 
 /// The first digits of the largest double.
 const LARGEST: &str = "1.7976931348623157";
 
-/// As many of `unit` as are taken decompressed, between `head` and `tail`.
+/// A body of [`DECODED`] bytes that repeats `unit` between `head` and `tail`.
 fn filled(head: &str, unit: &str, tail: &str) -> Vec<u8> {
     let units = (DECODED - head.len() - tail.len()) / unit.len();
     [head, &unit.repeat(units), tail].concat().into_bytes()
 }
 
-/// Objects of so many members with other names, one after the other.
+/// Objects with `members` unique names each.
 fn objects(members: usize) -> Vec<u8> {
     let names: Vec<String> = (0..members).map(|number| format!("\"{number:x}\":0")).collect();
     filled("[", &format!("{{{}}},", names.join(",")), "{}]")
@@ -59,7 +59,7 @@ fn bodies() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ]
 }
 
-/// A field of the server's memory, in KiB: what it has now, or the most since `forget_peak`.
+/// A memory field of the process, in KiB: the current value, or the peak since [`forget_peak`].
 fn memory(server: &Server, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
@@ -71,11 +71,11 @@ fn forget_peak(server: &Server) {
 }
 
 #[tokio::test]
-async fn no_small_body_costs_more_than_its_share_of_memory_whatever_it_decompresses_to() {
+async fn the_memory_for_every_small_body_is_bounded() {
     for (what, form, body) in bodies() {
         for (encoding, sent) in [("gzip", gzip(&body)), ("zstd", zstd(&body))] {
             if encoding == "gzip" && sent.len() > SENT_MAX {
-                // Its window is too short to make this one small.
+                // The window of deflate is too small to compress this one well.
                 continue;
             }
             assert!(sent.len() <= SENT_MAX, "{what}, {encoding}: {} bytes", sent.len());
@@ -95,7 +95,7 @@ async fn no_small_body_costs_more_than_its_share_of_memory_whatever_it_decompres
 }
 
 #[tokio::test]
-async fn a_batch_that_cannot_fit_is_refused_with_what_to_do() {
+async fn a_batch_that_never_fits_is_rejected_with_a_remedy() {
     let server = Server::start(&[]).await;
     let send = async |body: &[u8]| server.post("Content-Encoding: zstd\r\n", &zstd(body)).await;
     let told = async |body: &[u8], what: &str| {
@@ -107,7 +107,7 @@ async fn a_batch_that_cannot_fit_is_refused_with_what_to_do() {
     let names: String = (0..2000).map(|number| format!(",\"n{number}\":0")).collect();
     told(format!("{{\"data\":[{{}}]{names}}}").as_bytes(), "members").await;
     assert_eq!(server.metric("millpond_queue_bytes").await, 0.0);
-    // What senders write is far from all that, also where it compresses well.
+    // Usual payloads stay far below the limits, even if they compress well.
     let payload = |n: usize| {
         let text = "request done ".repeat(15);
         format!("{{\"at\":{},\"host\":\"web-1\",\"message\":\"{text}\",\"ms\":{}}}", 1_795_000_000 + n, n * 7919 % 1000)
@@ -119,7 +119,7 @@ async fn a_batch_that_cannot_fit_is_refused_with_what_to_do() {
     assert_eq!(server.post("Content-Encoding: gzip\r\n", &sent).await.status, 202);
 }
 
-/// A connection from another address of loopback.
+/// A connection from 127.0.0.`last`.
 async fn connect_from(last: u8, server: &Server) -> Connection {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0))).unwrap();
@@ -127,7 +127,7 @@ async fn connect_from(last: u8, server: &Server) -> Connection {
 }
 
 #[tokio::test]
-async fn large_bodies_of_one_address_do_not_make_those_of_another_wait_for_all_of_them() {
+async fn large_bodies_of_one_address_do_not_delay_those_of_another() {
     let server = Server::start(&[("RECORD", "payload")]).await;
     let large = gzip(&filled("[{\"a\":\"", "x", "\"}]"));
     let request = post("Content-Encoding: gzip\r\n", &large);
@@ -142,7 +142,7 @@ async fn large_bodies_of_one_address_do_not_make_those_of_another_wait_for_all_o
     let small = format!("[{{\"b\":\"{}\"}}]", "y".repeat(120_000));
     other.write(&post("", small.as_bytes())).await;
     assert_eq!(other.answer().await.expect("an answer").status, 202);
-    // Of the flood, those that were decoded before it; the rest was still to come.
+    // Only some bodies of the flood were decoded before it.
     let accepted = server.metric("millpond_jobs_accepted_total").await;
     assert!(accepted < (BODIES / 2) as f64, "it was served after all {accepted} others");
     for mut connection in flood {
@@ -150,19 +150,19 @@ async fn large_bodies_of_one_address_do_not_make_those_of_another_wait_for_all_o
     }
 }
 
-fn names_the_payload(answer: &Answer, payload: usize, byte: usize, what: &str) {
+fn assert_invalid_payload(answer: &Answer, payload: usize, byte: usize, what: &str) {
     assert!(answer.refusal(400).contains(what), "{}", answer.text());
     let problem = answer.json();
     assert_eq!((&problem["payload"], &problem["byte"]), (&payload.into(), &byte.into()));
 }
 
 #[tokio::test]
-async fn payloads_on_which_readers_fail_are_refused_by_name_unless_a_setting_lets_them_through() {
+async fn payloads_on_which_readers_fail_are_rejected_unless_readers_is_any() {
     let long = format!("[{{}},{{\"a\":{}}}]", "1".repeat(4301));
     let strict = Server::start(&[]).await;
-    names_the_payload(&strict.post_json(r#"[{},{"a":1,"A":2}]"#).await, 1, 11, "\"A\" stands twice");
-    names_the_payload(&strict.post_json(r#"[{},{"a":1,"a":2}]"#).await, 1, 11, "\"a\" stands twice");
-    names_the_payload(&strict.post_json(&long).await, 1, 9, "1000 characters");
+    assert_invalid_payload(&strict.post_json(r#"[{},{"a":1,"A":2}]"#).await, 1, 11, "duplicate member \"A\"");
+    assert_invalid_payload(&strict.post_json(r#"[{},{"a":1,"a":2}]"#).await, 1, 11, "duplicate member \"a\"");
+    assert_invalid_payload(&strict.post_json(&long).await, 1, 9, "1000 characters");
     assert_eq!(strict.metric("millpond_jobs_accepted_total").await, 0.0);
     let mut any = Server::start(&[("READERS", "any"), ("RECORD", "payload")]).await;
     for body in [r#"[{},{"a":1,"A":2}]"#, r#"[{},{"a":1,"a":2}]"#, &long] {

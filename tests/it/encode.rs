@@ -1,4 +1,4 @@
-//! Bodies in the encodings that the server takes.
+//! Compresses bodies with the encodings that the server accepts.
 
 use std::io::Write;
 

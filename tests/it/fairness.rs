@@ -1,4 +1,4 @@
-//! Quotas and shares: what one tenant does is paid for by that tenant.
+//! Rate limits and shares: one tenant cannot use up what others need.
 
 use loadtest::s3::{Fault, FaultPlan, S3Server};
 
@@ -9,8 +9,8 @@ async fn send(server: &Server, token: &str, body: &str) -> Answer {
     server.post(&format!("Content-Type: application/json\r\nX-Api-Key: {token}\r\n"), body.as_bytes()).await
 }
 
-/// The statuses of requests that are the same, until one of them is not 202; and that one.
-async fn until_refused(server: &Server, token: &str, body: &str) -> (usize, Answer) {
+/// Repeats a request until the status is not 202. Returns the number of 202s and the last response.
+async fn until_rejected(server: &Server, token: &str, body: &str) -> (usize, Answer) {
     for accepted in 0.. {
         let answer = send(server, token, body).await;
         if answer.status != 202 {
@@ -20,14 +20,14 @@ async fn until_refused(server: &Server, token: &str, body: &str) -> (usize, Answ
     unreachable!("somewhere it ends")
 }
 
-fn is_429(answer: &Answer, limit: &str) {
+fn assert_429(answer: &Answer, limit: &str) {
     assert!(answer.refusal(429).contains(limit), "{}", answer.text());
     assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
 }
 
 #[tokio::test]
-async fn each_rate_refuses_what_is_over_it_with_429_and_another_tenant_is_not_concerned() {
-    // At these rates nothing comes back while the test runs.
+async fn each_rate_limit_rejects_with_429_and_does_not_affect_other_tenants() {
+    // At these rates the limits do not recover during the test.
     let file = TokensFile::new(&[
         ("requests", &["r"], r#"{"requests_per_second":1,"burst_seconds":5}"#),
         ("payloads", &["p"], r#"{"payloads_per_second":1}"#),
@@ -35,32 +35,32 @@ async fn each_rate_refuses_what_is_over_it_with_429_and_another_tenant_is_not_co
         ("free", &["f"], "{}"),
     ]);
     let mut server = file.start(&[("MAX_BODY_BYTES", "1000")]).await;
-    let (accepted, answer) = until_refused(&server, "r", "{}").await;
-    // A request or two may come back during the others.
+    let (accepted, answer) = until_rejected(&server, "r", "{}").await;
+    // The limit may recover by one or two requests meanwhile.
     assert!((5..10).contains(&accepted), "{accepted}");
-    is_429(&answer, "requests_per_second");
+    assert_429(&answer, "requests_per_second");
     let body = format!("[{}{{}}]", "{},".repeat(99));
     let batch = format!("[{}{{}}]", "{},".repeat(249));
-    let hundred = async |token| until_refused(&server, token, &body).await;
+    let hundred = async |token| until_rejected(&server, token, &body).await;
     let (accepted, answer) = hundred("b").await;
     assert_eq!(accepted, 1000 / body.len(), "{}", answer.text());
-    is_429(&answer, "bytes_per_second");
-    let (accepted, answer) = until_refused(&server, "p", &batch).await;
+    assert_429(&answer, "bytes_per_second");
+    let (accepted, answer) = until_rejected(&server, "p", &batch).await;
     assert_eq!(accepted, 10_000 / 250);
-    is_429(&answer, "payloads_per_second");
-    // A smaller one still fits: bytes of a body without a length count, too.
+    assert_429(&answer, "payloads_per_second");
+    // A smaller body still fits. Bytes of a body without a length count as well.
     let mut connection = server.connect().await;
     let head = "POST / HTTP/1.1\r\nHost: x\r\nX-Api-Key: b\r\nTransfer-Encoding: chunked\r\n\r\n";
     let size = body.len();
     connection.write(format!("{head}{size:x}\r\n{body}\r\n0\r\n\r\n").as_bytes()).await;
-    is_429(&connection.answer().await.unwrap(), "bytes_per_second");
+    assert_429(&connection.answer().await.unwrap(), "bytes_per_second");
     assert_eq!(send(&server, "f", &batch).await.status, 202);
     assert_eq!(server.metric("millpond_requests_total{outcome=\"over_rate\",route=\"payloads\"}").await, 4.0);
     assert_eq!(server.stop().await, Some(0));
 }
 
 #[tokio::test]
-async fn a_sender_that_is_named_in_the_envelope_is_held_to_the_same_limits() {
+async fn the_same_limits_apply_if_the_token_is_in_the_envelope() {
     let limits = r#"{"requests_per_second":1,"burst_seconds":1}"#;
     let file = TokensFile::new(&[("a", &["t"], limits)]);
     let server = file.start(&[]).await;
@@ -72,11 +72,11 @@ async fn a_sender_that_is_named_in_the_envelope_is_held_to_the_same_limits() {
         answer.status != 202
     })
     .await;
-    is_429(&answer, "requests_per_second");
+    assert_429(&answer, "requests_per_second");
 }
 
 #[tokio::test]
-async fn what_is_over_a_rate_is_refused_before_the_body_is_read() {
+async fn a_request_above_a_rate_limit_is_rejected_before_its_body_is_read() {
     let file = TokensFile::new(&[("a", &["t"], r#"{"bytes_per_second":1}"#)]);
     let server = file.start(&[("MAX_BODY_BYTES", "100")]).await;
     let head = "POST / HTTP/1.1\r\nHost: x\r\nX-Api-Key: t\r\nContent-Length: 100\r\n\r\n";
@@ -84,21 +84,21 @@ async fn what_is_over_a_rate_is_refused_before_the_body_is_read() {
     connection.write(head.as_bytes()).await;
     connection.write(&[b' '; 100]).await;
     assert_eq!(connection.answer().await.unwrap().status, 400);
-    // No byte of this body is ever sent.
-    is_429(&server.send(head.as_bytes()).await, "bytes_per_second");
+    // The body is never sent.
+    assert_429(&server.send(head.as_bytes()).await, "bytes_per_second");
 }
 
 #[tokio::test]
-async fn a_batch_that_could_never_come_at_once_is_413_and_not_429_for_ever() {
+async fn a_batch_above_the_burst_is_413_and_not_429() {
     let file = TokensFile::new(&[("a", &["t"], r#"{"payloads_per_second":1}"#)]);
     let server = file.start(&[]).await;
     let large = format!("[{}{{}}]", "{},".repeat(10_000));
     assert!(send(&server, "t", &large).await.refusal(413).contains("10001 exceeds the burst of 10000"));
-    assert_eq!(send(&server, "t", "[{}]").await.status, 202, "it has used nothing");
+    assert_eq!(send(&server, "t", "[{}]").await.status, 202, "the rejected batch has not used the limit");
 }
 
 #[tokio::test]
-async fn a_tenant_that_fills_its_share_gets_503s_and_others_none() {
+async fn a_tenant_with_a_full_share_of_the_queue_does_not_affect_others() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
@@ -113,10 +113,10 @@ async fn a_tenant_that_fills_its_share_gets_503s_and_others_none() {
         ("OBJECT_MAX_BYTES", "1"),
     ];
     let mut server = Server::start_with_s3(&s3, &env).await;
-    // A refusal may come because the dispatcher is only behind: until it takes no more.
+    // A rejection may only mean that the dispatcher is behind, so repeat until the queue stays full.
     let mut answer = send(&server, "f", "{}").await;
     until("the share is full", async || {
-        answer = until_refused(&server, "f", "{}").await.1;
+        answer = until_rejected(&server, "f", "{}").await.1;
         let metrics = server.metrics().await;
         metrics["millpond_queue_jobs"] == 4.0 && metrics["millpond_segments_waiting"] == 1.0
     })
@@ -136,7 +136,7 @@ async fn a_tenant_that_fills_its_share_gets_503s_and_others_none() {
 }
 
 #[tokio::test]
-async fn a_tenant_that_fills_its_share_of_the_spool_gets_503s_and_others_none_and_it_gets_all_of_it_back() {
+async fn a_full_share_of_the_spool_does_not_affect_others_and_is_released_completely() {
     const SPOOL: usize = 512 * 1024;
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
@@ -157,10 +157,10 @@ async fn a_tenant_that_fills_its_share_of_the_spool_gets_503s_and_others_none_an
     let mut accepted = 0;
     for round in 0..2 {
         s3.faults().set(FaultPlan::always(Fault::InternalError));
-        let (flood, refused) = until_refused(&server, "f", &kib).await;
+        let (flood, refused) = until_rejected(&server, "f", &kib).await;
         assert!(refused.refusal(503).contains("share of the spool"), "{}", refused.text());
         assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
-        // Lines, frame headers and the last blocks of files: a little under its half.
+        // Lines, frame headers and the last blocks of files: slightly less than half.
         assert!((200..=256).contains(&flood), "round {round}: {flood}");
         let in_envelope = format!("{{\"token\":\"f\",\"data\":[{kib}]}}");
         assert!(server.post_json(&in_envelope).await.refusal(503).contains("share of the spool"));
@@ -172,7 +172,7 @@ async fn a_tenant_that_fills_its_share_of_the_spool_gets_503s_and_others_none_an
         assert!(server.metric("millpond_spool_bytes").await <= SPOOL as f64);
         assert_eq!(server.metric("millpond_requests_total{outcome=\"no_spool\",route=\"payloads\"}").await, 0.0);
         s3.faults().set(FaultPlan::none());
-        // What is given back is what was taken: the second round has as much room as the first.
+        // Everything was released: the second round has as much space as the first.
         server.metric_is("millpond_jobs_waiting", |jobs| jobs == 0.0).await;
         server.metric_is("millpond_spool_bytes", |bytes| bytes == 0.0).await;
     }
@@ -182,7 +182,7 @@ async fn a_tenant_that_fills_its_share_of_the_spool_gets_503s_and_others_none_an
 }
 
 #[tokio::test]
-async fn bodies_on_their_way_count_against_the_share_also_of_senders_who_have_not_said_who_they_are() {
+async fn bodies_count_against_the_share_while_they_are_received_even_before_authentication() {
     let file = TokensFile::new(&[("flood", &["f"], "{}"), ("quiet", &["q"], "{}")]);
     let server = file.start(&[("MAX_QUEUE_BYTES", "100KiB"), ("TENANT_QUEUE_SHARE", "50%")]).await;
     let half = b"{".repeat(40 * 1024);
@@ -201,11 +201,11 @@ async fn bodies_on_their_way_count_against_the_share_also_of_senders_who_have_no
     assert!(server.post_json(&unnamed).await.refusal(503).contains("share of the queue"));
     assert_eq!(send(&server, "q", &twelve).await.status, 202);
     let too_long = "x".repeat(51 * 1024);
-    assert!(send(&server, "q", &too_long).await.refusal(413).contains("share"), "it would never fit");
+    assert!(send(&server, "q", &too_long).await.refusal(413).contains("share"), "it never fits");
 }
 
 #[tokio::test]
-async fn with_the_whole_queue_as_its_share_one_tenant_may_fill_it() {
+async fn with_a_share_of_100_percent_one_tenant_can_fill_the_queue() {
     let file = TokensFile::new(&[("a", &["t"], "{}")]);
     let server = file.start(&[("MAX_QUEUE_BYTES", "4KiB"), ("TENANT_QUEUE_SHARE", "100%")]).await;
     let mut slow = server.connect().await;

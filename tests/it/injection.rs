@@ -1,4 +1,4 @@
-//! Nothing that a sender sends steers a log line, an object's key or a file's name.
+//! Clients cannot inject text into log lines, object keys or file names.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{Server, files, get};
 
-/// What a log, a shell or a path could take for its own.
+/// Text with a special meaning in logs, shells or paths.
 const HOSTILE: [&str; 9] = [
     "\u{1b}[2J\u{1b}[31mred",
     "x\r\n2026-01-01T00:00:00Z ERROR forged: everything is lost",
@@ -20,7 +20,7 @@ const HOSTILE: [&str; 9] = [
     "$(reboot)`reboot`%s%n{}",
 ];
 
-/// Headers that a server may look at.
+/// Headers that a server may interpret.
 const HEADERS: [&str; 8] = [
     "X-Request-Id",
     "X-Forwarded-For",
@@ -36,7 +36,7 @@ fn percent(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 
-/// Sends each hostile text everywhere that a sender can put one.
+/// Sends each text in every part of a request.
 async fn send_everywhere(server: &Server) {
     for hostile in HOSTILE {
         let escaped = percent(hostile);
@@ -54,7 +54,7 @@ async fn send_everywhere(server: &Server) {
             let status = server.post_json(&body).await.status;
             assert!(matches!(status, 202 | 400), "{status} {body}");
         }
-        // As bytes in a header: refused by hyper or taken as what it is.
+        // As bytes of a header: hyper rejects it, or it has no effect.
         for name in HEADERS {
             let head = format!("POST /v1/payloads?ack={escaped} HTTP/1.1\r\nHost: x\r\n{name}: {hostile}\r\n");
             let request = [head.as_bytes(), b"Content-Length: 2\r\n\r\n{}"].concat();
@@ -79,14 +79,14 @@ async fn send_everywhere(server: &Server) {
 }
 
 #[tokio::test]
-async fn a_line_of_the_log_is_the_server_s_own_whatever_was_sent() {
+async fn clients_cannot_forge_log_lines() {
     for format in ["text", "json"] {
         let mut server = Server::start(&[("RUST_LOG", "debug"), ("LOG_FORMAT", format)]).await;
         send_everywhere(&server).await;
         assert_eq!(server.stop().await, Some(0));
-        server.logged("all accepted jobs are stored").await;
+        server.logged("all that was accepted is stored").await;
         let log = server.log();
-        assert!(log.contains("request rejected"), "there is something to look at");
+        assert!(log.contains("request rejected"), "rejections are logged");
         for line in log.lines() {
             assert!(!line.contains(char::is_control), "{line:?}");
             assert!(!line.contains(['\u{2028}', '\u{2029}']), "{line:?}");
@@ -95,7 +95,7 @@ async fn a_line_of_the_log_is_the_server_s_own_whatever_was_sent() {
                 assert_ne!(line["level"], "ERROR", "{line}");
                 assert!(line["forged"].is_null() && line["fields"]["forged"].is_null(), "{line}");
             } else {
-                assert!(line.starts_with("20"), "a line of its own: {line}");
+                assert!(line.starts_with("20"), "not a line of the server: {line}");
                 assert!(!line.contains(" ERROR "), "{line}");
             }
         }
@@ -103,7 +103,7 @@ async fn a_line_of_the_log_is_the_server_s_own_whatever_was_sent() {
 }
 
 #[tokio::test]
-async fn keys_and_files_are_named_by_the_server_alone() {
+async fn clients_cannot_influence_keys_and_file_names() {
     let mut server = Server::start(&[("OBJECT_MAX_BYTES", "1"), ("S3_PREFIX", "p")]).await;
     send_everywhere(&server).await;
     server.metric_is("millpond_jobs_waiting", |jobs| jobs == 0.0).await;

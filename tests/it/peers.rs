@@ -1,4 +1,4 @@
-//! Who is at the other end: PROXY headers, forwarded addresses, and how many connections one address may have.
+//! Addresses of clients: PROXY headers, forwarded addresses, and the limit on connections per address.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -9,7 +9,7 @@ use crate::support::{Connection, Server, post, run, until};
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\xdc\x04\x01\xbb";
-/// A proxy's own: its health checks.
+/// The header of a health check of the proxy itself.
 const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 const DEBUG: (&str, &str) = ("RUST_LOG", "millpond=debug");
 
@@ -17,21 +17,21 @@ fn behind_a_proxy<'a>(proxies: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a
     [&[("TRUSTED_PROXIES", proxies), ("PROXY_PROTOCOL", "on"), DEBUG][..], more].concat()
 }
 
-/// A connection from another address of loopback.
+/// A connection from 127.0.0.`last`.
 async fn connect_from(last: u8, server: &Server) -> Connection {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0))).unwrap();
     Connection(socket.connect(server.public).await.unwrap())
 }
 
-/// Sends what comes before HTTP and a batch; the status.
+/// Sends `first` and then a batch. Returns the status.
 async fn post_after(server: &Server, connection: &mut Connection, first: &[u8]) -> u16 {
     assert_eq!(connection.0.peer_addr().unwrap(), server.public);
     connection.write(&[first, &post("", b"{}")].concat()).await;
     connection.answer().await.expect("an answer").status
 }
 
-/// The client that the log names in the refusal of this request.
+/// The client in the log line for the rejection of this request.
 async fn logged_client(server: &mut Server, id: &str) -> String {
     server.logged(&format!("request_id=\"{id}\"")).await;
     let log = server.log();
@@ -40,7 +40,7 @@ async fn logged_client(server: &mut Server, id: &str) -> String {
     client.split(' ').next().unwrap().to_owned()
 }
 
-/// Has a request refused, and says whom the log names as its sender.
+/// Sends an invalid request and returns the client that is logged for it.
 async fn client_of(server: &mut Server, id: &str, first: &[u8], headers: &str) -> String {
     let mut connection = server.connect().await;
     let request = post(&format!("X-Request-Id: {id}\r\n{headers}"), b"{");
@@ -50,14 +50,14 @@ async fn client_of(server: &mut Server, id: &str, first: &[u8], headers: &str) -
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_names_the_sender_in_either_version() {
+async fn both_versions_of_the_proxy_header_give_the_address_of_the_client() {
     let mut server = Server::start(&behind_a_proxy("127.0.0.0/8, ::1", &[])).await;
     assert_eq!(client_of(&mut server, "v1", V1, "").await, "192.0.2.7");
     assert_eq!(client_of(&mut server, "v2", V2, "").await, "192.0.2.7");
     assert_eq!(client_of(&mut server, "own", V2_LOCAL, "").await, "127.0.0.1");
-    // The sender itself is no proxy that is trusted.
+    // The address in the header is not a trusted proxy.
     assert_eq!(client_of(&mut server, "says", V1, "X-Forwarded-For: 203.0.113.9\r\n").await, "192.0.2.7");
-    // Byte by byte, each of them a segment.
+    // Byte by byte, each in a TCP segment of its own.
     for header in [V1, V2] {
         let mut connection = server.connect().await;
         connection.0.set_nodelay(true).unwrap();
@@ -70,7 +70,7 @@ async fn a_trusted_proxy_names_the_sender_in_either_version() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_that_says_nothing_of_the_kind_is_closed() {
+async fn connections_of_a_trusted_proxy_without_a_proxy_header_are_closed() {
     let server = Server::start(&behind_a_proxy("127.0.0.1", &[("HEADER_TIMEOUT", "100ms")])).await;
     let plain = post("", b"{}");
     let long = [b"PROXY UNKNOWN ".as_slice(), &[b'x'; 200]].concat();
@@ -86,11 +86,11 @@ async fn a_trusted_proxy_that_says_nothing_of_the_kind_is_closed() {
 }
 
 #[tokio::test]
-async fn nobody_else_may_name_a_sender() {
+async fn a_proxy_header_of_an_untrusted_address_is_rejected() {
     let server = Server::start(&behind_a_proxy("10.0.0.0/8", &[])).await;
     for header in [V1, V2] {
         let mut connection = server.connect().await;
-        assert_eq!(post_after(&server, &mut connection, header).await, 400, "it is no HTTP");
+        assert_eq!(post_after(&server, &mut connection, header).await, 400, "it is not HTTP");
     }
     assert_eq!(post_after(&server, &mut server.connect().await, b"").await, 202);
     assert!(!server.log().contains("192.0.2.7"), "{}", server.log());
@@ -100,7 +100,7 @@ async fn nobody_else_may_name_a_sender() {
 }
 
 #[tokio::test]
-async fn forwarded_addresses_are_believed_of_trusted_proxies_alone() {
+async fn forwarded_addresses_are_only_accepted_from_trusted_proxies() {
     let forwarded = "X-Forwarded-For: 1.1.1.1, 203.0.113.9, 127.0.0.9\r\n";
     let mut open = Server::start(&[DEBUG]).await;
     assert_eq!(client_of(&mut open, "open", b"", forwarded).await, "127.0.0.1");
@@ -111,7 +111,7 @@ async fn forwarded_addresses_are_believed_of_trusted_proxies_alone() {
 }
 
 #[tokio::test]
-async fn an_address_has_so_many_connections_and_others_have_theirs() {
+async fn the_limit_on_connections_applies_per_address() {
     let mut server = Server::start(&[("MAX_CONNECTIONS_PER_ADDRESS", "2")]).await;
     let (mut first, mut second) = (server.connect().await, server.connect().await);
     for connection in [&mut first, &mut second] {
@@ -137,7 +137,7 @@ async fn an_address_has_so_many_connections_and_others_have_theirs() {
 }
 
 #[tokio::test]
-async fn connections_of_a_proxy_are_not_counted_but_those_that_it_makes_for_a_sender_are() {
+async fn connections_count_for_the_client_and_not_for_the_proxy() {
     let limit = ("MAX_CONNECTIONS_PER_ADDRESS", "1");
     let plain = Server::start(&[("TRUSTED_PROXIES", "127.0.0.1"), limit]).await;
     let mut open = Vec::new();
@@ -158,10 +158,10 @@ async fn connections_of_a_proxy_are_not_counted_but_those_that_it_makes_for_a_se
 }
 
 #[tokio::test]
-async fn without_files_to_open_the_server_waits_and_serves_again() {
+async fn the_server_recovers_when_it_has_run_out_of_file_descriptors() {
     let mut server = Server::start_with_files(64, &[("MAX_CONNECTIONS_PER_ADDRESS", "off")]).await;
     assert!(server.log().contains("files=64 connections=1"), "{}", server.log());
-    // One is served and some are told that they are too many, as long as there are files for it.
+    // One connection is served and some are rejected, as long as there are file descriptors.
     let mut flood = Vec::new();
     for _ in 0..200 {
         flood.push(TcpStream::connect(server.public).await.unwrap());
@@ -169,7 +169,7 @@ async fn without_files_to_open_the_server_waits_and_serves_again() {
     server.logged("cannot accept connections").await;
     let mut first = Connection(flood.remove(0));
     first.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    assert_eq!(first.answer().await.expect("an answer").status, 200, "who was there is served");
+    assert_eq!(first.answer().await.expect("an answer").status, 200, "the first connection is served");
     drop((first, flood));
     until("service", async || {
         let mut connection = server.connect().await;
@@ -183,7 +183,7 @@ async fn without_files_to_open_the_server_waits_and_serves_again() {
 }
 
 #[tokio::test]
-async fn settings_of_peers_that_make_no_sense_are_refused() {
+async fn invalid_settings_for_proxies_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let env = [("PROXY_PROTOCOL", "on"), ("MAX_CONNECTIONS_PER_ADDRESS", "many")];
     let output = run(folder.path(), &env, &[]).await;

@@ -1,4 +1,4 @@
-//! A store that hangs, fails, throttles: what was accepted is kept, what cannot be kept is refused.
+//! Backpressure from a store that hangs, fails or throttles. Accepted jobs are kept; others are rejected.
 
 use std::collections::HashSet;
 
@@ -7,8 +7,8 @@ use tokio::task::JoinSet;
 
 use crate::support::{Server, get, lines, post, until};
 
-/// Payloads `{"n":from}`, `{"n":from + 1}` …, each a job, until one is refused; the numbers that got 202.
-async fn post_until_refused(server: &Server, from: usize) -> HashSet<usize> {
+/// Sends jobs `{"n":from}`, `{"n":from + 1}` … until one is rejected. Returns the numbers that got 202.
+async fn post_until_rejected(server: &Server, from: usize) -> HashSet<usize> {
     let mut accepted = HashSet::new();
     for n in from.. {
         let answer = server.post_json(&format!("{{\"n\":{n}}}")).await;
@@ -22,13 +22,13 @@ async fn post_until_refused(server: &Server, from: usize) -> HashSet<usize> {
     accepted
 }
 
-/// Connections of a flood.
-const FLOODERS: usize = 16;
+/// The number of connections of a flood.
+const FLOOD_CONNECTIONS: usize = 16;
 
-/// Sends a request so many times on each connection; how many were refused with 503.
+/// Sends a request `requests` times on each connection. Returns the number of 503s.
 async fn flood(server: &Server, request: &[u8], requests: usize) -> usize {
     let mut senders = JoinSet::new();
-    for _ in 0..FLOODERS {
+    for _ in 0..FLOOD_CONNECTIONS {
         let (mut connection, request) = (server.connect().await, request.to_vec());
         senders.spawn(async move {
             let mut refused = 0;
@@ -50,7 +50,7 @@ fn stored(root: &std::path::Path) -> Vec<usize> {
 }
 
 #[tokio::test]
-async fn with_a_hung_store_503s_begin_and_they_end_by_themselves_and_nothing_is_missing() {
+async fn while_the_store_hangs_requests_are_rejected_and_afterwards_everything_is_stored() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
@@ -64,21 +64,21 @@ async fn with_a_hung_store_503s_begin_and_they_end_by_themselves_and_nothing_is_
     let mut server = Server::start_with_s3(&s3, &env).await;
 
     let mut accepted = HashSet::new();
-    // A refusal may come because the dispatcher is only behind: until every place is taken.
+    // A rejection may only mean that the dispatcher is behind, so repeat until the queue is full.
     until("everything is full", async || {
-        accepted.extend(post_until_refused(&server, accepted.len()).await);
+        accepted.extend(post_until_rejected(&server, accepted.len()).await);
         let metrics = server.metrics().await;
         let full = [("queue_jobs", 10.0), ("busy_workers", 2.0), ("segments_waiting", 1.0)];
         full.iter().all(|(name, value)| metrics[&format!("millpond_{name}")] == *value)
     })
     .await;
-    // Ten in the queue; in each of two uploads and in the one sealed segment at least one.
+    // Ten jobs in the queue, and at least one in each of two uploads and one sealed segment.
     assert!((13..=40).contains(&accepted.len()), "{}", accepted.len());
     assert_eq!(server.metric("millpond_jobs_waiting").await, accepted.len() as f64);
     let (status, text) = server.ready().await;
     assert!(status == 503 && text.contains("queue full"), "{text}");
     assert_eq!(get(server.public, "/health").await.status, 503);
-    assert_eq!(server.post_json("{\"n\":0}").await.status, 503, "it stays full");
+    assert_eq!(server.post_json("{\"n\":0}").await.status, 503, "the queue stays full");
 
     s3.faults().set(FaultPlan::none());
     until("room", async || {
@@ -91,13 +91,13 @@ async fn with_a_hung_store_503s_begin_and_they_end_by_themselves_and_nothing_is_
     .await;
     assert_eq!(server.stop().await, Some(0));
     let stored = stored(&root.path().join("telemetry"));
-    assert_eq!(stored.len(), accepted.len(), "none twice");
+    assert_eq!(stored.len(), accepted.len(), "no payload is stored twice");
     assert_eq!(stored.into_iter().collect::<HashSet<_>>(), accepted);
     assert_eq!(s3.stats().in_flight_peak, 2, "MAX_WORKERS uploads at once and never more");
 }
 
 #[tokio::test]
-async fn memory_is_bounded_while_a_hung_store_is_flooded() {
+async fn memory_is_bounded_during_a_flood_while_the_store_hangs() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
@@ -112,19 +112,19 @@ async fn memory_is_bounded_while_a_hung_store_is_flooded() {
     let request =
         post("Content-Type: application/json\r\n", format!("{{\"a\":\"{}\"}}", "x".repeat(16 * 1024)).as_bytes());
 
-    // Three times what the queue and the segments hold, so that every bound is reached.
+    // Three times the capacity of the queue and the segments, so that every limit is reached.
     assert!(flood(&server, &request, 100).await > 0);
     let (full, waiting) = (server.peak(), server.metric("millpond_jobs_waiting").await);
     assert!(waiting * 16.0 * 1024.0 <= (4 << 20) as f64 + 3.0 * (1 << 20) as f64, "{waiting} jobs");
-    // A hundred times more changes nothing.
-    assert_eq!(flood(&server, &request, 2000).await, FLOODERS * 2000);
+    // A hundred times more has no effect on the memory.
+    assert_eq!(flood(&server, &request, 2000).await, FLOOD_CONNECTIONS * 2000);
     assert_eq!(server.metric("millpond_jobs_waiting").await, waiting);
     let after = server.peak();
     assert!(after < full + 8 * 1024, "{full} KiB grew to {after} KiB");
 }
 
 #[tokio::test]
-async fn memory_is_bounded_while_a_hung_store_is_flooded_and_the_spool_fills_on_disk() {
+async fn memory_is_bounded_during_a_flood_that_fills_the_spool() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
@@ -140,19 +140,19 @@ async fn memory_is_bounded_while_a_hung_store_is_flooded_and_the_spool_fills_on_
     let body = format!("{{\"a\":\"{}\"}}", "x".repeat(16 * 1024));
     let request = post("Content-Type: application/json\r\n", body.as_bytes());
     let before = server.peak();
-    // More than the spool may hold.
+    // More than the capacity of the spool.
     assert!(flood(&server, &request, 150).await > 0);
     let (full, spooled) = (server.peak(), server.metric("millpond_spool_bytes").await);
     assert!((f64::from(28 << 20)..=f64::from(32 << 20)).contains(&spooled), "{spooled} bytes are spooled");
     assert!(full < before + 20 * 1024, "{before} KiB grew to {full} KiB with {spooled} bytes in the spool");
-    // Three times more changes nothing.
-    assert_eq!(flood(&server, &request, 500).await, FLOODERS * 500);
+    // Three times more has no effect on the memory.
+    assert_eq!(flood(&server, &request, 500).await, FLOOD_CONNECTIONS * 500);
     let after = server.peak();
     assert!(after < full + 8 * 1024, "{full} KiB grew to {after} KiB");
 }
 
 #[tokio::test]
-async fn a_queue_full_of_bytes_refuses_and_a_batch_too_large_for_it_is_told_so() {
+async fn a_full_queue_is_503_and_a_batch_larger_than_the_queue_is_413() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
@@ -181,7 +181,7 @@ async fn a_queue_full_of_bytes_refuses_and_a_batch_too_large_for_it_is_told_so()
 }
 
 #[tokio::test]
-async fn a_store_that_fails_one_call_in_two_gets_everything_once() {
+async fn with_a_store_that_fails_every_other_call_everything_is_stored_once() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     let kinds = [Fault::SlowDown, Fault::InternalError, Fault::DropBefore, Fault::DropAfter, Fault::Hang];
@@ -213,7 +213,7 @@ async fn a_store_that_fails_one_call_in_two_gets_everything_once() {
 }
 
 #[tokio::test]
-async fn throttling_lowers_the_uploads_at_once_and_success_raises_them_again() {
+async fn throttling_lowers_the_upload_limit_and_success_raises_it() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::SlowDown));

@@ -64,7 +64,7 @@ async fn receipts_name_the_key_alone_unless_the_operator_shows_known_senders_mor
     let output = run(folder.path(), &[("RECEIPT_OBJECT", "location")], &[]).await;
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(64), "{said}");
-    assert!(said.contains("RECEIPT_OBJECT is location and TOKENS_FILE is not set"), "{said}");
+    assert!(said.contains("RECEIPT_OBJECT is location but TOKENS_FILE is not set"), "{said}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ fn stderr(output: &std::process::Output) -> String {
 }
 
 #[tokio::test]
-async fn everything_wrong_is_reported_together_and_nothing_is_bound() {
+async fn all_problems_are_reported_together_and_no_listener_is_bound() {
     let folder = tempfile::tempdir().unwrap();
     let env = [
         ("MAX_WORKERS", "0"),
@@ -45,7 +45,7 @@ async fn everything_wrong_is_reported_together_and_nothing_is_bound() {
     let output = run(folder.path(), &env, &[]).await;
     assert_eq!(output.status.code(), Some(64));
     let said = stderr(&output);
-    // Each problem is a line that begins with the name it is about.
+    // Each problem is a line that contains the name of its setting.
     let lines: Vec<&str> = said.lines().map(str::trim).collect();
     let about = |name: &str| {
         lines.iter().any(|line| {
@@ -62,11 +62,11 @@ async fn everything_wrong_is_reported_together_and_nothing_is_bound() {
         assert!(said.contains(hint), "{hint}: {said}");
     }
     assert!(!said.contains("listening"), "{said}");
-    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "no folder was made");
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "no directory was created");
 }
 
 #[tokio::test]
-async fn units_may_be_left_out_or_given_and_an_empty_value_is_unset() {
+async fn units_are_optional_and_an_empty_value_counts_as_unset() {
     let folder = tempfile::tempdir().unwrap();
     let env = [
         ("MAX_BODY_BYTES", "524288"),
@@ -82,7 +82,7 @@ async fn units_may_be_left_out_or_given_and_an_empty_value_is_unset() {
 }
 
 #[tokio::test]
-async fn a_limit_that_is_given_wins_over_the_default_of_another() {
+async fn a_limit_that_is_set_takes_precedence_over_the_default_of_another_limit() {
     let env = [
         ("MAX_DECODED_BYTES", "1KiB"),
         ("SPOOL_MAX_BYTES", "1MiB"),
@@ -93,13 +93,17 @@ async fn a_limit_that_is_given_wins_over_the_default_of_another() {
     let mut server = Server::start(&env).await;
     let long = format!("{{\"a\":\"{}\"}}", "x".repeat(1024));
     assert!(server.post_json(&long).await.refusal(413).contains("MAX_DECODED_BYTES"));
-    assert_eq!(server.post_json(&format!("[{}{{}}]", "{},".repeat(300))).await.status, 202, "in time for no object");
+    assert_eq!(
+        server.post_json(&format!("[{}{{}}]", "{},".repeat(300))).await.status,
+        202,
+        "ACK_TIMEOUT passes before the object is stored"
+    );
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(server.lines().len(), 301);
 }
 
 #[tokio::test]
-async fn a_secret_in_the_environment_is_never_repeated() {
+async fn errors_do_not_repeat_secrets_from_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     let env = [("AWS_ENDPOINT_URL", "ftp://user:hunter2@example.org"), ("AWS_SECRET_ACCESS_KEY", "hunter2")];
     let output = run(folder.path(), &env, &[]).await;
@@ -129,14 +133,14 @@ async fn help_and_the_readme_list_every_setting_with_its_default() {
 }
 
 #[tokio::test]
-async fn unknown_arguments_are_refused() {
+async fn unknown_arguments_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(run(folder.path(), &[], &["--port", "80"]).await.status.code(), Some(64));
     assert_eq!(run(folder.path(), &[], &["--version"]).await.status.code(), Some(0));
 }
 
 #[tokio::test]
-async fn check_proves_the_store_and_leaves_nothing_behind() {
+async fn check_tests_the_store_and_deletes_its_object() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), &[], &["--check"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -159,7 +163,7 @@ async fn check_proves_the_store_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_an_error_that_names_the_setting() {
+async fn the_error_for_an_address_in_use_names_the_setting() {
     let folder = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
@@ -173,7 +177,7 @@ fn settings(name: &str, value: &str) -> Result<Settings, SettingsError> {
 }
 
 #[test]
-fn a_guard_that_came_out_empty_is_refused_and_not_taken_for_unset() {
+fn an_empty_value_of_a_protective_setting_is_an_error() {
     for name in ["ADMIN_TOKEN", "ADMIN_TOKEN_FILE", "TLS_CERT", "TLS_KEY", "TOKENS_FILE", "TRUSTED_PROXIES"] {
         let error = settings(name, " ").unwrap_err().to_string();
         assert!(error.contains(&format!("{name}: expected a value")), "{error}");
@@ -182,7 +186,7 @@ fn a_guard_that_came_out_empty_is_refused_and_not_taken_for_unset() {
 }
 
 #[test]
-fn what_a_sender_can_have_warned_of_frame_by_frame_is_not_logged_unless_asked_for() {
+fn warnings_of_h2_that_a_client_can_cause_are_not_logged_by_default() {
     let enabled = |filter, level| settings("RUST_LOG", filter).unwrap().log.filter.would_enable("h2::proto", &level);
     assert!(!enabled("info", Level::WARN) && enabled("info", Level::ERROR));
     assert!(!enabled("trace", Level::WARN));
@@ -190,9 +194,9 @@ fn what_a_sender_can_have_warned_of_frame_by_frame_is_not_logged_unless_asked_fo
     assert!(enabled("info,h2=debug", Level::DEBUG));
 }
 
-/// S3 takes 5 GiB in one PUT, and a segment is sealed only after the batch that fills it.
+/// S3 takes 5 GiB in one PUT, and a segment is sealed only after the batch that fills it was added.
 #[tokio::test]
-async fn an_object_that_no_put_could_hold_is_refused_at_the_start() {
+async fn an_object_size_that_exceeds_one_put_is_an_error() {
     let check = |env: &[(&str, &str)]| {
         let vars = env.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         Settings::from_vars(vars).map(|_| ()).map_err(|error| error.to_string())
@@ -200,12 +204,12 @@ async fn an_object_that_no_put_could_hold_is_refused_at_the_start() {
     let s3 = ("S3_BUCKET", "telemetry");
     let spool = ("SPOOL_MAX_BYTES", "100GiB");
     assert!(check(&[s3, spool, ("OBJECT_MAX_BYTES", "5GiB")]).unwrap_err().contains("5GiB that S3 takes"));
-    assert_eq!(check(&[s3, spool, ("OBJECT_MAX_BYTES", "4GiB")]), Ok(()), "with batches of the usual size");
-    // One batch may be 4 times as large as its body, as far as the queue holds it.
+    assert_eq!(check(&[s3, spool, ("OBJECT_MAX_BYTES", "4GiB")]), Ok(()), "with batches of the default size");
+    // The lines of a batch may be 4 times as large as its body, up to the size of the queue.
     let large = [s3, spool, ("OBJECT_MAX_BYTES", "4GiB"), ("MAX_DECODED_BYTES", "512MiB"), ("MAX_QUEUE_BYTES", "3GiB")];
     assert!(check(&large).unwrap_err().contains("OBJECT_MAX_BYTES"));
-    assert_eq!(check(&[s3, spool, large[2], large[3]]), Ok(()), "a queue of 256MiB is a bound, too");
-    assert_eq!(check(&large[1..]), Ok(()), "a directory takes any object");
+    assert_eq!(check(&[s3, spool, large[2], large[3]]), Ok(()), "the default queue of 256MiB is a limit as well");
+    assert_eq!(check(&large[1..]), Ok(()), "a directory accepts objects of any size");
     let frame = [("MAX_DECODED_BYTES", "2GiB"), ("MAX_QUEUE_BYTES", "8GiB")];
     assert!(check(&frame).unwrap_err().contains("under 4GiB"), "a frame's length has 32 bits");
 }
@@ -215,19 +219,19 @@ fn all(vars: &[(&str, &str)]) -> Result<Settings, SettingsError> {
 }
 
 #[test]
-fn what_cannot_work_is_refused_with_the_name_that_is_right() {
+fn wrong_names_and_contradictions_are_errors_that_say_what_to_change() {
     let cases: [(&[(&str, &str)], &str); 12] = [
-        (&[("AWS_BUCKET", "b")], "AWS_BUCKET: no such setting; its name here is S3_BUCKET"),
-        (&[("S3_REGION", "eu-west-1")], "its name here is AWS_REGION"),
-        (&[("S3_ENDPOINT", "http://x")], "its name here is AWS_ENDPOINT_URL_S3"),
+        (&[("AWS_BUCKET", "b")], "AWS_BUCKET: unknown setting; use S3_BUCKET"),
+        (&[("S3_REGION", "eu-west-1")], "S3_REGION: unknown setting; use AWS_REGION"),
+        (&[("S3_ENDPOINT", "http://x")], "S3_ENDPOINT: unknown setting; use AWS_ENDPOINT_URL_S3"),
         (&[("AWS_REGON", "eu-west-1")], "did you mean AWS_REGION?"),
         (&[("AWS_SECRET_ACCES_KEY", "hunter2")], "did you mean AWS_SECRET_ACCESS_KEY?"),
-        (&[("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9000")], "S3_BUCKET is not: name the bucket"),
+        (&[("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9000")], "S3_BUCKET is not: set S3_BUCKET"),
         (&[("SPOOL_MAX_BYTES", "16KiB")], "no batch would fit"),
         (&[("RUST_LOG", "verbose")], "RUST_LOG=verbose: expected a level"),
         (&[("RUST_LOG", "milpond=debug")], "did you mean millpond?"),
         (&[("RUST_LOG", "info,verbose")], "not \"verbose\""),
-        (&[("ADMIN_TOKEN", "correct-horse-battery"), ("ADMIN_TOKEN_FILE", "./t")], "set one of them"),
+        (&[("ADMIN_TOKEN", "correct-horse-battery"), ("ADMIN_TOKEN_FILE", "./t")], "set only one of them"),
         (&[("ADMIN_ADDR", "0.0.0.0:9090")], "ADMIN_TOKEN is not set"),
     ];
     for (vars, expected) in cases {
@@ -246,15 +250,15 @@ fn what_cannot_work_is_refused_with_the_name_that_is_right() {
 }
 
 #[tokio::test]
-async fn what_is_ignored_is_warned_of_at_the_start_and_by_check() {
+async fn ignored_settings_are_warned_about_at_start_and_by_check() {
     let bucket = ("S3_BUCKET", "telemetry");
     let cases: [(&[(&str, &str)], &str); 6] = [
         (&[bucket, ("STORE_DIR", "./x")], "STORE_DIR is ignored"),
         (&[("ACK", "memory"), ("SPOOL_DIR", "./x")], "SPOOL_DIR is ignored"),
         (&[("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")], "AWS_ENDPOINT_URL is ignored"),
-        (&[bucket, ("S3_TIMEOUT", "60s")], "S3_TIMEOUT is over SHUTDOWN_GRACE"),
+        (&[bucket, ("S3_TIMEOUT", "60s")], "S3_TIMEOUT exceeds SHUTDOWN_GRACE"),
         (&[("RUST_LOG", "info,milpond=debug")], "did you mean millpond?"),
-        (&[("SPOOL_MAX_BYTES", "64KiB")], "SPOOL_MAX_BYTES is smaller than a batch may be"),
+        (&[("SPOOL_MAX_BYTES", "64KiB")], "SPOOL_MAX_BYTES is smaller than the largest batch"),
     ];
     for (vars, expected) in cases {
         let warnings = all(vars).unwrap().warnings;
@@ -269,22 +273,22 @@ async fn what_is_ignored_is_warned_of_at_the_start_and_by_check() {
 }
 
 #[tokio::test]
-async fn a_batch_that_an_empty_spool_cannot_hold_is_413_and_what_it_can_hold_is_taken() {
+async fn a_batch_larger_than_the_spool_is_rejected_with_413() {
     let env = [("SPOOL_MAX_BYTES", "64KiB"), ("COMPRESSION", "none"), ("RECORD", "payload")];
     let mut server = Server::start(&env).await;
     let batch = |bytes: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(bytes));
     for bytes in [533_000, 65_536] {
         assert!(server.post_json(&batch(bytes)).await.refusal(413).contains("SPOOL_MAX_BYTES"), "{bytes}");
     }
-    // A small body whose lines are large.
+    // A small body with large lines.
     let lines = format!("[{}{{}}]", "{\"a\":1},".repeat(9_000));
     server.post("Content-Type: application/json\r\n", lines.as_bytes()).await.refusal(413);
-    assert_eq!(server.post_json(&batch(56_000)).await.status, 202, "it fits into the empty spool");
+    assert_eq!(server.post_json(&batch(56_000)).await.status, 202, "this batch fits");
     assert_eq!(server.stop().await, Some(0));
 }
 
 #[tokio::test]
-async fn check_counts_what_was_set_aside_and_what_it_found() {
+async fn check_counts_damaged_files_and_segments_of_exited_processes() {
     let folder = tempfile::tempdir().unwrap();
     let dead = folder.path().join("millpond-data/spool/dead");
     std::fs::create_dir_all(&dead).unwrap();

@@ -1,4 +1,4 @@
-//! TLS on the public listener, and certificates that change under open connections.
+//! TLS on the public listener, and the reload of certificates.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::support::{Connection, PATIENCE, Server, post, run, until};
 
 const ALL: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
 
-/// A certificate for `localhost` and its key, in files that may be written again.
+/// The files of a certificate for `localhost` and its key.
 struct Pair {
     _folder: TempDir,
     cert: PathBuf,
@@ -40,7 +40,7 @@ impl Pair {
         (pair, der)
     }
 
-    /// Another certificate and key in the same files.
+    /// Writes another certificate and key to the files.
     fn renew(&self) -> CertificateDer<'static> {
         let made = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(&self.key, made.signing_key.serialize_pem()).unwrap();
@@ -61,7 +61,7 @@ async fn start(pair: &Pair, env: &[(&str, &str)]) -> Server {
     Server::start(&[&pair.env(), env].concat()).await
 }
 
-/// A connection to a server that proves itself with `cert`.
+/// Connects to a server whose certificate is `cert`.
 async fn secure(
     server: &Server,
     cert: &CertificateDer<'static>,
@@ -84,7 +84,7 @@ async fn connect(server: &Server, cert: &CertificateDer<'static>) -> Connection<
     Connection(secure(server, cert, ALL, &[]).await.unwrap())
 }
 
-/// Posts over HTTP/2 on a connection that has agreed on it; the status.
+/// Sends a batch over HTTP/2 and returns the status.
 async fn post_h2(stream: TlsStream<TcpStream>) -> u16 {
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -98,7 +98,7 @@ async fn post_h2(stream: TlsStream<TcpStream>) -> u16 {
 }
 
 #[tokio::test]
-async fn both_versions_of_tls_take_batches_and_http_2_is_agreed_on_by_alpn() {
+async fn both_tls_versions_work_and_alpn_negotiates_http_2() {
     let (pair, cert) = Pair::new();
     let mut server = start(&pair, &[]).await;
     for version in ALL {
@@ -117,7 +117,7 @@ async fn both_versions_of_tls_take_batches_and_http_2_is_agreed_on_by_alpn() {
                 }
             }
         }
-        // HTTP/2 by prior knowledge, as without TLS.
+        // HTTP/2 with prior knowledge works as without TLS.
         assert_eq!(post_h2(secure(&server, &cert, &[version], &[]).await.unwrap()).await, 202);
     }
     let nothing_in_common = secure(&server, &cert, ALL, &["spdy/3"]).await;
@@ -127,7 +127,7 @@ async fn both_versions_of_tls_take_batches_and_http_2_is_agreed_on_by_alpn() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_taken_up_and_no_connection_is_dropped_for_it() {
+async fn a_new_certificate_is_loaded_without_dropping_connections() {
     let (pair, first) = Pair::new();
     let mut server = start(&pair, &[]).await;
     let mut old = connect(&server, &first).await;
@@ -139,38 +139,38 @@ async fn a_new_certificate_is_taken_up_and_no_connection_is_dropped_for_it() {
     until("the new certificate", async || secure(&server, &second, ALL, &[]).await.is_ok()).await;
     secure(&server, &first, ALL, &[]).await.expect_err("the old certificate is gone");
     old.write(&post("", b"{}")).await;
-    assert_eq!(old.answer().await.unwrap().status, 202, "the connection is still there");
+    assert_eq!(old.answer().await.unwrap().status, 202, "the connection is still open");
 
-    // Without a signal, too.
+    // The same without a signal.
     let third = pair.renew();
     until("the new certificate", async || secure(&server, &third, ALL, &[]).await.is_ok()).await;
     old.write(&post("", b"{}")).await;
     assert_eq!(old.answer().await.unwrap().status, 202);
 
-    // And a bad one is not.
+    // An invalid certificate is not loaded.
     let line = "MC4CAQAwBQYDK2VwBCIEIHd3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3";
     std::fs::write(&pair.key, format!("-----BEGIN PRIVATE KEY-----\n{line}\n-----END PRIVATE WHAT-----\n")).unwrap();
     server.signal(Signal::HUP);
     server.logged("keeping the previous version").await;
     assert!(server.log().contains("expected an unencrypted private key in PEM"), "{}", server.log());
-    assert!(!server.log().contains(line) && !server.log().contains("WHAT"), "nothing of the key is logged");
+    assert!(!server.log().contains(line) && !server.log().contains("WHAT"), "the key is not logged");
     connect(&server, &third).await;
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(server.lines().len(), 3);
 }
 
 #[tokio::test]
-async fn a_pair_that_cannot_be_used_is_refused_at_start() {
+async fn an_invalid_certificate_or_key_is_an_error_at_start() {
     let folder = tempfile::tempdir().unwrap();
     let ((pair, _), (other, _)) = (Pair::new(), Pair::new());
     let (cert, key) = (text(&pair.cert), text(&pair.key));
     let bad: [(&[(&str, &str)], &str); 6] = [
-        (&[("TLS_CERT", cert)], "go together"),
-        (&[("TLS_KEY", key)], "go together"),
+        (&[("TLS_CERT", cert)], "set both, or neither"),
+        (&[("TLS_KEY", key)], "set both, or neither"),
         (&[("TLS_CERT", "nowhere.pem"), ("TLS_KEY", key)], "TLS_CERT=nowhere.pem: No such file"),
         (&[("TLS_CERT", key), ("TLS_KEY", key)], "expected a certificate"),
-        (&[("TLS_CERT", cert), ("TLS_KEY", cert)], "expected an unencrypted private key"),
-        (&[("TLS_CERT", cert), ("TLS_KEY", text(&other.key))], "do not match"),
+        (&[("TLS_CERT", cert), ("TLS_KEY", cert)], "expected a private key"),
+        (&[("TLS_CERT", cert), ("TLS_KEY", text(&other.key))], "no pair"),
     ];
     for (env, said) in bad {
         for arguments in [&[][..], &["--check"]] {
@@ -181,11 +181,11 @@ async fn a_pair_that_cannot_be_used_is_refused_at_start() {
             assert!(!stderr.contains("listening"), "{stderr}");
         }
     }
-    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "no folder was made");
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "no directory was created");
 }
 
 #[tokio::test]
-async fn a_handshake_that_stalls_gives_its_place_back() {
+async fn a_stalled_handshake_releases_its_permit() {
     let (pair, cert) = Pair::new();
     let server = start(&pair, &[("MAX_CONNECTIONS", "1"), ("HEADER_TIMEOUT", "100ms")]).await;
     for start in [&b""[..], b"\x16\x03\x01\x01\x00\x01\x00\x00\xfc\x03\x03"] {
@@ -202,8 +202,8 @@ async fn a_handshake_that_stalls_gives_its_place_back() {
     assert_eq!(server.metric("millpond_connections_failed_total").await, 2.0);
 }
 
-/// The server takes a batch over TLS, ends well and has stored that one.
-async fn takes_one_and_stops(mut server: Server, cert: &CertificateDer<'static>) {
+/// Sends a batch over TLS and stops the server. The batch must be stored.
+async fn store_one_and_stop(mut server: Server, cert: &CertificateDer<'static>) {
     let mut connection = connect(&server, cert).await;
     connection.write(&post("", b"{}")).await;
     assert_eq!(connection.answer().await.unwrap().status, 202);
@@ -212,33 +212,33 @@ async fn takes_one_and_stops(mut server: Server, cert: &CertificateDer<'static>)
 }
 
 #[tokio::test]
-async fn a_handshake_that_stalls_does_not_hold_up_a_stop() {
+async fn a_stalled_handshake_does_not_delay_the_shutdown() {
     let (pair, cert) = Pair::new();
     let server = start(&pair, &[("HEADER_TIMEOUT", "1h"), ("SHUTDOWN_GRACE", "1h")]).await;
     let _stalled = server.connect().await;
-    takes_one_and_stops(server, &cert).await;
+    store_one_and_stop(server, &cert).await;
 }
 
 #[tokio::test]
-async fn what_is_not_tls_is_closed_and_others_go_on() {
+async fn a_connection_without_tls_is_closed_and_does_not_affect_others() {
     let (pair, cert) = Pair::new();
     let mut server = start(&pair, &[("RUST_LOG", "millpond=debug")]).await;
     let noise: Vec<u8> = (0..20_000_u32).map(|n| (n * 7919 % 251) as u8).collect();
     for garbage in [post("X-Secret: hush\r\n", b"{}"), b"\x16\x03\x01\xff\xff".to_vec(), noise] {
         let mut connection = server.connect().await;
         connection.write(&garbage).await;
-        // An alert may come before the end, but no HTTP.
+        // A TLS alert may precede the end, but no HTTP.
         let mut said = Vec::new();
         let _: Result<_, _> = connection.0.read_to_end(&mut said).await;
         assert!(said.len() <= 7 && !said.starts_with(b"HTTP"), "{}", said.escape_ascii());
     }
     server.logged("failed before its first request").await;
     assert!(!server.log().contains("hush"));
-    takes_one_and_stops(server, &cert).await;
+    store_one_and_stop(server, &cert).await;
 }
 
 #[tokio::test]
-async fn a_sender_over_the_limit_is_told_so_within_tls_in_http_1() {
+async fn a_connection_above_the_limit_is_rejected_within_tls_over_http_1() {
     let (pair, cert) = Pair::new();
     let server = start(&pair, &[("MAX_CONNECTIONS", "1")]).await;
     let mut first = connect(&server, &cert).await;
@@ -251,7 +251,7 @@ async fn a_sender_over_the_limit_is_told_so_within_tls_in_http_1() {
 }
 
 #[tokio::test]
-async fn a_sender_that_does_not_read_its_answers_is_closed_with_tls_too() {
+async fn a_tls_connection_that_does_not_read_responses_is_closed() {
     let (pair, cert) = Pair::new();
     let server = start(&pair, &[("IDLE_TIMEOUT", "300ms")]).await;
     let mut deaf = connect(&server, &cert).await;
@@ -262,14 +262,14 @@ async fn a_sender_that_does_not_read_its_answers_is_closed_with_tls_too() {
 }
 
 #[tokio::test]
-async fn a_connection_ends_with_a_word_and_its_last_answer_survives() {
+async fn a_tls_connection_ends_with_close_notify_after_its_last_response() {
     let (pair, cert) = Pair::new();
     let server = start(&pair, &[("MAX_BODY_BYTES", "64KiB"), ("IDLE_TIMEOUT", "200ms")]).await;
     let mut idle = connect(&server, &cert).await;
     let mut rest = Vec::new();
     idle.0.read_to_end(&mut rest).await.expect("a close_notify, else this is an error");
     assert!(rest.is_empty());
-    // The answer comes before the body is sent, and the sender sends on.
+    // The response precedes the body, and the client continues to send.
     let mut large = connect(&server, &cert).await;
     large.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n").await;
     large.write(&vec![b'x'; 8 << 20]).await;

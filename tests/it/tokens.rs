@@ -1,4 +1,4 @@
-//! Tokens: who gets in, who does not, and that a token stays where it was sent.
+//! Authentication by tokens. No token appears in a log, a metric, a response or an object.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,11 @@ use crate::support::{Answer, Server, run};
 
 const BATCH: &str = r#"{"data":[{"n":1}]}"#;
 
-/// A file of tenants in a folder of its own.
+/// A file of tenants in a temporary directory.
 pub(crate) struct TokensFile(TempDir);
 
 impl TokensFile {
-    /// `(name, tokens, limits)` each.
+    /// Each tenant is `(name, tokens, limits)`.
     pub(crate) fn new(tenants: &[(&str, &[&str], &str)]) -> Self {
         let this = Self(tempfile::tempdir().unwrap());
         this.write(&tokens_file(tenants));
@@ -25,14 +25,14 @@ impl TokensFile {
         self.0.path().join("tokens.json")
     }
 
-    /// Puts a new file in the place of the old one, at once.
+    /// Replaces the file atomically.
     fn write(&self, text: &str) {
         let new = self.0.path().join("new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, self.path()).unwrap();
     }
 
-    /// A server for these tenants.
+    /// Starts a server with the file.
     pub(crate) async fn start(&self, env: &[(&str, &str)]) -> Server {
         let path = self.path();
         let own = [("TOKENS_FILE", path.to_str().unwrap())];
@@ -65,7 +65,7 @@ async fn get(server: &Server, path: &str, headers: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_token_lets_in_wherever_it_stands_and_the_stored_line_names_the_tenant_and_not_the_token() {
+async fn tokens_are_accepted_in_headers_and_envelopes_and_lines_contain_the_tenant_instead() {
     let file = TokensFile::new(&[("acme", &["s3cret-one", "s3cret-two"], "{}"), ("other", &["s3cret-three"], "{}")]);
     let mut server = file.start(&[("COMPRESSION", "none")]).await;
     for headers in
@@ -78,7 +78,7 @@ async fn a_token_lets_in_wherever_it_stands_and_the_stored_line_names_the_tenant
     for token in ["\"s3cret-one\"", "\"s\\u0033cret-two\""] {
         assert_eq!(server.post_json(&enveloped(token)).await.status, 202, "{token}");
     }
-    // The header's token counts, whatever the envelope's.
+    // The token of the header takes precedence over that of the envelope.
     let both = server.post("X-Api-Key: s3cret-one\r\n", enveloped("\"s3cret-three\"").as_bytes()).await;
     let neither = server.post("X-Api-Key: s3cret-one\r\n", enveloped("\"s3cret-none\"").as_bytes()).await;
     assert_eq!((both.status, neither.status), (202, 202));
@@ -91,7 +91,7 @@ async fn a_token_lets_in_wherever_it_stands_and_the_stored_line_names_the_tenant
 }
 
 #[tokio::test]
-async fn without_a_token_it_is_401_with_a_challenge_and_with_an_unknown_one_403_and_nothing_is_stored() {
+async fn a_missing_token_is_401_with_a_challenge_and_an_unknown_token_is_403() {
     let file = TokensFile::new(&[("acme", &["s3cret"], "{}")]);
     let mut server = file.start(&[]).await;
     let ndjson = "Content-Type: application/x-ndjson\r\n";
@@ -100,7 +100,7 @@ async fn without_a_token_it_is_401_with_a_challenge_and_with_an_unknown_one_403_
         server.post("Authorization: Basic czNjcmV0\r\n", BATCH.as_bytes()).await,
         server.post("Authorization: Bearer\r\n", BATCH.as_bytes()).await,
         server.post_json(&enveloped("\"\"")).await,
-        // A payload's own `token` is not the envelope's.
+        // The `token` of a payload is not that of the envelope.
         server.post_json("{\"token\":\"s3cret\"}").await,
         server.post(ndjson, enveloped("\"s3cret\"").as_bytes()).await,
         get(&server, "/v1/jobs/x", "").await,
@@ -137,7 +137,7 @@ async fn without_a_token_it_is_401_with_a_challenge_and_with_an_unknown_one_403_
 }
 
 #[tokio::test]
-async fn a_bad_token_in_a_header_is_refused_before_the_body_is_read() {
+async fn an_unknown_token_in_a_header_is_rejected_before_the_body_is_read() {
     let file = TokensFile::new(&[("acme", &["s3cret"], "{}")]);
     let server = file.start(&[]).await;
     for (headers, status) in [
@@ -145,7 +145,7 @@ async fn a_bad_token_in_a_header_is_refused_before_the_body_is_read() {
         ("Authorization: Bearer nobodys\r\n", 403),
         ("Content-Type: application/jsonl\r\n", 401),
     ] {
-        // No byte of the body is ever sent.
+        // The body is never sent.
         let head = format!("POST / HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 100\r\n\r\n");
         server.send(head.as_bytes()).await.refusal(status);
     }
@@ -153,7 +153,7 @@ async fn a_bad_token_in_a_header_is_refused_before_the_body_is_read() {
 }
 
 #[tokio::test]
-async fn any_tenant_may_ask_after_a_job_and_anybody_after_the_servers_health() {
+async fn every_tenant_can_look_up_every_job_and_health_needs_no_token() {
     let file = TokensFile::new(&[("a", &["one"], "{}"), ("b", &["two"], "{}")]);
     let server = file.start(&[]).await;
     let job = bearer(&server, "one").await.json()["job"].as_str().unwrap().to_owned();
@@ -166,7 +166,7 @@ async fn any_tenant_may_ask_after_a_job_and_anybody_after_the_servers_health() {
 }
 
 #[tokio::test]
-async fn bare_payloads_are_stored_as_they_came() {
+async fn with_record_payload_payloads_are_stored_unchanged() {
     let file = TokensFile::new(&[("acme", &["s3cret"], "{}")]);
     let mut server = file.start(&[("RECORD", "payload")]).await;
     assert_eq!(bearer(&server, "s3cret").await.status, 202);
@@ -176,13 +176,13 @@ async fn bare_payloads_are_stored_as_they_came() {
 }
 
 #[tokio::test]
-async fn the_file_is_read_again_on_sighup_and_a_bad_one_leaves_the_old_in_force_and_says_so_once() {
+async fn sighup_reloads_the_file_and_an_invalid_file_keeps_the_previous_version() {
     let file = TokensFile::new(&[("acme", &["old"], "{}")]);
     let mut server = file.start(&[]).await;
     assert_eq!(bearer(&server, "old").await.status, 202);
     file.write("{\"tenants\":[\n{\"name\":\"acme\",\"tokens_sha256\":[\"s3cret\"]}]}");
     server.logged("reload failed; keeping the previous version").await;
-    assert!(server.log().contains("line 2: not the SHA-256 of a token"), "{}", server.log());
+    assert!(server.log().contains("line 2: expected the SHA-256 of a token"), "{}", server.log());
     assert_eq!(bearer(&server, "old").await.status, 202);
 
     file.write(&tokens_file(&[("acme", &["new"], "{}"), ("b", &["more"], "{}")]));
@@ -192,11 +192,11 @@ async fn the_file_is_read_again_on_sighup_and_a_bad_one_leaves_the_old_in_force_
     assert_eq!((bearer(&server, "new").await.status, bearer(&server, "more").await.status), (202, 202));
     assert_eq!(server.log().matches("keeping the previous version").count(), 1, "{}", server.log());
     assert!(!server.log().contains("s3cret"));
-    assert_eq!(server.stop().await, Some(0), "SIGHUP ends nothing");
+    assert_eq!(server.stop().await, Some(0), "SIGHUP does not stop the server");
 }
 
 #[tokio::test]
-async fn a_file_that_changes_is_read_without_being_asked() {
+async fn a_changed_file_is_reloaded_without_a_signal() {
     let file = TokensFile::new(&[("acme", &["old"], "{}")]);
     let mut server = file.start(&[]).await;
     file.write(&tokens_file(&[("acme", &["old", "new"], "{}")]));
@@ -205,12 +205,13 @@ async fn a_file_that_changes_is_read_without_being_asked() {
 }
 
 #[tokio::test]
-async fn a_bad_file_at_the_start_is_told_with_its_line_and_nothing_is_bound() {
+async fn an_invalid_file_at_start_is_an_error_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokens.json");
     std::fs::write(&path, "{\"tenants\":[\n{\"name\":\"a b\"}]}").unwrap();
     let missing = folder.path().join("none");
-    let cases: [(&Path, &str); 2] = [(&path, "line 2: a tenant's name is"), (&missing, "cannot be read")];
+    let cases: [(&Path, &str); 2] =
+        [(&path, "line 2: expected a tenant name of 1 to 64 letters"), (&missing, "cannot be read")];
     for (path, what) in cases {
         let env = [("TOKENS_FILE", path.to_str().unwrap()), ("LISTEN_ADDR", "127.0.0.1:0")];
         for arguments in [&[][..], &["--check"]] {
@@ -223,7 +224,7 @@ async fn a_bad_file_at_the_start_is_told_with_its_line_and_nothing_is_bound() {
 }
 
 #[tokio::test]
-async fn without_the_file_anybody_may_send_and_the_log_says_so_once() {
+async fn without_the_file_authentication_is_disabled_and_that_is_logged_once() {
     let mut server = Server::start(&[]).await;
     assert_eq!(server.post_json(&enveloped("\"t\"")).await.status, 202);
     assert_eq!(server.post("Authorization: Bearer t\r\n", enveloped("1").as_bytes()).await.status, 202);
@@ -234,7 +235,7 @@ async fn without_the_file_anybody_may_send_and_the_log_says_so_once() {
 }
 
 #[tokio::test]
-async fn no_token_reaches_the_log_the_metrics_or_an_answer_even_at_trace() {
+async fn no_token_appears_in_the_log_the_metrics_or_a_response() {
     let file = TokensFile::new(&[("acme", &["s3cret-known"], r#"{"requests_per_second":1}"#)]);
     let mut server = file.start(&[("RUST_LOG", "trace,h2=trace,rustls=trace")]).await;
     let mut answers = Vec::new();
@@ -255,14 +256,14 @@ async fn no_token_reaches_the_log_the_metrics_or_an_answer_even_at_trace() {
     assert!(!metrics.keys().any(|name| name.contains("cret") || name.contains("acme")), "{metrics:?}");
     assert_eq!(server.stop().await, Some(0));
     let log = server.log();
-    assert!(log.contains("TRACE"), "nothing was traced");
+    assert!(log.contains("TRACE"), "the log has no TRACE lines");
     let told: Vec<&str> =
         log.lines().filter(|line| line.contains("cret") || line.contains(&digest("s3cret-known"))).collect();
     assert!(told.is_empty(), "{told:?}");
     assert!(server.lines().iter().all(|line| !line.contains("cret")));
 }
 
-/// One batch by HTTP/2; the status.
+/// Sends a batch over HTTP/2 and returns the status.
 async fn over_http2(server: &Server, token: &str) -> u16 {
     use http_body_util::Full;
     use hyper_util::rt::{TokioExecutor, TokioIo};

@@ -1,11 +1,11 @@
-//! Names of variables that are no setting but were probably meant as one, and targets of the log filter that do not exist.
+//! Misspelled names of settings, and targets of the log filter that do not exist.
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::table;
 
-/// Names that other programs use for what is a setting here, or the SDK's, and the right name.
-const WRONG_NAMES: [(&str, &str); 16] = [
+/// Names that other programs use for a setting of millpond or of the AWS SDK, and the right name.
+const FOREIGN_NAMES: [(&str, &str); 16] = [
     ("AWS_BUCKET", "S3_BUCKET"),
     ("AWS_BUCKET_NAME", "S3_BUCKET"),
     ("AWS_S3_BUCKET", "S3_BUCKET"),
@@ -24,8 +24,8 @@ const WRONG_NAMES: [(&str, &str); 16] = [
     ("S3_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY"),
 ];
 
-/// Names that the SDK, the command line tools or AWS's own environments use, so that none of them is taken for a slip of
-/// another. Those that begin with `AWS_ENDPOINT_URL_` name services and are never a slip.
+/// Names that the SDK, the command line tools or the environments of AWS use, so that none of them is reported as a
+/// misspelling of another one. `AWS_ENDPOINT_URL_…` is followed by the name of any service, so it is never reported.
 const AWS_NAMES: [&str; 36] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_ACCOUNT_ID",
@@ -65,33 +65,41 @@ const AWS_NAMES: [&str; 36] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 ];
 
-/// Names shorter than this are a slip of another at one letter, longer ones at two.
+/// Longer names may differ by two edits, shorter ones by one.
 const AWS_SHORT: usize = 16;
 
-/// The name that another program has for a setting, and ours for it.
-pub(super) fn wrong_name(name: &str) -> Option<&'static str> {
-    WRONG_NAMES.iter().find(|(wrong, _)| *wrong == name).map(|(_, right)| *right)
+/// The right name for a setting that another program calls `name`.
+pub(super) fn foreign_name(name: &str) -> Option<&'static str> {
+    FOREIGN_NAMES.iter().find(|(foreign, _)| *foreign == name).map(|(_, right)| *right)
 }
 
-/// The setting, or the variable of the SDK, that `name` was probably meant to be.
+/// The setting, or the variable of the SDK, that `name` is probably a misspelling of.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    if !name.to_ascii_uppercase().starts_with("AWS_") {
+    let upper = name.to_ascii_uppercase();
+    if !upper.starts_with("AWS_") {
         return table::nearest(name);
     }
     if AWS_NAMES.contains(&name) || name.starts_with("AWS_ENDPOINT_URL") {
         return None;
     }
-    let slips_allowed = |near: &str| if near.len() < AWS_SHORT { 1 } else { 2 };
-    AWS_NAMES
-        .into_iter()
-        .chain(["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
-        .map(|near| (strsim::damerau_levenshtein(&name.to_ascii_uppercase(), near), near))
-        .filter(|(slips, near)| *slips <= slips_allowed(near))
-        .min()
-        .map(|(_, near)| near)
+    let names = AWS_NAMES.into_iter().chain(["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]);
+    closest(&upper, names, |near| if near.len() < AWS_SHORT { 1 } else { 2 })
 }
 
-/// Crates in this program that log.
+/// The candidate with the fewest edits to `name`, if these are at most `max_edits` of the candidate.
+fn closest(
+    name: &str,
+    candidates: impl Iterator<Item = &'static str>,
+    max_edits: impl Fn(&str) -> usize,
+) -> Option<&'static str> {
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(edits, candidate)| *edits <= max_edits(candidate))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// The crates of this program that log.
 const TARGETS: [&str; 22] = [
     "millpond",
     "axum",
@@ -117,8 +125,8 @@ const TARGETS: [&str; 22] = [
     "tower",
 ];
 
-/// Targets of the filter that no crate in this program has: an error if nothing of ours would be logged because of it, else
-/// a warning for each.
+/// A warning for each target of the filter that does not exist. It is an error if nothing of millpond would be logged
+/// because of it.
 pub(super) fn unknown_targets(text: &str, filter: &Targets) -> Result<Vec<String>, String> {
     let unknown: Vec<(&str, bool)> = text
         .split(',')
@@ -128,27 +136,25 @@ pub(super) fn unknown_targets(text: &str, filter: &Targets) -> Result<Vec<String
         .filter(|(target, is_bare)| !(target.is_empty() || *is_bare && target.parse::<LevelFilter>().is_ok()))
         .filter(|(target, _)| !TARGETS.contains(&target.split("::").next().unwrap_or_default()))
         .collect();
-    let says_nothing = !filter.would_enable("millpond::app", &tracing::Level::ERROR);
-    if let Some((target, true)) = unknown.iter().find(|(_, is_bare)| *is_bare) {
+    if let Some((target, _)) = unknown.iter().find(|(_, is_bare)| *is_bare) {
         return Err(format!(
             "a level (error, warn, info, debug, trace or off), or a target and its level; not {target:?}"
         ));
     }
+    let suggestion = |target: &str| {
+        let near = closest(target, TARGETS.into_iter(), |_| 2);
+        near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default()
+    };
     match unknown.first() {
-        Some((target, _)) if says_nothing => Err(format!(
-            "a target of this program, such as millpond=debug; there is no {target:?}{}, and nothing would be logged",
+        Some((target, _)) if !filter.would_enable("millpond::app", &tracing::Level::ERROR) => Err(format!(
+            "a target of this program, such as millpond=debug; {target:?} is unknown{}, and nothing would be logged",
             suggestion(target)
         )),
         _ => Ok(unknown
             .iter()
-            .map(|(target, _)| format!("RUST_LOG: there is no target {target:?}{}; it is ignored", suggestion(target)))
+            .map(|(target, _)| format!("RUST_LOG: the unknown target {target:?} is ignored{}", suggestion(target)))
             .collect()),
     }
-}
-
-fn suggestion(target: &str) -> String {
-    let near = TARGETS.into_iter().map(|near| (strsim::damerau_levenshtein(target, near), near)).min();
-    near.filter(|(slips, _)| *slips <= 2).map(|(_, near)| format!(" (did you mean {near}?)")).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -156,17 +162,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slips_of_the_sdks_names_are_found_and_its_own_names_are_none() {
-        for (slip, right) in [
+    fn misspelled_names_of_the_sdk_are_found_and_its_own_names_are_not_reported() {
+        for (misspelled, right) in [
             ("AWS_REGON", "AWS_REGION"),
             ("aws_region", "AWS_REGION"),
             ("AWS_ENDPOINT_UR", "AWS_ENDPOINT_URL"),
             ("AWS_SECRET_ACCES_KEY", "AWS_SECRET_ACCESS_KEY"),
         ] {
-            assert_eq!(nearest(slip), Some(right), "{slip}");
+            assert_eq!(nearest(misspelled), Some(right), "{misspelled}");
         }
         for name in AWS_NAMES {
-            assert_eq!((nearest(name), wrong_name(name)), (None, None), "{name}");
+            assert_eq!((nearest(name), foreign_name(name)), (None, None), "{name}");
         }
         for name in
             ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_SQS", "AWS_LAMBDA_FUNCTION_NAME", "AWS_XRAY_CONTEXT_MISSING"]
@@ -176,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_that_no_crate_has_are_told() {
+    fn targets_that_do_not_exist_are_reported() {
         let check = |text: &str| unknown_targets(text, &text.parse().unwrap());
         for good in ["info", "WARN", "3", "millpond", "millpond=debug,h2=off", "info,millpond::worker=trace", "off"] {
             assert_eq!(check(good), Ok(Vec::new()), "{good}");

@@ -1,0 +1,155 @@
+//! Labels whose values are the variants of an enum.
+
+use crate::store::ErrorClass;
+
+/// A label of a metric. Its values have indexes from 0.
+pub(super) trait Label: Copy {
+    /// The values as text, in the order of their indexes.
+    const VALUES: &'static [&'static str];
+
+    fn index(self) -> usize;
+}
+
+/// Declares an enum and the text of each variant as the value of a label.
+macro_rules! label {
+    ($(#[$attribute:meta])* pub enum $name:ident { $($(#[$doc:meta])* $variant:ident = $value:literal,)+ }) => {
+        $(#[$attribute])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Label for $name {
+            const VALUES: &'static [&'static str] = &[$($value),+];
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+label! {
+    /// The result of a request.
+    pub enum Outcome {
+        /// 2xx for a batch.
+        Accepted = "accepted",
+        /// 400.
+        Invalid = "invalid",
+        /// 413.
+        TooLarge = "too_large",
+        /// 408.
+        Slow = "slow",
+        /// 404, 405, 411, 415, 501.
+        NotUnderstood = "not_understood",
+        /// 401: no token.
+        NoToken = "no_token",
+        /// 403: no tenant has the token.
+        UnknownToken = "unknown_token",
+        /// 403: the client lacks the permission.
+        NotAllowed = "not_allowed",
+        /// 429: the tenant exceeds a rate limit.
+        OverRate = "over_rate",
+        /// 503: the queue is full.
+        QueueFull = "queue_full",
+        /// 503: the tenant's share of the queue is full.
+        ShareFull = "share_full",
+        /// 503: the tenant's share of the spool is full.
+        SpoolShareFull = "spool_share_full",
+        /// 503: `MAX_CONNECTIONS` are open.
+        TooManyConnections = "too_many_connections",
+        /// 429: the address has `MAX_CONNECTIONS_PER_ADDRESS` open.
+        TooManyFromAddress = "too_many_from_address",
+        /// 503: the memory for requests in flight is used up.
+        TooManyRequests = "too_many_requests",
+        /// 429: the address has used up its part of the memory for requests in flight.
+        TooManyRequestsFromAddress = "too_many_requests_from_address",
+        /// 403: a web page of another origin.
+        CrossOrigin = "cross_origin",
+        /// 503: the spool is full or fails.
+        NoSpool = "no_spool",
+        /// 503: the server is shutting down.
+        Draining = "draining",
+        /// Not a batch: 2xx, or 503 of a health check.
+        Other = "other",
+        /// 500, or 503 because the store does not answer a lookup.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// Why a segment was sealed.
+    pub enum SealReason {
+        /// `OBJECT_MAX_BYTES`.
+        Size = "size",
+        /// `OBJECT_MAX_AGE`.
+        Age = "age",
+        /// A request waits for ack level `stored`.
+        Urgent = "urgent",
+        /// A commit failed.
+        Fault = "fault",
+        /// The spool is nearly full: storing the segment frees space.
+        SpoolFull = "spool_full",
+        /// The server is shutting down.
+        Shutdown = "shutdown",
+    }
+}
+
+label! {
+    /// The route of a request.
+    pub enum Route {
+        /// `/v1/payloads` and `/`.
+        Payloads = "payloads",
+        /// `/v1/jobs/{job}`.
+        Jobs = "jobs",
+        /// `/health`.
+        Health = "health",
+        /// Other paths, and connections that are rejected before a request is read.
+        Other = "other",
+    }
+}
+
+impl Route {
+    /// The route of a path, for any method.
+    pub fn of(path: &str) -> Self {
+        match path {
+            "/" | "/v1/payloads" => Self::Payloads,
+            "/health" => Self::Health,
+            _ if path.starts_with("/v1/jobs/") => Self::Jobs,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Label for ErrorClass {
+    const VALUES: &'static [&'static str] = &["transient", "throttled", "timed_out", "permanent"];
+
+    fn index(self) -> usize {
+        match self {
+            Self::Transient => 0,
+            Self::Throttled => 1,
+            Self::TimedOut => 2,
+            Self::Permanent => 3,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_route_has_a_label_and_all_other_paths_share_one() {
+        let routes = ["/", "/v1/payloads", "/v1/jobs/0", "/health", "/v1/jobs", "/healthy", "/x"].map(Route::of);
+        use Route::{Health, Jobs, Other, Payloads};
+        assert_eq!(routes, [Payloads, Payloads, Jobs, Health, Other, Other, Other]);
+    }
+
+    #[test]
+    fn the_index_of_a_variant_is_that_of_its_text() {
+        assert_eq!(Route::VALUES[Route::Health.index()], "health");
+        assert_eq!(Outcome::VALUES[Outcome::Failed.index()], "failed");
+        assert_eq!(SealReason::VALUES[SealReason::Shutdown.index()], "shutdown");
+        assert_eq!(ErrorClass::VALUES[ErrorClass::Permanent.index()], "permanent");
+    }
+}
