@@ -1,7 +1,7 @@
 //! Decodes a body to the lines of its payloads. Pure: no I/O, no HTTP.
 //!
 //! A batch is the envelope `{"version":…,"token":…,"data":[{…},…]}`, an array of objects, one object without `data`, or
-//! NDJSON. [`Batch::parse`] checks the body in one pass and leaves each payload as a slice of it, and [`Lines::write`]
+//! NDJSON. [`Batch::parse`] checks the body in one pass and leaves each payload as a slice of it, and [`LinesPlan`]
 //! copies the payloads into lines. Authentication and rate limits are applied between the two steps.
 //!
 //! A payload is stored byte for byte, except that line breaks become spaces. They can only occur between tokens, because
@@ -26,7 +26,7 @@ use std::fmt;
 
 pub use batch::{Batch, BatchFormat, Token};
 pub use limits::{DecodeError, LimitExceeded, Limits, Readers};
-pub use lines::{BatchMetadata, Lines, OutOfBudget, Record};
+pub use lines::{BatchMetadata, Lines, LinesPlan, OwnedLinesPlan, Record};
 
 /// The maximum depth of a payload. The payload itself is the first level.
 pub const MAX_DEPTH: usize = 128;

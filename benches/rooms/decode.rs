@@ -4,7 +4,7 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use loadtest::batch;
 use loadtest::payload::DEFAULT_SIZE;
-use millpond::decode::{self, BatchFormat, Lines};
+use millpond::decode::{self, BatchFormat, LinesPlan};
 
 use crate::sample::{Batch, batches, limits, meta};
 
@@ -38,7 +38,7 @@ fn run(bencher: Bencher<'_, '_>, bodies: &[Vec<u8>], payloads: usize, form: Batc
     bencher.bench_local(|| {
         let body = black_box(bodies.next().unwrap());
         let batch = decode::Batch::parse(body, form, &limits(body.len()), &mut |_| true).unwrap();
-        let lines = Lines::write(&batch, &meta(), |_| true).unwrap();
+        let lines = LinesPlan::new(&batch, &meta()).write();
         assert_eq!(black_box(lines).payloads as usize, payloads);
     });
 }

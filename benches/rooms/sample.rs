@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use loadtest::batch::{self, Encoding};
 use loadtest::payload::{DEFAULT_SIZE, Number, Payloads};
-use millpond::decode::{self, BatchMetadata, Limits, Lines, Readers, Record};
+use millpond::decode::{self, BatchMetadata, Limits, Lines, LinesPlan, Readers, Record};
 
 /// More than this a processor does not know by heart: it learns the branches of what comes again and again, and would be
 /// faster than it is.
@@ -50,7 +50,7 @@ impl Batch {
     pub(crate) fn lines(self, number: u32) -> Lines {
         let body = self.body(batch::Form::Envelope, number);
         let batch = decode::Batch::parse(&body, decode::BatchFormat::Json, &limits(body.len()), &mut |_| true).unwrap();
-        Lines::write(&batch, &meta(), |_| true).unwrap()
+        LinesPlan::new(&batch, &meta()).write()
     }
 }
 

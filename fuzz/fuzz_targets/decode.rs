@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use libfuzzer_sys::fuzz_target;
-use millpond::decode::{Batch, BatchFormat, Limits, Lines, MAX_DEPTH, BatchMetadata, OutOfBudget, Readers, Record, DecodeError};
+use millpond::decode::{Batch, BatchFormat, BatchMetadata, DecodeError, Limits, LinesPlan, MAX_DEPTH, Readers, Record};
 use millpond::inflate::{Encoding, InflateError, inflate};
 use serde_json::value::RawValue;
 
@@ -79,7 +79,7 @@ fn decoded(body: &[u8], form: BatchFormat) {
         let _: bool = token.text().is_some();
     }
     let meta = |record| BatchMetadata { received_at: UNIX_EPOCH, request_id: "fuzz", tenant: None, record };
-    let write = |record| Lines::write(&batch, &meta(record), |_| true).expect("there is room without end");
+    let write = |record| LinesPlan::new(&batch, &meta(record)).write();
     let (bare, envelope) = (write(Record::Payload), write(Record::Envelope));
     assert_eq!(batch.payloads.len(), bare.payloads as usize);
     assert_eq!(bare.payloads, envelope.payloads);
@@ -99,10 +99,8 @@ fn decoded(body: &[u8], form: BatchFormat) {
             ["received_at", "request_id", "token", "version", "context", "payload"].contains(&key.as_str())
         }));
     }
-    // The room that is asked for is what the lines take, and without it there are none.
-    let room = envelope.bytes.len();
-    let refused = Lines::write(&batch, &meta(Record::Envelope), |bytes| bytes < room);
-    assert_eq!(refused, Err(OutOfBudget { bytes: room }));
+    // The plan knows the size of the lines.
+    assert_eq!(LinesPlan::new(&batch, &meta(Record::Envelope)).bytes(), envelope.bytes.len());
 }
 
 /// The lines, each of which ends with a line feed.

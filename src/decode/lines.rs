@@ -1,8 +1,10 @@
 //! The lines of a batch.
 
 use std::io::{self, Write};
+use std::ops::Range;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use memchr::memchr2;
 
 use super::{Batch, Token};
@@ -44,14 +46,6 @@ impl BatchMetadata<'_> {
     }
 }
 
-/// The caller did not reserve the memory for the lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the stored lines would take {bytes} bytes")]
-pub struct OutOfBudget {
-    /// The size of the lines.
-    pub bytes: usize,
-}
-
 /// NDJSON: one line for each payload. Each line ends with a line feed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Lines {
@@ -61,36 +55,104 @@ pub struct Lines {
     pub payloads: u32,
 }
 
-impl Lines {
-    /// Writes the lines of `batch` if `reserve` grants their size in bytes. Each line repeats the fields of the envelope, so
-    /// the lines can be much larger than the body.
-    ///
-    /// # Errors
-    /// [`OutOfBudget`], if `reserve` returns false.
-    pub fn write(
-        batch: &Batch<'_>,
-        meta: &BatchMetadata<'_>,
-        reserve: impl FnOnce(usize) -> bool,
-    ) -> Result<Self, OutOfBudget> {
-        let (head, tail): (Vec<u8>, &[u8]) = match meta.record {
-            Record::Envelope => (head(batch, meta), RECORD_END),
-            Record::Payload => (Vec::new(), END),
+/// The lines of a batch before they are written: their size is known, and their memory can be reserved. Every line repeats
+/// the fields of the envelope, so the lines can be much larger than the body.
+#[derive(Debug)]
+pub struct LinesPlan<'a> {
+    batch: &'a Batch<'a>,
+    wrapper: Wrapper,
+    overhead: usize,
+    bytes: usize,
+}
+
+/// A plan that owns its body, so that another thread can write the lines.
+#[derive(Debug)]
+pub struct OwnedLinesPlan {
+    body: Bytes,
+    payloads: Vec<Range<u32>>,
+    wrapper: Wrapper,
+    bytes: usize,
+}
+
+/// The part of every line before and after the payload.
+#[derive(Debug)]
+struct Wrapper {
+    head: Vec<u8>,
+    tail: &'static [u8],
+}
+
+impl<'a> LinesPlan<'a> {
+    /// Plans the lines of `batch`.
+    pub fn new(batch: &'a Batch<'a>, meta: &BatchMetadata<'_>) -> Self {
+        let wrapper = match meta.record {
+            Record::Envelope => Wrapper { head: head(batch, meta), tail: RECORD_END },
+            Record::Payload => Wrapper { head: Vec::new(), tail: END },
         };
-        let overhead = (head.len() + tail.len()).saturating_mul(batch.payloads.len());
-        let length = batch.payloads.iter().fold(overhead, |sum, payload| sum.saturating_add(payload.len()));
-        let out_of_budget = OutOfBudget { bytes: length };
-        let Ok(payloads) = u32::try_from(batch.payloads.len()) else { return Err(out_of_budget) };
-        if !reserve(length) {
-            return Err(out_of_budget);
-        }
-        let mut bytes = Vec::with_capacity(length);
-        for payload in &batch.payloads {
-            bytes.extend_from_slice(&head);
-            push_on_one_line(&mut bytes, payload);
-            bytes.extend_from_slice(tail);
-        }
-        Ok(Self { bytes, payloads })
+        let overhead = (wrapper.head.len() + wrapper.tail.len()).saturating_mul(batch.payloads.len());
+        let bytes = batch.payloads.iter().fold(overhead, |sum, payload| sum.saturating_add(payload.len()));
+        Self { batch, wrapper, overhead, bytes }
     }
+
+    /// The size of the lines.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The part of it that is not payloads.
+    pub fn overhead(&self) -> usize {
+        self.overhead
+    }
+
+    /// Writes the lines.
+    pub fn write(&self) -> Lines {
+        write(&self.wrapper, self.batch.payloads.iter().map(|payload| payload.as_bytes()), self.bytes)
+    }
+
+    /// The same plan for another thread; `None` unless `body` is the memory that the batch was parsed from.
+    pub fn into_owned(self, body: Bytes) -> Option<OwnedLinesPlan> {
+        let range = |payload: &&str| {
+            let start = payload.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
+            let end = start.checked_add(payload.len()).filter(|end| *end <= body.len())?;
+            // A body is smaller than 4 GiB.
+            Some(start as u32..end as u32)
+        };
+        let payloads = self.batch.payloads.iter().map(range).collect::<Option<_>>()?;
+        Some(OwnedLinesPlan { body, payloads, wrapper: self.wrapper, bytes: self.bytes })
+    }
+}
+
+impl OwnedLinesPlan {
+    /// The size of the lines.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The memory of the body and of its list of payloads.
+    pub fn body_bytes(&self) -> usize {
+        self.body.len() + self.payloads.len() * size_of::<Range<u32>>()
+    }
+
+    /// Writes the lines.
+    pub fn write(&self) -> Lines {
+        let payload = |range: &Range<u32>| self.body.get(range.start as usize..range.end as usize).unwrap_or_default();
+        write(&self.wrapper, self.payloads.iter().map(payload), self.bytes)
+    }
+}
+
+fn write<'p>(
+    Wrapper { head, tail }: &Wrapper,
+    payloads: impl ExactSizeIterator<Item = &'p [u8]>,
+    size: usize,
+) -> Lines {
+    let mut bytes = Vec::with_capacity(size);
+    // `Limits` allows far fewer payloads.
+    let count = payloads.len() as u32;
+    for payload in payloads {
+        bytes.extend_from_slice(head);
+        push_on_one_line(&mut bytes, payload);
+        bytes.extend_from_slice(tail);
+    }
+    Lines { bytes, payloads: count }
 }
 
 /// The initial capacity for the part of a line before the payload.
@@ -126,14 +188,14 @@ fn head(batch: &Batch<'_>, meta: &BatchMetadata<'_>) -> Vec<u8> {
     for (name, value) in [(",\"token\":", token), (",\"version\":", batch.version)] {
         if let Some(value) = value {
             head.extend_from_slice(name.as_bytes());
-            push_on_one_line(&mut head, value);
+            push_on_one_line(&mut head, value.as_bytes());
         }
     }
     for (i, (name, value)) in batch.context.iter().enumerate() {
         head.extend_from_slice(if i == 0 { b",\"context\":{" } else { b"," });
         push_string(&mut head, name);
         head.push(b':');
-        push_on_one_line(&mut head, value);
+        push_on_one_line(&mut head, value.as_bytes());
     }
     if !batch.context.is_empty() {
         head.push(b'}');
@@ -143,9 +205,9 @@ fn head(batch: &Batch<'_>, meta: &BatchMetadata<'_>) -> Vec<u8> {
 }
 
 /// Appends `json` with its line breaks replaced by spaces.
-fn push_on_one_line(bytes: &mut Vec<u8>, json: &str) {
+fn push_on_one_line(bytes: &mut Vec<u8>, json: &[u8]) {
     let start = bytes.len();
-    bytes.extend_from_slice(json.as_bytes());
+    bytes.extend_from_slice(json);
     let mut rest = bytes.get_mut(start..).unwrap_or_default();
     while let Some(at) = memchr2(b'\n', b'\r', rest) {
         let (before, after) = rest.split_at_mut(at + 1);

@@ -3,6 +3,7 @@ mod readers;
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -25,12 +26,12 @@ fn read<'a>(body: &'a [u8], format: BatchFormat, limits: &Limits) -> Result<Batc
 }
 
 fn decode(body: &[u8], format: BatchFormat, meta: &BatchMetadata<'_>) -> Result<Lines, InvalidBatch> {
-    Ok(Lines::write(&read(body, format, &LIMITS)?, meta, |_| true).unwrap())
+    Ok(LinesPlan::new(&read(body, format, &LIMITS)?, meta).write())
 }
 
 /// The lines without the checks for readers.
 fn decode_any(body: &str, format: BatchFormat) -> Result<String, InvalidBatch> {
-    let lines = Lines::write(&read(body.as_bytes(), format, &ANY)?, &BARE, |_| true).unwrap();
+    let lines = LinesPlan::new(&read(body.as_bytes(), format, &ANY)?, &BARE).write();
     Ok(String::from_utf8(lines.bytes).unwrap())
 }
 
@@ -173,12 +174,14 @@ fn nesting_is_limited() {
 }
 
 #[test]
-fn lines_that_exceed_the_budget_are_not_written() {
-    let body = br#"{"version":"0123456789","data":[{},{},{}]}"#;
+fn a_plan_knows_the_size_of_the_lines_and_another_thread_can_write_them() {
+    let body: &[u8] = br#"{"version":"0123456789","data":[{},{},{}]}"#;
     let batch = read(body, BatchFormat::Json, &LIMITS).unwrap();
-    let needed = Lines::write(&batch, &META, |_| true).unwrap().bytes.len();
-    assert!(Lines::write(&batch, &META, |bytes| bytes <= needed).is_ok());
-    assert_eq!(Lines::write(&batch, &META, |bytes| bytes < needed), Err(OutOfBudget { bytes: needed }));
+    let plan = LinesPlan::new(&batch, &META);
+    let lines = plan.write();
+    assert_eq!((plan.bytes(), plan.overhead()), (lines.bytes.len(), lines.bytes.len() - 3 * "{}".len()));
+    assert_eq!(LinesPlan::new(&batch, &META).into_owned(Bytes::from_static(body)).unwrap().write(), lines);
+    assert!(plan.into_owned(Bytes::from_static(b"another body")).is_none());
 }
 
 /// JSON values of all kinds, with `space` wherever the grammar allows it.

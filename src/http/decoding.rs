@@ -13,7 +13,10 @@ use super::auth::Identity;
 use super::problem::Problem;
 use super::request_id::RequestId;
 use crate::config::{HttpSettings, LINES_ALLOWED_BYTES, LINES_PER_DECODED};
-use crate::decode::{Batch, BatchFormat, BatchMetadata, DecodeError, LimitExceeded, Limits, Lines, Readers, Record};
+use crate::decode::{
+    Batch, BatchFormat, BatchMetadata, DecodeError, LimitExceeded, Limits, Lines, LinesPlan, OwnedLinesPlan, Readers,
+    Record,
+};
 use crate::inflate::{Encoding, InflateError, expected_len, inflate_with_budget};
 use crate::keyed_semaphores::KeyedSemaphores;
 use crate::log_throttle::LogThrottle;
@@ -95,10 +98,11 @@ impl Decoder {
         body: Bytes,
         mut reservation: Reservation,
     ) -> Result<(Lines, Reservation), Problem> {
-        let mut decoding = Decoding { request, limits: self.limits, is_counted: false };
-        if let Some(lines) = decoding.inline(&body, &mut reservation)? {
-            return Ok((lines, reservation));
-        }
+        let mut decoding = Decoding { request, limits: self.limits };
+        let work = match decoding.inline(body, &mut reservation)? {
+            Inline::Lines(lines) => return Ok((lines, reservation)),
+            Inline::TooLarge(work) => work,
+        };
         let share = decoding.request.identity.tenant().and_then(Tenant::share);
         let (mut of_tenant, mut of_address) = (None, None);
         match (share, decoding.request.client) {
@@ -112,7 +116,14 @@ impl Decoder {
         // The permits and the reservation move along: if the client disconnects, the work and its memory remain.
         let decoded = tokio::task::spawn_blocking(move || {
             let _permits = (of_tenant, of_address, permit);
-            decoding.large(&body, &mut reservation).map(|lines| (lines, reservation))
+            let lines = match work {
+                Work::Decode(body) => decoding.large(&body, &mut reservation)?,
+                Work::Write(plan) => {
+                    decoding.reserve(plan.bytes() + plan.body_bytes(), &mut reservation)?;
+                    plan.write()
+                }
+            };
+            Ok((lines, reservation))
         });
         decoded.await.unwrap_or_else(|error| {
             if let Some(suppressed) = PANIC_LOG.permit() {
@@ -123,115 +134,102 @@ impl Decoder {
     }
 }
 
-/// Where a body is decoded.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// On the async thread, if the body and its lines are small.
-    Inline,
-    /// On a blocking thread.
-    Blocking,
+/// The result of decoding on the async thread.
+enum Inline {
+    Lines(Lines),
+    TooLarge(Work),
+}
+
+/// Work for a blocking thread.
+enum Work {
+    /// The body is large.
+    Decode(Bytes),
+    /// The body is small and parsed, but its lines are large.
+    Write(OwnedLinesPlan),
 }
 
 /// A request on its way from body to lines.
 struct Decoding {
     request: BatchRequest,
     limits: DecodeLimits,
-    /// The payloads were counted against the tenant's rate limit.
-    is_counted: bool,
 }
 
 impl Decoding {
-    /// The lines of a small body; `None` if the body or its lines are too large for the async thread.
-    fn inline(&mut self, body: &[u8], reservation: &mut Reservation) -> Result<Option<Lines>, Problem> {
+    /// Decodes a small body, and finds out what is left to do for a large one.
+    fn inline(&mut self, body: Bytes, reservation: &mut Reservation) -> Result<Inline, Problem> {
         let max_decoded = self.limits.max_decoded_bytes;
-        let Some(encoding) = self.request.encoding else {
-            return match body.len() {
-                length if length > max_decoded => Err(not_inflated(&InflateError::TooLarge(max_decoded))),
-                length if length > INLINE_MAX_BYTES => Ok(None),
-                _ => self.lines(body, 0, Mode::Inline, reservation),
-            };
-        };
-        // The length that the body declares saves inflating most large bodies twice.
-        if body.len() > INLINE_MAX_BYTES || expected_len(encoding, body) > INLINE_MAX_BYTES {
-            return Ok(None);
-        }
-        match inflate_with_budget(encoding, body, INLINE_MAX_BYTES, &mut |_| true) {
-            Ok(inflated) if inflated.len() <= max_decoded => {
-                self.lines(&inflated, inflated.capacity(), Mode::Inline, reservation)
+        let decoded = match self.request.encoding {
+            None if body.len() > max_decoded => return Err(not_inflated(&InflateError::TooLarge(max_decoded))),
+            None if body.len() > INLINE_MAX_BYTES => return Ok(Inline::TooLarge(Work::Decode(body))),
+            None => body,
+            // The size that a body declares saves inflating most large bodies twice.
+            Some(encoding) if body.len().max(expected_len(encoding, &body)) > INLINE_MAX_BYTES => {
+                return Ok(Inline::TooLarge(Work::Decode(body)));
             }
-            Err(error @ InflateError::Corrupt(_)) => Err(not_inflated(&error)),
-            Ok(_) | Err(InflateError::TooLarge(_) | InflateError::OutOfBudget) => Ok(None),
+            Some(encoding) => match inflate_with_budget(encoding, &body, INLINE_MAX_BYTES, &mut |_| true) {
+                Ok(inflated) if inflated.len() <= max_decoded => inflated.into(),
+                Err(error @ InflateError::Corrupt(_)) => return Err(not_inflated(&error)),
+                Ok(_) | Err(InflateError::TooLarge(_) | InflateError::OutOfBudget) => {
+                    return Ok(Inline::TooLarge(Work::Decode(body)));
+                }
+            },
+        };
+        // A small body is not counted while it is decoded: each thread has one at a time.
+        let batch = self.parse(&decoded, 0, reservation)?;
+        let meta = self.meta();
+        let plan = self.plan(&batch, &meta, decoded.len())?;
+        if plan.bytes() <= INLINE_LINES_MAX_BYTES {
+            self.reserve(plan.bytes() + slices(&batch), reservation)?;
+            return Ok(Inline::Lines(plan.write()));
         }
+        // Their memory is reserved when it is their turn to be written, as that of a large body is.
+        let plan = plan.into_owned(decoded.clone()).ok_or(Problem::Internal)?;
+        Ok(Inline::TooLarge(Work::Write(plan)))
     }
 
+    /// Decodes a body of any size.
     fn large(&mut self, body: &[u8], reservation: &mut Reservation) -> Result<Lines, Problem> {
-        let lines = match self.request.encoding {
-            None => self.lines(body, 0, Mode::Blocking, reservation)?,
-            Some(encoding) => {
-                let mut budget = Budget::new(self.request.body_bytes, self.limits, reservation);
-                let max = self.limits.max_decoded_bytes;
-                let inflated = inflate_with_budget(encoding, body, max, &mut |bytes| budget.reserve(bytes));
-                budget.outcome?;
-                let inflated = inflated.map_err(|error| not_inflated(&error))?;
-                self.lines(&inflated, inflated.capacity(), Mode::Blocking, reservation)?
-            }
-        };
-        lines.ok_or(Problem::Internal)
+        let Some(encoding) = self.request.encoding else { return self.lines(body, body.len(), reservation) };
+        let mut budget = Budget::new(body.len(), self.limits, reservation);
+        let max = self.limits.max_decoded_bytes;
+        let inflated = inflate_with_budget(encoding, body, max, &mut |bytes| budget.reserve(bytes));
+        budget.outcome?;
+        let inflated = inflated.map_err(|error| not_inflated(&error))?;
+        self.lines(&inflated, body.len() + inflated.capacity(), reservation)
     }
 
-    /// The lines of a decompressed body, whose buffer has `inflated` bytes; `None` if they are too many for `mode`.
-    fn lines(
+    /// The lines of a decompressed body. `buffers` is the memory of the body in all of its forms.
+    fn lines(&mut self, body: &[u8], buffers: usize, reservation: &mut Reservation) -> Result<Lines, Problem> {
+        let batch = self.parse(body, buffers, reservation)?;
+        let meta = self.meta();
+        let plan = self.plan(&batch, &meta, body.len())?;
+        self.reserve(buffers + slices(&batch) + plan.bytes(), reservation)?;
+        Ok(plan.write())
+    }
+
+    /// Parses the batch, and authenticates it if the headers had no token.
+    fn parse<'b>(
         &mut self,
-        body: &[u8],
-        inflated: usize,
-        mode: Mode,
+        body: &'b [u8],
+        buffers: usize,
         reservation: &mut Reservation,
-    ) -> Result<Option<Lines>, Problem> {
+    ) -> Result<Batch<'b>, Problem> {
         let DecodeLimits { record, readers, max_line_bytes, .. } = self.limits;
-        let body_bytes = self.request.body_bytes;
-        let max_overhead = body_bytes.saturating_mul(OVERHEAD_PER_BYTE).saturating_add(OVERHEAD_BASE_BYTES);
-        let max_overhead = max_overhead.max(LINES_ALLOWED_BYTES.saturating_sub(body.len()));
-        // An inline body is small, and each thread has one at a time, so only its lines are reserved.
-        let (buffers, max_lines) = match mode {
-            Mode::Inline => (0, INLINE_LINES_MAX_BYTES),
-            Mode::Blocking => (body_bytes + inflated, max_line_bytes),
-        };
-        let mut limits = Limits::new(body_bytes, record, readers);
+        let mut limits = Limits::new(self.request.body_bytes, record, readers);
         let overhead = self.meta().min_line_overhead();
         limits.payloads = limits
             .payloads
-            .min(max_lines / (overhead + PAYLOAD_MIN_BYTES))
-            .min(max_overhead / (overhead + SLICE_BYTES));
-
+            .min(max_line_bytes / (overhead + PAYLOAD_MIN_BYTES))
+            .min(self.max_overhead(body.len()) / (overhead + SLICE_BYTES));
         let mut budget = Budget::new(buffers, self.limits, reservation);
-        let read = Batch::parse(body, self.request.format, &limits, &mut |bytes| budget.reserve(bytes));
+        let parsed = Batch::parse(body, self.request.format, &limits, &mut |bytes| budget.reserve(bytes));
         budget.outcome?;
-        let batch = match read {
-            Ok(batch) => batch,
-            Err(DecodeError::Invalid(invalid)) => return Err(invalid.into()),
-            Err(DecodeError::LimitExceeded(LimitExceeded::Payloads(_))) if mode == Mode::Inline => return Ok(None),
-            Err(DecodeError::LimitExceeded(over @ LimitExceeded::Payloads(_))) => return Err(self.too_many_lines(over)),
-            Err(DecodeError::LimitExceeded(over)) => return Err(Problem::TooLarge(format!("{over}: split the batch"))),
-            Err(DecodeError::OutOfBudget) => return Err(Problem::Internal),
-        };
-        self.authenticate(&batch, reservation)?;
-        let slices = batch.payloads.capacity() * SLICE_BYTES;
-        let payload_bytes: usize = batch.payloads.iter().map(|payload| payload.len()).sum();
-        let mut budget = Budget::new(buffers + slices, self.limits, reservation);
-        let reserve = |bytes: usize| {
-            bytes <= max_lines && bytes - payload_bytes + slices <= max_overhead && budget.reserve(bytes)
-        };
-        let lines = Lines::write(&batch, &self.meta(), reserve);
-        budget.outcome?;
-        match lines {
-            Ok(lines) => Ok(Some(lines)),
-            Err(_) if mode == Mode::Inline => Ok(None),
-            Err(error) => Err(self.too_many_lines(error)),
-        }
-    }
-
-    /// Finds the tenant by the envelope's token if the headers had none, and counts the batch against its limits.
-    fn authenticate(&mut self, batch: &Batch<'_>, reservation: &mut Reservation) -> Result<(), Problem> {
+        let batch = parsed.map_err(|error| match error {
+            DecodeError::Invalid(invalid) => invalid.into(),
+            DecodeError::LimitExceeded(over @ LimitExceeded::Payloads(_)) => self.too_many_lines(over),
+            DecodeError::LimitExceeded(over) => Problem::TooLarge(format!("{over}: split the batch")),
+            DecodeError::OutOfBudget => Problem::Internal,
+        })?;
         let BatchRequest { identity, ack, body_bytes, .. } = &mut self.request;
         if let Some(tenant) = identity.from_envelope(batch.token)? {
             *identity = Identity::Tenant(tenant);
@@ -240,10 +238,35 @@ impl Decoding {
             identity.take(RateLimit::Requests, 1)?;
             identity.take(RateLimit::Bytes, *body_bytes)?;
         }
-        if !std::mem::replace(&mut self.is_counted, true) {
-            identity.take(RateLimit::Payloads, batch.payloads.len())?;
+        identity.take(RateLimit::Payloads, batch.payloads.len())?;
+        Ok(batch)
+    }
+
+    /// Plans the lines of a body of `decoded_bytes`, within their limits.
+    fn plan<'b>(
+        &self,
+        batch: &'b Batch<'b>,
+        meta: &BatchMetadata<'_>,
+        decoded_bytes: usize,
+    ) -> Result<LinesPlan<'b>, Problem> {
+        let plan = LinesPlan::new(batch, meta);
+        let overhead = plan.overhead().saturating_add(slices(batch));
+        if plan.bytes() > self.limits.max_line_bytes || overhead > self.max_overhead(decoded_bytes) {
+            return Err(self.too_many_lines(format_args!("the stored lines would take {} bytes", plan.bytes())));
         }
-        Ok(())
+        Ok(plan)
+    }
+
+    fn reserve(&self, bytes: usize, reservation: &mut Reservation) -> Result<(), Problem> {
+        let mut budget = Budget::new(0, self.limits, reservation);
+        budget.reserve(bytes);
+        budget.outcome
+    }
+
+    /// The limit of what lines hold besides their payloads, for a body of `decoded_bytes`.
+    fn max_overhead(&self, decoded_bytes: usize) -> usize {
+        let by_size = self.request.body_bytes.saturating_mul(OVERHEAD_PER_BYTE).saturating_add(OVERHEAD_BASE_BYTES);
+        by_size.max(LINES_ALLOWED_BYTES.saturating_sub(decoded_bytes))
     }
 
     fn meta(&self) -> BatchMetadata<'_> {
@@ -260,6 +283,11 @@ impl Decoding {
             self.limits.max_line_bytes
         ))
     }
+}
+
+/// Memory of the list of payloads.
+fn slices(batch: &Batch<'_>) -> usize {
+    batch.payloads.capacity() * SLICE_BYTES
 }
 
 /// The memory of decoding, reserved from the queue's bytes before it is allocated.
