@@ -1,4 +1,5 @@
-//! Every metric, declared in one place and registered into a registry that is handed in.
+//! Every metric, declared in one place and registered into the registry that the caller passes.
+//! docs/metrics.md is generated from that registry.
 
 mod ledger;
 mod route;
@@ -23,50 +24,50 @@ const COMMIT_SECONDS: &[f64] = &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005,
 /// 100 ms to 5 min.
 const AGE_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
-/// What became of a request.
+/// The result of a request: the label `outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// 2xx to a batch.
     Accepted,
-    /// 400.
+    /// 400, 431.
     Invalid,
     /// 413.
     TooLarge,
     /// 408.
     Slow,
-    /// 404, 405, 411, 415: the request is not one that the server knows.
+    /// 404, 405, 411, 415, 501: no route, or an unsupported method, type or encoding.
     NotUnderstood,
     /// 401: no token.
     NoToken,
-    /// 403: a token that nobody has.
+    /// 403: no tenant has this token.
     UnknownToken,
-    /// 403: the sender is known, or need not be, and may not do this.
+    /// 403: more asked for than `ACK_MAX` or the tenant's `ack_max` allows.
     NotAllowed,
-    /// 429: a tenant is over one of its limits.
+    /// 429: the tenant exceeds one of its rate limits.
     OverRate,
     /// 503 because the queue is full.
     QueueFull,
-    /// 503 because the sender's share of the queue is full.
+    /// 503 because the tenant's share of the queue is full.
     ShareFull,
-    /// 503 because the sender's share of the spool is full.
+    /// 503 because the tenant's share of the spool is full.
     SpoolShareFull,
     /// 503 because `MAX_CONNECTIONS` are open.
     TooManyConnections,
     /// 429 because the address has `MAX_CONNECTIONS_PER_ADDRESS` open.
     TooManyFromAddress,
-    /// 503 because the requests in flight hold all the memory that they may hold.
+    /// 503 because the requests in flight use all the memory allowed for them.
     TooManyRequests,
-    /// 429 because the requests of the address hold all the memory that they may hold.
+    /// 429 because the requests in flight of the address use all the memory allowed for them.
     TooManyRequestsFromAddress,
-    /// 403: a request from a web page of another origin.
+    /// 403: a browser request of another origin.
     CrossOrigin,
-    /// 503 because the spool is full or fails.
+    /// 503 because the spool is full, failed a commit, or did not confirm one in time.
     NoSpool,
-    /// 503 because the server stops.
+    /// 503 because the server is draining.
     Draining,
-    /// An answer to anything but a batch: 2xx, or a health check's 503.
+    /// A response to anything but a batch: 2xx, or the 503 of a health check.
     Other,
-    /// 500; or 503 because the store cannot be asked about a job.
+    /// 500; or 503 because the store cannot be asked for a job.
     Failed,
 }
 
@@ -96,20 +97,20 @@ impl Outcome {
     ];
 }
 
-/// Why a segment was sealed.
+/// Why a segment was sealed: the label `reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SealReason {
     /// It reached `OBJECT_MAX_BYTES`.
     Size,
     /// It reached `OBJECT_MAX_AGE`.
     Age,
-    /// Somebody waits until it is stored.
+    /// A request waits until it is stored.
     Urgent,
     /// A commit failed, or the spool was full.
     Fault,
-    /// The spool is nearly full: storing the segment makes room.
+    /// The spool is nearly full: storing the segment frees space.
     SpoolFull,
-    /// The server stops.
+    /// The server is draining.
     Shutdown,
 }
 
@@ -131,62 +132,62 @@ const CLASSES: [(ErrorClass, &str); 4] = [
     (ErrorClass::Permanent, "permanent"),
 ];
 
-/// The server's metrics. Counters that have a label are looked up once, here, and not per request.
+/// The server's metrics. Labelled counters are looked up once, at startup, and not per request.
 pub struct Metrics {
     registry: Registry,
-    /// What was accepted and what became of it.
+    /// Accepted, stored, waiting and dead jobs and payloads.
     pub ledger: Arc<Ledger>,
     requests: [[IntCounter; Outcome::ALL.len()]; Route::ALL.len()],
     sealed: [IntCounter; SealReason::ALL.len()],
     retries: [IntCounter; CLASSES.len()],
     request_seconds: [Histogram; Route::ALL.len()],
-    /// Requests from their headers until their answer is written.
+    /// Requests from their headers until their response is written.
     pub requests_in_flight: IntGauge,
-    /// What those requests are charged for memory.
+    /// Memory charged to those requests.
     pub requests_in_flight_bytes: IntGauge,
-    /// Bodies of requests, as they were sent.
+    /// Request bodies, as sent.
     pub bytes_in: IntCounter,
-    /// Objects that the store took.
+    /// Stored objects.
     pub bytes_out: IntCounter,
-    /// Objects that the store took.
+    /// Stored objects.
     pub objects: IntCounter,
-    /// Connections open on the public listener.
+    /// Open connections on the public listener.
     pub connections: IntGauge,
-    /// Admin requests refused for a wrong token.
+    /// Admin requests rejected for a wrong token.
     pub admin_token_failures: IntCounter,
-    /// Connections that failed at TLS's handshake or the PROXY header.
+    /// Connections that failed in the TLS handshake or the PROXY header.
     pub failed_arrivals: IntCounter,
-    /// Jobs that one frame holds.
+    /// Jobs per frame.
     pub frame_jobs: Histogram,
-    /// Segments when sealed.
+    /// Compressed size of segments when sealed.
     pub segment_bytes: Histogram,
-    /// Segments when sealed.
+    /// Age of segments when sealed.
     pub segment_age_seconds: Histogram,
-    /// Workers that have a segment.
+    /// Workers that process a segment.
     pub busy_workers: IntGauge,
-    /// Uploads that may run at once; lower than `MAX_WORKERS` after the store asked for less.
+    /// Uploads that may run concurrently; below `MAX_WORKERS` after throttling or timeouts.
     pub upload_limit: IntGauge,
-    /// One attempt of an upload, whatever came of it.
+    /// One upload attempt, successful or not.
     pub upload_seconds: Histogram,
-    /// One commit: pack, append, fdatasync.
+    /// One commit: compress, append, fdatasync.
     pub commit_seconds: Histogram,
     /// Commits that failed.
     pub commit_failures: IntCounter,
-    /// Bytes that objects lost when small frames were packed anew.
+    /// Bytes saved by repacking small frames.
     pub repack_saved_bytes: IntCounter,
-    /// Bytes after the last good frame, cut from segments of dead processes.
+    /// Unacknowledged bytes cut from segments of exited processes.
     pub torn_bytes: IntCounter,
-    /// Segments that were damaged and are set aside.
+    /// Segments damaged on disk and moved to `dead/`.
     pub segments_damaged: IntCounter,
-    /// Segments whose end cannot be read, so that it is not known whether acknowledged jobs were there.
+    /// Segments with an unreadable end that may have held acknowledged jobs.
     pub segments_possibly_lost: IntCounter,
-    /// Jobs there, where their number is known.
+    /// Jobs in those ends, where their number is known.
     pub jobs_possibly_lost: IntCounter,
-    /// Payloads there, where their number is known.
+    /// Payloads in those ends, where their number is known.
     pub payloads_possibly_lost: IntCounter,
-    /// Segments that dead processes left.
+    /// Segments adopted from exited processes.
     pub segments_adopted: IntCounter,
-    /// Folders of dead processes that wait to be taken over, and those that cannot be.
+    /// Folders of exited processes that wait for adoption, and those that cannot be adopted.
     folders_unadopted: [IntGauge; 2],
     spool_bytes: IntGauge,
     queue_jobs: IntGauge,
@@ -198,7 +199,7 @@ impl Metrics {
     /// Declares the metrics in `registry`.
     ///
     /// # Errors
-    /// When one of them is in `registry` already.
+    /// When `registry` already has one of them.
     pub fn new(registry: Registry) -> prometheus::Result<Self> {
         let r = &registry;
         let ledger = Arc::new(Ledger::default());
@@ -206,77 +207,90 @@ impl Metrics {
         Ok(Self {
             ledger,
             requests: route::counters(r, Outcome::ALL.map(|(_, label)| label))?,
-            sealed: labelled(r, "segments_sealed_total", "Segments sealed", "reason", SealReason::ALL.map(|(_, l)| l))?,
-            retries: labelled(r, "upload_retries_total", "Uploads to retry", "class", CLASSES.map(|(_, l)| l))?,
+            sealed: labelled(
+                r,
+                "segments_sealed_total",
+                "Sealed segments, by reason",
+                "reason",
+                SealReason::ALL.map(|(_, l)| l),
+            )?,
+            retries: labelled(
+                r,
+                "upload_retries_total",
+                "Upload attempts that failed and are retried, by class of error",
+                "class",
+                CLASSES.map(|(_, l)| l),
+            )?,
             request_seconds: route::histograms(r, REQUEST_SECONDS)?,
-            requests_in_flight: gauge(r, "requests_in_flight", "Requests whose answer is not written yet")?,
+            requests_in_flight: gauge(r, "requests_in_flight", "Requests whose response is not yet written")?,
             requests_in_flight_bytes: gauge(
                 r,
                 "requests_in_flight_bytes",
-                "Bytes of memory charged to requests in flight, bodies aside",
+                "Memory charged to requests in flight, without their bodies",
             )?,
             bytes_in: counter(r, "received_bytes_total", "Bytes of request bodies, as sent")?,
-            bytes_out: counter(r, "stored_bytes_total", "Bytes of objects that the store took")?,
-            objects: counter(r, "objects_stored_total", "Objects that the store took")?,
-            connections: gauge(r, "connections", "Connections open on the public listener")?,
+            bytes_out: counter(r, "stored_bytes_total", "Bytes of stored objects")?,
+            objects: counter(r, "objects_stored_total", "Objects stored")?,
+            connections: gauge(r, "connections", "Open connections on the public listener")?,
             admin_token_failures: counter(
                 r,
                 "admin_token_failures_total",
-                "Admin requests refused for a wrong ADMIN_TOKEN",
+                "Admin requests rejected for a wrong ADMIN_TOKEN",
             )?,
             failed_arrivals: counter(
                 r,
                 "connections_failed_total",
-                "Connections that failed at TLS's handshake or the PROXY header",
+                "Connections that failed in the TLS handshake or the PROXY header",
             )?,
-            frame_jobs: histogram(r, "frame_jobs", "Jobs in a frame", &exponential_buckets(1.0, 2.0, 12)?)?,
+            frame_jobs: histogram(r, "frame_jobs", "Jobs per frame", &exponential_buckets(1.0, 2.0, 12)?)?,
             segment_bytes: histogram(
                 r,
                 "segment_bytes",
-                "Size of segments when sealed",
+                "Compressed size of segments when sealed",
                 &exponential_buckets(1024.0, 2.0, 18)?,
             )?,
             segment_age_seconds: histogram(r, "segment_age_seconds", "Age of segments when sealed", AGE_SECONDS)?,
-            busy_workers: gauge(r, "busy_workers", "Workers that have a segment")?,
-            upload_limit: gauge(r, "upload_limit", "Uploads that may run at once")?,
+            busy_workers: gauge(r, "busy_workers", "Workers that process a segment")?,
+            upload_limit: gauge(r, "upload_limit", "Uploads that may run concurrently")?,
             upload_seconds: histogram(r, "upload_seconds", "Duration of upload attempts", UPLOAD_SECONDS)?,
-            commit_seconds: histogram(r, "commit_seconds", "Duration of commits", COMMIT_SECONDS)?,
-            commit_failures: counter(r, "commit_failures_total", "Commits that failed")?,
-            repack_saved_bytes: counter(
+            commit_seconds: histogram(
                 r,
-                "repack_saved_bytes_total",
-                "Bytes that objects lost when small frames were packed anew",
+                "commit_seconds",
+                "Duration of commits: compress, append, fdatasync",
+                COMMIT_SECONDS,
             )?,
-            torn_bytes: counter(
-                r,
-                "torn_bytes_total",
-                "Bytes never acknowledged, cut from segments of dead processes",
-            )?,
-            segments_damaged: counter(r, "segments_damaged_total", "Segments damaged on disk and set aside")?,
+            commit_failures: counter(r, "commit_failures_total", "Failed commits")?,
+            repack_saved_bytes: counter(r, "repack_saved_bytes_total", "Bytes saved by repacking small frames")?,
+            torn_bytes: counter(r, "torn_bytes_total", "Unacknowledged bytes cut from segments of exited processes")?,
+            segments_damaged: counter(r, "segments_damaged_total", "Segments damaged on disk and moved to dead/")?,
             segments_possibly_lost: counter(
                 r,
                 "segments_possibly_lost_total",
-                "Segments whose end cannot be read: jobs there are lost if any were acknowledged",
+                "Segments with an unreadable end that may have held acknowledged jobs",
             )?,
             jobs_possibly_lost: counter(
                 r,
                 "jobs_possibly_lost_total",
-                "Jobs at an end that cannot be read, where their number is known",
+                "Jobs in unreadable ends of segments, where their number is known",
             )?,
             payloads_possibly_lost: counter(
                 r,
                 "payloads_possibly_lost_total",
-                "Payloads at an end that cannot be read, where their number is known",
+                "Payloads in unreadable ends of segments, where their number is known",
             )?,
-            segments_adopted: counter(r, "segments_adopted_total", "Segments taken over from dead processes")?,
+            segments_adopted: counter(r, "segments_adopted_total", "Segments adopted from exited processes")?,
             folders_unadopted: [
-                gauge(r, "spool_folders_waiting", "Folders of dead processes that wait until others are taken over")?,
-                gauge(r, "spool_folders_not_adopted", "Folders of dead processes that cannot be taken over")?,
+                gauge(r, "spool_folders_waiting", "Folders of exited processes that wait for adoption")?,
+                gauge(r, "spool_folders_not_adopted", "Folders of exited processes that cannot be adopted")?,
             ],
-            spool_bytes: gauge(r, "spool_bytes", "Bytes on disk in the spool")?,
-            queue_jobs: gauge(r, "queue_jobs", "Jobs waiting to be packed")?,
-            queue_bytes: gauge(r, "queue_bytes", "Bytes waiting to be packed or being received")?,
-            segments_waiting: gauge(r, "segments_waiting", "Sealed segments that no worker has taken")?,
+            spool_bytes: gauge(r, "spool_bytes", "Bytes used in the spool")?,
+            queue_jobs: gauge(r, "queue_jobs", "Jobs in the queue")?,
+            queue_bytes: gauge(
+                r,
+                "queue_bytes",
+                "Bytes reserved in the queue, for jobs and for bodies being received",
+            )?,
+            segments_waiting: gauge(r, "segments_waiting", "Sealed segments that wait for a worker")?,
             registry,
         })
     }
@@ -286,7 +300,7 @@ impl Metrics {
         pick(&Outcome::ALL, route::pick(&self.requests, route), outcome);
     }
 
-    /// Notes how long a request took, from its headers to its answer.
+    /// Records the duration of a request, from its headers to its response.
     pub fn request_took(&self, route: Route, seconds: f64) {
         route::pick(&self.request_seconds, route).observe(seconds);
     }
@@ -296,19 +310,19 @@ impl Metrics {
         pick(&SealReason::ALL, &self.sealed, reason);
     }
 
-    /// Counts an upload that has to be repeated.
+    /// Counts a failed upload attempt that is retried.
     pub fn retry(&self, class: ErrorClass) {
         pick(&CLASSES, &self.retries, class);
     }
 
-    /// Shows how many folders of dead processes wait to be taken over, and how many cannot be.
+    /// Sets how many folders of exited processes wait for adoption, and how many cannot be adopted.
     pub fn folders_unadopted(&self, waiting: usize, failing: usize) {
         for (gauge, value) in self.folders_unadopted.iter().zip([waiting, failing]) {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
     }
 
-    /// All metrics in Prometheus's text format, with what is read only when somebody asks.
+    /// All metrics in Prometheus's text format, with gauges that are set when they are read.
     ///
     /// # Errors
     /// When the encoder fails.

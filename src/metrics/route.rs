@@ -47,7 +47,7 @@ pub(super) fn counters<const N: usize>(
     registry: &Registry,
     outcomes: [&str; N],
 ) -> prometheus::Result<[[IntCounter; N]; Route::ALL.len()]> {
-    let options = Opts::new(name("requests_total"), "Requests by route and outcome");
+    let options = Opts::new(name("requests_total"), "Requests, by route and outcome");
     let counters = IntCounterVec::new(options, &["route", "outcome"])?;
     registry.register(Box::new(counters.clone()))?;
     Ok(Route::ALL.map(|(_, route)| outcomes.map(|outcome| counters.with_label_values(&[route, outcome]))))
@@ -55,7 +55,7 @@ pub(super) fn counters<const N: usize>(
 
 /// `request_seconds`, for each route.
 pub(super) fn histograms(registry: &Registry, buckets: &[f64]) -> prometheus::Result<[Histogram; Route::ALL.len()]> {
-    let options = HistogramOpts::new(name("request_seconds"), "From a request's headers to its answer");
+    let options = HistogramOpts::new(name("request_seconds"), "Time from the headers of a request to its response");
     let histograms = HistogramVec::new(options.buckets(buckets.to_vec()), &["route"])?;
     registry.register(Box::new(histograms.clone()))?;
     Ok(Route::ALL.map(|(_, route)| histograms.with_label_values(&[route])))

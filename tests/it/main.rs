@@ -14,6 +14,7 @@ mod crash;
 mod damage;
 mod decoding_cost;
 mod disk_faults;
+mod docs;
 mod edge;
 mod encode;
 mod fairness;
