@@ -24,6 +24,7 @@ mod injection;
 mod large_bodies;
 mod lookups;
 mod main_job;
+mod openapi;
 mod peers;
 mod pressure;
 mod receipts;
