@@ -1,4 +1,4 @@
-//! docs/configuration.md and docs/metrics.md match the code, and every metric that a document names exists.
+//! docs/configuration.md and docs/metrics.md match the code, and the metrics, sections and tests that documents name exist.
 //!
 //! `UPDATE_DOCS=1 cargo test --test it docs` writes the generated parts. The text around them is written by hand.
 
@@ -128,6 +128,30 @@ fn every_alert_names_a_section_of_the_runbook() {
             assert!(heading.is_some_and(|heading| headings.contains(heading)), "docs/alerts.yml names {section}");
         }
     }
+}
+
+/// A row of SECURITY.md ends with its tests: `file`: `test`, `test`; `file`: all; *fuzz* `target`.
+#[test]
+fn every_test_that_security_md_names_exists() {
+    let security = read("SECURITY.md");
+    let rows = security.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    let mut count = 0;
+    for cell in rows.skip(1).filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next()) {
+        for part in cell.split("; ") {
+            let names: Vec<_> = part.split('`').skip(1).step_by(2).collect();
+            for name in &names {
+                let exists = match (part.starts_with("*fuzz*"), part.contains("`: ")) {
+                    (true, _) => path(&format!("fuzz/fuzz_targets/{name}.rs")).exists(),
+                    (false, true) if *name == names[0] => path(&format!("tests/it/{name}.rs")).exists(),
+                    (false, true) => read(&format!("tests/it/{}.rs", names[0])).contains(&format!("fn {name}()")),
+                    (false, false) => path(name).exists() || path(&format!("tests/it/{name}.rs")).exists(),
+                };
+                assert!(exists, "SECURITY.md names {name}, which does not exist: {part}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 100, "the tables of SECURITY.md are not found: {count}");
 }
 
 fn path(document: &str) -> PathBuf {
