@@ -62,7 +62,7 @@ pub const SETTINGS: &[Setting] = &[
     LISTENERS.unset(
         "ADMIN_TOKEN",
         "text",
-        "Bearer token that the admin listener requires; required if ADMIN_ADDR is not a loopback address",
+        "Bearer token of the admin listener; required if ADMIN_ADDR is not a loopback address",
     ),
     LISTENERS.unset(
         "ADMIN_TOKEN_FILE",
