@@ -21,13 +21,7 @@ pub struct Setting {
 }
 
 impl Group {
-    const fn setting(
-        self,
-        name: &'static str,
-        default: &'static str,
-        unit: &'static str,
-        help: &'static str,
-    ) -> Setting {
+    const fn set(self, name: &'static str, default: &'static str, unit: &'static str, help: &'static str) -> Setting {
         Setting { group: self, name, default: Some(default), unit, help }
     }
 
@@ -36,215 +30,79 @@ impl Group {
     }
 }
 
-const LISTENERS: Group = Group("Listeners");
-const AUTHENTICATION: Group = Group("Authentication and tenants");
-const DELIVERY: Group = Group("Delivery guarantees");
+const NET: Group = Group("Listeners");
+const AUTH: Group = Group("Authentication and tenants");
+const ACKS: Group = Group("Delivery guarantees");
 const QUEUE: Group = Group("Queue and spool");
-const OBJECTS: Group = Group("Objects");
+const DATA: Group = Group("Objects");
 const STORE: Group = Group("Store");
-const REQUESTS: Group = Group("Request and connection limits");
-const PROCESS: Group = Group("Shutdown and log");
+const HTTP: Group = Group("Request and connection limits");
+const RUN: Group = Group("Shutdown and log");
 
 /// Every setting, in the order in which `--help` prints them.
 pub const SETTINGS: &[Setting] = &[
-    LISTENERS.setting(
-        "LISTEN_ADDR",
-        "0.0.0.0:8080",
-        "address:port",
-        "address of the public listener; port 0 picks a free port",
-    ),
-    LISTENERS.setting(
-        "ADMIN_ADDR",
-        "127.0.0.1:9090",
-        "address:port",
-        "address of the admin listener; never expose it to the internet",
-    ),
-    LISTENERS.unset(
-        "ADMIN_TOKEN",
-        "text",
-        "Bearer token of the admin listener; required if ADMIN_ADDR is not a loopback address",
-    ),
-    LISTENERS.unset(
-        "ADMIN_TOKEN_FILE",
-        "file",
-        "file that holds ADMIN_TOKEN; read at startup; set only one of the two",
-    ),
-    LISTENERS.unset("TLS_CERT", "file", "PEM certificate chain of the public listener; reloaded when it changes"),
-    LISTENERS.unset("TLS_KEY", "file", "PEM private key of TLS_CERT"),
-    LISTENERS.unset(
-        "TRUSTED_PROXIES",
-        "addresses, networks",
-        "proxies that may state the client address, such as 10.0.0.0/8, ::1",
-    ),
-    LISTENERS.setting(
-        "PROXY_PROTOCOL",
-        "off",
-        "on, off",
-        "connections from TRUSTED_PROXIES begin with a PROXY protocol header, version 1 or 2",
-    ),
-    AUTHENTICATION.unset(
-        "TOKENS_FILE",
-        "file",
-        "tenants with token digests and rate limits; if unset, requests are not authenticated",
-    ),
-    AUTHENTICATION.setting(
-        "TENANT_QUEUE_SHARE",
-        "50%",
-        "percent",
-        "largest part of MAX_QUEUE and MAX_QUEUE_BYTES that one tenant may use",
-    ),
-    AUTHENTICATION.unset(
-        "TENANT_SPOOL_SHARE",
-        "percent",
-        "largest part of SPOOL_MAX_BYTES that one tenant may use; if unset, TENANT_QUEUE_SHARE",
-    ),
-    AUTHENTICATION.unset(
-        "ALLOWED_ORIGINS",
-        "*, origins",
-        "web origins that may send without TOKENS_FILE, such as https://a.example, https://b.example",
-    ),
-    DELIVERY.setting(
-        "ACK",
-        "disk",
-        "memory, disk, stored",
-        "lowest ack level of a response; a request may ask for a higher one",
-    ),
-    DELIVERY.setting(
-        "ACK_MAX",
-        "stored",
-        "memory, disk, stored",
-        "highest ack level that a request may ask for; a higher one is rejected with 403",
-    ),
-    DELIVERY.setting(
-        "ACK_TIMEOUT",
-        "10s",
-        "time",
-        "longest wait for the ack level; then the response has the level reached",
-    ),
-    DELIVERY.setting(
+    NET.set("LISTEN_ADDR", "0.0.0.0:8080", "address:port", "public listener; port 0 picks a free port"),
+    NET.set("ADMIN_ADDR", "127.0.0.1:9090", "address:port", "admin listener; never expose it to the internet"),
+    NET.unset("ADMIN_TOKEN", "text", "Bearer token of the admin listener; required if ADMIN_ADDR is not loopback"),
+    NET.unset("ADMIN_TOKEN_FILE", "file", "holds ADMIN_TOKEN instead; read at startup"),
+    NET.unset("TLS_CERT", "file", "PEM certificate chain of the public listener; reloaded when it changes"),
+    NET.unset("TLS_KEY", "file", "PEM private key of TLS_CERT"),
+    NET.unset("TRUSTED_PROXIES", "addresses, networks", "proxies that state the client address: 10.0.0.0/8, ::1"),
+    NET.set("PROXY_PROTOCOL", "off", "on, off", "TRUSTED_PROXIES send a PROXY protocol header, version 1 or 2"),
+    AUTH.unset("TOKENS_FILE", "file", "tenants, tokens and rate limits; if unset, no request is authenticated"),
+    AUTH.set("TENANT_QUEUE_SHARE", "50%", "percent", "limit of one tenant in MAX_QUEUE and MAX_QUEUE_BYTES"),
+    AUTH.unset("TENANT_SPOOL_SHARE", "percent", "limit of one tenant in SPOOL_MAX_BYTES; if unset, TENANT_QUEUE_SHARE"),
+    AUTH.unset("ALLOWED_ORIGINS", "*, origins", "web origins that may send without TOKENS_FILE: https://a.example"),
+    ACKS.set("ACK", "disk", "memory, disk, stored", "lowest ack level; a request may ask for a higher one"),
+    ACKS.set("ACK_MAX", "stored", "memory, disk, stored", "highest ack level of a request; a higher one gets 403"),
+    ACKS.set("ACK_TIMEOUT", "10s", "time", "longest wait for the ack level; then the response has the level reached"),
+    ACKS.set(
         "RECEIPT_OBJECT",
         "key",
         "key, location",
         "`object` in responses: the key, or the location of the store and the key (requires TOKENS_FILE)",
     ),
-    QUEUE.setting("MAX_QUEUE", "10000", "jobs", "jobs in the queue; when it is full, requests are rejected with 503"),
-    QUEUE.setting(
-        "MAX_QUEUE_BYTES",
-        "256MiB",
-        "size",
-        "bytes in the queue; when it is full, requests are rejected with 503",
-    ),
-    QUEUE.setting(
-        "SPOOL_DIR",
-        "./millpond-data/spool",
-        "folder",
-        "directory of the spool, on a disk that outlives the process; not used with ACK=memory",
-    ),
-    QUEUE.setting(
-        "SPOOL_MAX_BYTES",
-        "10GiB",
-        "size",
-        "bytes in SPOOL_DIR; when it is full, requests are rejected with 503",
-    ),
-    OBJECTS.setting("OBJECT_MAX_BYTES", "8MiB", "size", "a segment is sealed at this compressed size"),
-    OBJECTS.setting("OBJECT_MAX_AGE", "60s", "time", "a segment is sealed at this age"),
-    OBJECTS.setting(
-        "STORED_LINGER",
-        "200ms",
-        "time",
-        "a segment is sealed this long after a request starts to wait for ack=stored",
-    ),
-    OBJECTS.setting("STORED_INTERVAL", "1s", "time", "shortest time between two segments sealed for ack=stored"),
-    OBJECTS.setting("COMPRESSION", "gzip", "gzip, zstd, none", "compression of objects"),
-    OBJECTS.setting(
+    QUEUE.set("MAX_QUEUE", "10000", "jobs", "jobs in the queue; when it is full, requests get 503"),
+    QUEUE.set("MAX_QUEUE_BYTES", "256MiB", "size", "bytes in the queue; when it is full, requests get 503"),
+    QUEUE.set("SPOOL_DIR", "./millpond-data/spool", "folder", "the spool, on a durable disk; not used with ACK=memory"),
+    QUEUE.set("SPOOL_MAX_BYTES", "10GiB", "size", "bytes in SPOOL_DIR; when it is full, requests get 503"),
+    DATA.set("OBJECT_MAX_BYTES", "8MiB", "size", "a segment is sealed at this compressed size"),
+    DATA.set("OBJECT_MAX_AGE", "60s", "time", "a segment is sealed at this age"),
+    DATA.set("STORED_LINGER", "200ms", "time", "time from a request with ack=stored to the seal of its segment"),
+    DATA.set("STORED_INTERVAL", "1s", "time", "shortest time between two segments sealed for ack=stored"),
+    DATA.set("COMPRESSION", "gzip", "gzip, zstd, none", "compression of objects"),
+    DATA.set(
         "RECORD",
         "envelope",
         "envelope, payload",
-        "content of a stored line: the payload with its metadata, or only the payload",
+        "a stored line has metadata and the payload, or only the payload",
     ),
-    OBJECTS.setting(
-        "READERS",
-        "strict",
-        "strict, any",
-        "strict rejects payloads that common readers cannot read (docs/readers.md)",
-    ),
+    DATA.set("READERS", "strict", "strict, any", "strict rejects payloads on which readers fail (docs/readers.md)"),
     STORE.unset("S3_BUCKET", "name", "bucket for objects; if unset, objects go to STORE_DIR"),
-    STORE.setting("S3_PREFIX", "", "path", "prefix of every key, before dt=YYYY-MM-DD/hr=HH"),
-    STORE.setting(
-        "S3_TIMEOUT",
-        "10s",
-        "time",
-        "timeout of one attempt of an S3 call; an upload gets one more second for each MiB",
-    ),
-    STORE.setting(
-        "S3_IF_NONE_MATCH",
-        "on",
-        "on, off",
-        "send If-None-Match: * with a PUT; off for stores that do not support it",
-    ),
-    STORE.unset(
-        "S3_EXPECTED_BUCKET_OWNER",
-        "account id",
-        "AWS account that owns the bucket; S3 rejects every call if another account owns it",
-    ),
-    STORE.setting("STORE_DIR", "./millpond-data/objects", "folder", "directory store, used if S3_BUCKET is unset"),
-    STORE.setting("MAX_WORKERS", "16", "1 to 1024", "concurrent uploads"),
-    STORE.unset(
-        "AWS_REGION",
-        "name",
-        "read by the AWS SDK, like AWS_ACCESS_KEY_ID and the rest of its credential chain",
-    ),
-    STORE.unset(
-        "AWS_ENDPOINT_URL_S3",
-        "URL",
-        "endpoint of an S3-compatible server; the bucket name then goes into the path",
-    ),
+    STORE.set("S3_PREFIX", "", "path", "prefix of every key, before dt=YYYY-MM-DD/hr=HH"),
+    STORE.set("S3_TIMEOUT", "10s", "time", "timeout of one attempt of an S3 call; uploads get 1s more for each MiB"),
+    STORE.set("S3_IF_NONE_MATCH", "on", "on, off", "send If-None-Match: * with a PUT; off for stores without it"),
+    STORE.unset("S3_EXPECTED_BUCKET_OWNER", "account id", "AWS account that must own the bucket, or S3 rejects calls"),
+    STORE.set("STORE_DIR", "./millpond-data/objects", "folder", "directory store, used if S3_BUCKET is unset"),
+    STORE.set("MAX_WORKERS", "16", "1 to 1024", "concurrent uploads"),
+    STORE.unset("AWS_REGION", "name", "for the AWS SDK, like AWS_ACCESS_KEY_ID and other AWS variables"),
+    STORE.unset("AWS_ENDPOINT_URL_S3", "URL", "S3-compatible server; the bucket name then goes into the path"),
     STORE.unset("AWS_ENDPOINT_URL", "URL", "endpoint for every AWS service; AWS_ENDPOINT_URL_S3 takes precedence"),
-    REQUESTS.setting(
-        "MAX_BODY_BYTES",
-        "1MiB",
-        "size",
-        "size of a request body as sent; a larger one is rejected with 413",
-    ),
-    REQUESTS.setting(
-        "MAX_DECODED_BYTES",
-        "10MiB",
-        "size",
-        "size of a request body after decompression; a larger one is rejected with 413",
-    ),
-    REQUESTS.setting(
-        "MAX_CONNECTIONS",
-        "16384",
-        "connections",
-        "open connections on the public listener; more are rejected with 503",
-    ),
-    REQUESTS.setting(
+    HTTP.set("MAX_BODY_BYTES", "1MiB", "size", "size of a body as sent; a larger one gets 413"),
+    HTTP.set("MAX_DECODED_BYTES", "10MiB", "size", "size of a decompressed body; a larger one gets 413"),
+    HTTP.set("MAX_CONNECTIONS", "16384", "connections", "open connections; more get 503"),
+    HTTP.set(
         "MAX_CONNECTIONS_PER_ADDRESS",
         "1024",
         "connections, off",
-        "of one client address (IPv6: one /64); more are rejected with 429; off also lifts its limit on requests",
+        "of one client address (IPv6: one /64); more get 429; off also lifts its limit on requests",
     ),
-    REQUESTS.setting(
-        "HEADER_TIMEOUT",
-        "10s",
-        "time",
-        "from the first byte of a request to the end of its headers; then 408",
-    ),
-    REQUESTS.setting("BODY_TIMEOUT", "30s", "time", "from the end of the headers to the end of the body; then 408"),
-    REQUESTS.setting(
-        "IDLE_TIMEOUT",
-        "75s",
-        "time",
-        "closes a connection without a request; keep it above the idle timeout of the load balancer",
-    ),
-    PROCESS.setting("SHUTDOWN_GRACE", "25s", "time", "deadline of a graceful shutdown, from SIGTERM to the exit"),
-    PROCESS.setting(
-        "RUST_LOG",
-        "info",
-        "filter",
-        "log filter, such as warn or info,millpond=debug; the log goes to standard error",
-    ),
-    PROCESS.setting("LOG_FORMAT", "text", "text, json", "format of log lines"),
+    HTTP.set("HEADER_TIMEOUT", "10s", "time", "from a request's first byte to the end of its headers; then 408"),
+    HTTP.set("BODY_TIMEOUT", "30s", "time", "from the end of the headers to the end of the body; then 408"),
+    HTTP.set("IDLE_TIMEOUT", "75s", "time", "closes idle connections; keep it above the load balancer's idle timeout"),
+    RUN.set("SHUTDOWN_GRACE", "25s", "time", "deadline of a graceful shutdown, from SIGTERM to the exit"),
+    RUN.set("RUST_LOG", "info", "filter", "log filter, such as warn or info,millpond=debug"),
+    RUN.set("LOG_FORMAT", "text", "text, json", "format of log lines"),
 ];
 
 /// The setting of exactly this name.
