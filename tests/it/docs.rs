@@ -115,17 +115,17 @@ fn every_metric_that_a_document_names_exists() {
 }
 
 #[test]
-fn every_alert_names_a_section_of_the_runbook() {
-    let headings: BTreeSet<String> = read("docs/operations.md")
-        .lines()
-        .filter_map(|line| {
-            Some(line.strip_prefix("##")?.trim_start_matches('#').trim().to_lowercase().replace(' ', "-"))
-        })
-        .collect();
-    for line in read("docs/alerts.yml").lines() {
-        if let Some(section) = line.trim().strip_prefix("runbook: ") {
-            let heading = section.strip_prefix("operations.md#");
-            assert!(heading.is_some_and(|heading| headings.contains(heading)), "docs/alerts.yml names {section}");
+fn every_alert_is_in_the_runbook_and_names_a_section_of_it() {
+    let runbook = read("docs/operations.md");
+    let headings = runbook.lines().filter_map(|line| Some(line.strip_prefix("##")?.trim_start_matches('#').trim()));
+    let sections: BTreeSet<String> = headings.map(|heading| heading.to_lowercase().replace(' ', "-")).collect();
+    for line in read("docs/alerts.yml").lines().map(str::trim) {
+        if let Some(alert) = line.strip_prefix("- alert: ") {
+            assert!(runbook.contains(&format!("| `{alert}` |")), "docs/operations.md does not list {alert}");
+        }
+        if let Some(section) = line.strip_prefix("runbook: ") {
+            let exists = section.strip_prefix("operations.md#").is_some_and(|section| sections.contains(section));
+            assert!(exists, "docs/alerts.yml names {section}");
         }
     }
 }
