@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use table::{SETTINGS, Setting};
+pub use table::{Group, SETTINGS, Setting};
 
 use crate::decode::{Readers, Record};
 use crate::digest::Digest;

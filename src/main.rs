@@ -39,17 +39,19 @@ const OTHER_FILES: usize = 256;
 const FILES_PER_WORKER: usize = 4;
 
 const USAGE: &str = "\
-millpond takes batches of JSON payloads in over HTTP and lands them in S3.
+millpond receives batches of JSON payloads over HTTP and stores them in S3.
 
-Usage: millpond            serve, until SIGTERM or SIGINT
-       millpond --check    check the settings, write, read back and delete an object in the store, and exit
-       millpond --help     print this
+Usage: millpond            run the server until SIGTERM or SIGINT
+       millpond --check    check the settings and the store, and exit; writes, reads and deletes one object
+       millpond --help     print this text
        millpond --version  print the version
 
-Exit codes: 0 all that was accepted is stored, or kept in SPOOL_DIR; 1 some of it is lost or possibly lost, or the server
-failed; 64 bad settings.
+Exit codes: 0   every accepted job is stored or kept in SPOOL_DIR
+            1   accepted jobs are lost or possibly lost, or the server failed
+            64  the settings are invalid, or the spool cannot be used
 
-Settings are environment variables. Sizes are bytes or 512KiB, 8MiB, 10GiB; times are seconds or 200ms, 60s, 5m, 1h.
+Settings are environment variables. Sizes are bytes, or have a unit: 512KiB, 8MiB, 10GiB.
+Times are seconds, or have a unit: 200ms, 60s, 5m, 1h.
 ";
 
 enum Command {
@@ -293,7 +295,11 @@ fn help() -> String {
     let default = SETTINGS.iter().filter_map(|setting| setting.default).map(str::len).max().unwrap_or_default();
     let unit = SETTINGS.iter().map(|setting| setting.unit.len()).max().unwrap_or_default();
     let mut help = format!("{USAGE}\n  {:name$}  {:default$}  {:unit$}\n", "setting", "default", "unit");
+    let mut group = None;
     for setting in SETTINGS {
+        if group.replace(setting.group) != Some(setting.group) {
+            help.push_str(&format!("\n{}\n", setting.group.0));
+        }
         let given = match setting.default {
             None => "unset",
             Some("") => "empty",

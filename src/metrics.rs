@@ -103,12 +103,12 @@ impl Metrics {
         let ledger = Arc::new(Ledger::default());
         registry.register(Box::new(LedgerCollector::new(Arc::clone(&ledger))?))?;
         let requests = IntCounterVec::new(
-            Opts::new(name("requests_total"), "Requests by route and outcome"),
+            Opts::new(name("requests_total"), "Requests, by route and outcome"),
             &["route", "outcome"],
         )?;
         registry.register(Box::new(requests.clone()))?;
         let request_seconds = HistogramVec::new(
-            HistogramOpts::new(name("request_seconds"), "From a request's headers to its answer")
+            HistogramOpts::new(name("request_seconds"), "Time from the headers of a request to its response")
                 .buckets(REQUEST_SECONDS.to_vec()),
             &["route"],
         )?;
@@ -118,77 +118,77 @@ impl Metrics {
             requests: by_label::<Route, _>(|route| {
                 by_label::<Outcome, _>(|outcome| requests.with_label_values(&[route, outcome]))
             }),
-            sealed: labelled::<SealReason>(r, "segments_sealed_total", "Segments sealed", "reason")?,
-            retries: labelled::<ErrorClass>(r, "upload_retries_total", "Uploads to retry", "class")?,
+            sealed: labelled::<SealReason>(r, "segments_sealed_total", "Sealed segments, by reason", "reason")?,
+            retries: labelled::<ErrorClass>(r, "upload_retries_total", "Upload attempts that failed and are retried, by class of error", "class")?,
             request_seconds: by_label::<Route, _>(|route| request_seconds.with_label_values(&[route])),
-            requests_in_flight: gauge(r, "requests_in_flight", "Requests whose answer is not written yet")?,
+            requests_in_flight: gauge(r, "requests_in_flight", "Requests whose response is not yet written")?,
             requests_in_flight_bytes: gauge(
                 r,
                 "requests_in_flight_bytes",
-                "Bytes of memory charged to requests in flight, bodies aside",
+                "Memory charged to requests in flight, without their bodies",
             )?,
             bytes_in: counter(r, "received_bytes_total", "Bytes of request bodies, as sent")?,
-            bytes_out: counter(r, "stored_bytes_total", "Bytes of objects that the store took")?,
-            objects: counter(r, "objects_stored_total", "Objects that the store took")?,
-            connections: gauge(r, "connections", "Connections open on the public listener")?,
+            bytes_out: counter(r, "stored_bytes_total", "Bytes of stored objects")?,
+            objects: counter(r, "objects_stored_total", "Objects stored")?,
+            connections: gauge(r, "connections", "Open connections on the public listener")?,
             admin_token_failures: counter(
                 r,
                 "admin_token_failures_total",
-                "Admin requests refused for a wrong ADMIN_TOKEN",
+                "Admin requests rejected for a wrong ADMIN_TOKEN",
             )?,
             failed_connections: counter(
                 r,
                 "connections_failed_total",
-                "Connections that failed at TLS's handshake or the PROXY header",
+                "Connections that failed in the TLS handshake or the PROXY header",
             )?,
-            frame_jobs: histogram(r, "frame_jobs", "Jobs in a frame", &exponential_buckets(1.0, 2.0, 12)?)?,
+            frame_jobs: histogram(r, "frame_jobs", "Jobs per frame", &exponential_buckets(1.0, 2.0, 12)?)?,
             segment_bytes: histogram(
                 r,
                 "segment_bytes",
-                "Size of segments when sealed",
+                "Compressed size of segments when sealed",
                 &exponential_buckets(1024.0, 2.0, 18)?,
             )?,
             segment_age_seconds: histogram(r, "segment_age_seconds", "Age of segments when sealed", AGE_SECONDS)?,
-            busy_workers: gauge(r, "busy_workers", "Workers that have a segment")?,
-            upload_limit: gauge(r, "upload_limit", "Uploads that may run at once")?,
+            busy_workers: gauge(r, "busy_workers", "Workers that process a segment")?,
+            upload_limit: gauge(r, "upload_limit", "Uploads that may run concurrently")?,
             upload_seconds: histogram(r, "upload_seconds", "Duration of upload attempts", UPLOAD_SECONDS)?,
-            commit_seconds: histogram(r, "commit_seconds", "Duration of commits", COMMIT_SECONDS)?,
-            commit_failures: counter(r, "commit_failures_total", "Commits that failed")?,
+            commit_seconds: histogram(r, "commit_seconds", "Duration of commits: compress, append, fdatasync", COMMIT_SECONDS)?,
+            commit_failures: counter(r, "commit_failures_total", "Failed commits")?,
             repack_saved_bytes: counter(
                 r,
                 "repack_saved_bytes_total",
-                "Bytes that objects lost when small frames were packed anew",
+                "Bytes saved by repacking small frames",
             )?,
             torn_bytes: counter(
                 r,
                 "torn_bytes_total",
-                "Bytes never acknowledged, cut from segments of dead processes",
+                "Unacknowledged bytes cut from segments of exited processes",
             )?,
-            segments_damaged: counter(r, "segments_damaged_total", "Segments damaged on disk and set aside")?,
+            segments_damaged: counter(r, "segments_damaged_total", "Segments damaged on disk and moved to dead/")?,
             segments_possibly_lost: counter(
                 r,
                 "segments_possibly_lost_total",
-                "Segments whose end cannot be read: jobs there are lost if any were acknowledged",
+                "Segments with an unreadable end that may have held acknowledged jobs",
             )?,
             jobs_possibly_lost: counter(
                 r,
                 "jobs_possibly_lost_total",
-                "Jobs at an end that cannot be read, where their number is known",
+                "Jobs in unreadable ends of segments, where their number is known",
             )?,
             payloads_possibly_lost: counter(
                 r,
                 "payloads_possibly_lost_total",
-                "Payloads at an end that cannot be read, where their number is known",
+                "Payloads in unreadable ends of segments, where their number is known",
             )?,
-            segments_adopted: counter(r, "segments_adopted_total", "Segments taken over from dead processes")?,
+            segments_adopted: counter(r, "segments_adopted_total", "Segments adopted from exited processes")?,
             folders_unadopted: [
-                gauge(r, "spool_folders_waiting", "Folders of dead processes that wait until others are taken over")?,
-                gauge(r, "spool_folders_not_adopted", "Folders of dead processes that cannot be taken over")?,
+                gauge(r, "spool_folders_waiting", "Folders of exited processes that wait for adoption")?,
+                gauge(r, "spool_folders_not_adopted", "Folders of exited processes that cannot be adopted")?,
             ],
-            spool_bytes: gauge(r, "spool_bytes", "Bytes on disk in the spool")?,
-            queue_jobs: gauge(r, "queue_jobs", "Jobs waiting to be packed")?,
-            queue_bytes: gauge(r, "queue_bytes", "Bytes waiting to be packed or being received")?,
-            segments_waiting: gauge(r, "segments_waiting", "Sealed segments that no worker has taken")?,
+            spool_bytes: gauge(r, "spool_bytes", "Bytes used in the spool")?,
+            queue_jobs: gauge(r, "queue_jobs", "Jobs in the queue")?,
+            queue_bytes: gauge(r, "queue_bytes", "Bytes reserved in the queue, for jobs and for bodies being received")?,
+            segments_waiting: gauge(r, "segments_waiting", "Sealed segments that wait for a worker")?,
             registry,
         })
     }

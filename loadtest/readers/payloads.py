@@ -1,7 +1,7 @@
-"""Makes docs/readers.md: which payloads make which reader fail on a whole object. Prints it; README.md says how to run it.
+"""Prints the table of docs/readers.md: which payloads make which reader fail on a whole object. README.md says how to run it.
 
-Each payload stands in a record, as the server stores it by default, between ordinary lines. "fails" means that nothing of the
-object is read, the ordinary lines neither.
+Each payload is in a record, as the server stores it by default, between ordinary lines. "fails" means that the reader returns
+no line of the object.
 """
 
 import json
@@ -26,7 +26,7 @@ def nested(levels: int) -> str:
     return '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1)
 
 
-# What it is, the payload, and whether READERS=strict refuses it.
+# What it is, the payload, and whether READERS=strict rejects it.
 PAYLOADS: list[tuple[str, str, bool]] = [
     ('`{"a":1,"a":2}`', '{"a":1,"a":2}', True),
     (r'`{"a":1,"\u0061":2}`', r'{"a":1,"\u0061":2}', True),
@@ -35,7 +35,7 @@ PAYLOADS: list[tuple[str, str, bool]] = [
     ('the same, in a list: `{"l":[{"a":1,"A":2}]}`', '{"l":[{"a":1,"A":2}]}', True),
     ('`{"É":1,"é":2}`', '{"É":1,"é":2}', True),
     ("an integer of 64 bits, 18446744073709551615", '{"a":18446744073709551615}', False),
-    ("an integer of more, 18446744073709551616", '{"a":18446744073709551616}', True),
+    ("an integer of 65 bits, 18446744073709551616", '{"a":18446744073709551616}', True),
     ("an integer of 1,001 digits", '{"a":' + "1" * 1001 + "}", True),
     ("an integer of 4,301 digits", '{"a":' + "1" * 4301 + "}", True),
     ("a fraction of 5,000 digits", '{"a":0.' + "1" * 5000 + "}", True),
@@ -53,7 +53,7 @@ PAYLOADS: list[tuple[str, str, bool]] = [
     ("5,000 members", "{" + ",".join(f'"k{n}":{n}' for n in range(5000)) + "}", False),
     ("nested 127 deep", nested(127), False),
     ("nested 128 deep", nested(128), True),
-    ("half of a surrogate pair (refused always)", r'{"a":"\ud800"}', True),
+    ("half of a surrogate pair (always rejected)", r'{"a":"\ud800"}', True),
     ("a number where others have an object", '{"o":7}', False),
 ]
 
@@ -122,16 +122,14 @@ def main() -> None:
         f"Python {sys.version.split()[0]}": python,
         jq_version.replace("-", " "): jq,
     }
-    head = Path(__file__).with_name("payloads.md").read_text()
-    print(head)
     print("| payload | `READERS=strict` | " + " | ".join(readers) + " |")
     print("| --- " * (len(readers) + 2) + "|")
     with tempfile.TemporaryDirectory(prefix="millpond-payloads-") as folder:
         path = Path(folder) / "object.ndjson"
-        for what, payload, is_refused in PAYLOADS:
+        for what, payload, is_rejected in PAYLOADS:
             path.write_text(lines(payload))
             outcomes = [outcome(read, path) for read in readers.values()]
-            print(f"| {what} | {'refused' if is_refused else 'taken'} | " + " | ".join(outcomes) + " |")
+            print(f"| {what} | {'rejected' if is_rejected else 'accepted'} | " + " | ".join(outcomes) + " |")
 
 
 if __name__ == "__main__":

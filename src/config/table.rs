@@ -1,11 +1,18 @@
-//! The table of settings: what `--help` prints, where defaults are stated, and what a slip of the keyboard is held against.
+//! The table of settings: names, defaults and help texts. `--help` prints it, docs/configuration.md is generated from
+//! it, and misspelt names are compared with it.
 
-/// One setting, as `--help` and the README show it.
+/// A heading under which `--help` and docs/configuration.md list settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Group(pub &'static str);
+
+/// One setting, as `--help` and docs/configuration.md show it.
 #[derive(Debug)]
 pub struct Setting {
+    /// The settings of a group are adjacent in [`SETTINGS`].
+    pub group: Group,
     /// The environment variable.
     pub name: &'static str,
-    /// Its default as one would write it, if it has one.
+    /// Its default, in the syntax of its value, if it has one.
     pub default: Option<&'static str>,
     /// Its unit or its values.
     pub unit: &'static str,
@@ -13,100 +20,89 @@ pub struct Setting {
     pub help: &'static str,
 }
 
-const fn setting(name: &'static str, default: &'static str, unit: &'static str, help: &'static str) -> Setting {
-    Setting { name, default: Some(default), unit, help }
+impl Group {
+    const fn set(self, name: &'static str, default: &'static str, unit: &'static str, help: &'static str) -> Setting {
+        Setting { group: self, name, default: Some(default), unit, help }
+    }
+
+    const fn unset(self, name: &'static str, unit: &'static str, help: &'static str) -> Setting {
+        Setting { group: self, name, default: None, unit, help }
+    }
 }
 
-const fn unset(name: &'static str, unit: &'static str, help: &'static str) -> Setting {
-    Setting { name, default: None, unit, help }
-}
+const NET: Group = Group("Listeners");
+const AUTH: Group = Group("Authentication and tenants");
+const ACKS: Group = Group("Delivery guarantees");
+const QUEUE: Group = Group("Queue and spool");
+const DATA: Group = Group("Objects");
+const STORE: Group = Group("Store");
+const HTTP: Group = Group("Request and connection limits");
+const RUN: Group = Group("Shutdown and log");
 
 /// Every setting, in the order in which `--help` prints them.
 pub const SETTINGS: &[Setting] = &[
-    setting("LISTEN_ADDR", "0.0.0.0:8080", "address:port", "public listener; port 0 picks one"),
-    setting("ADMIN_ADDR", "127.0.0.1:9090", "address:port", "admin listener, never public"),
-    unset("ADMIN_TOKEN", "text", "what operators send as a Bearer token; a must where ADMIN_ADDR is not loopback"),
-    unset("ADMIN_TOKEN_FILE", "file", "holds that token instead; read at the start"),
-    unset("TLS_CERT", "file", "the public listener's certificate and its chain, in PEM; read again when it changes"),
-    unset("TLS_KEY", "file", "its private key, in PEM"),
-    unset(
-        "TRUSTED_PROXIES",
-        "addresses, networks",
-        "proxies whose word on a sender's address is taken: 10.0.0.0/8, ::1",
-    ),
-    unset(
-        "ALLOWED_ORIGINS",
-        "*, origins",
-        "web pages that may send without TOKENS_FILE: https://a.example, https://b.example",
-    ),
-    setting("PROXY_PROTOCOL", "off", "on, off", "connections from TRUSTED_PROXIES begin with a PROXY header, v1 or v2"),
-    setting("ACK", "disk", "memory, disk, stored", "what an answer promises at least; a request may ask for more"),
-    setting("ACK_MAX", "stored", "memory, disk, stored", "what a request may ask for at most; more is answered 403"),
-    setting("ACK_TIMEOUT", "10s", "time", "an answer waits this long for what it is to promise"),
-    setting("SPOOL_DIR", "./millpond-data/spool", "folder", "accepted work until it is stored, unless ACK=memory"),
-    setting("SPOOL_MAX_BYTES", "10GiB", "size", "bytes in SPOOL_DIR; what does not fit is answered 503"),
-    unset("S3_BUCKET", "name", "the bucket objects go to; unset, they go to STORE_DIR"),
-    setting("S3_PREFIX", "", "path", "put before dt=YYYY-MM-DD/hr=HH in every key"),
-    setting("S3_TIMEOUT", "10s", "time", "one attempt of one call to S3"),
-    setting("S3_IF_NONE_MATCH", "on", "on, off", "send If-None-Match: * with a PUT; off for stores that lack it"),
-    unset(
-        "S3_EXPECTED_BUCKET_OWNER",
-        "account id",
-        "the AWS account that the bucket must belong to; S3 refuses every call if it does not",
-    ),
-    setting("STORE_DIR", "./millpond-data/objects", "folder", "the directory store, when S3_BUCKET is unset"),
-    setting("MAX_WORKERS", "16", "1 to 1024", "concurrent uploads"),
-    setting("MAX_QUEUE", "10000", "jobs", "jobs waiting; more are answered 503"),
-    setting("MAX_QUEUE_BYTES", "256MiB", "size", "bytes of jobs waiting; more are answered 503"),
-    setting("OBJECT_MAX_BYTES", "8MiB", "size", "an object is sealed at this size, as stored"),
-    setting("OBJECT_MAX_AGE", "60s", "time", "an object is sealed at this age"),
-    setting("STORED_LINGER", "200ms", "time", "an object that a request waits for is sealed after this"),
-    setting(
-        "STORED_INTERVAL",
-        "1s",
-        "time",
-        "from one object sealed because a request waits for it to the next, at the least",
-    ),
-    setting("COMPRESSION", "gzip", "gzip, zstd, none", "of objects"),
-    setting("RECORD", "envelope", "envelope, payload", "a stored line: with what is known about it, or bare"),
-    setting(
+    NET.set("LISTEN_ADDR", "0.0.0.0:8080", "address:port", "public listener; port 0 picks a free port"),
+    NET.set("ADMIN_ADDR", "127.0.0.1:9090", "address:port", "admin listener; never expose it to the internet"),
+    NET.unset("ADMIN_TOKEN", "text", "Bearer token of the admin listener; required if ADMIN_ADDR is not loopback"),
+    NET.unset("ADMIN_TOKEN_FILE", "file", "holds ADMIN_TOKEN instead; read at startup"),
+    NET.unset("TLS_CERT", "file", "PEM certificate chain of the public listener; reloaded when it changes"),
+    NET.unset("TLS_KEY", "file", "PEM private key of TLS_CERT"),
+    NET.unset("TRUSTED_PROXIES", "addresses, networks", "proxies that state the client address: 10.0.0.0/8, ::1"),
+    NET.set("PROXY_PROTOCOL", "off", "on, off", "TRUSTED_PROXIES send a PROXY protocol header, version 1 or 2"),
+    AUTH.unset("TOKENS_FILE", "file", "tenants, tokens and rate limits; if unset, no request is authenticated"),
+    AUTH.set("TENANT_QUEUE_SHARE", "50%", "percent", "limit of one tenant in MAX_QUEUE and MAX_QUEUE_BYTES"),
+    AUTH.unset("TENANT_SPOOL_SHARE", "percent", "limit of one tenant in SPOOL_MAX_BYTES; if unset, TENANT_QUEUE_SHARE"),
+    AUTH.unset("ALLOWED_ORIGINS", "*, origins", "web origins that may send without TOKENS_FILE: https://a.example"),
+    ACKS.set("ACK", "disk", "memory, disk, stored", "lowest ack level; a request may ask for a higher one"),
+    ACKS.set("ACK_MAX", "stored", "memory, disk, stored", "highest ack level of a request; a higher one gets 403"),
+    ACKS.set("ACK_TIMEOUT", "10s", "time", "longest wait for the ack level; then the response has the level reached"),
+    ACKS.set(
         "RECEIPT_OBJECT",
         "key",
         "key, location",
-        "what receipts name: the object's key, or with the bucket or folder before it, which needs TOKENS_FILE",
+        "`object` in responses: the key, or the location of the store and the key (requires TOKENS_FILE)",
     ),
-    setting(
-        "READERS",
-        "strict",
-        "strict, any",
-        "strict refuses payloads on which usual readers fail (docs/readers.md)",
+    QUEUE.set("MAX_QUEUE", "10000", "jobs", "jobs in the queue; when it is full, requests get 503"),
+    QUEUE.set("MAX_QUEUE_BYTES", "256MiB", "size", "bytes in the queue; when it is full, requests get 503"),
+    QUEUE.set("SPOOL_DIR", "./millpond-data/spool", "folder", "the spool, on a durable disk; not used with ACK=memory"),
+    QUEUE.set("SPOOL_MAX_BYTES", "10GiB", "size", "bytes in SPOOL_DIR; when it is full, requests get 503"),
+    DATA.set("OBJECT_MAX_BYTES", "8MiB", "size", "a segment is sealed at this compressed size"),
+    DATA.set("OBJECT_MAX_AGE", "60s", "time", "a segment is sealed at this age"),
+    DATA.set("STORED_LINGER", "200ms", "time", "time from a request with ack=stored to the seal of its segment"),
+    DATA.set("STORED_INTERVAL", "1s", "time", "shortest time between two segments sealed for ack=stored"),
+    DATA.set("COMPRESSION", "gzip", "gzip, zstd, none", "compression of objects"),
+    DATA.set(
+        "RECORD",
+        "envelope",
+        "envelope, payload",
+        "a stored line has metadata and the payload, or only the payload",
     ),
-    setting("MAX_BODY_BYTES", "1MiB", "size", "a request's body as sent; more is answered 413"),
-    setting("MAX_DECODED_BYTES", "10MiB", "size", "a request's body decompressed; more is answered 413"),
-    setting("MAX_CONNECTIONS", "16384", "connections", "open at once on the public listener; more are answered 503"),
-    setting(
+    DATA.set("READERS", "strict", "strict, any", "strict rejects payloads on which readers fail (docs/readers.md)"),
+    STORE.unset("S3_BUCKET", "name", "bucket for objects; if unset, objects go to STORE_DIR"),
+    STORE.set("S3_PREFIX", "", "path", "prefix of every key, before dt=YYYY-MM-DD/hr=HH"),
+    STORE.set("S3_TIMEOUT", "10s", "time", "timeout of one attempt of an S3 call; uploads get 1s more for each MiB"),
+    STORE.set("S3_IF_NONE_MATCH", "on", "on, off", "send If-None-Match: * with a PUT; off for stores without it"),
+    STORE.unset("S3_EXPECTED_BUCKET_OWNER", "account id", "AWS account that must own the bucket, or S3 rejects calls"),
+    STORE.set("STORE_DIR", "./millpond-data/objects", "folder", "directory store, used if S3_BUCKET is unset"),
+    STORE.set("MAX_WORKERS", "16", "1 to 1024", "concurrent uploads"),
+    STORE.unset("AWS_REGION", "name", "for the AWS SDK, like AWS_ACCESS_KEY_ID and other AWS variables"),
+    STORE.unset("AWS_ENDPOINT_URL_S3", "URL", "S3-compatible server; the bucket name then goes into the path"),
+    STORE.unset("AWS_ENDPOINT_URL", "URL", "endpoint for every AWS service; AWS_ENDPOINT_URL_S3 takes precedence"),
+    HTTP.set("MAX_BODY_BYTES", "1MiB", "size", "size of a body as sent; a larger one gets 413"),
+    HTTP.set("MAX_DECODED_BYTES", "10MiB", "size", "size of a decompressed body; a larger one gets 413"),
+    HTTP.set("MAX_CONNECTIONS", "16384", "connections", "open connections; more get 503"),
+    HTTP.set(
         "MAX_CONNECTIONS_PER_ADDRESS",
         "1024",
         "connections, off",
-        "of one sender (IPv6: one /64); more are answered 429; off lifts its share of requests as well",
+        "of one client address (IPv6: one /64); more get 429; off also lifts its limit on requests",
     ),
-    setting("HEADER_TIMEOUT", "10s", "time", "from a request's first byte to the end of its headers; then 408"),
-    setting("BODY_TIMEOUT", "30s", "time", "from the end of the headers to the end of the body; then 408"),
-    setting("IDLE_TIMEOUT", "75s", "time", "a connection without a request; keep it above the load balancer's"),
-    setting("SHUTDOWN_GRACE", "25s", "time", "from SIGTERM to the exit"),
-    setting("RUST_LOG", "info", "filter", "what is logged, to standard error: warn, or info,millpond=debug"),
-    setting("LOG_FORMAT", "text", "text, json", "of the log"),
-    unset("TOKENS_FILE", "file", "tenants: digests of their tokens, and limits; unset, anybody may send"),
-    setting(
-        "TENANT_QUEUE_SHARE",
-        "50%",
-        "percent",
-        "of MAX_QUEUE and MAX_QUEUE_BYTES, the most for one tenant; 100% is no limit",
-    ),
-    unset("TENANT_SPOOL_SHARE", "percent", "of SPOOL_MAX_BYTES, the most for one tenant; unset, TENANT_QUEUE_SHARE"),
-    unset("AWS_REGION", "name", "the SDK's own, as are AWS_ACCESS_KEY_ID and the rest of its credential chain"),
-    unset("AWS_ENDPOINT_URL_S3", "URL", "an S3-compatible server; the bucket then goes into the path"),
-    unset("AWS_ENDPOINT_URL", "URL", "the same, for every service"),
+    HTTP.set("HEADER_TIMEOUT", "10s", "time", "from a request's first byte to the end of its headers; then 408"),
+    HTTP.set("BODY_TIMEOUT", "30s", "time", "from the end of the headers to the end of the body; then 408"),
+    HTTP.set("IDLE_TIMEOUT", "75s", "time", "closes idle connections; keep it above the load balancer's idle timeout"),
+    RUN.set("SHUTDOWN_GRACE", "25s", "time", "deadline of a graceful shutdown, from SIGTERM to the exit"),
+    RUN.set("RUST_LOG", "info", "filter", "log filter, such as warn or info,millpond=debug"),
+    RUN.set("LOG_FORMAT", "text", "text, json", "format of log lines"),
 ];
 
 /// The setting of exactly this name.
@@ -114,21 +110,20 @@ pub(super) fn find(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.name == name)
 }
 
-/// The setting that `name` was probably meant to be.
+/// The setting that `name` probably misspells.
 ///
-/// Short names need a close match:
-/// at two slips `ACK` would be half the words in the dictionary.
+/// Short names need an exact match: within two edits of `ACK` are many ordinary names.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let upper = name.to_ascii_uppercase();
     SETTINGS
         .iter()
         .map(|setting| (strsim::damerau_levenshtein(&upper, setting.name), setting.name))
-        .filter(|(slips, near)| *slips <= slips_allowed(near))
+        .filter(|(edits, near)| *edits <= edits_allowed(near))
         .min()
         .map(|(_, near)| near)
 }
 
-fn slips_allowed(name: &str) -> usize {
+fn edits_allowed(name: &str) -> usize {
     match name.len() {
         0..=4 => 0,
         5..=7 => 1,

@@ -105,7 +105,7 @@ impl LedgerCollector {
         };
         Ok(Self {
             ledger,
-            accepted: counters("accepted", "that were answered 2xx, or taken over from a dead process")?,
+            accepted: counters("accepted", "accepted, or adopted from an exited process")?,
             stored: counters("stored", "whose object is in the store")?,
             dead: counters("dead", "accepted and then damaged on disk")?,
             waiting: [
