@@ -23,11 +23,11 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::digest::Digest;
-use crate::health::{Health, Side, Trouble};
+use crate::health::{Health, Outage, Side};
 use crate::http::Peer;
 use crate::metrics::Metrics;
 use crate::pipeline::PipelineContext;
-use crate::queue::Depth;
+use crate::queue::QueueDepth;
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, Spool};
 
@@ -38,7 +38,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub struct Admin {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
-    depth: Depth,
+    depth: QueueDepth,
     backlog: Arc<Backlog>,
     spool: Arc<Spool>,
     shutdown: Shutdown,
@@ -46,7 +46,7 @@ pub struct Admin {
 
 impl Admin {
     /// Looks at these.
-    pub fn new(context: &PipelineContext, depth: Depth) -> Self {
+    pub fn new(context: &PipelineContext, depth: QueueDepth) -> Self {
         let PipelineContext { spool, backlog, health, metrics, shutdown } = context.clone();
         Self { health, metrics, depth, backlog, spool, shutdown }
     }
@@ -127,7 +127,7 @@ struct Reason {
 }
 
 impl Reason {
-    fn of(what: &'static str, trouble: Trouble) -> Self {
+    fn of(what: &'static str, trouble: Outage) -> Self {
         let since = trouble.since.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).ok();
         Self { what, detail: Some(trouble.message), since, since_time: since.and_then(rfc3339) }
     }
@@ -151,10 +151,10 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
         reasons.push(Reason::now("draining"));
     }
     let health = &admin.health;
-    let failing = |side| health.segments.trouble(side);
+    let failing = |side| health.segments.outage(side);
     let troubles = [
-        ("spool", health.spool_trouble().or_else(|| failing(Side::Spool))),
-        ("store", health.store_trouble().or_else(|| failing(Side::Store))),
+        ("spool", health.spool_outage().or_else(|| failing(Side::Spool))),
+        ("store", health.store_outage().or_else(|| failing(Side::Store))),
     ];
     reasons.extend(troubles.into_iter().filter_map(|(what, trouble)| Some(Reason::of(what, trouble?))));
     if admin.spool.space().is_some_and(|space| space.is_nearly_full()) {

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-pub use around::{is_unreadable, read_around};
+pub use around::{is_unreadable, read_skipping_errors};
 
 /// What a folder holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +64,8 @@ pub trait Disk: Send + Sync + Debug {
     /// the zeros.
     ///
     /// # Errors
-    /// As [`read_around`] has it.
-    fn read_around(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>>;
+    /// As [`read_skipping_errors`] has it.
+    fn read_skipping_errors(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>>;
 
     /// Moves a file within the file system.
     ///
@@ -182,10 +182,10 @@ impl Disk for RealDisk {
         File::open(path)?.read_to_end(buffer).map(drop)
     }
 
-    fn read_around(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
+    fn read_skipping_errors(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         let file = File::open(path)?;
         let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-        read_around(len, buffer, |part, at| file.read_at(part, at))
+        read_skipping_errors(len, buffer, |part, at| file.read_at(part, at))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -98,14 +98,14 @@ impl Dispatcher {
             return true;
         }
         loop {
-            let failing = self.context.health.spool_trouble().is_some();
+            let failing = self.context.health.spool_outage().is_some();
             tokio::select! {
                 biased;
                 // Also while nobody sends: a load balancer that has heard of the trouble keeps away until it is over.
                 () = sleep_until(self.next_probe), if failing => {
                     self.next_probe = Instant::now() + PROBE_INTERVAL;
                     match self.context.spool.probe() {
-                        Ok(()) => self.context.health.spool_answered(),
+                        Ok(()) => self.context.health.spool_succeeded(),
                         Err(error) => self.context.health.spool_failed(&error),
                     }
                 }
@@ -122,7 +122,7 @@ impl Dispatcher {
                 let count = frame_jobs(&self.drained);
                 let early = self.early_seal();
                 // While the store is away nobody sees anything stored, and small objects would only pile up.
-                let is_worth_it = early < due.at && self.context.health.store_trouble().is_none();
+                let is_worth_it = early < due.at && self.context.health.store_outage().is_none();
                 if is_worth_it && self.drained.iter().take(count).any(|job| job.is_urgent) {
                     due = Due { at: early, reason: SealReason::Urgent };
                 }
@@ -158,7 +158,7 @@ impl Dispatcher {
     /// segment that is smaller than what is missing makes none, and neither does any while the store is away.
     fn makes_room(&self, segment: &OpenSegment) -> bool {
         let is_worth_it = |space: &Arc<Space>| space.is_nearly_full() && segment.len() >= space.margin();
-        self.context.spool.space().is_some_and(is_worth_it) && self.context.health.store_trouble().is_none()
+        self.context.spool.space().is_some_and(is_worth_it) && self.context.health.store_outage().is_none()
     }
 
     /// When a segment may be sealed for the sake of a job that has just come: senders that wait until their jobs are stored,
@@ -202,11 +202,11 @@ impl Dispatcher {
         metrics.ledger.accepted(jobs, accepted);
         metrics.frame_jobs.observe(count as f64);
         metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
-        health.spool_answered();
-        self.queue.drained(count);
+        health.spool_succeeded();
+        self.queue.record_drained(count);
         self.pace.committed(count, began.into());
-        for (job, place) in self.drained.drain(..count).zip(first..) {
-            job.acknowledge(|| Receipt { segment: Arc::clone(segment.status()), place });
+        for (job, index) in self.drained.drain(..count).zip(first..) {
+            job.acknowledge(|| Receipt { segment: Arc::clone(segment.status()), index });
         }
         Ok(())
     }

@@ -24,10 +24,10 @@ const OUTAGE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The state that the probes are answered from.
 #[derive(Debug)]
 pub struct Health {
-    store_is_back: Notify,
-    store: Mutex<Option<Trouble>>,
+    store_recovered: Notify,
+    store: Mutex<Option<Outage>>,
     store_log: LogThrottle,
-    spool: Mutex<Option<Trouble>>,
+    spool: Mutex<Option<Outage>>,
     spool_log: LogThrottle,
     /// Segments that fail while others get through.
     pub segments: FailingSegments,
@@ -37,7 +37,7 @@ pub struct Health {
 
 /// Something does not do its work.
 #[derive(Debug, Clone)]
-pub struct Trouble {
+pub struct Outage {
     /// Since when.
     pub since: SystemTime,
     /// What it said the last time.
@@ -60,7 +60,7 @@ enum Line {
     Lasts,
 }
 
-impl Trouble {
+impl Outage {
     fn again(before: Option<Self>, message: String, now: Instant) -> Self {
         match before {
             Some(before) => Self { message, attempts: before.attempts + 1, ..before },
@@ -94,7 +94,7 @@ impl Health {
     /// All is well. `ledger` says how many jobs wait.
     pub fn new(ledger: Arc<Ledger>) -> Self {
         Self {
-            store_is_back: Notify::new(),
+            store_recovered: Notify::new(),
             store: Mutex::default(),
             store_log: LogThrottle::new(OUTAGE_LOG_INTERVAL),
             spool: Mutex::default(),
@@ -128,7 +128,7 @@ impl Health {
 
     fn count_store_failure(&self, error: &StoreError, now: Instant) -> (Option<Line>, u64, Instant) {
         let mut store = lock(&self.store);
-        let mut trouble = Trouble::again(store.take(), error.message.clone(), now);
+        let mut trouble = Outage::again(store.take(), error.message.clone(), now);
         let lasts = now.saturating_duration_since(trouble.began);
         trouble.is_declared |= error.class == ErrorClass::Permanent || lasts >= TROUBLE_AFTER;
         let line = if trouble.is_declared { trouble.line(&self.store_log, now) } else { None };
@@ -138,24 +138,24 @@ impl Health {
     }
 
     /// The store took an object, or is there again.
-    pub fn store_answered(&self) {
+    pub fn store_succeeded(&self) {
         let Some(trouble) = lock(&self.store).take() else { return };
         if trouble.is_logged {
             let (attempts, lasted) = (trouble.attempts, trouble.began.elapsed());
             tracing::info!(attempts, ?lasted, "the store takes objects again");
         }
         if trouble.is_declared {
-            self.store_is_back.notify_waiters();
+            self.store_recovered.notify_waiters();
         }
     }
 
     /// Waits until the store has taken an object after it had failed.
-    pub async fn store_is_back(&self) {
-        self.store_is_back.notified().await;
+    pub async fn store_recovered(&self) {
+        self.store_recovered.notified().await;
     }
 
     /// What ails the store, if anything does.
-    pub fn store_trouble(&self) -> Option<Trouble> {
+    pub fn store_outage(&self) -> Option<Outage> {
         let store = lock(&self.store);
         store.as_ref().filter(|trouble| trouble.is_declared || trouble.began.elapsed() >= TROUBLE_AFTER).cloned()
     }
@@ -164,7 +164,7 @@ impl Health {
     pub fn spool_failed(&self, error: &impl ToString) {
         let (error, now) = (error.to_string(), Instant::now());
         let mut spool = lock(&self.spool);
-        let mut trouble = Trouble::again(spool.take(), error.clone(), now);
+        let mut trouble = Outage::again(spool.take(), error.clone(), now);
         let (line, attempts) = (trouble.line(&self.spool_log, now), trouble.attempts);
         let lasts = now.saturating_duration_since(trouble.began);
         *spool = Some(trouble);
@@ -179,20 +179,20 @@ impl Health {
     }
 
     /// The spool took a commit.
-    pub fn spool_answered(&self) {
+    pub fn spool_succeeded(&self) {
         let trouble = lock(&self.spool).take();
-        if let Some(Trouble { began, attempts, .. }) = trouble.filter(|trouble| trouble.is_logged) {
+        if let Some(Outage { began, attempts, .. }) = trouble.filter(|trouble| trouble.is_logged) {
             tracing::info!(attempts, lasted = ?began.elapsed(), "the spool takes commits again");
         }
     }
 
     /// What ails the spool, if anything does.
-    pub fn spool_trouble(&self) -> Option<Trouble> {
+    pub fn spool_outage(&self) -> Option<Outage> {
         lock(&self.spool).clone()
     }
 }
 
-fn lock(trouble: &Mutex<Option<Trouble>>) -> MutexGuard<'_, Option<Trouble>> {
+fn lock(trouble: &Mutex<Option<Outage>>) -> MutexGuard<'_, Option<Outage>> {
     trouble.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -223,7 +223,7 @@ mod tests {
         let lines: Vec<_> = (0..120)
             .filter_map(|second| {
                 let line = failed(&health, ErrorClass::Permanent, began + Duration::from_secs(second));
-                health.store_answered();
+                health.store_succeeded();
                 line.map(|line| (second, line))
             })
             .collect();

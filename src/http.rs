@@ -198,7 +198,7 @@ async fn health(State(edge): State<Arc<Edge>>) -> Result<&'static str, Problem> 
         Some(Problem::Draining { .. }) => "the server is stopping",
         Some(Problem::SpoolFull { .. }) => "the spool is full; batches are refused until uploads make room",
         Some(_) => "the queue is full; batches are refused until there is room",
-        None if edge.context.health.spool_trouble().is_some() => {
+        None if edge.context.health.spool_outage().is_some() => {
             "the spool takes no commits; batches are refused until it does"
         }
         None => return Ok("ok\n"),

@@ -15,7 +15,7 @@ use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Followed, Reload};
 use millpond::segment::SegmentId;
 use millpond::shutdown::Shutdown;
-use millpond::spool::{HELD_MAX, Spool};
+use millpond::spool::{ADOPTED_FOLDERS_MAX, Spool};
 use millpond::store::Store;
 use millpond::tenants::TenantsFile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -32,7 +32,7 @@ const EXIT_FAILURE: u8 = 1;
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Files that are open beside connections: listeners, the log, the spool's own, scrapes, refusals. Folders of dead processes
-/// are counted by themselves ([`HELD_MAX`]).
+/// are counted by themselves ([`ADOPTED_FOLDERS_MAX`]).
 const OTHER_FILES: usize = 256;
 /// A connection to the store, a file that is being read or written.
 const FILES_PER_WORKER: usize = 4;
@@ -182,7 +182,7 @@ fn raise_open_files(settings: &mut Settings) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     let Some(files) = (if raised { maximum } else { current }) else { return };
-    let others = OTHER_FILES + HELD_MAX + FILES_PER_WORKER * settings.max_workers;
+    let others = OTHER_FILES + ADOPTED_FOLDERS_MAX + FILES_PER_WORKER * settings.max_workers;
     let connections = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(others).max(1);
     if connections < settings.http.max_connections {
         tracing::warn!(
@@ -224,7 +224,7 @@ async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
     let opened = app::read_admin_token(&mut settings)
         .and_then(|()| open(&settings, &Reload::default()))
         .and_then(|_| app::open_spool(&settings, Arc::new(RealDisk)))
-        .and_then(|opened| Ok((opened, Spool::set_aside(&settings.spool, &RealDisk)?)));
+        .and_then(|opened| Ok((opened, Spool::dead_files(&settings.spool, &RealDisk)?)));
     let ((spool, left), (damaged, damaged_bytes)) = match opened {
         Ok(opened) => opened,
         Err(error) => return Ok(refuse(&format!("millpond: {error:#}"))),
@@ -236,7 +236,7 @@ async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
     let id = SegmentId::new(std::time::SystemTime::now());
     let key = format!("{}{slash}.millpond-check-{id}", settings.prefix);
     store
-        .prove(&key, id)
+        .check_write(&key, id)
         .await
         .with_context(|| format!("the settings are good, but not the store {}", store.location()))?;
     Ok(print(&format!(

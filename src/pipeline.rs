@@ -15,7 +15,7 @@ use crate::queue::JobReceiver;
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, Spool};
 use crate::store::Store;
-use crate::worker::{UploadLimit, Uploads};
+use crate::worker::{UploadLimit, Uploader};
 
 /// The state that the stages of the pipeline share with the listeners.
 #[derive(Clone)]
@@ -61,7 +61,7 @@ impl Pipeline {
     ) -> anyhow::Result<Self> {
         let dispatcher =
             Dispatcher::new(receiver, settings.objects, context.clone()).context("the codec cannot be set up")?;
-        let uploads = Arc::new(Uploads {
+        let uploader = Arc::new(Uploader {
             context: context.clone(),
             store: Arc::clone(store),
             limit: UploadLimit::new(settings.max_workers),
@@ -78,8 +78,8 @@ impl Pipeline {
             own.block_on(aborted.run_until_cancelled_owned(dispatcher.run()));
         });
         for _ in 0..settings.max_workers {
-            let uploads = Arc::clone(&uploads);
-            tasks.spawn(async move { uploads.work().await });
+            let uploader = Arc::clone(&uploader);
+            tasks.spawn(async move { uploader.run().await });
         }
         let backlog = Arc::clone(&context.backlog);
         Ok(Self {

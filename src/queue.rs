@@ -18,7 +18,7 @@ use crate::decode::Lines;
 use crate::metrics::Ledger;
 use crate::spool::{SegmentStatus, SpoolError, SpoolShare};
 use capacity::Room;
-pub use capacity::{Full, Reservation, Share, Shares};
+pub use capacity::{Full, Reservation, Share, ShareLimits};
 use drain_rate::DrainRate;
 use gathering::Gathering;
 
@@ -42,8 +42,8 @@ pub struct Job {
 pub struct Receipt {
     /// Its segment.
     pub segment: Arc<SegmentStatus>,
-    /// Its place among the segment's jobs, from 0.
-    pub place: u32,
+    /// Its index among the segment's jobs, from 0.
+    pub index: u32,
 }
 
 impl Job {
@@ -100,7 +100,7 @@ pub struct JobQueue {
 #[derive(Debug)]
 pub struct JobReceiver {
     drain_rate: Arc<DrainRate>,
-    depth: Depth,
+    depth: QueueDepth,
     gathering: Arc<Gathering>,
     receiver: mpsc::Receiver<Job>,
 }
@@ -130,8 +130,8 @@ impl JobQueue {
     }
 
     /// What shares of so many percent of the queue are cut from.
-    pub fn shares(&self, percent: usize) -> Shares {
-        Shares::new(percent, self.room.jobs.most(), self.room.bytes.most())
+    pub fn share_limits(&self, percent: usize) -> ShareLimits {
+        ShareLimits::new(percent, self.room.jobs.most(), self.room.bytes.most())
     }
 
     /// Takes a job that is accepted with that, or refuses it, at once.
@@ -202,8 +202,8 @@ impl JobQueue {
     }
 
     /// For looking at the queue without keeping it open.
-    pub fn depth(&self) -> Depth {
-        Depth(Arc::clone(&self.room))
+    pub fn depth(&self) -> QueueDepth {
+        QueueDepth(Arc::clone(&self.room))
     }
 
     /// In how many seconds a sender that was refused may find room, at the rate at which jobs left of late, with jitter
@@ -215,9 +215,9 @@ impl JobQueue {
 
 /// How full the queue is.
 #[derive(Debug, Clone)]
-pub struct Depth(Arc<Room>);
+pub struct QueueDepth(Arc<Room>);
 
-impl Depth {
+impl QueueDepth {
     /// Whether a job would be refused now, whatever its size.
     pub fn is_full(&self) -> bool {
         self.0.is_full()
@@ -251,7 +251,7 @@ impl JobReceiver {
     }
 
     /// Tells the queue that `jobs` jobs were packed.
-    pub fn drained(&self, jobs: usize) {
+    pub fn record_drained(&self, jobs: usize) {
         self.drain_rate.record(jobs, Instant::now());
     }
 }
@@ -330,8 +330,8 @@ mod tests {
     #[test]
     fn a_full_share_refuses_its_own_sender_and_nobody_else() {
         let (queue, _receiver) = queue(4, 10, Arc::default());
-        let shares = queue.shares(50);
-        let (one, other) = (shares.cut(), shares.cut());
+        let shares = queue.share_limits(50);
+        let (one, other) = (shares.new_share(), shares.new_share());
         let push = |length, share: &Option<Share>| queue.try_push(lines(length), queue.reserve(share.as_ref()));
         assert_eq!([push(1, &one), push(1, &one)], [Ok(()), Ok(())]);
         assert!(one.as_ref().unwrap().is_full() && !queue.is_full());
@@ -340,25 +340,32 @@ mod tests {
         assert_eq!(queue.depth().now(), (2, 2), "nothing is left behind");
         assert_eq!([push(1, &other), push(1, &other)], [Ok(()), Ok(())]);
         assert_eq!(push(1, &None), Err(PushError::Full(Full::Queue)));
-        assert!(queue.shares(100).cut().is_none(), "all of it is no share");
-        assert_eq!(queue.shares(1).cut().unwrap().room.jobs.most(), 1, "a share of a small queue is not nothing");
+        assert!(queue.share_limits(100).new_share().is_none(), "all of it is no share");
+        assert_eq!(
+            queue.share_limits(1).new_share().unwrap().room.jobs.most(),
+            1,
+            "a share of a small queue is not nothing"
+        );
     }
 
     #[test]
     fn a_share_of_the_spool_can_be_limited_where_the_queue_is_not() {
         let (queue, _receiver) = queue(4, 10, Arc::default());
-        let shares = queue.shares(100);
-        assert!(shares.of_spool(100, 1000).cut().is_none());
-        let share = shares.of_spool(50, 1000).cut().unwrap();
+        let shares = queue.share_limits(100);
+        assert!(shares.with_spool(100, 1000).new_share().is_none());
+        let share = shares.with_spool(50, 1000).new_share().unwrap();
         assert_eq!((share.full(), share.room.jobs.most(), share.room.bytes.most()), (None, 4, 10));
-        assert!(queue.shares(50).cut().unwrap().spool().is_none(), "unless it is limited, too, it is all of it");
+        assert!(
+            queue.share_limits(50).new_share().unwrap().spool().is_none(),
+            "unless it is limited, too, it is all of it"
+        );
     }
 
     #[test]
     fn what_is_held_moves_to_the_share_of_whom_it_turns_out_to_be() {
         let (queue, _receiver) = queue(100, 10, Arc::default());
-        let shares = queue.shares(50);
-        let (unnamed, named) = (shares.cut(), shares.cut());
+        let shares = queue.share_limits(50);
+        let (unnamed, named) = (shares.new_share(), shares.new_share());
         let mut first = queue.reserve(unnamed.as_ref());
         assert_eq!([first.grow_to(5), first.grow_to(6)], [Ok(()), Err(Full::Share)]);
         assert_eq!(queue.reserve(unnamed.as_ref()).grow_to(1), Err(Full::Share));

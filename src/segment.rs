@@ -13,7 +13,7 @@ mod tail;
 
 pub use frame::FrameEncoder;
 pub use id::SegmentId;
-pub use receipt::{JobId, NoJobId};
+pub use receipt::{InvalidJobId, JobId};
 pub use repack::{FrameSizes, Repacker};
 
 /// A frame is closed when it holds this many bytes of lines: enough for the codec to do well, little beside an object.

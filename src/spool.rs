@@ -30,7 +30,7 @@ use bytes::Bytes;
 
 pub use attempts::Attempts;
 pub use backlog::{Backlog, Slot};
-pub use folders::{Adopted, HELD_MAX, Unadopted};
+pub use folders::{ADOPTED_FOLDERS_MAX, Adopted, Unadopted};
 use folders::{Folder, Folders};
 use open::Appending;
 pub use open::OpenSegment;
@@ -144,8 +144,8 @@ impl Spool {
     ///
     /// # Errors
     /// When the folder is there and cannot be read.
-    pub fn set_aside(settings: &SpoolSettings, disk: &dyn Disk) -> io::Result<(usize, u64)> {
-        folders::set_aside(&settings.dir, disk)
+    pub fn dead_files(settings: &SpoolSettings, disk: &dyn Disk) -> io::Result<(usize, u64)> {
+        folders::dead_files(&settings.dir, disk)
     }
 
     /// A spool in a folder, and the segments that dead processes have left there.
@@ -302,7 +302,7 @@ impl Spool {
                 *path = found;
                 let (mut bytes, frames, salvage) = read;
                 if committed.is_none() {
-                    let places = salvage.possibly_lost.map_or(salvage.places, |lost| lost.places().end);
+                    let places = salvage.possibly_lost.map_or(salvage.total_jobs, |lost| lost.indexes().end);
                     segment.status.committed(places);
                 }
                 let len = bytes.len();
@@ -314,7 +314,7 @@ impl Spool {
             }
             (_, Source::Memory { body, frames, jobs, payloads }) => {
                 let (places, jobs, payloads) = (*jobs, u64::from(*jobs), u64::from(*payloads));
-                let salvage = Salvage { places, jobs, payloads, ..Salvage::default() };
+                let salvage = Salvage { total_jobs: places, jobs, payloads, ..Salvage::default() };
                 let len = body.len();
                 if is_packed && FrameSizes::of(compression, body, frames).are_small() {
                     let (frames, packed) = (std::mem::take(frames), body.clone());
@@ -340,17 +340,17 @@ impl Spool {
     /// The store has the segment, as far as it was good: removes it, or sets it aside if it was damaged.
     ///
     /// # Errors
-    /// When it cannot be removed yet: [`tidy`](Self::tidy) tries again, and after a crash it is stored once more, under the
+    /// When it cannot be removed yet: [`retry_cleanups`](Self::retry_cleanups) tries again, and after a crash it is stored once more, under the
     /// same key.
     pub async fn stored(&self, segment: SealedSegment, salvage: &Salvage, is_gone: bool) -> io::Result<()> {
         // The object may have more than the file had, or show that nothing is missing at the end.
-        if salvage.possibly_lost.is_none() && salvage.places > 0 {
-            segment.status.committed(salvage.places);
+        if salvage.possibly_lost.is_none() && salvage.total_jobs > 0 {
+            segment.status.committed(salvage.total_jobs);
         }
         let is_dead = salvage.jobs == 0 && salvage.payloads == 0;
-        let state = if is_dead { State::Dead } else { State::Stored { dead: salvage.lost_places().into() } };
+        let state = if is_dead { State::Dead } else { State::Stored { dead: salvage.lost_indexes().into() } };
         if let Some(lost) = salvage.possibly_lost {
-            segment.status.doubt(lost.places());
+            segment.status.doubt(lost.indexes());
         }
         self.segments.settle(&segment.status, state);
         let (Place::Disk(spool), Source::File { path, folder, charge, .. }) = (&self.place, segment.source) else {
@@ -365,7 +365,7 @@ impl Spool {
     }
 
     /// Tries again to remove what could not be removed. Blocks on nothing but the disk's own threads.
-    pub async fn tidy(&self) {
+    pub async fn retry_cleanups(&self) {
         let Place::Disk(spool) = &self.place else { return };
         let left = std::mem::take(&mut *spool.left.lock().unwrap_or_else(PoisonError::into_inner));
         for ended in left {

@@ -36,9 +36,9 @@ pub struct ObjectInfo {
 
 /// What the store knows of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Found {
+pub struct StoredObject {
     /// How many places its segment had, if the store kept that.
-    pub places: Option<u32>,
+    pub total_jobs: Option<u32>,
     /// Places of jobs that are not in it.
     pub dead: Vec<Range<u32>>,
     /// Places of jobs of which it is not known any more whether they are in it.
@@ -110,7 +110,7 @@ impl Store {
         body: Bytes,
         info: &ObjectInfo,
         may_be_there: bool,
-    ) -> Result<Option<Found>, StoreError> {
+    ) -> Result<Option<StoredObject>, StoreError> {
         match self {
             Self::Dir(dir) => dir.put(key, body, info, may_be_there).await,
             Self::S3(s3) => {
@@ -124,7 +124,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`], when the store cannot say.
-    pub async fn count(&self, key: &str) -> Result<Option<Found>, StoreError> {
+    pub async fn count(&self, key: &str) -> Result<Option<StoredObject>, StoreError> {
         match self {
             Self::Dir(dir) => dir.count(key).await,
             // A role that may only put objects cannot tell.
@@ -139,7 +139,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`], when the store cannot say whether it has it.
-    pub async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
+    pub async fn find(&self, key: &str) -> Result<Option<StoredObject>, StoreError> {
         match self {
             Self::Dir(dir) => dir.find(key).await,
             Self::S3(s3) => s3.find(key).await.map_err(|error| error.in_call("HeadObject", s3)),
@@ -156,7 +156,7 @@ impl Store {
         stem: &str,
         keys: &[String],
         probe: &[String],
-    ) -> Result<Option<(String, Found)>, StoreError> {
+    ) -> Result<Option<(String, StoredObject)>, StoreError> {
         match self {
             Self::Dir(dir) => {
                 for key in keys {
@@ -177,10 +177,10 @@ impl Store {
     ///
     /// # Errors
     /// What stands in the way. A store that does not say is taken to be well.
-    pub async fn reach(&self) -> Result<(), StoreError> {
+    pub async fn check_reachable(&self) -> Result<(), StoreError> {
         match self {
-            Self::Dir(dir) => dir.reach().await,
-            Self::S3(s3) => s3.reach().await.map_err(|error| error.in_call("HeadBucket", s3)),
+            Self::Dir(dir) => dir.check_reachable().await,
+            Self::S3(s3) => s3.check_reachable().await.map_err(|error| error.in_call("HeadBucket", s3)),
         }
     }
 
@@ -188,11 +188,11 @@ impl Store {
     ///
     /// # Errors
     /// What failed: its name, and what the store said.
-    pub async fn prove(&self, key: &str, segment: SegmentId) -> Result<(), StoreError> {
+    pub async fn check_write(&self, key: &str, segment: SegmentId) -> Result<(), StoreError> {
         let body = Bytes::from_static(b"millpond --check\n");
         let info =
             ObjectInfo { segment, jobs: 0, payloads: 0, dead: Vec::new(), is_damaged: false, earlier_payloads: None };
-        let _: Option<Found> =
+        let _: Option<StoredObject> =
             self.put(key, body.clone(), &info, false).await.map_err(|error| error.while_doing("write"))?;
         let read = match self {
             Self::Dir(dir) => dir.read(key).await,

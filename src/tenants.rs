@@ -17,7 +17,7 @@ pub use quota::{Limit, Over};
 
 use crate::config::Ack;
 use crate::digest::Digest;
-use crate::queue::{Share, Shares};
+use crate::queue::{Share, ShareLimits};
 use crate::reload::{Followed, Reload};
 
 /// A longer token belongs to no tenant, so it is refused without being hashed.
@@ -80,7 +80,7 @@ impl TenantsFile {
 pub struct Tenants {
     by_token: RwLock<Arc<ByToken>>,
     /// Where what a tenant may hold of the queue is cut from.
-    shares: Shares,
+    shares: ShareLimits,
     /// The largest body that is taken, which fits into every limit on bytes.
     max_body_bytes: usize,
     /// Held by whoever has not said yet who it is.
@@ -93,7 +93,7 @@ impl Tenants {
     /// The tenants of `file`, and what keeps them as the file has them: to be run as long as they are needed.
     pub fn new(
         file: TenantsFile,
-        shares: Shares,
+        shares: ShareLimits,
         max_body_bytes: usize,
     ) -> (Arc<Self>, impl Future<Output = std::io::Error> + Send + use<>) {
         let TenantsFile { path, first, followed } = file;
@@ -104,8 +104,8 @@ impl Tenants {
     }
 
     /// The tenants that `entries` list, which do not change by themselves.
-    pub fn of(entries: Vec<Entry>, shares: Shares, max_body_bytes: usize) -> Self {
-        let tenants = Self { by_token: RwLock::default(), unnamed: shares.cut(), shares, max_body_bytes };
+    pub fn of(entries: Vec<Entry>, shares: ShareLimits, max_body_bytes: usize) -> Self {
+        let tenants = Self { by_token: RwLock::default(), unnamed: shares.new_share(), shares, max_body_bytes };
         tenants.replace(entries);
         tenants
     }
@@ -141,7 +141,7 @@ impl Tenants {
             let tenant = match by_name.get(&*name) {
                 Some(same) if same.limits == limits && same.ack_max == ack_max => Arc::clone(same),
                 before => {
-                    let share = before.map_or_else(|| self.shares.cut(), |before| before.share.clone());
+                    let share = before.map_or_else(|| self.shares.new_share(), |before| before.share.clone());
                     let quota = Quota::new(&limits, self.max_body_bytes);
                     Arc::new(Tenant { name, limits, ack_max, quota, share })
                 }

@@ -20,7 +20,7 @@ use crate::health::Side;
 use crate::pipeline::PipelineContext;
 use crate::segment::file::{PossiblyLost, Salvage};
 use crate::spool::{LoadError, Loaded, SealedSegment};
-use crate::store::{ErrorClass, Found, ObjectInfo, Store, StoreError};
+use crate::store::{ErrorClass, ObjectInfo, Store, StoreError, StoredObject};
 
 /// While the server stops, nobody waits longer before the next attempt.
 const WAIT_MAX_DRAINING: Duration = Duration::from_millis(500);
@@ -35,7 +35,7 @@ enum Went {
 }
 
 /// What the workers share.
-pub struct Uploads {
+pub struct Uploader {
     /// Where segments come from, and what they report to.
     pub context: PipelineContext,
     /// Where they go.
@@ -46,9 +46,9 @@ pub struct Uploads {
     pub prefix: String,
 }
 
-impl Uploads {
+impl Uploader {
     /// One worker: uploads segment after segment, until the backlog is closed and empty.
-    pub async fn work(&self) {
+    pub async fn run(&self) {
         // In a row, with no upload that succeeded in between.
         let mut failures = 0;
         while let Some(segment) = self.context.backlog.next().await {
@@ -121,7 +121,7 @@ impl Uploads {
 
     /// Where the store has more of a segment than its file has by now, from an upload that a process did not live to hear of,
     /// what the store has is what counts.
-    fn settle(&self, salvage: &mut Salvage, there: Option<Found>) {
+    fn settle(&self, salvage: &mut Salvage, there: Option<StoredObject>) {
         let Some(there) = there else { return };
         let (jobs, payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
         let Some(stored) = there.payloads.filter(|stored| *stored > salvage.payloads) else { return };
@@ -129,10 +129,10 @@ impl Uploads {
             Some(there_jobs) if there_jobs >= salvage.jobs && there.unsure.is_empty() => {
                 // A range without an end says that jobs are possibly lost.
                 let (open, dead): (Vec<_>, Vec<_>) = there.dead.into_iter().partition(|places| places.end == u32::MAX);
-                let places = open.first().map(|places| places.start).or(there.places);
+                let places = open.first().map(|places| places.start).or(there.total_jobs);
                 salvage.jobs = there_jobs;
                 salvage.dead = dead;
-                salvage.places = salvage.places.max(places.unwrap_or_default());
+                salvage.total_jobs = salvage.total_jobs.max(places.unwrap_or_default());
                 salvage.possibly_lost = open.first().map(|places| PossiblyLost::unknown(places.start));
             }
             // All that there ever was, since nothing else has this key.
@@ -184,7 +184,7 @@ impl Uploads {
             let jobs = salvage.dead_jobs();
             tracing::error!(segment = %id, dead_jobs = jobs, dead_payloads = salvage.dead_payloads, "a segment was damaged on disk: it is stored as far as it can be read, and set aside");
         }
-        if let Some(PossiblyLost { from, counts }) = salvage.possibly_lost {
+        if let Some(PossiblyLost { first: from, counts }) = salvage.possibly_lost {
             metrics.segments_possibly_lost.inc();
             if let Some((jobs, payloads)) = counts {
                 metrics.jobs_possibly_lost.inc_by(u64::from(jobs));
@@ -202,7 +202,7 @@ impl Uploads {
         segment: &mut SealedSegment,
         body: &Bytes,
         salvage: &Salvage,
-    ) -> Result<Option<Found>, StoreError> {
+    ) -> Result<Option<StoredObject>, StoreError> {
         let key = segment.status.key(&self.prefix);
         let may_be_there = segment.attempts.may_be_there;
         if salvage.jobs == 0 {
@@ -210,7 +210,7 @@ impl Uploads {
             let is_worth_a_look = may_be_there && salvage.is_suspect();
             return if is_worth_a_look { self.store.count(key).await } else { Ok(None) };
         }
-        let (dead, is_damaged) = (salvage.lost_places(), salvage.is_suspect());
+        let (dead, is_damaged) = (salvage.lost_indexes(), salvage.is_suspect());
         let Salvage { jobs, payloads, .. } = salvage;
         let info = ObjectInfo {
             segment: segment.status.id(),
@@ -251,10 +251,10 @@ impl Uploads {
         self.show_limit();
         metrics.objects.inc();
         metrics.bytes_out.inc_by(body.len() as u64);
-        let was_in_trouble = self.context.health.store_trouble().is_some();
-        self.context.health.store_answered();
+        let was_in_trouble = self.context.health.store_outage().is_some();
+        self.context.health.store_succeeded();
         if was_in_trouble {
-            self.context.backlog.hurry(false);
+            self.context.backlog.retry_now(false);
         }
         let failures = segment.attempts.failures;
         tracing::debug!(%key, bytes = body.len(), jobs, payloads, failures, "stored");
@@ -291,7 +291,7 @@ impl Uploads {
         tracing::debug!(segment = %id, attempt, ?wait, %error, "upload failed; will retry");
         self.context.backlog.defer(segment, wait);
         if shutdown.is_draining() && !was_draining {
-            self.context.backlog.hurry(true);
+            self.context.backlog.retry_now(true);
         }
     }
 
@@ -301,7 +301,7 @@ impl Uploads {
         tokio::select! {
             () = sleep(backoff(failures, shutdown.is_draining())) => failures.saturating_add(1),
             // Others have got through: so may this one.
-            () = health.store_is_back() => 0,
+            () = health.store_recovered() => 0,
             // There is no time to lose any more.
             () = shutdown.draining(), if !shutdown.is_draining() => failures.saturating_add(1),
         }

@@ -76,9 +76,9 @@ fn serve(runtime: &Handle, mut receiver: JobReceiver, status: &Arc<SegmentStatus
 }
 
 fn acknowledge(receiver: &JobReceiver, status: &Arc<SegmentStatus>, drained: &mut Vec<Job>) {
-    receiver.drained(drained.len());
-    for (job, place) in drained.drain(..).zip(0..) {
-        job.acknowledge(|| Receipt { segment: Arc::clone(status), place });
+    receiver.record_drained(drained.len());
+    for (job, index) in drained.drain(..).zip(0..) {
+        job.acknowledge(|| Receipt { segment: Arc::clone(status), index });
     }
 }
 

@@ -12,13 +12,13 @@ const COMPRESSION: Compression = Compression::Gzip;
 
 #[divan::bench]
 fn parse(bencher: Bencher<'_, '_>) {
-    let text = JobId { segment: SegmentId::new(now()), place: 4711 }.to_string();
+    let text = JobId { segment: SegmentId::new(now()), index: 4711 }.to_string();
     bencher.bench(|| black_box(&text).parse::<JobId>().unwrap());
 }
 
 #[divan::bench]
 fn write(bencher: Bencher<'_, '_>) {
-    let job = JobId { segment: SegmentId::new(now()), place: 4711 };
+    let job = JobId { segment: SegmentId::new(now()), index: 4711 };
     bencher.bench(|| black_box(job).to_string());
 }
 

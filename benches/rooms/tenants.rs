@@ -24,7 +24,7 @@ fn tenants(count: usize) -> Tenants {
         Entry { name: format!("tenant-{n}"), tokens, limits: limits.clone(), ack_max: None }
     };
     let (queue, _) = queue(10_000, 256 << 20, Arc::default());
-    Tenants::of((0..count).map(entry).collect(), queue.shares(50), 1 << 20)
+    Tenants::of((0..count).map(entry).collect(), queue.share_limits(50), 1 << 20)
 }
 
 #[divan::bench(args = [1, 100_000], max_time = 1)]
@@ -55,7 +55,7 @@ fn quotas(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = [100, 50], max_time = 1)]
 fn hold(bencher: Bencher<'_, '_>, percent: usize) {
     let (queue, _receiver) = queue(10_000, 256 << 20, Arc::default());
-    let share = queue.shares(percent).cut();
+    let share = queue.share_limits(percent).new_share();
     bencher.bench_local(|| {
         let mut held = queue.reserve(black_box(share.as_ref()));
         assert_eq!(held.grow_to(3500), Ok(()));

@@ -36,18 +36,18 @@ fn check(file: &[u8], found: &Salvage) {
     assert!(found.torn <= file.len() - end);
     let mut place = 0;
     for dead in &found.dead {
-        assert!(dead.start >= place && dead.start < dead.end && dead.end <= found.places);
+        assert!(dead.start >= place && dead.start < dead.end && dead.end <= found.total_jobs);
         place = dead.end;
     }
     // A frame that claims more jobs than there are places is cut off at the last place.
     let sum = found.jobs + found.dead_jobs();
-    assert!(sum == u64::from(found.places) || (sum > u64::from(found.places) && found.places == u32::MAX));
+    assert!(sum == u64::from(found.total_jobs) || (sum > u64::from(found.total_jobs) && found.total_jobs == u32::MAX));
     assert!(found.data.len() * FRAME_HEADER_LEN <= file.len());
     if let Some(lost) = found.possibly_lost {
-        assert!(found.torn == 0 && lost.from == found.places && lost.places().end >= lost.from);
+        assert!(found.torn == 0 && lost.first == found.total_jobs && lost.indexes().end >= lost.first);
     }
     // As if the file's name said that a job more was committed than is known of: it is dead, and nothing is in doubt.
-    if let Some(jobs) = found.places.checked_add(1) {
+    if let Some(jobs) = found.total_jobs.checked_add(1) {
         let mut sealed = found.clone();
         sealed.complete(jobs, u32::MAX);
         assert!(sealed.jobs + sealed.dead_jobs() == u64::from(jobs));

@@ -41,7 +41,7 @@ fn checked(text: &[u8]) {
     assert!(entries.iter().all(|entry| (1..=16).contains(&entry.tokens.len())));
 
     let (queue, _receiver) = queue(10, 1 << 20, Arc::default());
-    let tenants = Tenants::of(entries, queue.shares(50), MAX_BODY_BYTES);
+    let tenants = Tenants::of(entries, queue.share_limits(50), MAX_BODY_BYTES);
     assert!(tenants.find(b"").is_none());
     // The seeds list the digest of this one.
     let Some(tenant) = tenants.find(b"t") else { return };

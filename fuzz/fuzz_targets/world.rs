@@ -9,7 +9,7 @@ use millpond::pipeline::PipelineContext;
 use millpond::health::Health;
 use millpond::http::{Edge, Limits, Public};
 use millpond::metrics::Metrics;
-use millpond::queue::{Depth, queue};
+use millpond::queue::{QueueDepth, queue};
 use millpond::shutdown::Shutdown;
 use millpond::spool::{Backlog, Spool};
 use millpond::store::Store;
@@ -41,7 +41,7 @@ pub struct World {
     pub limits: Limits,
     pub dispatcher: Dispatcher,
     pub metrics: Arc<Metrics>,
-    pub depth: Depth,
+    pub depth: QueueDepth,
 }
 
 impl World {
@@ -62,7 +62,7 @@ impl World {
         let depth = jobs.depth();
         let tenants = has_tenants.then(|| {
             let entries = parse(TENANTS.as_bytes()).expect("good tenants");
-            Arc::new(Tenants::of(entries, jobs.shares(50), settings.http.max_body_bytes))
+            Arc::new(Tenants::of(entries, jobs.share_limits(50), settings.http.max_body_bytes))
         });
         let store = Arc::new(Store::connect(&settings).await);
         let public = Public::new(Arc::new(Edge::new(&settings, jobs, context, store, tenants)));
@@ -77,7 +77,7 @@ impl World {
 
 /// What has to hold when the connection and the dispatcher have ended: nothing is held, and what was answered is what was
 /// accepted.
-pub fn settled(depth: &Depth, metrics: &Metrics, answers: &[u8]) {
+pub fn settled(depth: &QueueDepth, metrics: &Metrics, answers: &[u8]) {
     let began = std::time::Instant::now();
     while depth.now() != (0, 0) {
         assert!(began.elapsed() < SETTLES_WITHIN, "still held: {:?}", depth.now());

@@ -20,7 +20,7 @@ pub fn is_unreadable(error: &io::Error) -> bool {
 /// # Errors
 /// Any error but EIO; and EIO itself when not one block can be read: that is a device that is away and not a bad sector,
 /// and what is on it may still come back.
-pub fn read_around(
+pub fn read_skipping_errors(
     len: usize,
     buffer: &mut Vec<u8>,
     mut read_at: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
@@ -98,7 +98,7 @@ mod tests {
         let blocks = content.len().div_ceil(BLOCK);
         for bad in [vec![], vec![0], vec![3, 4, 5], vec![15, 16], vec![0, 17, blocks - 1], (1..blocks).collect()] {
             let mut buffer = vec![9; 10];
-            let found = read_around(content.len(), &mut buffer, device(&content, &bad)).unwrap();
+            let found = read_skipping_errors(content.len(), &mut buffer, device(&content, &bad)).unwrap();
             let mut expected = content.clone();
             for block in &bad {
                 let end = ((block + 1) * BLOCK).min(expected.len());
@@ -114,11 +114,11 @@ mod tests {
     #[test]
     fn a_device_that_is_away_and_any_other_error_are_errors() {
         let mut buffer = Vec::new();
-        let away = read_around(100_000, &mut buffer, |_, _| Err(eio()));
+        let away = read_skipping_errors(100_000, &mut buffer, |_, _| Err(eio()));
         assert!(away.is_err_and(|error| is_unreadable(&error)));
-        let denied = read_around(100, &mut buffer, |_, _| Err(io::ErrorKind::PermissionDenied.into()));
+        let denied = read_skipping_errors(100, &mut buffer, |_, _| Err(io::ErrorKind::PermissionDenied.into()));
         assert_eq!(denied.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
-        assert_eq!(read_around(10, &mut buffer, |_, _| Ok(0)).unwrap(), []);
+        assert_eq!(read_skipping_errors(10, &mut buffer, |_, _| Ok(0)).unwrap(), []);
         assert!(buffer.is_empty());
     }
 }

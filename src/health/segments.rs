@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{TROUBLE_AFTER, Trouble};
+use super::{Outage, TROUBLE_AFTER};
 use crate::log_throttle::LogThrottle;
 use crate::segment::SegmentId;
 
@@ -22,14 +22,14 @@ pub enum Side {
 
 /// The segments that fail on their own now: at most as many as wait for their upload.
 #[derive(Debug, Default)]
-pub struct FailingSegments(Mutex<BTreeMap<SegmentId, (Side, Trouble)>>);
+pub struct FailingSegments(Mutex<BTreeMap<SegmentId, (Side, Outage)>>);
 
 impl FailingSegments {
     /// The segment failed, with this error.
     pub fn failed(&self, id: SegmentId, side: Side, error: &impl ToString) {
         let mut segments = self.lock();
         let before = segments.remove(&id).filter(|(before, _)| *before == side).map(|(_, trouble)| trouble);
-        let mut trouble = Trouble::again(before, format!("segment {id}: {}", error.to_string()), Instant::now());
+        let mut trouble = Outage::again(before, format!("segment {id}: {}", error.to_string()), Instant::now());
         if !trouble.is_declared && trouble.began.elapsed() >= TROUBLE_AFTER {
             if let Some(suppressed) = LOG.permit() {
                 tracing::error!(segment = %id, ?side, error = error.to_string(), suppressed, "a segment cannot be uploaded; others go on, and it is tried again");
@@ -48,13 +48,13 @@ impl FailingSegments {
     }
 
     /// What the oldest segment that fails on this side reports; one failed attempt is no trouble yet.
-    pub fn trouble(&self, side: Side) -> Option<Trouble> {
+    pub fn outage(&self, side: Side) -> Option<Outage> {
         let segments = self.lock();
         let mut failing = segments.values().filter(|(failing, _)| *failing == side).map(|(_, trouble)| trouble);
         failing.find(|trouble| trouble.began.elapsed() >= TROUBLE_AFTER).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SegmentId, (Side, Trouble)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SegmentId, (Side, Outage)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -52,7 +52,7 @@ pub(super) async fn decode(
     }
     // Held until the body has had its turn, so that the lane of an address is remembered for so long.
     let lane = work.client.filter(|_| work.sender.tenant_share().is_none()).map(|client| edge.lanes.of(client.0));
-    let turns = work.sender.tenant_share().map(Share::lane).or_else(|| lane.as_ref().map(Lane::turns));
+    let turns = work.sender.tenant_share().map(Share::decode_permits).or_else(|| lane.as_ref().map(Lane::turns));
     let turn = match turns {
         Some(turns) => Some(turns.acquire_owned().await.map_err(|_| Problem::Internal)?),
         None => None,

@@ -27,7 +27,7 @@ use crate::config::ReceiptObject;
 use crate::log_throttle::LogThrottle;
 use crate::segment::{Compression, JobId};
 use crate::spool::State;
-use crate::store::{Found, StoreError};
+use crate::store::{StoreError, StoredObject};
 use crate::tenants::{Limit, Tenant};
 
 /// Nobody is kept waiting longer.
@@ -96,13 +96,13 @@ pub(super) async fn get(
                 // Nobody is to hold up a stop by waiting.
                 () = edge.context.shutdown.draining() => segment.state(),
             };
-            if !segment.has(job.place) {
+            if !segment.has_job(job.index) {
                 return Err(Problem::UnknownJob);
             }
             let key = || segment.key(&edge.prefix).to_owned();
             match state {
-                state if state.is_dead_at(job.place) && segment.is_in_doubt_at(job.place) => Fate::PossiblyLost,
-                state if state.is_dead_at(job.place) => Fate::Dead,
+                state if state.is_dead(job.index) && segment.is_possibly_lost(job.index) => Fate::PossiblyLost,
+                state if state.is_dead(job.index) => Fate::Dead,
                 State::Spooled => Fate::Spooled { key: key() },
                 State::Stored { .. } => Fate::Stored { key: key() },
                 State::Dead => Fate::Dead,
@@ -130,13 +130,13 @@ async fn in_store(edge: &Edge, job: JobId, client: &Client, until: Instant) -> R
             drop(lookup);
             match found {
                 None => {}
-                Some((_, Found { places: Some(places), .. })) if job.place >= places => {
+                Some((_, StoredObject { total_jobs: Some(total), .. })) if job.index >= total => {
                     return Err(Problem::UnknownJob);
                 }
-                Some((_, Found { dead, .. })) if dead.iter().any(|places| places.contains(&job.place)) => {
+                Some((_, StoredObject { dead, .. })) if dead.iter().any(|places| places.contains(&job.index)) => {
                     return Ok(Fate::Dead);
                 }
-                Some((key, Found { unsure, .. })) if unsure.iter().any(|places| places.contains(&job.place)) => {
+                Some((key, StoredObject { unsure, .. })) if unsure.iter().any(|places| places.contains(&job.index)) => {
                     return Ok(Fate::Unknown { key });
                 }
                 Some((key, _)) => return Ok(Fate::Stored { key }),
@@ -182,7 +182,12 @@ impl Names {
 
     /// Asks for the likeliest key alone first; if it is not there, and from then on, for all of them at once. Where the store
     /// cannot be listed the others are asked for at the first and at the last time.
-    async fn find(&self, edge: &Edge, is_first: bool, is_last: bool) -> Result<Option<(String, Found)>, StoreError> {
+    async fn find(
+        &self,
+        edge: &Edge,
+        is_first: bool,
+        is_last: bool,
+    ) -> Result<Option<(String, StoredObject)>, StoreError> {
         let Some((own, others)) = self.keys.split_first() else { return Ok(None) };
         if is_first && let Some(found) = edge.store.find(own).await? {
             return Ok(Some((own.clone(), found)));

@@ -169,9 +169,7 @@ async fn settled(edge: &Edge, receipt: &Receipt, deadline: Instant, committed: A
     };
     match state {
         // It was damaged on disk between its commit and its upload.
-        Some(state) if state.is_dead_at(receipt.place) => {
-            Err(Problem::NotConfirmed { retry_after: edge.retry_after() })
-        }
+        Some(state) if state.is_dead(receipt.index) => Err(Problem::NotConfirmed { retry_after: edge.retry_after() }),
         Some(spool::State::Stored { .. }) => Ok(Ack::Stored),
         Some(spool::State::Spooled | spool::State::Dead) | None => Ok(committed),
     }
@@ -194,8 +192,8 @@ impl Accepted {
         let mut body = String::with_capacity(ANSWER_USUAL_BYTES);
         // A string takes whatever is written to it.
         let _: fmt::Result = write!(body, "{{\"request_id\":\"{id}\",\"payloads\":{payloads},\"ack\":\"{level}\"");
-        if let Some(Receipt { segment, place }) = &self.receipt {
-            let job = JobId { segment: segment.id(), place: *place };
+        if let Some(Receipt { segment, index }) = &self.receipt {
+            let job = JobId { segment: segment.id(), index: *index };
             let _: fmt::Result = write!(body, ",\"job\":\"{job}\",\"object\":");
             super::jobs::push_object(&mut body, edge, segment.key(&edge.prefix));
         }

@@ -15,7 +15,7 @@ use crate::decode::Invalid;
 use crate::log_throttle::LogThrottle;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};
-use crate::segment::NoJobId;
+use crate::segment::InvalidJobId;
 use crate::spool::SpoolError;
 use crate::tenants::Limit;
 
@@ -39,7 +39,7 @@ pub(crate) enum Problem {
     /// 400: the query is none of ours.
     InvalidQuery(String),
     /// 400: what should be a receipt is none.
-    InvalidReceipt(NoJobId),
+    InvalidReceipt(InvalidJobId),
     /// 400: the envelope's token is no string.
     TokenNoString,
     /// 401.

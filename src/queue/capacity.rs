@@ -111,14 +111,14 @@ impl Share {
     }
 
     /// The lane in which this sender's large bodies wait for their turn, so that those of others never wait behind them all.
-    pub fn lane(&self) -> Arc<Semaphore> {
+    pub fn decode_permits(&self) -> Arc<Semaphore> {
         Arc::clone(&self.lane)
     }
 }
 
 /// What shares are cut from.
 #[derive(Debug, Clone, Copy)]
-pub struct Shares {
+pub struct ShareLimits {
     /// Whether everybody may hold all, so that there are no shares.
     is_all: bool,
     max_jobs: usize,
@@ -127,7 +127,7 @@ pub struct Shares {
     max_spool_bytes: Option<usize>,
 }
 
-impl Shares {
+impl ShareLimits {
     /// So many percent of a queue of this size, and a job and a byte at the least.
     pub(super) fn new(percent: usize, max_jobs: usize, max_bytes: usize) -> Self {
         let (max_jobs, max_bytes) = (part(max_jobs, percent), part(max_bytes, percent));
@@ -135,13 +135,13 @@ impl Shares {
     }
 
     /// The same with so many percent of a spool of this size.
-    pub fn of_spool(self, percent: usize, max_bytes: usize) -> Self {
+    pub fn with_spool(self, percent: usize, max_bytes: usize) -> Self {
         let max_spool_bytes = (percent < 100).then(|| part(max_bytes, percent));
         Self { is_all: self.is_all && max_spool_bytes.is_none(), max_spool_bytes, ..self }
     }
 
     /// Another share, of which nothing is held.
-    pub fn cut(&self) -> Option<Share> {
+    pub fn new_share(&self) -> Option<Share> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         (!self.is_all).then(|| Share {
             room: Arc::new(Room::new(self.max_jobs, self.max_bytes)),

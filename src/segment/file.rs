@@ -82,7 +82,7 @@ pub struct Salvage {
     /// Payloads in the good frames.
     pub payloads: u64,
     /// Places that the segment has: those of the good jobs and of the dead ones.
-    pub places: u32,
+    pub total_jobs: u32,
     /// The places of jobs that were in damaged frames.
     pub dead: Vec<Range<u32>>,
     /// Payloads that were in damaged frames.
@@ -114,17 +114,17 @@ impl Salvage {
     }
 
     /// Places whose jobs are not in the good frames: those of dead jobs, and those of jobs that are possibly lost.
-    pub fn lost_places(&self) -> Vec<Range<u32>> {
-        let possibly = self.possibly_lost.map(PossiblyLost::places);
+    pub fn lost_indexes(&self) -> Vec<Range<u32>> {
+        let possibly = self.possibly_lost.map(PossiblyLost::indexes);
         self.dead.iter().cloned().chain(possibly).collect()
     }
 
     /// Enters what is known to have been committed to the segment: what of it is not in the good frames is dead.
     pub fn complete(&mut self, jobs: u32, payloads: u32) {
         (self.torn, self.possibly_lost) = (0, None);
-        if jobs > self.places {
-            self.add_dead(self.places..jobs);
-            self.places = jobs;
+        if jobs > self.total_jobs {
+            self.add_dead(self.total_jobs..jobs);
+            self.total_jobs = jobs;
         }
         self.dead_payloads = u64::from(payloads).saturating_sub(self.payloads);
     }
@@ -132,9 +132,9 @@ impl Salvage {
     /// Enters that an earlier read of an open segment found so many jobs and payloads: what is missing now is dead, and what
     /// may have been behind it is as uncertain as before.
     pub fn compare_with_earlier_read(&mut self, jobs: u32, payloads: u32) {
-        if jobs > self.places {
-            self.add_dead(self.places..jobs);
-            self.places = jobs;
+        if jobs > self.total_jobs {
+            self.add_dead(self.total_jobs..jobs);
+            self.total_jobs = jobs;
             self.possibly_lost = Some(PossiblyLost::unknown(jobs));
             self.dead_payloads = u64::from(payloads).saturating_sub(self.payloads);
         }
@@ -153,7 +153,7 @@ impl Salvage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PossiblyLost {
     /// The first of their places.
-    pub from: u32,
+    pub first: u32,
     /// How many jobs and payloads; none if that cannot be read either.
     pub counts: Option<(u32, u32)>,
 }
@@ -161,12 +161,12 @@ pub struct PossiblyLost {
 impl PossiblyLost {
     /// Any number of jobs from this place on.
     pub fn unknown(from: u32) -> Self {
-        Self { from, counts: None }
+        Self { first: from, counts: None }
     }
 
     /// Their places; all from the first on if their number is unknown.
-    pub fn places(self) -> Range<u32> {
-        self.from..self.counts.map_or(u32::MAX, |(jobs, _)| self.from.saturating_add(jobs))
+    pub fn indexes(self) -> Range<u32> {
+        self.first..self.counts.map_or(u32::MAX, |(jobs, _)| self.first.saturating_add(jobs))
     }
 }
 
@@ -192,7 +192,7 @@ pub fn salvage(id: SegmentId, file: &[u8]) -> Salvage {
         at = data.end.max(start + 1);
         good_until = at;
     }
-    found.places = next_job;
+    found.total_jobs = next_job;
     found.headless = is_headless(id, file, !found.data.is_empty());
     tail::examine(id, file, good_until, &mut found);
     found
@@ -346,7 +346,7 @@ mod tests {
             prop_assert_eq!(found(&file, &salvage), expected);
             prop_assert_eq!(salvage.headless, hit.is_none());
             // Of the last frame it is not known whether it was acknowledged, any other was.
-            let places = salvage.possibly_lost.map(|lost| (lost.from, lost.counts));
+            let places = salvage.possibly_lost.map(|lost| (lost.first, lost.counts));
             match hit {
                 Some(last) if last + 1 == sample.contents.len() => {
                     let is_header = at < sample.frames[last].start + FRAME_HEADER_LEN;
@@ -384,7 +384,7 @@ mod tests {
             salvage.complete(jobs, payloads);
             prop_assert_eq!(salvage.jobs + salvage.dead_jobs(), u64::from(jobs));
             prop_assert_eq!(salvage.payloads + salvage.dead_payloads, u64::from(payloads));
-            prop_assert_eq!((salvage.places, salvage.torn, salvage.possibly_lost), (jobs, 0, None));
+            prop_assert_eq!((salvage.total_jobs, salvage.torn, salvage.possibly_lost), (jobs, 0, None));
             prop_assert!(file == sample.file || salvage.is_damaged(), "every unreadable byte is damage");
         }
 

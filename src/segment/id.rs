@@ -55,18 +55,18 @@ const LAST_MILLI: u128 = 253_402_300_799_999;
 /// What does not name a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected a UUIDv7 with hyphens")]
-pub struct NoSegmentId;
+pub struct InvalidSegmentId;
 
 impl FromStr for SegmentId {
-    type Err = NoSegmentId;
+    type Err = InvalidSegmentId;
 
     /// Reads what [`fmt::Display`] writes, and nothing else.
-    fn from_str(text: &str) -> Result<Self, NoSegmentId> {
-        let id = Uuid::try_parse(text).map_err(|_| NoSegmentId)?;
+    fn from_str(text: &str) -> Result<Self, InvalidSegmentId> {
+        let id = Uuid::try_parse(text).map_err(|_| InvalidSegmentId)?;
         let is_dated = id.as_u128() >> 80 <= LAST_MILLI;
         let plain =
             is_dated && id.get_version_num() == 7 && text == id.hyphenated().encode_lower(&mut Uuid::encode_buffer());
-        if plain { Ok(Self(id)) } else { Err(NoSegmentId) }
+        if plain { Ok(Self(id)) } else { Err(InvalidSegmentId) }
     }
 }
 
@@ -97,11 +97,11 @@ mod tests {
         assert_eq!(id.to_string().parse(), Ok(id));
         let last = "e677d21f-dbff-7fff-bfff-ffffffffffff".parse::<SegmentId>().unwrap();
         assert!(last.key("", Compression::None).starts_with("dt=9999-12-31/hr=23/"));
-        assert_eq!("e677d21f-dc00-7fff-bfff-ffffffffffff".parse::<SegmentId>(), Err(NoSegmentId));
+        assert_eq!("e677d21f-dc00-7fff-bfff-ffffffffffff".parse::<SegmentId>(), Err(InvalidSegmentId));
         let v4 = "6f1c2b1e-0a64-4c5b-9d0e-1f2a3b4c5d6e";
         for bad in ["", "x", v4, &id.to_string().to_uppercase(), &format!("{{{id}}}"), &id.to_string().replace('-', "")]
         {
-            assert_eq!(bad.parse::<SegmentId>(), Err(NoSegmentId), "{bad}");
+            assert_eq!(bad.parse::<SegmentId>(), Err(InvalidSegmentId), "{bad}");
         }
     }
 

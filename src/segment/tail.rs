@@ -26,17 +26,17 @@ pub(super) fn examine(id: SegmentId, file: &[u8], mut at: usize, found: &mut Sal
         if let Some(counts) = unread.take() {
             found.add_dead(counts.first_job..counts.first_job.saturating_add(counts.jobs));
             found.dead_payloads += u64::from(counts.payloads);
-            found.places = counts.first_job.saturating_add(counts.jobs);
+            found.total_jobs = counts.first_job.saturating_add(counts.jobs);
         }
         let rest = file.len() - at;
-        let header = header_at(id, file, at).filter(|header| header.counts.first_job == found.places);
+        let header = header_at(id, file, at).filter(|header| header.counts.first_job == found.total_jobs);
         match header {
             Some(header) if header.data.end <= file.len() => {
                 at = header.data.end;
                 unread = Some(header.counts);
             }
             None if rest >= FRAME_HEADER_LEN => {
-                found.possibly_lost = Some(PossiblyLost::unknown(found.places));
+                found.possibly_lost = Some(PossiblyLost::unknown(found.total_jobs));
                 return;
             }
             _ => {
@@ -46,7 +46,7 @@ pub(super) fn examine(id: SegmentId, file: &[u8], mut at: usize, found: &mut Sal
         }
     }
     found.possibly_lost = unread.map(|FrameCounts { first_job, jobs, payloads, .. }| PossiblyLost {
-        from: first_job,
+        first: first_job,
         counts: Some((jobs, payloads)),
     });
 }
@@ -77,11 +77,11 @@ mod tests {
         let (id, file) = file(0);
         let first = FILE_HEADER_LEN + FRAME_HEADER_LEN + 100;
         let alone = salvage(id, &file[..first]);
-        assert_eq!(alone.possibly_lost, Some(PossiblyLost { from: 0, counts: Some((1, 2)) }));
+        assert_eq!(alone.possibly_lost, Some(PossiblyLost { first: 0, counts: Some((1, 2)) }));
         assert!(!alone.is_damaged() && alone.is_suspect());
         for more in [1, FRAME_HEADER_LEN - 1, FRAME_HEADER_LEN, FRAME_HEADER_LEN + 99] {
             let found = salvage(id, &file[..first + more]);
-            assert_eq!((found.dead_jobs(), found.dead_payloads, found.places), (1, 2, 1), "{more}");
+            assert_eq!((found.dead_jobs(), found.dead_payloads, found.total_jobs), (1, 2, 1), "{more}");
             assert_eq!((found.torn, found.possibly_lost), (more, None), "{more}");
         }
     }

@@ -140,7 +140,7 @@ impl Backlog {
     }
 
     /// Deferred segments are due at once: those that failed as all others did, or, where the server stops, every one.
-    pub fn hurry(&self, is_every_one: bool) {
+    pub fn retry_now(&self, is_every_one: bool) {
         self.lock().resume(|segment| is_every_one || !segment.attempts.is_own_failure);
         self.work.notify_waiters();
     }

@@ -10,7 +10,7 @@
 //! takes the lock owns its segments. A folder of a newer version is left alone and named in the log. Version 1 had no names
 //! for sealed segments; its folders are taken over.
 //!
-//! A folder that was taken over holds its lock open until its last segment is stored. So only [`HELD_MAX`] are held at once,
+//! A folder that was taken over holds its lock open until its last segment is stored. So only [`ADOPTED_FOLDERS_MAX`] are held at once,
 //! and the others wait for their turn.
 
 use std::io;
@@ -31,7 +31,7 @@ const VERSION: u32 = 2;
 /// The oldest that is still read.
 const OLDEST_VERSION: u32 = 1;
 /// Folders of dead processes that are held at once, each with an open file.
-pub const HELD_MAX: usize = 64;
+pub const ADOPTED_FOLDERS_MAX: usize = 64;
 /// Of the files that this process may open, at most this share is for folders of dead processes.
 const FILES_SHARE: u64 = 8;
 const LOCK: &str = "lock";
@@ -136,7 +136,7 @@ impl Unadopted {
 }
 
 /// How many files were set aside as damaged under `root`, and their bytes.
-pub(super) fn set_aside(root: &Path, disk: &dyn Disk) -> io::Result<(usize, u64)> {
+pub(super) fn dead_files(root: &Path, disk: &dyn Disk) -> io::Result<(usize, u64)> {
     let dead = root.join(DEAD);
     match disk.list(&dead) {
         Ok(files) => Ok((files.len(), files.iter().map(|file| file.len).sum())),
@@ -422,7 +422,7 @@ pub(super) fn has_segments(root: &Path, disk: &dyn Disk) -> bool {
 /// How many folders of dead processes may be held, so that enough files are left for connections and uploads.
 fn held_max() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(files / FILES_SHARE).unwrap_or(HELD_MAX).clamp(1, HELD_MAX)
+    usize::try_from(files / FILES_SHARE).unwrap_or(ADOPTED_FOLDERS_MAX).clamp(1, ADOPTED_FOLDERS_MAX)
 }
 
 /// The version in a folder's name.

@@ -91,7 +91,7 @@ pub(super) fn read(
     };
     let unreadable = match reading {
         Reading::Whole => disk.read(path, &mut file).map(|()| Vec::new()),
-        Reading::Around => disk.read_around(path, &mut file),
+        Reading::Around => disk.read_skipping_errors(path, &mut file),
     };
     let unreadable = unreadable.map_err(failed)?;
     // What was appended after the last good commit failed: its jobs were refused.

@@ -28,7 +28,7 @@ pub enum State {
 
 impl State {
     /// Whether the job at this place is not in the store and never will be.
-    pub fn is_dead_at(&self, place: u32) -> bool {
+    pub fn is_dead(&self, place: u32) -> bool {
         match self {
             Self::Spooled => false,
             Self::Stored { dead } => dead.iter().any(|places| places.contains(&place)),
@@ -72,7 +72,7 @@ impl SegmentStatus {
     }
 
     /// Whether the segment has a job at this place.
-    pub fn has(&self, place: u32) -> bool {
+    pub fn has_job(&self, place: u32) -> bool {
         place < self.jobs.load(Ordering::Acquire)
     }
 
@@ -82,7 +82,7 @@ impl SegmentStatus {
     }
 
     /// Whether it is not known if there ever was a job at this place, which is lost if so.
-    pub fn is_in_doubt_at(&self, place: u32) -> bool {
+    pub fn is_possibly_lost(&self, place: u32) -> bool {
         self.in_doubt.get().is_some_and(|places| places.contains(&place))
     }
 

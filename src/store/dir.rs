@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tempfile::NamedTempFile;
 
-use super::{ErrorClass, Found, ObjectInfo, StoreError, lines};
+use super::{ErrorClass, ObjectInfo, StoreError, StoredObject, lines};
 use crate::disk::naming;
 
 /// Folders are remembered up to this many; there is a new one every hour.
@@ -43,7 +43,7 @@ impl DirStore {
         body: Bytes,
         info: &ObjectInfo,
         may_be_there: bool,
-    ) -> Result<Option<Found>, StoreError> {
+    ) -> Result<Option<StoredObject>, StoreError> {
         let (root, path, durable) = (self.root.clone(), self.root.join(key), Arc::clone(&self.durable));
         let payloads = info.payloads;
         on_blocking_thread(move || {
@@ -57,17 +57,17 @@ impl DirStore {
         .await
     }
 
-    pub(super) async fn count(&self, key: &str) -> Result<Option<Found>, StoreError> {
+    pub(super) async fn count(&self, key: &str) -> Result<Option<StoredObject>, StoreError> {
         let path = self.root.join(key);
         on_blocking_thread(move || Ok(count(&path)?.map(counted))).await
     }
 
-    pub(super) async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
+    pub(super) async fn find(&self, key: &str) -> Result<Option<StoredObject>, StoreError> {
         let path = self.root.join(key);
-        on_blocking_thread(move || Ok(path.try_exists().map_err(naming(&path))?.then(Found::default))).await
+        on_blocking_thread(move || Ok(path.try_exists().map_err(naming(&path))?.then(StoredObject::default))).await
     }
 
-    pub(super) async fn reach(&self) -> Result<(), StoreError> {
+    pub(super) async fn check_reachable(&self) -> Result<(), StoreError> {
         let root = self.root.clone();
         on_blocking_thread(move || {
             fs::create_dir_all(&root).map_err(naming(&root))?;
@@ -108,8 +108,8 @@ fn count(path: &Path) -> io::Result<Option<u64>> {
     }
 }
 
-fn counted(payloads: u64) -> Found {
-    Found { payloads: Some(payloads), ..Found::default() }
+fn counted(payloads: u64) -> StoredObject {
+    StoredObject { payloads: Some(payloads), ..StoredObject::default() }
 }
 
 fn write(root: &Path, path: &Path, body: &[u8], durable: &Durable) -> io::Result<()> {

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{Found, ObjectInfo};
+use super::{ObjectInfo, StoredObject};
 
 /// The ranges may take so many bytes, of the 2,048 that S3 takes; the rest takes under 300.
 const RANGES_MAX_BYTES: usize = 1500;
@@ -43,14 +43,14 @@ pub(super) fn metadata(info: &ObjectInfo) -> HashMap<String, String> {
 }
 
 /// Reads what [`metadata`] wrote.
-pub(super) fn found(metadata: &HashMap<String, String>) -> Found {
+pub(super) fn found(metadata: &HashMap<String, String>) -> StoredObject {
     let number = |name: &str| metadata.get(name).and_then(|text| text.parse::<u64>().ok());
     let (dead, unsure) = (ranges(metadata.get("dead")), ranges(metadata.get("unsure")));
     let jobs = number("jobs");
     let lost: u64 = dead.iter().map(|places| places.len() as u64).sum();
     let places = number("places").or_else(|| jobs.map(|jobs| jobs.saturating_add(lost)));
     let places = places.map(|places| u32::try_from(places).unwrap_or(u32::MAX));
-    Found { places, dead, unsure, jobs, payloads: number("payloads") }
+    StoredObject { total_jobs: places, dead, unsure, jobs, payloads: number("payloads") }
 }
 
 /// At most [`RANGES_MAX`] ranges that cover all of `ranges`: those that stayed as they were, and those that were merged.
@@ -105,10 +105,15 @@ mod tests {
     #[test]
     fn metadata_comes_back_as_what_it_was() {
         let info = info(10, vec![3..5, 11..12]);
-        let expected =
-            Found { places: Some(13), dead: info.dead.clone(), jobs: Some(10), payloads: Some(20), ..Found::default() };
+        let expected = StoredObject {
+            total_jobs: Some(13),
+            dead: info.dead.clone(),
+            jobs: Some(10),
+            payloads: Some(20),
+            ..StoredObject::default()
+        };
         assert_eq!(found(&metadata(&info)), expected);
-        assert_eq!(found(&HashMap::new()), Found::default());
+        assert_eq!(found(&HashMap::new()), StoredObject::default());
     }
 
     proptest! {
@@ -131,7 +136,7 @@ mod tests {
             let bytes: usize = written.iter().map(|(name, value)| "x-amz-meta-".len() + name.len() + value.len()).sum();
             prop_assert!(bytes <= METADATA_MAX_BYTES, "{bytes}");
             let read = found(&written);
-            prop_assert_eq!(read.places, Some(u32::MAX));
+            prop_assert_eq!(read.total_jobs, Some(u32::MAX));
             for places in &dead {
                 let is_covered = |list: &[Range<u32>]| list.iter().any(|r| r.start <= places.start && places.end <= r.end);
                 prop_assert!(is_covered(&read.dead) || is_covered(&read.unsure), "{places:?}");

@@ -23,7 +23,7 @@ use aws_smithy_http_client::{Builder as HttpClientBuilder, tls};
 use bytes::Bytes;
 
 use super::metadata::{found, metadata};
-use super::{CONNECT_TIMEOUT, ErrorClass, Found, ObjectInfo, StoreError};
+use super::{CONNECT_TIMEOUT, ErrorClass, ObjectInfo, StoreError, StoredObject};
 use crate::config::S3Settings;
 
 /// S3 drops a connection that idles for some 20 s; one that it is about to drop must not be used.
@@ -60,18 +60,18 @@ pub(super) enum Seen {
 pub(super) struct There {
     /// The segment that its metadata names.
     segment: Option<String>,
-    found: Found,
+    found: StoredObject,
 }
 
 /// An object that was there before.
 enum Kept {
-    AsItIs(Option<Found>),
+    AsItIs(Option<StoredObject>),
     /// It is this segment's, and holds fewer payloads.
     Less,
 }
 
 impl Seen {
-    pub(super) fn found(self) -> Option<Found> {
+    pub(super) fn found(self) -> Option<StoredObject> {
         match self {
             Self::Object(there) => Some(there.found),
             Self::Nothing | Self::Denied => None,
@@ -139,7 +139,7 @@ impl S3Store {
         body: Bytes,
         info: &ObjectInfo,
         may_be_there: bool,
-    ) -> Result<Option<Found>, StoreError> {
+    ) -> Result<Option<StoredObject>, StoreError> {
         let mut is_conditional = self.if_none_match;
         if may_be_there && !is_conditional {
             match self.look(key).await? {
@@ -218,7 +218,7 @@ impl S3Store {
         }
     }
 
-    pub(super) async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
+    pub(super) async fn find(&self, key: &str) -> Result<Option<StoredObject>, StoreError> {
         match self.head(key).await {
             Ok(head) => Ok(Some(head.metadata().map(found).unwrap_or_default())),
             Err(error) if status(&error) == Some(404) => Ok(None),
@@ -227,7 +227,7 @@ impl S3Store {
     }
 
     /// Asks for the bucket's head. Being denied that says nothing: a role that may only put objects is a good one.
-    pub(super) async fn reach(&self) -> Result<(), StoreError> {
+    pub(super) async fn check_reachable(&self) -> Result<(), StoreError> {
         match self
             .client
             .head_bucket()

@@ -4,7 +4,7 @@ use crate::queue::{JobQueue, queue};
 
 fn tenants(text: &str) -> (Tenants, JobQueue) {
     let (queue, _) = queue(100, 1000, Arc::<Ledger>::default());
-    (Tenants::of(entries(text), queue.shares(50), 100), queue)
+    (Tenants::of(entries(text), queue.share_limits(50), 100), queue)
 }
 
 /// `a:token:rate b:token`, as the file would have it.

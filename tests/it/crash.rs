@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::faulty_disk::{At, FaultyDisk, How, Op};
 use crate::in_process::Place;
-use crate::recovery::{Segment, leave};
+use crate::recovery::{Segment, write_dead_folder};
 use crate::support::{Connection, PATIENCE, until};
 
 /// Where a child is to die, as `<kind of call> <which of them> <before or after>`; unset in any process but a child.
@@ -146,7 +146,7 @@ async fn crashes_at(kind: Op, lives: usize, side: &str, rounds: usize, mut rando
             let all: Vec<String> = (0..3).map(|job| format!("{{\"left\":{n},\"job\":{job}}}")).collect();
             let mut left = Segment::of(&all);
             left.damage(1);
-            leave(&place, &[&left]);
+            write_dead_folder(&place, &[&left]);
             acknowledged.extend([all[0].clone(), all[2].clone()]);
             dead += 1;
             let point = format!("{kind:?} {} {side}", random.usize(..lives));

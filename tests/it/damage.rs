@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::process::Signal;
 
 use crate::in_process::Place;
-use crate::recovery::{Segment, leave};
+use crate::recovery::{Segment, write_dead_folder};
 use crate::support::{Server, files, get, until};
 
 const ALL_STORED: &str = "all that was accepted is stored";
@@ -103,7 +103,7 @@ async fn the_end_of_an_open_segment_that_cannot_be_read_is_possibly_lost_and_nev
         let place = Place::new(root.path(), &[]);
         let mut segment = Segment::of(&payloads);
         harm(&mut segment);
-        leave(&place, &[&segment]);
+        write_dead_folder(&place, &[&segment]);
         let good = if n == 2 { 3 } else { 2 };
         let (spool, store) = (place.spool(), place.store());
         let env = [("SPOOL_DIR", spool.to_str().unwrap()), ("STORE_DIR", store.to_str().unwrap())];
@@ -142,7 +142,7 @@ async fn a_process_that_dies_in_the_middle_of_an_append_has_lost_nothing_and_not
     for cut in [1, 40, 60] {
         let mut segment = Segment::of(&payloads);
         segment.file.truncate(whole.file.len() - cut);
-        leave(&place, &[&segment]);
+        write_dead_folder(&place, &[&segment]);
     }
     let (spool, store) = (place.spool(), place.store());
     let env = [("SPOOL_DIR", spool.to_str().unwrap()), ("STORE_DIR", store.to_str().unwrap())];
@@ -159,7 +159,7 @@ async fn a_damaged_header_loses_no_job_and_is_not_passed_over() {
     let place = Place::new(root.path(), &[]);
     let mut segment = Segment::of(&["{}".to_owned()]);
     segment.file[..32].fill(0);
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let (spool, store) = (place.spool(), place.store());
     let env = [("SPOOL_DIR", spool.to_str().unwrap()), ("STORE_DIR", store.to_str().unwrap())];
     let mut server = Server::start(&env).await;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::faulty_disk::{At, Call, FaultyDisk, How, Op};
 use crate::in_process::{InProcess, Place};
-use crate::recovery::{Segment, leave};
+use crate::recovery::{Segment, write_dead_folder};
 use crate::support::{Server, files, get, post, run, until};
 
 /// A few commits fill a segment, so that every call is made many times. A job that is forgotten shows: its answer does not
@@ -85,7 +85,7 @@ fn leave_some(place: &Place) -> Vec<String> {
     let left: Vec<String> = (1000..1006).map(payload).collect();
     let (good, mut damaged) = (Segment::of(&left[..3]), Segment::of(&left[3..]));
     damaged.damage(1);
-    leave(place, &[&good, &damaged]);
+    write_dead_folder(place, &[&good, &damaged]);
     left.into_iter().enumerate().filter(|(n, _)| *n != 4).map(|(_, payload)| payload).collect()
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use millpond::disk::{Disk, DiskFile, Entry, Lock, RealDisk, read_around};
+use millpond::disk::{Disk, DiskFile, Entry, Lock, RealDisk, read_skipping_errors};
 
 /// One call of a [`Disk`] or a [`DiskFile`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -262,11 +262,11 @@ impl Disk for FaultyDisk {
         })
     }
 
-    fn read_around(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
+    fn read_skipping_errors(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         self.call(Op::Read, path, |_| {
             let lost = self.lost(path);
             let content = std::fs::read(path)?;
-            read_around(content.len(), buffer, |part, at| {
+            read_skipping_errors(content.len(), buffer, |part, at| {
                 let at = usize::try_from(at).unwrap();
                 let end = (at + part.len()).min(content.len());
                 if at < lost.end && lost.start < end {

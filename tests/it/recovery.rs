@@ -57,7 +57,7 @@ impl Segment {
 }
 
 /// A dead process's folder with these segments.
-pub(crate) fn leave(place: &Place, segments: &[&Segment]) -> PathBuf {
+pub(crate) fn write_dead_folder(place: &Place, segments: &[&Segment]) -> PathBuf {
     // Any UUID will do.
     let folder = place.spool().join(format!("v1-{}", SegmentId::new(SystemTime::now())));
     std::fs::create_dir_all(&folder).unwrap();
@@ -72,7 +72,7 @@ fn payloads(what: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{{\"{what}\":{n}}}")).collect()
 }
 
-pub(crate) async fn recovered(place: &Place, server: &InProcess) {
+pub(crate) async fn wait_until_recovered(place: &Place, server: &InProcess) {
     until("recovery", async || place.segments().is_empty() && place.folders().len() == 1).await;
     until("idle workers", async || server.metric("millpond_busy_workers").await == 0.0).await;
 }
@@ -102,12 +102,12 @@ async fn a_torn_tail_is_cut_and_the_frames_before_it_are_stored() {
         let mut segment = Segment::of(&all);
         let more = more.unwrap_or(segment.file.len() - segment.frames[3] - 1);
         segment.file.truncate(segment.frames[3] + more);
-        leave(&place, &[&segment]);
+        write_dead_folder(&place, &[&segment]);
         kept.extend_from_slice(&all[..3]);
         torn += more;
     }
     let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     kept.sort();
     assert_eq!(place.stored(), kept);
     assert_eq!(damage(&server).await, [0.0, 0.0, 0.0, 15.0, 15.0]);
@@ -125,9 +125,9 @@ async fn a_damaged_frame_is_dead_and_set_aside_and_all_others_are_stored() {
     let all = payloads("flipped", 4);
     let mut segment = Segment::of(&all);
     segment.damage(1);
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     assert_eq!(place.stored(), [all[0].clone(), all[2].clone(), all[3].clone()]);
     assert_eq!(damage(&server).await, [1.0, 1.0, 1.0, 3.0, 4.0]);
     assert_eq!(server.metric("millpond_jobs_waiting").await, 0.0);
@@ -154,9 +154,9 @@ async fn a_file_without_its_header_is_stored_as_far_as_its_frames_are_good() {
     let all = payloads("headless", 2);
     let mut segment = Segment::of(&all);
     segment.file[3] ^= 1;
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     assert_eq!(place.stored(), all);
     assert_eq!(damage(&server).await, [1.0, 0.0, 0.0, 2.0, 2.0]);
     assert!(place.spool().join("dead").join(segment.name()).exists());
@@ -169,9 +169,9 @@ async fn a_file_of_garbage_is_set_aside_and_makes_no_object() {
     let place = Place::new(folder.path(), &[]);
     let mut segment = Segment::of(&[]);
     segment.file = std::iter::repeat_with(|| fastrand::u8(..)).take(10_000).collect();
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     assert_eq!(files(&place.store()), Vec::<PathBuf>::new());
     assert_eq!(damage(&server).await, [1.0, 0.0, 0.0, 0.0, 0.0]);
     assert_eq!(server.metric("millpond_segments_possibly_lost_total").await, 1.0);
@@ -189,10 +189,10 @@ async fn a_file_that_nothing_was_committed_to_is_removed_and_is_no_damage() {
     for len in [0, 1, FILE_HEADER_LEN - 1, FILE_HEADER_LEN, FILE_HEADER_LEN + FRAME_HEADER_LEN + 1] {
         let mut segment = Segment::of(&payloads("never", 1));
         segment.file.truncate(len);
-        leave(&place, &[&segment]);
+        write_dead_folder(&place, &[&segment]);
     }
     let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     assert_eq!(damage(&server).await, [0.0; 5]);
     server.stop().await;
     assert_eq!(files(folder.path()), Vec::<PathBuf>::new(), "no objects, and nothing under dead/");
@@ -202,13 +202,13 @@ async fn a_file_that_nothing_was_committed_to_is_removed_and_is_no_damage() {
 async fn a_folder_that_holds_nothing_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
-    let probed = leave(&place, &[]);
+    let probed = write_dead_folder(&place, &[]);
     std::fs::write(probed.join("probe"), b"probe").unwrap();
-    let empty = leave(&place, &[]);
+    let empty = write_dead_folder(&place, &[]);
     let server = place.start(RealDisk).unwrap();
     assert!(!probed.exists() && !empty.exists());
     // Of one that dies while this one runs.
-    let later = leave(&place, &[&Segment::of(&payloads("later", 3))]);
+    let later = write_dead_folder(&place, &[&Segment::of(&payloads("later", 3))]);
     until("adoption", async || !later.exists()).await;
     assert_eq!(place.stored().len(), 3);
     server.stop().await;
@@ -245,7 +245,7 @@ async fn processes_that_start_together_take_each_folder_over_once() {
     let mut all = Vec::new();
     for n in 0..30 {
         let some = payloads(&format!("shared-{n}"), 3);
-        leave(&place, &[&Segment::of(&some), &Segment::of(&[])]);
+        write_dead_folder(&place, &[&Segment::of(&some), &Segment::of(&[])]);
         all.extend(some);
     }
     all.sort();
@@ -264,7 +264,7 @@ async fn processes_that_start_together_take_each_folder_over_once() {
     assert_eq!(adopted, 60, "each once");
     drop(spools);
     let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     assert_eq!(place.stored(), all);
     server.stop().await;
 }
@@ -305,7 +305,7 @@ async fn a_spool_that_is_full_at_the_start_refuses_work_until_the_store_is_back(
     let mut all = Vec::new();
     for n in 0..16 {
         let some = payloads(&format!("full-{n}"), 2);
-        leave(&place, &[&Segment::of(&some)]);
+        write_dead_folder(&place, &[&Segment::of(&some)]);
         all.extend(some);
     }
     let server = place.start(RealDisk).unwrap();
@@ -315,7 +315,7 @@ async fn a_spool_that_is_full_at_the_start_refuses_work_until_the_store_is_back(
     until("the store's trouble", async || server.ready().await.1.contains("store")).await;
     assert!(server.ready().await.1.contains("spool full"), "{}", server.ready().await.1);
     bring_the_store_back(&place);
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     until("ready", async || server.ready().await.0 == 200).await;
     assert_eq!(server.post("{\"new\":2}").await.status, 202);
     server.stop().await;
@@ -378,7 +378,7 @@ async fn the_program_ends_with_1_when_what_was_acknowledged_is_damaged_on_disk()
         if let Some(frame) = damaged {
             segment.damage(frame);
         }
-        leave(&place, &[&segment]);
+        write_dead_folder(&place, &[&segment]);
         let (spool, store) = (place.spool(), place.store());
         let env = [("SPOOL_DIR", spool.to_str().unwrap()), ("STORE_DIR", store.to_str().unwrap())];
         let mut server = Server::start(&env).await;
@@ -397,7 +397,7 @@ async fn a_folder_that_cannot_be_taken_over_does_not_keep_the_others_waiting() {
     let server = place.start(disk.clone()).unwrap();
     // Each look at a folder begins with its lock, so that of these one in two cannot be looked at, look after look.
     for n in 0..4 {
-        let folder = leave(&place, &[&Segment::of(&payloads(&format!("other-{n}"), 1))]);
+        let folder = write_dead_folder(&place, &[&Segment::of(&payloads(&format!("other-{n}"), 1))]);
         if n % 2 == 0 {
             std::fs::remove_file(folder.join("lock")).unwrap();
             std::fs::create_dir(folder.join("lock")).unwrap();
@@ -418,14 +418,14 @@ async fn a_folder_that_cannot_be_taken_over_does_not_keep_the_others_waiting() {
 async fn a_segment_that_cannot_be_read_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[("OBJECT_MAX_AGE", "30ms")]);
-    leave(&place, &[&Segment::of(&payloads("unreadable", 3))]);
+    write_dead_folder(&place, &[&Segment::of(&payloads("unreadable", 3))]);
     let disk = FaultyDisk::failing(At::Every(Op::Read), How::Io);
     let server = place.start(disk.clone()).unwrap();
     until("a second try", async || disk.count(Op::Read) >= 2).await;
     until("unready", async || server.ready().await.1.contains("reading the spool")).await;
     assert_eq!(server.post("{\"new\":1}").await.status, 202, "new work is taken");
     disk.heal();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     server.stop().await;
     assert_eq!(place.stored().len(), 4);
 }

@@ -10,7 +10,7 @@ use millpond::segment::Compression;
 use millpond::segment::file::salvage;
 
 use crate::in_process::Place;
-use crate::recovery::{Segment, leave};
+use crate::recovery::{Segment, write_dead_folder};
 use crate::support::{Server, lines, objects, until};
 
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
@@ -65,7 +65,7 @@ async fn an_upload_that_is_repeated_after_a_crash_writes_the_same_bytes() {
         let mut bytes = Vec::new();
         for life in 0..2 {
             // It died after the store's yes and before the file was removed.
-            leave(&place, &[&segment]);
+            write_dead_folder(&place, &[&segment]);
             let server = place.start(RealDisk).unwrap();
             until("the upload", async || place.segments().is_empty()).await;
             assert!(server.metric("millpond_repack_saved_bytes_total").await > 0.0);
@@ -91,7 +91,7 @@ async fn an_object_that_an_older_build_has_stored_is_there_whatever_its_bytes() 
     let folder = tempfile::tempdir().unwrap();
     let (place, all) = (Place::new(folder.path(), &[]), payloads(20));
     let segment = Segment::of(&all);
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     // As it was, frame by frame.
     let old: Vec<u8> =
         salvage(segment.id, &segment.file).data.into_iter().flat_map(|data| segment.file[data].to_vec()).collect();

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use crate::in_process::Place;
-use crate::recovery::{Segment, leave};
+use crate::recovery::{Segment, write_dead_folder};
 use crate::support::{Server, files, run, until};
 
 fn mode(path: &Path) -> u32 {
@@ -34,7 +34,7 @@ async fn a_spool_dir_that_is_there_keeps_its_mode_and_what_is_made_in_it_is_priv
     let place = Place::new(root.path(), &[]);
     let mut segment = Segment::of(&["{}".to_owned(), "{}".to_owned()]);
     segment.damage(0);
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let spool = place.spool();
     std::fs::set_permissions(&spool, PermissionsExt::from_mode(0o755)).unwrap();
     let server = Server::start_with_umask("000", &[("SPOOL_DIR", spool.to_str().unwrap())]).await;
@@ -62,7 +62,7 @@ async fn a_link_in_the_place_of_dead_is_refused_and_not_followed() {
     symlink(&elsewhere, spool.join("dead")).unwrap();
     let mut segment = Segment::of(&["{}".to_owned(), "{}".to_owned()]);
     segment.damage(0);
-    let folder = leave(&place, &[&segment]);
+    let folder = write_dead_folder(&place, &[&segment]);
     server.logged("symbolic link").await;
     assert!(folder.join(segment.name()).exists(), "it stays where it is");
     std::fs::remove_file(spool.join("dead")).unwrap();
@@ -76,7 +76,7 @@ async fn more_folders_of_dead_processes_than_files_to_open_are_taken_over_in_por
     let root = tempfile::tempdir().unwrap();
     let place = Place::new(root.path(), &[]);
     for n in 0..FOLDERS {
-        leave(&place, &[&Segment::of(&[format!("{{\"n\":{n}}}")])]);
+        write_dead_folder(&place, &[&Segment::of(&[format!("{{\"n\":{n}}}")])]);
     }
     let (spool, store) = (place.spool(), place.store());
     let env = [("SPOOL_DIR", spool.to_str().unwrap()), ("STORE_DIR", store.to_str().unwrap()), ("RECORD", "payload")];

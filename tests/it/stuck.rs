@@ -6,7 +6,7 @@ use millpond::segment::file::salvage;
 
 use crate::faulty_disk::FaultyDisk;
 use crate::in_process::Place;
-use crate::recovery::{Segment, damage, leave, recovered};
+use crate::recovery::{Segment, damage, wait_until_recovered, write_dead_folder};
 use crate::support::{Server, get, lines, until};
 
 fn payloads(what: &str, count: usize) -> Vec<String> {
@@ -30,11 +30,11 @@ async fn an_unreadable_sector_costs_the_frames_in_it_and_all_others_are_stored()
     let [dead] = salvage(segment.id, &zeroed).dead.try_into().unwrap();
     let dead = dead.start as usize..dead.end as usize;
     assert!(dead.len() > 10 && dead.end < 290, "{dead:?}");
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let disk = FaultyDisk::default();
     disk.lose(&segment.id.to_string(), 9000..9001);
     let server = place.start(disk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     let good = all.iter().enumerate().filter(|(n, _)| !dead.contains(n)).map(|(_, line)| line.clone()).collect();
     assert_eq!(place.stored(), sorted(good));
     let (lost, stored) = (dead.len() as f64, (300 - dead.len()) as f64);
@@ -56,7 +56,7 @@ async fn segments_that_cannot_be_read_stop_no_other_and_readiness_blames_the_spo
         let segment = Segment::of(&some);
         // All of it: the device is away, and may be back.
         disk.lose(&segment.id.to_string(), 0..usize::MAX);
-        leave(&place, &[&segment]);
+        write_dead_folder(&place, &[&segment]);
         all.extend(some);
     }
     let server = place.start(disk.clone()).unwrap();
@@ -72,7 +72,7 @@ async fn segments_that_cannot_be_read_stop_no_other_and_readiness_blames_the_spo
     assert!(ready.contains("reading the spool"), "{ready}");
     assert_eq!(server.metric("millpond_jobs_dead_total").await, 0.0, "what may come back is not dead");
     disk.find();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     until("ready again", async || server.ready().await.0 == 200).await;
     server.stop().await;
     assert_eq!(place.stored(), sorted(all));
@@ -106,7 +106,7 @@ async fn hundreds_of_damaged_stretches_fit_beside_the_object_and_no_lost_job_is_
     let mut segment = Segment::of(&all);
     let is_dead = |n: usize| n % 3 == 1;
     (0..JOBS).filter(|n| is_dead(*n)).for_each(|n| segment.damage(n));
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let spool = place.spool();
     let server = Server::start_with_s3(&s3, &[("SPOOL_DIR", spool.to_str().unwrap()), ("RECORD", "payload")]).await;
     server.metric_is("millpond_jobs_stored_total", |jobs| jobs == 600.0).await;
@@ -134,17 +134,17 @@ async fn a_good_object_is_never_replaced_by_one_with_fewer_jobs() {
     let place = Place::new(folder.path(), &[]);
     let all = payloads("good", 5);
     let mut segment = Segment::of(&all);
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     server.stop().await;
     assert_eq!(place.stored(), all);
 
     segment.damage(1);
     segment.damage(3);
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     assert_eq!(place.stored(), all, "as it was");
     let [_, dead, dead_payloads, stored, accepted] = damage(&server).await;
     assert_eq!([dead, dead_payloads, stored, accepted], [0.0, 0.0, 5.0, 5.0], "the ledger says what is there");
@@ -169,7 +169,7 @@ async fn nor_is_it_in_s3_with_or_without_conditional_puts() {
         less.damage(1);
         // The good one, then less of it, then the good one again.
         for (segment, life) in [(&whole, "first"), (&less, "second"), (&whole, "third")] {
-            leave(&place, &[segment]);
+            write_dead_folder(&place, &[segment]);
             let mut server = Server::start_with_s3(&s3, &env).await;
             server.metric_is("millpond_jobs_stored_total", |jobs| jobs == 5.0).await;
             assert_eq!(server.metric("millpond_jobs_dead_total").await, 0.0, "{if_none_match} {life}");
@@ -180,11 +180,11 @@ async fn nor_is_it_in_s3_with_or_without_conditional_puts() {
         let more = Segment::of(&all);
         let mut less = more.clone();
         less.damage(2);
-        leave(&place, &[&less]);
+        write_dead_folder(&place, &[&less]);
         let mut server = Server::start_with_s3(&s3, &env).await;
         server.metric_is("millpond_jobs_stored_total", |jobs| jobs == 4.0).await;
         assert_eq!(server.stop().await, Some(1), "one is lost");
-        leave(&place, &[&more]);
+        write_dead_folder(&place, &[&more]);
         let mut server = Server::start_with_s3(&s3, &env).await;
         server.metric_is("millpond_jobs_stored_total", |jobs| jobs == 5.0).await;
         assert_eq!(server.stop().await, Some(0));

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{S3Store, sorted, status};
-use crate::store::{Found, StoreError};
+use crate::store::{StoreError, StoredObject};
 
 /// There is one name for each codec.
 const LISTED_MAX: i32 = 3;
@@ -16,7 +16,7 @@ impl S3Store {
         stem: &str,
         keys: &[String],
         probe: &[String],
-    ) -> Result<Option<(String, Found)>, StoreError> {
+    ) -> Result<Option<(String, StoredObject)>, StoreError> {
         if !self.cannot_list.load(Ordering::Relaxed) {
             let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(stem).max_keys(LISTED_MAX);
             match list.set_expected_bucket_owner(self.expected_owner.clone()).send().await {
