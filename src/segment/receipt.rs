@@ -1,22 +1,22 @@
-//! A receipt: the segment that a job is in, and its index there.
+//! The receipt of a job: its segment and its index there.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::SegmentId;
 
-/// Names a job: `<segment id>.<index>`, the index counted from 0.
+/// Names a job, as `<segment id>.<index>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobId {
-    /// The segment, and with it the object.
+    /// The segment of the job, and so its object.
     pub segment: SegmentId,
-    /// Which of the segment's jobs it is.
+    /// Its index among the segment's jobs, from 0.
     pub index: u32,
 }
 
-/// What is no receipt.
+/// The text is no receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected a receipt as an answer gave it: a UUIDv7, a dot and a number")]
+#[error("expected a receipt from the `job` of a response: a UUIDv7, a dot and a number")]
 pub struct InvalidJobId;
 
 impl FromStr for JobId {
@@ -28,7 +28,7 @@ impl FromStr for JobId {
             segment: segment.parse().map_err(|_| InvalidJobId)?,
             index: index.parse().map_err(|_| InvalidJobId)?,
         };
-        // No plus signs, no leading zeros: one job has one name.
+        // No plus signs and no leading zeros, so that a job has one name.
         if job.to_string() == text { Ok(job) } else { Err(InvalidJobId) }
     }
 }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_receipt_is_read_as_it_is_written_and_in_no_other_way() {
+    fn only_the_exact_text_of_a_receipt_is_parsed() {
         let segment = SegmentId::new(SystemTime::now());
         for index in [0, 17, u32::MAX] {
             let job = JobId { segment, index };

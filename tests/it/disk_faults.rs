@@ -136,7 +136,7 @@ async fn a_fault_at_any_call_costs_no_acknowledged_job_and_passes() {
         let reached = calls.iter().filter(|call| call.op == op).count();
         let least = match op {
             // Only after a fault.
-            Op::Cut => 0,
+            Op::Truncate => 0,
             Op::Create | Op::Append | Op::Sync | Op::SyncDir | Op::Read | Op::Remove => 5,
             Op::CreateDir | Op::List | Op::Lock | Op::Rename | Op::RemoveDir => 1,
         };

@@ -23,7 +23,7 @@ pub(crate) enum Op {
     Lock,
     Append,
     Sync,
-    Cut,
+    Truncate,
 }
 
 impl Op {
@@ -39,7 +39,7 @@ impl Op {
         Self::Lock,
         Self::Append,
         Self::Sync,
-        Self::Cut,
+        Self::Truncate,
     ];
 }
 
@@ -317,8 +317,8 @@ impl DiskFile for FaultyFile {
         disk.call(Op::Sync, path, |_| file.sync())
     }
 
-    fn cut(&mut self, len: u64) -> io::Result<()> {
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
         let Self { disk, file, path } = self;
-        disk.call(Op::Cut, path, |_| file.cut(len))
+        disk.call(Op::Truncate, path, |_| file.truncate(len))
     }
 }

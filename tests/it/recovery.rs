@@ -407,7 +407,7 @@ async fn a_folder_that_cannot_be_taken_over_does_not_keep_the_others_waiting() {
     until("a metric", async || server.metric("millpond_spool_folders_not_adopted").await == 2.0).await;
     let (status, ready) = server.ready().await;
     assert!(
-        status == 503 && ready.contains("spool folders not adopted") && ready.contains("cannot be taken over"),
+        status == 503 && ready.contains("spool folders not adopted") && ready.contains("cannot be adopted"),
         "{ready}"
     );
     assert_eq!(server.post("{\"new\":1}").await.status, 202, "new work is taken");

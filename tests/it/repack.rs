@@ -7,7 +7,7 @@ use loadtest::s3::S3Server;
 use memchr::memmem;
 use millpond::disk::RealDisk;
 use millpond::segment::Compression;
-use millpond::segment::file::salvage;
+use millpond::segment::salvage::salvage;
 
 use crate::in_process::Place;
 use crate::recovery::{Segment, write_dead_folder};

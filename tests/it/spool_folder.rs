@@ -87,7 +87,7 @@ async fn more_folders_of_dead_processes_than_files_to_open_are_taken_over_in_por
     until("no folder of a dead process", async || place.folders().len() == 1).await;
     server.metric_is("millpond_spool_folders_waiting", |folders| folders == 0.0).await;
     assert_eq!(server.metric("millpond_spool_folders_not_adopted").await, 0.0);
-    assert!(!server.log().contains("cannot be taken over"), "{}", server.log());
+    assert!(!server.log().contains("cannot be adopted"), "{}", server.log());
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(place.stored().len(), FOLDERS + 1);
 }

@@ -92,7 +92,7 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends_however_many_
     // The other says that anybody may send.
     assert_eq!(complaints(&server.log()), 2, "{}", server.log());
     let said = server.log();
-    let line = said.lines().find(|line| line.contains("the store takes no objects")).unwrap();
+    let line = said.lines().find(|line| line.contains("the store is failing")).unwrap();
     assert!(line.contains("PutObject on s3://telemetry at http://") && line.contains("403 AccessDenied"), "{line}");
     assert!(line.contains("attempts=") && line.contains("waiting="), "{line}");
 
@@ -103,7 +103,7 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends_however_many_
 
     s3.faults().set(FaultPlan::none());
     server.metric_is("millpond_jobs_waiting", |jobs| jobs == 0.0).await;
-    server.logged("the store takes objects again").await;
+    server.logged("the store has recovered").await;
     assert_eq!(server.stop().await, Some(0));
-    assert_eq!((complaints(&server.log()), server.log().matches("takes objects again").count()), (2, 1));
+    assert_eq!((complaints(&server.log()), server.log().matches("the store has recovered").count()), (2, 1));
 }

@@ -2,7 +2,7 @@
 
 use loadtest::s3::{Fault, FaultPlan, S3Server};
 use millpond::disk::RealDisk;
-use millpond::segment::file::salvage;
+use millpond::segment::salvage::salvage;
 
 use crate::faulty_disk::FaultyDisk;
 use crate::in_process::Place;
