@@ -95,7 +95,7 @@ impl Service<Request<Incoming>> for AdminService {
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     match admin.metrics.render(
         admin.depth.now(),
-        admin.backlog.len(),
+        admin.backlog.waiting(),
         admin.spool.space().map_or(0, |space| space.used()),
     ) {
         Ok(text) => ([(CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response(),

@@ -172,12 +172,12 @@ impl Dispatcher {
     fn linger(&mut self) {
         let Some(batch_target) = self.linger_policy.batch_target() else { return };
         for _ in 0..linger::STEPS_MAX {
-            let (before, bytes) = self.queue.depth();
+            let (before, bytes) = self.queue.depth.now();
             // A full frame gains nothing from more jobs.
             if bytes >= FRAME_MAX_BYTES || self.queue.linger(batch_target, linger::STEP) {
                 return;
             }
-            if self.queue.depth().0 <= before {
+            if self.queue.depth.now().0 <= before {
                 return self.linger_policy.target_missed();
             }
         }

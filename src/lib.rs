@@ -12,6 +12,7 @@
 pub mod admin;
 pub mod app;
 pub mod audit;
+mod bound;
 pub mod config;
 pub mod decode;
 pub mod digest;

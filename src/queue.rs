@@ -77,7 +77,7 @@ impl Job {
     }
 }
 
-/// Why a job was not queued.
+/// Why a job was not queued. Its lines and its reservation are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
     /// `MAX_QUEUE`, `MAX_QUEUE_BYTES` or a share of the tenant is reached.
@@ -101,8 +101,9 @@ pub struct JobQueue {
 /// The receiving half, for the dispatcher.
 #[derive(Debug)]
 pub struct JobReceiver {
+    /// How full the queue is.
+    pub depth: QueueDepth,
     drain_rate: Arc<DrainRate>,
-    depth: QueueDepth,
     linger: Arc<LingerWait>,
     receiver: mpsc::Receiver<Job>,
 }
@@ -139,18 +140,12 @@ impl JobQueue {
     }
 
     /// Queues a job and accepts it.
-    ///
-    /// # Errors
-    /// [`PushError`]; the lines and their reservation are dropped.
     pub fn try_push(&self, lines: Lines, reservation: Reservation) -> Result<(), PushError> {
         self.push(lines, reservation, None, true, false)
     }
 
     /// Queues a job that is accepted when it is committed. The receiver gets the outcome of the commit. If `is_urgent`, the
     /// segment of the job is sealed soon.
-    ///
-    /// # Errors
-    /// [`PushError`]; the lines and their reservation are dropped.
     pub fn try_push_for_commit(
         &self,
         lines: Lines,
@@ -162,9 +157,6 @@ impl JobQueue {
     }
 
     /// Queues an urgent job and accepts it. The receiver gets the outcome of the commit.
-    ///
-    /// # Errors
-    /// [`PushError`]; the lines and their reservation are dropped.
     pub fn try_push_and_watch(
         &self,
         lines: Lines,
@@ -240,12 +232,7 @@ impl JobReceiver {
 
     /// Blocks until `batch_target` jobs are queued or `timeout` has passed. Returns whether the target was reached.
     pub fn linger(&self, batch_target: usize, timeout: Duration) -> bool {
-        self.linger.wait(batch_target, timeout, || self.depth().0)
-    }
-
-    /// The queued jobs, and the bytes of the queue in use.
-    pub fn depth(&self) -> (usize, usize) {
-        self.depth.now()
+        self.linger.wait(batch_target, timeout, || self.depth.now().0)
     }
 
     /// The capacity of the queue in jobs.

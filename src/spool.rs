@@ -105,9 +105,6 @@ impl Spool {
     }
 
     /// The number of damaged files under `dead/`, and their bytes.
-    ///
-    /// # Errors
-    /// The folder exists and cannot be read.
     pub fn dead_files(settings: &SpoolSettings, disk: &dyn Disk) -> io::Result<(usize, u64)> {
         let files = folders::dead_files(&settings.dir, disk)?;
         Ok((files.len(), files.iter().map(|file| file.len).sum()))
@@ -133,9 +130,6 @@ impl Spool {
     }
 
     /// Adopts the segments of processes that have died since the last call. Blocks.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
     pub fn adopt(&self) -> io::Result<Vec<SealedSegment>> {
         let Some(disk) = &self.disk else { return Ok(Vec::new()) };
         let adopted = disk.folders.adopt(&disk.space)?;
@@ -178,9 +172,6 @@ impl Spool {
     }
 
     /// Opens a new segment, which is expected to grow to `expected_bytes`. Blocks.
-    ///
-    /// # Errors
-    /// Its file cannot be created.
     pub fn open(&self, now: SystemTime, expected_bytes: usize) -> Result<OpenSegment, SpoolError> {
         let id = SegmentId::new(now);
         let status = || self.segments.add(id, self.compression, 0);
@@ -213,18 +204,13 @@ impl Spool {
     }
 
     /// Checks whether the disk can be written to. Blocks.
-    ///
-    /// # Errors
-    /// [`SpoolError`]
     pub fn probe(&self) -> Result<(), SpoolError> {
         self.disk.as_ref().map_or(Ok(()), |disk| Ok(disk.folders.probe()?))
     }
 
     /// Reads a segment for its upload, finds its valid frames, and repacks small ones. Waits for memory if the segment is
     /// large. After several reads that failed with EIO it skips what the disk cannot read.
-    ///
-    /// # Errors
-    /// [`LoadError`]; the call may be repeated.
+    /// The call may be repeated after an error.
     pub async fn load(&self, segment: &mut SealedSegment) -> Result<Loaded, LoadError> {
         let loaded = self.load_once(segment).await;
         if let Err(error) = &loaded {

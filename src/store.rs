@@ -116,9 +116,6 @@ impl Store {
     }
 
     /// Looks an object up and counts its payloads. None also where the store may not be asked.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn count(&self, key: &str) -> Result<Option<StoredObject>, StoreError> {
         match self {
             Self::Dir(dir) => dir.count(key).await,
@@ -161,9 +158,6 @@ impl Store {
     }
 
     /// Checks that the store can be reached, without writing an object. A store that denies the call counts as reachable.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn check_reachable(&self) -> Result<(), StoreError> {
         match self {
             Self::Dir(dir) => dir.check_reachable().await,

@@ -1,4 +1,4 @@
-//! A receipt from its text to what became of its job, and back to the key of the object.
+//! Receipts: parsing, writing, the key of the object, and the lookup of a segment.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ fn key(bencher: Bencher<'_, '_>) {
     bencher.bench(|| black_box(id).key("telemetry", COMPRESSION));
 }
 
-/// Among so many segments that are stored, asked for in turn.
+/// Looks up stored segments in turn.
 #[divan::bench(args = [1, 100, 4096])]
 fn find(bencher: Bencher<'_, '_>, segments: usize) {
     let spool = Spool::in_memory(COMPRESSION);
@@ -39,9 +39,9 @@ fn find(bencher: Bencher<'_, '_>, segments: usize) {
             status.id()
         })
         .collect();
-    let mut asked = ids.iter().cycle();
+    let mut ids = ids.iter().cycle();
     bencher.bench_local(|| {
-        let status = spool.segments().find(*asked.next().unwrap()).unwrap();
+        let status = spool.segments().find(*ids.next().unwrap()).unwrap();
         assert!(status.state() != State::Dead);
     });
 }

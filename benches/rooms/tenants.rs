@@ -1,4 +1,4 @@
-//! What it takes to know a sender by its token, and to count its request against all three limits.
+//! Authentication of a tenant by its token, its rate limits, and reservations of the queue.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use millpond::tenants::{Entry, Limit, Limits, Tenants};
 
 const TOKEN: &str = "mp_7d1f5b0c9a3e4f68b2d0c1e5a7f93b46";
 
-/// So many tenants with a token each; the last one's is [`TOKEN`].
+/// `count` tenants with one token each. The last one has [`TOKEN`].
 fn tenants(count: usize) -> Tenants {
     let per_second = Some(1_000_000);
     let limits = Limits {
@@ -36,7 +36,7 @@ fn token(bencher: Bencher<'_, '_>, count: usize) {
 #[divan::bench(max_time = 1)]
 fn unknown_token(bencher: Bencher<'_, '_>) {
     let tenants = tenants(100_000);
-    bencher.bench_local(|| assert!(tenants.find(black_box(b"nobody has this one, of about that length")).is_none()));
+    bencher.bench_local(|| assert!(tenants.find(black_box(b"an unknown token of about the same length")).is_none()));
 }
 
 #[divan::bench(max_time = 1)]
@@ -51,13 +51,13 @@ fn quotas(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// A hold on the queue for a body and a job, without a share and with one.
+/// A reservation for a body, without a share and with one.
 #[divan::bench(args = [100, 50], max_time = 1)]
-fn hold(bencher: Bencher<'_, '_>, percent: usize) {
+fn reservation(bencher: Bencher<'_, '_>, percent: usize) {
     let (queue, _receiver) = queue(10_000, 256 << 20, Arc::default());
     let share = queue.share_limits(percent).new_share();
     bencher.bench_local(|| {
-        let mut held = queue.reserve(black_box(share.as_ref()));
-        assert_eq!(held.grow_to(3500), Ok(()));
+        let mut reservation = queue.reserve(black_box(share.as_ref()));
+        assert_eq!(reservation.grow_to(3500), Ok(()));
     });
 }

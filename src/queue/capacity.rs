@@ -1,53 +1,11 @@
 //! The capacity of the queue, the shares of it that tenants may use, and reservations of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
+use crate::bound::Bound;
 use crate::spool::SpoolShare;
-
-/// A counter with an upper bound.
-#[derive(Debug)]
-pub(super) struct Bound {
-    max: usize,
-    used: AtomicUsize,
-}
-
-impl Bound {
-    fn new(max: usize) -> Self {
-        Self { max, used: AtomicUsize::new(0) }
-    }
-
-    pub(super) fn max(&self) -> usize {
-        self.max
-    }
-
-    pub(super) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    fn is_full(&self) -> bool {
-        self.used() >= self.max
-    }
-
-    fn take(&self, units: usize) -> bool {
-        if units == 0 {
-            return true;
-        }
-        // The count guards no other memory, so relaxed is enough: the channel synchronizes the jobs.
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(units).filter(|sum| *sum <= self.max)
-        });
-        taken.is_ok()
-    }
-
-    fn release(&self, units: usize) {
-        if units > 0 {
-            self.used.fetch_sub(units, Ordering::Relaxed);
-        }
-    }
-}
 
 /// The capacity of the queue, or of one tenant's share of it, in jobs and in bytes.
 #[derive(Debug)]

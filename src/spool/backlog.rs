@@ -173,13 +173,8 @@ impl Backlog {
     }
 
     /// The number of segments that wait.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.state.lock().len()
-    }
-
-    /// Whether no segment waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::bound::Bound;
 
 /// When a segment is sealed, tenants with less than its bytes divided by this are no longer charged for it, so that a large
 /// backlog needs little memory. That is under 1%, the smallest share that can be set.
@@ -16,28 +17,22 @@ const NEGLIGIBLE_PART: usize = 128;
 ///
 /// The limit is checked when a batch is queued and not at its commit, so a tenant exceeds it by at most its share of the queue.
 #[derive(Debug, Clone)]
-pub struct SpoolShare(Arc<Counter>);
-
-#[derive(Debug)]
-struct Counter {
-    max_bytes: usize,
-    used: AtomicUsize,
-}
+pub struct SpoolShare(Arc<Bound>);
 
 impl SpoolShare {
     /// An unused share.
     pub fn new(max_bytes: usize) -> Self {
-        Self(Arc::new(Counter { max_bytes, used: AtomicUsize::new(0) }))
+        Self(Arc::new(Bound::new(max_bytes)))
     }
 
     /// The bytes on disk, in whole blocks.
     pub fn used(&self) -> usize {
-        self.0.used.load(Ordering::Relaxed)
+        self.0.used()
     }
 
     /// Whether the next batch is rejected.
     pub fn is_full(&self) -> bool {
-        self.used() >= self.0.max_bytes
+        self.0.is_full()
     }
 
     /// Identifies the share; clones have the same id.
@@ -91,7 +86,7 @@ impl TenantCharges {
         }
         let charged = self.by_tenant.entry(share.id());
         charged.or_insert_with(|| Charged { share: share.clone(), bytes: 0 }).bytes += bytes;
-        share.0.used.fetch_add(bytes, Ordering::Relaxed);
+        share.0.add(bytes);
     }
 
     /// The segment is sealed: releases negligible charges.
@@ -104,7 +99,7 @@ impl TenantCharges {
 
 impl Drop for Charged {
     fn drop(&mut self) {
-        self.share.0.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.share.0.release(self.bytes);
     }
 }
 

@@ -1,19 +1,16 @@
 //! The space on disk, and its bound.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::share::{SpoolShare, TenantCharges};
+use crate::bound::Bound;
 
 /// Space is allocated in blocks of this size.
 const BLOCK: usize = 4096;
 
 /// `SPOOL_MAX_BYTES`, and how much of it is used. Files count in whole blocks, as they do on disk.
 #[derive(Debug)]
-pub struct Space {
-    max_bytes: usize,
-    used: AtomicUsize,
-}
+pub struct Space(Bound);
 
 /// The space of one file. Released on drop.
 #[derive(Debug)]
@@ -27,27 +24,27 @@ pub(super) struct Charge {
 
 impl Space {
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self { max_bytes, used: AtomicUsize::new(0) }
+        Self(Bound::new(max_bytes))
     }
 
     /// The bytes in use, in whole blocks.
     pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.0.used()
     }
 
     /// `SPOOL_MAX_BYTES`.
     pub fn max_bytes(&self) -> usize {
-        self.max_bytes
+        self.0.max()
     }
 
     /// Whether batches are rejected before their body is read.
     pub fn is_nearly_full(&self) -> bool {
-        self.max_bytes.saturating_sub(self.used()) < self.margin()
+        self.max_bytes().saturating_sub(self.used()) < self.margin()
     }
 
     /// The spool is nearly full with fewer free bytes than this.
     pub fn margin(&self) -> usize {
-        (self.max_bytes / 64).max(BLOCK)
+        (self.max_bytes() / 64).max(BLOCK)
     }
 
     /// Charges a new file of `bytes`; none if there is no space.
@@ -59,7 +56,7 @@ impl Space {
     /// Charges an existing file, even if that exceeds the bound.
     pub(super) fn count(self: &Arc<Self>, bytes: usize) -> Charge {
         let blocks = bytes.div_ceil(BLOCK);
-        self.used.fetch_add(blocks * BLOCK, Ordering::Relaxed);
+        self.0.add(blocks * BLOCK);
         Charge { space: Arc::clone(self), bytes, blocks, tenants: TenantCharges::default() }
     }
 }
@@ -68,14 +65,12 @@ impl Charge {
     /// Charges the growth of the file to `bytes`. Returns false, and charges nothing, if there is no space.
     pub(super) fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.div_ceil(BLOCK).saturating_sub(self.blocks) * BLOCK;
-        let taken = self.space.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(more).filter(|sum| more == 0 || *sum <= self.space.max_bytes)
-        });
-        if taken.is_ok() {
+        let taken = self.space.0.take(more);
+        if taken {
             self.bytes = self.bytes.max(bytes);
             self.blocks += more / BLOCK;
         }
-        taken.is_ok()
+        taken
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -100,7 +95,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.space.used.fetch_sub(self.blocks * BLOCK, Ordering::Relaxed);
+        self.space.0.release(self.blocks * BLOCK);
     }
 }
 
