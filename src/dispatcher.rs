@@ -117,7 +117,7 @@ impl Dispatcher {
 
     /// Commits jobs to `segment` until it has to be sealed.
     async fn fill(&mut self, segment: &mut OpenSegment) -> SealReason {
-        let mut due = Due { at: segment.opened() + self.limits.max_age, reason: SealReason::Age };
+        let mut due = Due { at: segment.opened + self.limits.max_age, reason: SealReason::Age };
         loop {
             while !self.drained.is_empty() {
                 let count = frame_jobs(&self.drained);
@@ -206,7 +206,7 @@ impl Dispatcher {
         self.queue.record_drained(count);
         self.linger_policy.committed(count, began.into());
         for (job, index) in self.drained.drain(..count).zip(first..) {
-            job.acknowledge(|| Receipt { segment: Arc::clone(segment.status()), index });
+            job.acknowledge(|| Receipt { segment: Arc::clone(&segment.status), index });
         }
         Ok(())
     }

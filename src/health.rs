@@ -57,6 +57,9 @@ enum LogLine {
 /// The store or the spool.
 #[derive(Debug)]
 struct Component {
+    name: &'static str,
+    /// What an outage means for batches and jobs, for the log.
+    consequence: &'static str,
     outage: Mutex<Option<Outage>>,
     log: LogThrottle,
 }
@@ -83,22 +86,42 @@ impl Outage {
 }
 
 impl Component {
-    fn new() -> Self {
-        Self { outage: Mutex::default(), log: LogThrottle::new(OUTAGE_LOG_INTERVAL) }
+    fn new(name: &'static str, consequence: &'static str) -> Self {
+        Self { name, consequence, outage: Mutex::default(), log: LogThrottle::new(OUTAGE_LOG_INTERVAL) }
     }
 
-    /// Records a failed attempt. Returns what to log about it, if anything, and the outage.
-    fn failed(&self, message: String, is_permanent: bool, now: Instant) -> (Option<LogLine>, Outage) {
+    /// Records a failed attempt at the time `now`, and logs the outage when that is due. Returns what it has logged.
+    fn failed(&self, error: String, is_permanent: bool, ledger: &Ledger, now: Instant) -> Option<LogLine> {
         let mut current = self.outage.lock();
-        let mut outage = Outage::after(current.take(), message, now);
-        outage.is_reported |= is_permanent || now.saturating_duration_since(outage.began) >= REPORTED_AFTER;
-        let mut line = None;
-        if outage.is_reported && self.log.permit_at(now).is_some() {
-            line = Some(if outage.is_logged { LogLine::OutageLasts } else { LogLine::OutageBegan });
-            outage.is_logged = true;
+        let mut outage = Outage::after(current.take(), error, now);
+        let lasts = now.saturating_duration_since(outage.began);
+        outage.is_reported |= is_permanent || lasts >= REPORTED_AFTER;
+        let line = if outage.is_logged { LogLine::OutageLasts } else { LogLine::OutageBegan };
+        let is_due = outage.is_reported && self.log.permit_at(now).is_some();
+        outage.is_logged |= is_due;
+        let outage = current.insert(outage).clone();
+        drop(current);
+        if !is_due {
+            return None;
         }
-        *current = Some(outage.clone());
-        (line, outage)
+        let (name, error, attempts) = (self.name, outage.message, outage.failed_attempts);
+        let waiting = ledger.balance().waiting.jobs;
+        if line == LogLine::OutageBegan {
+            tracing::error!(error, attempts, waiting, "the {name} is failing; {}", self.consequence);
+        } else {
+            tracing::warn!(error, attempts, waiting, ?lasts, "the {name} is still failing");
+        }
+        Some(line)
+    }
+
+    /// Ends the outage. Returns whether there was one that was reported.
+    fn succeeded(&self) -> bool {
+        let Some(outage) = self.outage.lock().take() else { return false };
+        if outage.is_logged {
+            let (attempts, lasted) = (outage.failed_attempts, outage.began.elapsed());
+            tracing::info!(attempts, ?lasted, "the {} has recovered", self.name);
+        }
+        outage.is_reported
     }
 
     fn outage(&self) -> Option<Outage> {
@@ -115,37 +138,20 @@ impl Default for Health {
 impl Health {
     /// The state without outages.
     pub fn new(ledger: Arc<Ledger>) -> Self {
-        let (store, spool) = (Component::new(), Component::new());
+        let store = Component::new("store", "accepted jobs are kept and uploads are retried");
+        let spool = Component::new("spool", "batches are rejected until it recovers");
         Self { store, store_recovered: Notify::new(), spool, segments: FailingSegments::default(), ledger }
     }
 
     /// The store rejected an object or could not be reached.
     pub fn store_failed(&self, error: &StoreError) {
         let is_permanent = error.class == ErrorClass::Permanent;
-        let (line, outage) = self.store.failed(error.message.clone(), is_permanent, Instant::now());
-        let (attempts, waiting) = (outage.failed_attempts, self.ledger.balance().waiting.jobs);
-        match line {
-            None => {}
-            Some(LogLine::OutageBegan) => tracing::error!(
-                %error,
-                attempts,
-                waiting,
-                "the store is failing; accepted jobs are kept and uploads are retried"
-            ),
-            Some(LogLine::OutageLasts) => {
-                tracing::warn!(%error, attempts, waiting, lasts = ?outage.began.elapsed(), "the store is still failing");
-            }
-        }
+        self.store.failed(error.message.clone(), is_permanent, &self.ledger, Instant::now());
     }
 
     /// The store took an object or could be reached.
     pub fn store_succeeded(&self) {
-        let Some(outage) = self.store.outage.lock().take() else { return };
-        if outage.is_logged {
-            let (attempts, lasted) = (outage.failed_attempts, outage.began.elapsed());
-            tracing::info!(attempts, ?lasted, "the store has recovered");
-        }
-        if outage.is_reported {
+        if self.store.succeeded() {
             self.store_recovered.notify_waiters();
         }
     }
@@ -160,29 +166,14 @@ impl Health {
         self.store.outage()
     }
 
-    /// A commit or a probe of the spool failed.
+    /// A commit or a probe of the spool failed. That is reported at once, since jobs are rejected.
     pub fn spool_failed(&self, error: &impl ToString) {
-        let error = error.to_string();
-        // The jobs of the failed commit were rejected, so it is reported at once.
-        let (line, outage) = self.spool.failed(error.clone(), true, Instant::now());
-        let attempts = outage.failed_attempts;
-        match line {
-            None => {}
-            Some(LogLine::OutageBegan) => {
-                tracing::error!(error, "the spool is failing; batches are rejected until it recovers");
-            }
-            Some(LogLine::OutageLasts) => {
-                tracing::warn!(error, attempts, lasts = ?outage.began.elapsed(), "the spool is still failing");
-            }
-        }
+        self.spool.failed(error.to_string(), true, &self.ledger, Instant::now());
     }
 
     /// A commit or a probe of the spool succeeded.
     pub fn spool_succeeded(&self) {
-        let outage = self.spool.outage.lock().take();
-        if let Some(Outage { began, failed_attempts, .. }) = outage.filter(|outage| outage.is_logged) {
-            tracing::info!(attempts = failed_attempts, lasted = ?began.elapsed(), "the spool has recovered");
-        }
+        self.spool.succeeded();
     }
 
     /// The current outage of the spool.
@@ -196,7 +187,7 @@ mod tests {
     use super::*;
 
     fn failed(health: &Health, is_permanent: bool, now: Instant) -> Option<LogLine> {
-        health.store.failed("connection refused".to_owned(), is_permanent, now).0
+        health.store.failed("connection refused".to_owned(), is_permanent, &health.ledger, now)
     }
 
     #[test]

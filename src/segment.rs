@@ -13,7 +13,7 @@ pub mod salvage;
 pub use frame::FrameEncoder;
 pub use id::SegmentId;
 pub use receipt::{InvalidJobId, JobId};
-pub use repack::{FrameSizes, Repacker};
+pub use repack::{Repacker, are_small};
 
 /// The most bytes of lines in a frame of several jobs: enough for a good compression ratio, and small compared to an object.
 pub const FRAME_MAX_BYTES: usize = 512 * 1024;

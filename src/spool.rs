@@ -183,7 +183,7 @@ impl Spool {
 
     /// Removes a segment that nothing was committed to. Blocks.
     pub fn discard(&self, segment: OpenSegment) {
-        self.segments.forget(segment.id());
+        self.segments.forget(segment.status.id());
         let Some(disk) = &self.disk else { return };
         let Source::File { path, charge, .. } = segment.seal().source else { return };
         if let Err(error) = release(disk.disk.remove(&path), charge) {

@@ -110,7 +110,7 @@ impl Uploader {
                     return Ok(Loaded::missing());
                 }
                 // Once for each segment: the next call does not pack it.
-                Err(error @ LoadError::Packing) => tracing::error!(segment = %id, "{error}"),
+                Err(error @ LoadError::Repacking) => tracing::error!(segment = %id, "{error}"),
                 other => return other,
             }
         }

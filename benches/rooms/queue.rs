@@ -90,5 +90,5 @@ fn lines(jobs: usize) -> Vec<Lines> {
 }
 
 fn status() -> Arc<SegmentStatus> {
-    Arc::clone(Spool::in_memory(Compression::None).open(now(), 0).unwrap().status())
+    Spool::in_memory(Compression::None).open(now(), 0).unwrap().status
 }

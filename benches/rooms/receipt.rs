@@ -34,7 +34,7 @@ fn find(bencher: Bencher<'_, '_>, segments: usize) {
     let spool = Spool::in_memory(COMPRESSION);
     let ids: Vec<_> = (0..segments)
         .map(|_| {
-            let status = Arc::clone(spool.open(now(), 0).unwrap().status());
+            let status = spool.open(now(), 0).unwrap().status;
             spool.segments().settle(&status, State::Stored { dead: Arc::default() });
             status.id()
         })

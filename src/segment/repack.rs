@@ -19,37 +19,16 @@ use crate::inflate::{Encoding, inflate};
 /// repacked ones, which is not worth the CPU time under load.
 const SMALL_FRAME_BYTES: usize = 12 * 1024;
 
-/// The sizes of a segment's frames, as far as they are known without decompression.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FrameSizes {
-    frames: usize,
-    lines: usize,
-}
-
-impl FrameSizes {
-    /// The sizes of the frames in `bytes`, which have the lengths `frames`.
-    pub fn of(compression: Compression, bytes: &[u8], frames: &[usize]) -> Self {
-        let mut sizes = Self::default();
-        let mut rest = bytes;
-        for len in frames {
-            let (frame, others) = rest.split_at_checked(*len).unwrap_or_default();
-            sizes.add(compression, frame);
-            rest = others;
-        }
-        sizes
-    }
-
-    /// Adds a frame.
-    pub fn add(&mut self, compression: Compression, frame: &[u8]) {
-        self.frames += 1;
-        // A frame of unknown size counts as large, and is not repacked.
-        self.lines = self.lines.saturating_add(lines(compression, frame).unwrap_or(usize::MAX));
-    }
-
-    /// Whether the frames should be repacked.
-    pub fn are_small(self) -> bool {
-        self.frames > 1 && self.lines / self.frames < SMALL_FRAME_BYTES
-    }
+/// Whether the frames in `bytes`, which have the lengths `frames`, should be repacked.
+pub fn are_small(compression: Compression, bytes: &[u8], frames: &[usize]) -> bool {
+    let mut rest = bytes;
+    let total = frames.iter().fold(0_usize, |sum, len| {
+        let (frame, others) = rest.split_at_checked(*len).unwrap_or_default();
+        rest = others;
+        // A frame of unknown size counts as large.
+        sum.saturating_add(lines(compression, frame).unwrap_or(usize::MAX))
+    });
+    frames.len() > 1 && total / frames.len() < SMALL_FRAME_BYTES
 }
 
 /// Repacks small frames. Holds the state of a codec and two buffers of about [`FRAME_MAX_BYTES`].
@@ -221,7 +200,7 @@ mod tests {
         let fewest = lines.len().div_ceil(FRAME_MAX_BYTES - 1000);
         for compression in CODECS {
             let (bytes, lengths) = frames(compression, &contents);
-            assert!(FrameSizes::of(compression, &bytes, &lengths).are_small(), "{compression:?}");
+            assert!(are_small(compression, &bytes, &lengths), "{compression:?}");
             let large: Vec<_> = lines.chunks(FRAME_MAX_BYTES).map(<[u8]>::to_vec).collect();
             let ideal = frames(compression, &large).0.len();
             let after = repacked(compression, &contents);
@@ -255,16 +234,16 @@ mod tests {
     #[test]
     fn the_size_of_a_frame_is_that_of_its_lines_and_not_its_compressed_size() {
         for compression in CODECS {
-            let sizes = |contents: &[Vec<u8>]| {
+            let is_small = |contents: &[Vec<u8>]| {
                 let (bytes, lengths) = frames(compression, contents);
-                FrameSizes::of(compression, &bytes, &lengths).are_small()
+                are_small(compression, &bytes, &lengths)
             };
             let (small, large) = (vec![b' '; SMALL_FRAME_BYTES - 1], vec![b' '; SMALL_FRAME_BYTES]);
-            assert!(sizes(&[small.clone(), small.clone()]), "{compression:?}");
-            assert!(!sizes(&[large.clone(), large.clone()]), "{compression:?}");
-            assert!(!sizes(&[small]), "{compression:?}: a single frame is not repacked");
-            assert!(!sizes(&[]), "{compression:?}");
+            assert!(is_small(&[small.clone(), small.clone()]), "{compression:?}");
+            assert!(!is_small(&[large.clone(), large.clone()]), "{compression:?}");
+            assert!(!is_small(&[small]), "{compression:?}: a single frame is not repacked");
+            assert!(!is_small(&[]), "{compression:?}");
         }
-        assert!(!FrameSizes::of(Compression::None, b"{}\n{}\n", &[3, 3]).are_small());
+        assert!(!are_small(Compression::None, b"{}\n{}\n", &[3, 3]));
     }
 }

@@ -33,7 +33,7 @@ pub struct Attempts {
     sector_errors: u32,
     sector_errors_since: Option<Instant>,
     /// Whether repacking its frames has panicked.
-    pub(super) is_packing_off: bool,
+    pub(super) is_repacking_off: bool,
     /// The segment is not retried before.
     pub(super) not_before: Option<Instant>,
 }
@@ -63,7 +63,7 @@ impl Attempts {
                 self.sector_errors_since.get_or_insert_with(Instant::now);
             }
             LoadError::Unreadable { .. } => (self.sector_errors, self.sector_errors_since) = (0, None),
-            LoadError::Packing => self.is_packing_off = true,
+            LoadError::Repacking => self.is_repacking_off = true,
             LoadError::Failed(_) => {}
         }
     }

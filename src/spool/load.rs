@@ -12,7 +12,7 @@ use super::buffers::BufferPermit;
 use super::sealed::{SealedSegment, Source};
 use crate::disk::{Disk, is_unreadable, with_path};
 use crate::segment::salvage::{PossiblyLost, Salvage, salvage};
-use crate::segment::{FrameSizes, SegmentId};
+use crate::segment::{SegmentId, are_small};
 
 /// Why a segment could not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +29,7 @@ pub enum LoadError {
     },
     /// Repacking panicked. The next load of this segment does not repack it.
     #[error("repacking small frames panicked; the segment is uploaded without it")]
-    Packing,
+    Repacking,
     /// There is no thread or no memory for it.
     #[error("loading a segment: {0}")]
     Failed(String),
@@ -77,7 +77,7 @@ type Frames = (Vec<u8>, Vec<usize>, Salvage);
 impl Spool {
     pub(super) async fn load_once(&self, segment: &mut SealedSegment) -> Result<Loaded, LoadError> {
         let (id, compression) = (segment.status.id(), segment.status.compression());
-        let may_repack = !segment.attempts.is_packing_off;
+        let may_repack = !segment.attempts.is_repacking_off;
         match (&self.disk, &mut segment.source) {
             (Some(disk), Source::File { path, folder, len, .. }) => {
                 let (buffer, permit) = disk.buffers.acquire(*len).await;
@@ -99,7 +99,7 @@ impl Spool {
                     segment.status.set_jobs(end);
                 }
                 let len = bytes.len();
-                if may_repack && FrameSizes::of(compression, &bytes, &frames).are_small() {
+                if may_repack && are_small(compression, &bytes, &frames) {
                     bytes = self.repacking.repack(compression, frames, || bytes).await?;
                 }
                 let saved_bytes = len - bytes.len();
@@ -110,7 +110,7 @@ impl Spool {
                 let salvage =
                     Salvage { total_jobs: jobs, jobs: jobs.into(), payloads: payloads.into(), ..Salvage::default() };
                 let len = body.len();
-                if may_repack && FrameSizes::of(compression, body, frames).are_small() {
+                if may_repack && are_small(compression, body, frames) {
                     let (frames, packed) = (std::mem::take(frames), body.clone());
                     *body = Bytes::from(self.repacking.repack(compression, frames, || Vec::from(packed)).await?);
                 }

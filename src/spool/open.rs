@@ -29,8 +29,10 @@ static NOT_SEALED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 /// A segment that takes commits.
 #[derive(Debug)]
 pub struct OpenSegment {
-    status: Arc<SegmentStatus>,
-    opened: Instant,
+    /// Its id and state.
+    pub status: Arc<SegmentStatus>,
+    /// When it was opened.
+    pub opened: Instant,
     jobs: u32,
     payloads: u32,
     body: Body,
@@ -78,16 +80,6 @@ impl OpenSegment {
         Self { status, opened: Instant::now(), jobs: 0, payloads: 0, body }
     }
 
-    /// The id of the segment.
-    pub fn id(&self) -> SegmentId {
-        self.status.id()
-    }
-
-    /// The status of the segment, for receipts.
-    pub fn status(&self) -> &Arc<SegmentStatus> {
-        &self.status
-    }
-
     /// Adds a frame of `jobs` jobs and `payloads` payloads, which `pack` appends to its buffer. On disk it is durable then.
     /// Returns the index of the first job. Blocks.
     ///
@@ -133,11 +125,6 @@ impl OpenSegment {
     /// Whether nothing was committed.
     pub fn is_empty(&self) -> bool {
         self.jobs == 0
-    }
-
-    /// When the segment was opened.
-    pub fn opened(&self) -> Instant {
-        self.opened
     }
 
     /// Seals the segment. On disk its file is renamed to carry what was committed to it. Blocks.

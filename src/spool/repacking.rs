@@ -31,7 +31,7 @@ impl Repacking {
     /// Repacks frames of the lengths `frames`. `bytes` returns them, and is called when no other segment is being repacked.
     ///
     /// # Errors
-    /// [`LoadError::Packing`] if it panicked. The bytes are dropped.
+    /// [`LoadError::Repacking`] if it panicked. The bytes are dropped.
     pub(super) async fn repack(
         &self,
         compression: Compression,
@@ -49,7 +49,7 @@ impl Repacking {
             bytes
         });
         let failed = |error: JoinError| match error.is_panic() {
-            true => LoadError::Packing,
+            true => LoadError::Repacking,
             false => LoadError::Failed(error.to_string()),
         };
         repacked.await.map_err(failed)
@@ -84,7 +84,7 @@ mod tests {
                 open.commit(1, 1, |out| encoder.pack(iter::once(b"{}\n".as_slice()), out)).unwrap();
             }
             let mut sealed = open.seal();
-            assert_eq!(spool.load(&mut sealed).await.unwrap_err(), LoadError::Packing);
+            assert_eq!(spool.load(&mut sealed).await.unwrap_err(), LoadError::Repacking);
             let loaded = spool.load(&mut sealed).await.unwrap();
             assert_eq!(inflate(Encoding::Gzip, &loaded.body, 100).unwrap(), b"{}\n{}\n{}\n");
             assert_eq!((loaded.salvage.jobs, loaded.saved_bytes), (3, 0));

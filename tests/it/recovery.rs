@@ -67,7 +67,7 @@ pub(crate) fn write_dead_folder(place: &Place, segments: &[&Segment]) -> PathBuf
     folder
 }
 
-fn payloads(what: &str, count: usize) -> Vec<String> {
+pub(crate) fn payloads(what: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{{\"{what}\":{n}}}")).collect()
 }
 

@@ -5,12 +5,8 @@ use millpond::segment::salvage::salvage;
 
 use crate::faulty_disk::FaultyDisk;
 use crate::in_process::Place;
-use crate::recovery::{Segment, damage, recover, wait_until_recovered, write_dead_folder};
+use crate::recovery::{Segment, damage, payloads, recover, wait_until_recovered, write_dead_folder};
 use crate::support::{Server, get, lines, until};
-
-fn payloads(what: &str, count: usize) -> Vec<String> {
-    (0..count).map(|n| format!("{{\"{what}\":{n}}}")).collect()
-}
 
 fn sorted(mut payloads: Vec<String>) -> Vec<String> {
     payloads.sort();
