@@ -46,7 +46,7 @@ use crate::segment::{Compression, SegmentId, file};
 use buffers::Buffers;
 use cleanup::{Action, Cleanup, release};
 use folders::{AdoptedSegment, Folders};
-use open::SegmentFile;
+use open::{Body, SegmentFile};
 use repacking::Repacking;
 use sealed::Source;
 
@@ -178,7 +178,7 @@ impl Spool {
         let Some(disk) = &self.disk else { return Ok(OpenSegment::in_memory(status(), expected_bytes)) };
         let charge = disk.space.charge(file::FILE_HEADER_LEN).ok_or(SpoolError::Full)?;
         let file = SegmentFile::create(&disk.disk, disk.folders.own(), charge, id, self.compression)?;
-        Ok(OpenSegment::on_disk(status(), file))
+        Ok(OpenSegment::new(status(), Body::File(file)))
     }
 
     /// Removes a segment that nothing was committed to. Blocks.

@@ -98,8 +98,8 @@ impl Store {
     /// `s3://bucket`, or a path.
     pub fn location(&self) -> &str {
         match self {
-            Self::Dir(dir) => dir.location(),
-            Self::S3(s3) => s3.location(),
+            Self::Dir(dir) => &dir.location,
+            Self::S3(s3) => &s3.location,
         }
     }
 
@@ -111,7 +111,7 @@ impl Store {
     pub async fn put(&self, upload: &Upload<'_>) -> Result<Option<StoredObject>, StoreError> {
         match self {
             Self::Dir(dir) => dir.put(upload).await,
-            Self::S3(s3) => s3.put(upload).await.map_err(|error| error.in_call("PutObject", s3)),
+            Self::S3(s3) => s3.put(upload).await,
         }
     }
 
@@ -119,10 +119,7 @@ impl Store {
     pub async fn count(&self, key: &str) -> Result<Option<StoredObject>, StoreError> {
         match self {
             Self::Dir(dir) => dir.count(key).await,
-            Self::S3(s3) => {
-                let lookup = s3.look_up(key).await.map_err(|error| error.in_call("HeadObject", s3))?;
-                Ok(lookup.object())
-            }
+            Self::S3(s3) => Ok(s3.look_up(key).await?.object()),
         }
     }
 
@@ -133,7 +130,7 @@ impl Store {
     pub async fn find(&self, key: &str) -> Result<Option<StoredObject>, StoreError> {
         match self {
             Self::Dir(dir) => dir.find(key).await,
-            Self::S3(s3) => s3.find(key).await.map_err(|error| error.in_call("HeadObject", s3)),
+            Self::S3(s3) => s3.find(key).await,
         }
     }
 
@@ -150,10 +147,7 @@ impl Store {
     ) -> Result<Option<(String, StoredObject)>, StoreError> {
         match self {
             Self::Dir(dir) => dir.find_any(keys).await,
-            Self::S3(s3) => {
-                let found = s3.find_any(stem, keys, probe).await;
-                found.map_err(|error| error.in_call("ListObjectsV2", s3))
-            }
+            Self::S3(s3) => s3.find_any(stem, keys, probe).await,
         }
     }
 
@@ -161,7 +155,7 @@ impl Store {
     pub async fn check_reachable(&self) -> Result<(), StoreError> {
         match self {
             Self::Dir(dir) => dir.check_reachable().await,
-            Self::S3(s3) => s3.check_reachable().await.map_err(|error| error.in_call("HeadBucket", s3)),
+            Self::S3(s3) => s3.check_reachable().await,
         }
     }
 
@@ -184,12 +178,12 @@ impl Store {
         self.put(&upload).await.map_err(|error| error.while_doing("write"))?;
         let read = match self {
             Self::Dir(dir) => dir.read(key).await,
-            Self::S3(s3) => s3.read(key).await.map_err(|error| error.in_call("GetObject", s3)),
+            Self::S3(s3) => s3.read(key).await,
         };
         // Also after a failed read: the object must not stay.
         let deleted = match self {
             Self::Dir(dir) => dir.delete(key).await,
-            Self::S3(s3) => s3.delete(key).await.map_err(|error| error.in_call("DeleteObject", s3)),
+            Self::S3(s3) => s3.delete(key).await,
         };
         let read = read.map_err(|error| error.while_doing("read back"))?;
         deleted.map_err(|error| error.while_doing("delete"))?;
@@ -211,11 +205,6 @@ impl ErrorClass {
 impl StoreError {
     fn permanent(message: impl Into<String>) -> Self {
         Self { class: ErrorClass::Permanent, message: message.into() }
-    }
-
-    /// Adds the name of the call, the bucket and the server.
-    fn in_call(self, operation: &str, s3: &S3Store) -> Self {
-        Self { class: self.class, message: format!("{operation} on {}: {}", s3.target(), self.message) }
     }
 
     fn while_doing(self, step: &str) -> Self {

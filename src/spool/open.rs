@@ -39,7 +39,7 @@ pub struct OpenSegment {
 }
 
 #[derive(Debug)]
-enum Body {
+pub(super) enum Body {
     Memory {
         bytes: Vec<u8>,
         /// The lengths of its frames.
@@ -72,11 +72,7 @@ impl OpenSegment {
         Self::new(status, Body::Memory { bytes: Vec::with_capacity(capacity), frames: Vec::new() })
     }
 
-    pub(super) fn on_disk(status: Arc<SegmentStatus>, file: SegmentFile) -> Self {
-        Self::new(status, Body::File(file))
-    }
-
-    fn new(status: Arc<SegmentStatus>, body: Body) -> Self {
+    pub(super) fn new(status: Arc<SegmentStatus>, body: Body) -> Self {
         Self { status, opened: Instant::now(), jobs: 0, payloads: 0, body }
     }
 

@@ -24,7 +24,7 @@ const DURABLE_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct DirStore {
     root: PathBuf,
-    location: String,
+    pub(super) location: String,
     durable: Arc<Durable>,
 }
 
@@ -32,10 +32,6 @@ impl DirStore {
     pub(super) fn new(root: PathBuf) -> Self {
         let location = root.display().to_string();
         Self { root, location, durable: Arc::default() }
-    }
-
-    pub(super) fn location(&self) -> &str {
-        &self.location
     }
 
     pub(super) async fn put(&self, upload: &Upload<'_>) -> Result<Option<StoredObject>, StoreError> {

@@ -32,6 +32,9 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// uploads on a slow link would otherwise time out again and again.
 const UPLOAD_RATE_MIN: f64 = 1024.0 * 1024.0;
 
+/// The operation of an upload, for messages.
+const PUT: &str = "PutObject";
+
 /// A call of the SDK on the store's bucket, which names the account that the bucket must belong to.
 macro_rules! call {
     ($store:expr, $operation:ident) => {
@@ -47,7 +50,7 @@ pub struct S3Store {
     bucket: String,
     /// The account that the bucket must belong to. S3 rejects a call with 403 if it belongs to another.
     expected_owner: Option<String>,
-    location: String,
+    pub(super) location: String,
     /// The bucket, prefix and endpoint, for messages.
     target: String,
     if_none_match: bool,
@@ -132,15 +135,6 @@ impl S3Store {
         }
     }
 
-    /// The bucket, prefix and endpoint, for messages.
-    pub(super) fn target(&self) -> &str {
-        &self.target
-    }
-
-    pub(super) fn location(&self) -> &str {
-        &self.location
-    }
-
     pub(super) async fn put(&self, upload: &Upload<'_>) -> Result<Option<StoredObject>, StoreError> {
         let mut is_conditional = self.if_none_match;
         if upload.may_exist && !is_conditional {
@@ -156,9 +150,11 @@ impl S3Store {
             Err(error) if status(&error) == Some(412) => match self.existing(upload).await? {
                 Existing::Keep(stored) => Ok(stored),
                 // An earlier upload of the same segment, of which less could be read then.
-                Existing::Replace => self.send(upload, false).await.map(|()| None).map_err(|error| store_error(&error)),
+                Existing::Replace => {
+                    self.send(upload, false).await.map(|()| None).map_err(|error| self.error(PUT, &error))
+                }
             },
-            Err(error) => Err(store_error(&error)),
+            Err(error) => Err(self.error(PUT, &error)),
         }
     }
 
@@ -188,9 +184,9 @@ impl S3Store {
                 Ok(Existing::Replace)
             }
             Lookup::Denied if upload.may_exist => Ok(Existing::Keep(None)),
-            Lookup::Object(_) => Err(StoreError::permanent("412 for If-None-Match, but the key holds another object")),
+            Lookup::Object(_) => Err(self.permanent(PUT, "412 for If-None-Match, but the key holds another object")),
             Lookup::Denied | Lookup::Missing => {
-                Err(StoreError::permanent("412 for If-None-Match, but there is no object: try S3_IF_NONE_MATCH=off"))
+                Err(self.permanent(PUT, "412 for If-None-Match, but there is no object: try S3_IF_NONE_MATCH=off"))
             }
         }
     }
@@ -208,7 +204,7 @@ impl S3Store {
             Err(error) => match status(&error) {
                 Some(404) => Ok(Lookup::Missing),
                 Some(403) => Ok(Lookup::Denied),
-                _ => Err(store_error(&error)),
+                _ => Err(self.error("HeadObject", &error)),
             },
         }
     }
@@ -217,7 +213,7 @@ impl S3Store {
         match self.head(key).await {
             Ok(head) => Ok(Some(stored(&head))),
             Err(error) if status(&error) == Some(404) => Ok(None),
-            Err(error) => Err(store_error(&error)),
+            Err(error) => Err(self.error("HeadObject", &error)),
         }
     }
 
@@ -226,21 +222,37 @@ impl S3Store {
         match call!(self, head_bucket).send().await {
             Ok(_) => Ok(()),
             Err(error) => match status(&error) {
-                Some(404) => Err(StoreError::permanent("there is no such bucket: create it, or correct S3_BUCKET")),
+                Some(404) => {
+                    Err(self.permanent("HeadBucket", "there is no such bucket: create it, or correct S3_BUCKET"))
+                }
                 Some(403 | 405 | 501) => Ok(()),
-                _ => Err(store_error(&error)),
+                _ => Err(self.error("HeadBucket", &error)),
             },
         }
     }
 
     pub(super) async fn read(&self, key: &str) -> Result<Bytes, StoreError> {
-        let object = call!(self, get_object).key(key).send().await.map_err(|error| store_error(&error))?;
-        let body = object.body.collect().await.map_err(|error| StoreError::permanent(error.to_string()))?;
+        let object = call!(self, get_object).key(key).send().await.map_err(|error| self.error("GetObject", &error))?;
+        let body = object.body.collect().await.map_err(|error| self.permanent("GetObject", &error.to_string()))?;
         Ok(body.into_bytes())
     }
 
     pub(super) async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        call!(self, delete_object).key(key).send().await.map(drop).map_err(|error| store_error(&error))
+        call!(self, delete_object).key(key).send().await.map(drop).map_err(|error| self.error("DeleteObject", &error))
+    }
+
+    /// The error of a call: its class, from the status and S3's code, and a message for the operator.
+    fn error<E>(&self, operation: &str, error: &SdkError<E, HttpResponse>) -> StoreError
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let code = error.code().unwrap_or_default();
+        let class = if failure::is_timeout(error) { ErrorClass::TimedOut } else { class(status(error), code) };
+        StoreError { class, ..self.permanent(operation, &failure::message(error)) }
+    }
+
+    fn permanent(&self, operation: &str, message: &str) -> StoreError {
+        StoreError::permanent(format!("{operation} on {}: {message}", self.target))
     }
 }
 
@@ -259,16 +271,6 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
 
 fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
     error.raw_response().map(|response| response.status().as_u16())
-}
-
-/// The error of a call: its class, from the status and S3's code, and a message for the operator.
-fn store_error<E>(error: &SdkError<E, HttpResponse>) -> StoreError
-where
-    E: ProvideErrorMetadata + Error + 'static,
-{
-    let code = error.code().unwrap_or_default();
-    let class = if failure::is_timeout(error) { ErrorClass::TimedOut } else { class(status(error), code) };
-    StoreError { class, message: failure::message(error) }
 }
 
 /// An endpoint without user name and password, for messages.

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{S3Store, call, status, store_error};
+use super::{S3Store, call, status};
 use crate::store::{StoreError, StoredObject};
 
 /// One key for each codec.
@@ -28,7 +28,7 @@ impl S3Store {
                 Err(error) if matches!(status(&error), Some(403 | 405 | 501)) => {
                     self.cannot_list.store(true, Ordering::Relaxed);
                 }
-                Err(error) => return Err(store_error(&error)),
+                Err(error) => return Err(self.error("ListObjectsV2", &error)),
             }
         }
         for key in probe {
