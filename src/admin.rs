@@ -22,9 +22,9 @@ use serde::Serialize;
 
 use crate::context::PipelineContext;
 use crate::digest::Digest;
-use crate::health::{Health, Side, Trouble};
+use crate::health::{Health, Outage, Side};
 use crate::metrics::Metrics;
-use crate::queue::Depth;
+use crate::queue::QueueDepth;
 use crate::rfc3339::Rfc3339;
 use crate::server::Peer;
 use crate::shutdown::Shutdown;
@@ -37,7 +37,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub struct Admin {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
-    depth: Depth,
+    depth: QueueDepth,
     backlog: Arc<Backlog>,
     spool: Arc<Spool>,
     shutdown: Shutdown,
@@ -45,7 +45,7 @@ pub struct Admin {
 
 impl Admin {
     /// The state of the pipeline and the queue.
-    pub fn new(context: &PipelineContext, depth: Depth) -> Self {
+    pub fn new(context: &PipelineContext, depth: QueueDepth) -> Self {
         let PipelineContext { spool, backlog, health, metrics, shutdown } = context.clone();
         Self { health, metrics, depth, backlog, spool, shutdown }
     }
@@ -94,7 +94,7 @@ impl Service<Request<Incoming>> for AdminService {
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     match admin.metrics.render(
         admin.depth.now(),
-        admin.backlog.len(),
+        admin.backlog.waiting(),
         admin.spool.space().map_or(0, |space| space.used()),
     ) {
         Ok(text) => ([(CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response(),
@@ -126,7 +126,7 @@ struct Reason {
 }
 
 impl Reason {
-    fn of(what: &'static str, trouble: Trouble) -> Self {
+    fn of(what: &'static str, trouble: Outage) -> Self {
         let since = trouble.since.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).ok();
         let since_time = since.map(|_| Rfc3339(trouble.since).to_string());
         Self { what, detail: Some(trouble.message), since, since_time }
@@ -143,10 +143,10 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
         reasons.push(Reason::now("draining"));
     }
     let health = &admin.health;
-    let failing = |side| health.segments.trouble(side);
+    let failing = |side| health.segments.outage(side);
     let troubles = [
-        ("spool", health.spool_trouble().or_else(|| failing(Side::Spool))),
-        ("store", health.store_trouble().or_else(|| failing(Side::Store))),
+        ("spool", health.spool_outage().or_else(|| failing(Side::Spool))),
+        ("store", health.store_outage().or_else(|| failing(Side::Store))),
     ];
     reasons.extend(troubles.into_iter().filter_map(|(what, trouble)| Some(Reason::of(what, trouble?))));
     if admin.spool.space().is_some_and(|space| space.is_nearly_full()) {

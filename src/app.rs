@@ -186,7 +186,7 @@ pub async fn run(
 
     let tenants = match (tenants, &settings.tenants) {
         (Some(file), Some(TenantSettings { queue_percent, spool_percent, .. })) => {
-            let shares = jobs.shares(*queue_percent).of_spool(*spool_percent, settings.spool.max_bytes);
+            let shares = jobs.share_limits(*queue_percent).with_spool(*spool_percent, settings.spool.max_bytes);
             let (tenants, watching) = Tenants::new(file, shares, settings.http.max_body_bytes);
             background.spawn(async move {
                 let error = watching.await;
@@ -216,7 +216,7 @@ pub async fn run(
     let began = Instant::now();
     let deadline = began + settings.shutdown_grace;
     shutdown.drain();
-    context.backlog.hurry(true);
+    context.backlog.retry_now(true);
     let drained = async {
         let requests_deadline = began + settings.shutdown_grace.mul_f64(REQUESTS_SHARE);
         if timeout_at(requests_deadline, public.join_next()).await.is_err() {
@@ -280,12 +280,12 @@ fn serve_public(
 async fn check_store(store: Arc<Store>, context: PipelineContext) {
     let mut failures = 0;
     while context.metrics.objects.get() == 0 {
-        match store.reach().await {
+        match store.check_reachable().await {
             // An outage that a worker has reported ends with an upload.
             Ok(()) if failures == 0 => return,
             Ok(()) => {
-                context.health.store_answered();
-                return context.backlog.hurry(false);
+                context.health.store_succeeded();
+                return context.backlog.retry_now(false);
             }
             Err(error) => context.health.store_failed(&error),
         }
@@ -301,7 +301,7 @@ async fn adopt(context: PipelineContext) {
         let unadopted = context.spool.unadopted();
         context.metrics.folders_unadopted(unadopted.waiting, unadopted.failing);
         sleep(if unadopted.waiting > 0 { ADOPT_WAITING_INTERVAL } else { ADOPT_INTERVAL }).await;
-        context.spool.tidy().await;
+        context.spool.retry_cleanups().await;
         if context.shutdown.is_draining() {
             // The replacement process adopts them.
             continue;

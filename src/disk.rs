@@ -1,8 +1,8 @@
-//! The file system as the spool uses it: a handful of calls behind a trait, so that a test can make each of them fail.
+//! The file system as the spool uses it: a few calls behind a trait, so that a test can make each of them fail.
 //!
-//! Every call blocks. Paths in errors are the caller's business: see [`naming`].
+//! Every call blocks. The errors are those of the operating system and do not name the path: see [`with_path`].
 
-mod around;
+mod bad_sectors;
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
@@ -11,123 +11,80 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-pub use around::{is_unreadable, read_around};
+pub use bad_sectors::{is_unreadable, read_skipping_errors};
 
-/// What a folder holds.
+/// An entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name in the folder; names that are not UTF-8 are passed over, since none of ours is.
+    /// Its name in the folder. Names that are not UTF-8 are skipped, since the spool creates none.
     pub name: String,
     /// Bytes, of a file.
     pub len: u64,
-    /// Whether it is a folder itself.
+    /// Whether it is a folder.
     pub is_dir: bool,
 }
 
-/// Holds a lock until it is dropped, or the process ends however it ends.
+/// A lock, which is released on drop and when the process ends.
 pub type Lock = Box<dyn Send + Sync + Debug>;
 
-/// A file system.
+/// A file system. Every error is one of the operating system, unless the method says more.
 pub trait Disk: Send + Sync + Debug {
-    /// Creates a folder, for its owner alone, and those above it; one that is there already is left as it is.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Creates a folder with mode 0700, and the missing folders above it. An existing folder is left unchanged.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
 
-    /// Creates a folder, for its owner alone, in one that is there. One that is there already is good; a symbolic link, even
-    /// one to a folder, is not.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Creates a folder with mode 0700 in an existing one. An existing folder is left unchanged; a symbolic link, even to a
+    /// folder, is an error.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// What is in a folder, in no order.
-    ///
-    /// # Errors
-    /// The system's.
+    /// The entries of a folder, in no order.
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
 
-    /// Creates a file that must not exist yet, for appending, and for its owner alone.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Creates a file with mode 0600, for appending. An existing file is an error.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Reads a whole file into `buffer`, in place of what was in it.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Reads a whole file into `buffer`, and replaces its content.
     fn read(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<()>;
 
-    /// Reads a file as [`read`](Self::read) does, with zeros in place of what the device cannot read; returns the ranges of
-    /// the zeros.
-    ///
-    /// # Errors
-    /// As [`read_around`] has it.
-    fn read_around(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>>;
+    /// Reads a file as [`read`](Self::read) does, with zeros in place of what the device cannot read. Returns the ranges of
+    /// the zeros. The errors are those of [`read_skipping_errors`].
+    fn read_skipping_errors(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>>;
 
     /// Moves a file within the file system.
-    ///
-    /// # Errors
-    /// The system's.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file.
-    ///
-    /// # Errors
-    /// The system's.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
     /// Removes an empty folder.
-    ///
-    /// # Errors
-    /// The system's.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
 
     /// Makes the names in a folder durable (fsync).
-    ///
-    /// # Errors
-    /// The system's.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Locks a file, which is made if `create` says so; none when another process has it, or has removed it meanwhile.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Locks a file, and creates it first if `create` is set. None if another process holds the lock, or removed the file
+    /// meanwhile.
     fn lock(&self, path: &Path, create: bool) -> io::Result<Option<Lock>>;
 }
 
-/// A file that grows.
+/// A file that is appended to. Every error is one of the operating system.
 pub trait DiskFile: Send + Debug {
-    /// Writes all of `bytes` at the end. After an error some of them may be there.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Appends all of `bytes`. After an error some of them may be in the file.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Makes what was appended durable (fdatasync), under the path that the file was created with: one that was removed or
-    /// moved since is an error, since nobody would find it again. After an error nothing may be said of it any more, and the call must
-    /// not be repeated: the kernel may have marked the pages clean.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Makes the content durable (fdatasync) under the path that the file was created with. If the file was removed or moved
+    /// since, that is an error, since recovery would not find it. After an error the state of the content is unknown, and the
+    /// call must not be repeated: the kernel may have marked the pages clean.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Cuts the file to `len` bytes.
-    ///
-    /// # Errors
-    /// The system's.
-    fn cut(&mut self, len: u64) -> io::Result<()>;
+    /// Truncates the file to `len` bytes.
+    fn truncate(&mut self, len: u64) -> io::Result<()>;
 }
 
 /// The file system of this machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
 
-/// Mode of folders that hold accepted work.
 const FOLDER_MODE: u32 = 0o700;
-/// Mode of files that hold accepted work.
 const FILE_MODE: u32 = 0o600;
 
 impl Disk for RealDisk {
@@ -135,7 +92,7 @@ impl Disk for RealDisk {
         if path.is_dir() {
             return Ok(());
         }
-        // Those above may be for others, too: they get the mode of any new folder.
+        // Other programs may use the folders above: they get the default mode.
         if let Some(above) = path.parent() {
             fs::create_dir_all(above)?;
         }
@@ -149,7 +106,7 @@ impl Disk for RealDisk {
         match create_private_dir(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let is_dir = fs::symlink_metadata(path)?.is_dir();
-                let reason = "a symbolic link or a file, and not a folder";
+                let reason = "this is a symbolic link or a file; a folder is required";
                 if is_dir { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotADirectory, reason)) }
             }
             other => other,
@@ -163,7 +120,7 @@ impl Disk for RealDisk {
             let Ok(name) = entry.file_name().into_string() else { continue };
             match entry.metadata() {
                 Ok(metadata) => entries.push(Entry { name, len: metadata.len(), is_dir: metadata.is_dir() }),
-                // Gone since: another process tidies its own.
+                // Removed meanwhile by another process.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -182,10 +139,10 @@ impl Disk for RealDisk {
         File::open(path)?.read_to_end(buffer).map(drop)
     }
 
-    fn read_around(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
+    fn read_skipping_errors(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         let file = File::open(path)?;
         let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-        read_around(len, buffer, |part, at| file.read_at(part, at))
+        read_skipping_errors(len, buffer, |part, at| file.read_at(part, at))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -210,7 +167,7 @@ impl Disk for RealDisk {
             set_mode(&file, FILE_MODE);
         }
         match file.try_lock() {
-            // One that was removed since it was opened is nobody's lock.
+            // A file that was removed after it was opened locks nothing.
             Ok(()) => Ok(is_at(&file, path).then(|| Box::new(file) as Lock)),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
@@ -220,12 +177,12 @@ impl Disk for RealDisk {
 
 fn create_private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(FOLDER_MODE).create(path)?;
-    // The umask may have taken a bit that the owner needs.
+    // The umask may have cleared a bit of the owner.
     let _: io::Result<()> = fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE));
     Ok(())
 }
 
-/// Sets the mode whatever the umask has made of it. A file system without modes refuses, and holds files all the same.
+/// Sets the mode, whatever the umask. An error is ignored: a file system without modes can still hold the file.
 fn set_mode(file: &File, mode: u32) {
     let is_other = |is: fs::Metadata| is.mode() & 0o777 != mode;
     if file.metadata().is_ok_and(is_other) {
@@ -249,19 +206,26 @@ impl DiskFile for RealFile {
         if is_at(&self.file, &self.path) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
-    fn cut(&mut self, len: u64) -> io::Result<()> {
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }
 }
 
-/// Whether `path` still names this very file.
+/// Whether `path` still names this file.
 fn is_at(file: &File, path: &Path) -> bool {
     let named = fs::metadata(path).ok().map(|named| (named.dev(), named.ino()));
     let open = file.metadata().ok().map(|open| (open.dev(), open.ino()));
     named.is_some() && named == open
 }
 
-/// Puts the path into an error of the file system's, which does not know it.
-pub fn naming(path: &Path) -> impl Fn(io::Error) -> io::Error {
+/// Adds the path to an error of the operating system.
+pub fn with_path(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Runs work that blocks on a thread of the runtime that may block.
+pub(crate) async fn on_blocking_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }

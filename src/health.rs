@@ -1,11 +1,11 @@
-//! What stands in the way of taking work or storing it, as the workers and the shutdown see it and `/health` and `/ready`
-//! show it.
+//! Outages of the store, of the spool and of single segments, as `/health` and `/ready` report them.
 
 mod segments;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub use segments::{FailingSegments, Side};
@@ -14,73 +14,118 @@ use crate::log_throttle::LogThrottle;
 use crate::metrics::Ledger;
 use crate::store::{ErrorClass, StoreError};
 
-/// A store that fails is in trouble when it has taken nothing for this long: one failed call is no news. What will not pass
-/// by itself is trouble at once.
-const TROUBLE_AFTER: Duration = Duration::from_secs(3);
-/// How often an outage is logged while it lasts. Outages that follow each other faster share a line, so that what comes and
-/// goes does not fill the log.
+/// An outage is reported when it has lasted this long, since a single failed call is no outage. A permanent error is
+/// reported at once.
+const REPORTED_AFTER: Duration = Duration::from_secs(3);
+/// The interval between log lines about outages of one component. Outages in quick succession share a line, so that a
+/// component that fails and recovers again and again does not fill the log.
 const OUTAGE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The state that the probes are answered from.
+/// The state that `/health` and `/ready` are answered from.
 #[derive(Debug)]
 pub struct Health {
-    store_is_back: Notify,
-    store: Mutex<Option<Trouble>>,
-    store_log: LogThrottle,
-    spool: Mutex<Option<Trouble>>,
-    spool_log: LogThrottle,
-    /// Segments that fail while others get through.
+    store: Component,
+    store_recovered: Notify,
+    spool: Component,
+    /// Segments that fail while others succeed.
     pub segments: FailingSegments,
-    /// How many jobs wait, for the log.
+    /// The number of waiting jobs, for the log.
     ledger: Arc<Ledger>,
 }
 
-/// Something does not do its work.
+/// A period in which every attempt failed.
 #[derive(Debug, Clone)]
-pub struct Trouble {
-    /// Since when.
+pub struct Outage {
+    /// When the first attempt failed.
     pub since: SystemTime,
-    /// What it said the last time.
+    /// The error of the last attempt.
     pub message: String,
     began: Instant,
-    /// Attempts that failed since then.
-    attempts: u64,
-    /// Whether the probes show it.
-    is_declared: bool,
-    /// Whether a line was logged for it.
+    failed_attempts: u64,
+    /// Whether `/ready` reports it.
+    is_reported: bool,
     is_logged: bool,
 }
 
-/// The line that a failure is worth.
+/// What to log about a failed attempt.
 #[derive(Debug, PartialEq, Eq)]
-enum Line {
-    /// The first of an outage.
-    Began,
-    /// The outage lasts.
-    Lasts,
+enum LogLine {
+    OutageBegan,
+    OutageLasts,
 }
 
-impl Trouble {
-    fn again(before: Option<Self>, message: String, now: Instant) -> Self {
+/// The store or the spool.
+#[derive(Debug)]
+struct Component {
+    name: &'static str,
+    /// What an outage means for batches and jobs, for the log.
+    consequence: &'static str,
+    outage: Mutex<Option<Outage>>,
+    log: LogThrottle,
+}
+
+impl Outage {
+    /// The outage after one more failed attempt.
+    fn after(before: Option<Self>, message: String, now: Instant) -> Self {
         match before {
-            Some(before) => Self { message, attempts: before.attempts + 1, ..before },
+            Some(before) => Self { message, failed_attempts: before.failed_attempts + 1, ..before },
             None => Self {
                 since: SystemTime::now(),
                 message,
                 began: now,
-                attempts: 1,
-                is_declared: false,
+                failed_attempts: 1,
+                is_reported: false,
                 is_logged: false,
             },
         }
     }
 
-    /// What to log now: the beginning once, and then that it lasts, both no more often than `log` permits.
-    fn line(&mut self, log: &LogThrottle, now: Instant) -> Option<Line> {
-        log.permit_at(now)?;
-        let line = if self.is_logged { Line::Lasts } else { Line::Began };
-        self.is_logged = true;
+    fn has_lasted(&self) -> bool {
+        self.began.elapsed() >= REPORTED_AFTER
+    }
+}
+
+impl Component {
+    fn new(name: &'static str, consequence: &'static str) -> Self {
+        Self { name, consequence, outage: Mutex::default(), log: LogThrottle::new(OUTAGE_LOG_INTERVAL) }
+    }
+
+    /// Records a failed attempt at the time `now`, and logs the outage when that is due. Returns what it has logged.
+    fn failed(&self, error: String, is_permanent: bool, ledger: &Ledger, now: Instant) -> Option<LogLine> {
+        let mut current = self.outage.lock();
+        let mut outage = Outage::after(current.take(), error, now);
+        let lasts = now.saturating_duration_since(outage.began);
+        outage.is_reported |= is_permanent || lasts >= REPORTED_AFTER;
+        let line = if outage.is_logged { LogLine::OutageLasts } else { LogLine::OutageBegan };
+        let is_due = outage.is_reported && self.log.permit_at(now).is_some();
+        outage.is_logged |= is_due;
+        let outage = current.insert(outage).clone();
+        drop(current);
+        if !is_due {
+            return None;
+        }
+        let (name, error, attempts) = (self.name, outage.message, outage.failed_attempts);
+        let waiting = ledger.balance().waiting.jobs;
+        if line == LogLine::OutageBegan {
+            tracing::error!(error, attempts, waiting, "the {name} is failing; {}", self.consequence);
+        } else {
+            tracing::warn!(error, attempts, waiting, ?lasts, "the {name} is still failing");
+        }
         Some(line)
+    }
+
+    /// Ends the outage. Returns whether there was one that was reported.
+    fn succeeded(&self) -> bool {
+        let Some(outage) = self.outage.lock().take() else { return false };
+        if outage.is_logged {
+            let (attempts, lasted) = (outage.failed_attempts, outage.began.elapsed());
+            tracing::info!(attempts, ?lasted, "the {} has recovered", self.name);
+        }
+        outage.is_reported
+    }
+
+    fn outage(&self) -> Option<Outage> {
+        self.outage.lock().as_ref().filter(|outage| outage.is_reported || outage.has_lasted()).cloned()
     }
 }
 
@@ -91,142 +136,79 @@ impl Default for Health {
 }
 
 impl Health {
-    /// All is well. `ledger` says how many jobs wait.
+    /// The state without outages.
     pub fn new(ledger: Arc<Ledger>) -> Self {
-        Self {
-            store_is_back: Notify::new(),
-            store: Mutex::default(),
-            store_log: LogThrottle::new(OUTAGE_LOG_INTERVAL),
-            spool: Mutex::default(),
-            spool_log: LogThrottle::new(OUTAGE_LOG_INTERVAL),
-            segments: FailingSegments::default(),
-            ledger,
-        }
+        let store = Component::new("store", "accepted jobs are kept and uploads are retried");
+        let spool = Component::new("spool", "batches are rejected until it recovers");
+        Self { store, store_recovered: Notify::new(), spool, segments: FailingSegments::default(), ledger }
     }
 
-    /// The store refused an object, or could not be asked.
+    /// The store rejected an object or could not be reached.
     pub fn store_failed(&self, error: &StoreError) {
-        let (line, attempts, began) = self.count_store_failure(error, Instant::now());
-        let waiting = self.ledger.balance().waiting.jobs;
-        match line {
-            None => {}
-            Some(Line::Began) => tracing::error!(
-                %error,
-                attempts,
-                waiting,
-                "the store takes no objects; accepted jobs are kept and uploads are retried"
-            ),
-            Some(Line::Lasts) => tracing::warn!(
-                %error,
-                attempts,
-                waiting,
-                lasts = ?began.elapsed(),
-                "the store still takes no objects"
-            ),
+        let is_permanent = error.class == ErrorClass::Permanent;
+        self.store.failed(error.message.clone(), is_permanent, &self.ledger, Instant::now());
+    }
+
+    /// The store took an object or could be reached.
+    pub fn store_succeeded(&self) {
+        if self.store.succeeded() {
+            self.store_recovered.notify_waiters();
         }
     }
 
-    fn count_store_failure(&self, error: &StoreError, now: Instant) -> (Option<Line>, u64, Instant) {
-        let mut store = lock(&self.store);
-        let mut trouble = Trouble::again(store.take(), error.message.clone(), now);
-        let lasts = now.saturating_duration_since(trouble.began);
-        trouble.is_declared |= error.class == ErrorClass::Permanent || lasts >= TROUBLE_AFTER;
-        let line = if trouble.is_declared { trouble.line(&self.store_log, now) } else { None };
-        let seen = (line, trouble.attempts, trouble.began);
-        *store = Some(trouble);
-        seen
+    /// Waits until a reported outage of the store ends.
+    pub async fn store_recovered(&self) {
+        self.store_recovered.notified().await;
     }
 
-    /// The store took an object, or is there again.
-    pub fn store_answered(&self) {
-        let Some(trouble) = lock(&self.store).take() else { return };
-        if trouble.is_logged {
-            let (attempts, lasted) = (trouble.attempts, trouble.began.elapsed());
-            tracing::info!(attempts, ?lasted, "the store takes objects again");
-        }
-        if trouble.is_declared {
-            self.store_is_back.notify_waiters();
-        }
+    /// The current outage of the store.
+    pub fn store_outage(&self) -> Option<Outage> {
+        self.store.outage()
     }
 
-    /// Waits until the store has taken an object after it had failed.
-    pub async fn store_is_back(&self) {
-        self.store_is_back.notified().await;
-    }
-
-    /// What ails the store, if anything does.
-    pub fn store_trouble(&self) -> Option<Trouble> {
-        let store = lock(&self.store);
-        store.as_ref().filter(|trouble| trouble.is_declared || trouble.began.elapsed() >= TROUBLE_AFTER).cloned()
-    }
-
-    /// The spool did not take a commit, or could not give a segment back.
+    /// A commit or a probe of the spool failed. That is reported at once, since jobs are rejected.
     pub fn spool_failed(&self, error: &impl ToString) {
-        let (error, now) = (error.to_string(), Instant::now());
-        let mut spool = lock(&self.spool);
-        let mut trouble = Trouble::again(spool.take(), error.clone(), now);
-        let (line, attempts) = (trouble.line(&self.spool_log, now), trouble.attempts);
-        let lasts = now.saturating_duration_since(trouble.began);
-        *spool = Some(trouble);
-        drop(spool);
-        match line {
-            None => {}
-            Some(Line::Began) => {
-                tracing::error!(error, "the spool takes no commits; batches are refused until it does")
-            }
-            Some(Line::Lasts) => tracing::warn!(error, attempts, ?lasts, "the spool still takes no commits"),
-        }
+        self.spool.failed(error.to_string(), true, &self.ledger, Instant::now());
     }
 
-    /// The spool took a commit.
-    pub fn spool_answered(&self) {
-        let trouble = lock(&self.spool).take();
-        if let Some(Trouble { began, attempts, .. }) = trouble.filter(|trouble| trouble.is_logged) {
-            tracing::info!(attempts, lasted = ?began.elapsed(), "the spool takes commits again");
-        }
+    /// A commit or a probe of the spool succeeded.
+    pub fn spool_succeeded(&self) {
+        self.spool.succeeded();
     }
 
-    /// What ails the spool, if anything does.
-    pub fn spool_trouble(&self) -> Option<Trouble> {
-        lock(&self.spool).clone()
+    /// The current outage of the spool.
+    pub fn spool_outage(&self) -> Option<Outage> {
+        self.spool.outage()
     }
-}
-
-fn lock(trouble: &Mutex<Option<Trouble>>) -> MutexGuard<'_, Option<Trouble>> {
-    trouble.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn failed(health: &Health, class: ErrorClass, now: Instant) -> Option<Line> {
-        let error = StoreError { class, message: "connection refused".to_owned() };
-        health.count_store_failure(&error, now).0
+    fn failed(health: &Health, is_permanent: bool, now: Instant) -> Option<LogLine> {
+        health.store.failed("connection refused".to_owned(), is_permanent, &health.ledger, now)
     }
 
     #[test]
     fn an_outage_is_logged_when_it_begins_and_once_a_minute_while_it_lasts() {
         let (health, began) = (Health::default(), Instant::now());
         let lines: Vec<_> = (0..150)
-            .filter_map(|second| {
-                let line = failed(&health, ErrorClass::Transient, began + Duration::from_secs(second))?;
-                Some((second, line))
-            })
+            .filter_map(|second| Some((second, failed(&health, false, began + Duration::from_secs(second))?)))
             .collect();
-        assert_eq!(lines, [(3, Line::Began), (63, Line::Lasts), (123, Line::Lasts)]);
+        assert_eq!(lines, [(3, LogLine::OutageBegan), (63, LogLine::OutageLasts), (123, LogLine::OutageLasts)]);
     }
 
     #[test]
-    fn outages_that_follow_each_other_share_a_line_a_minute() {
+    fn outages_in_quick_succession_share_one_line_a_minute() {
         let (health, began) = (Health::default(), Instant::now());
         let lines: Vec<_> = (0..120)
             .filter_map(|second| {
-                let line = failed(&health, ErrorClass::Permanent, began + Duration::from_secs(second));
-                health.store_answered();
+                let line = failed(&health, true, began + Duration::from_secs(second));
+                health.store_succeeded();
                 line.map(|line| (second, line))
             })
             .collect();
-        assert_eq!(lines, [(0, Line::Began), (60, Line::Began)]);
+        assert_eq!(lines, [(0, LogLine::OutageBegan), (60, LogLine::OutageBegan)]);
     }
 }

@@ -15,7 +15,7 @@ use millpond::reload::{Reload, WatchedFiles};
 use millpond::segment::SegmentId;
 use millpond::server::{Tls, bind};
 use millpond::shutdown::Shutdown;
-use millpond::spool::{HELD_MAX, Spool};
+use millpond::spool::{ADOPTED_FOLDERS_MAX, Spool};
 use millpond::store::Store;
 use millpond::tenants::TenantsFile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -33,7 +33,7 @@ const EXIT_FAILURE: u8 = 1;
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Open files other than connections: listeners, the log, the spool, scrapes, rejected connections. Adopted folders are counted
-/// by [`HELD_MAX`].
+/// by [`ADOPTED_FOLDERS_MAX`].
 const OTHER_FILES: usize = 256;
 /// A connection to the store, a file that is read or written.
 const FILES_PER_WORKER: usize = 4;
@@ -189,7 +189,7 @@ fn raise_open_files(settings: &mut Settings) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     let Some(files) = (if raised { maximum } else { current }) else { return };
-    let other_files = OTHER_FILES + HELD_MAX + FILES_PER_WORKER * settings.max_workers;
+    let other_files = OTHER_FILES + ADOPTED_FOLDERS_MAX + FILES_PER_WORKER * settings.max_workers;
     let connections = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(other_files).max(1);
     if connections < settings.http.max_connections {
         tracing::warn!(files, connections, "the limit on open files lowers MAX_CONNECTIONS: raise ulimit -n");
@@ -227,7 +227,7 @@ async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
     let opened = app::read_admin_token(&mut settings)
         .and_then(|()| read_files(&settings, &Reload::default()))
         .and_then(|_| app::open_spool(&settings, Arc::new(RealDisk)))
-        .and_then(|opened| Ok((opened, Spool::set_aside(&settings.spool, &RealDisk)?)));
+        .and_then(|opened| Ok((opened, Spool::dead_files(&settings.spool, &RealDisk)?)));
     let ((spool, adopted), (damaged, damaged_bytes)) = match opened {
         Ok(opened) => opened,
         Err(error) => return Ok(refuse(&format!("millpond: {error:#}"))),
@@ -239,7 +239,7 @@ async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
     let id = SegmentId::new(std::time::SystemTime::now());
     let key = format!("{}{slash}.millpond-check-{id}", settings.prefix);
     store
-        .prove(&key, id)
+        .check_write(&key, id)
         .await
         .with_context(|| format!("the settings are valid, but the store {} is not usable", store.location()))?;
     Ok(print(&format!(

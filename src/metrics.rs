@@ -119,7 +119,12 @@ impl Metrics {
                 by_label::<Outcome, _>(|outcome| requests.with_label_values(&[route, outcome]))
             }),
             sealed: labelled::<SealReason>(r, "segments_sealed_total", "Sealed segments, by reason", "reason")?,
-            retries: labelled::<ErrorClass>(r, "upload_retries_total", "Upload attempts that failed and are retried, by class of error", "class")?,
+            retries: labelled::<ErrorClass>(
+                r,
+                "upload_retries_total",
+                "Upload attempts that failed and are retried, by class of error",
+                "class",
+            )?,
             request_seconds: by_label::<Route, _>(|route| request_seconds.with_label_values(&[route])),
             requests_in_flight: gauge(r, "requests_in_flight", "Requests whose response is not yet written")?,
             requests_in_flight_bytes: gauge(
@@ -152,18 +157,15 @@ impl Metrics {
             busy_workers: gauge(r, "busy_workers", "Workers that process a segment")?,
             upload_limit: gauge(r, "upload_limit", "Uploads that may run concurrently")?,
             upload_seconds: histogram(r, "upload_seconds", "Duration of upload attempts", UPLOAD_SECONDS)?,
-            commit_seconds: histogram(r, "commit_seconds", "Duration of commits: compress, append, fdatasync", COMMIT_SECONDS)?,
+            commit_seconds: histogram(
+                r,
+                "commit_seconds",
+                "Duration of commits: compress, append, fdatasync",
+                COMMIT_SECONDS,
+            )?,
             commit_failures: counter(r, "commit_failures_total", "Failed commits")?,
-            repack_saved_bytes: counter(
-                r,
-                "repack_saved_bytes_total",
-                "Bytes saved by repacking small frames",
-            )?,
-            torn_bytes: counter(
-                r,
-                "torn_bytes_total",
-                "Unacknowledged bytes cut from segments of exited processes",
-            )?,
+            repack_saved_bytes: counter(r, "repack_saved_bytes_total", "Bytes saved by repacking small frames")?,
+            torn_bytes: counter(r, "torn_bytes_total", "Unacknowledged bytes cut from segments of exited processes")?,
             segments_damaged: counter(r, "segments_damaged_total", "Segments damaged on disk and moved to dead/")?,
             segments_possibly_lost: counter(
                 r,
@@ -187,7 +189,11 @@ impl Metrics {
             ],
             spool_bytes: gauge(r, "spool_bytes", "Bytes used in the spool")?,
             queue_jobs: gauge(r, "queue_jobs", "Jobs in the queue")?,
-            queue_bytes: gauge(r, "queue_bytes", "Bytes reserved in the queue, for jobs and for bodies being received")?,
+            queue_bytes: gauge(
+                r,
+                "queue_bytes",
+                "Bytes reserved in the queue, for jobs and for bodies being received",
+            )?,
             segments_waiting: gauge(r, "segments_waiting", "Sealed segments that wait for a worker")?,
             registry,
         })

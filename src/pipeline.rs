@@ -14,7 +14,7 @@ use crate::queue::JobReceiver;
 use crate::shutdown::Shutdown;
 use crate::spool::Backlog;
 use crate::store::Store;
-use crate::worker::{UploadLimit, Uploads};
+use crate::worker::{UploadLimit, Uploader};
 
 /// The dispatcher and its workers. They exit after the queue is closed, and not before.
 pub(crate) struct Pipeline {
@@ -44,7 +44,7 @@ impl Pipeline {
     ) -> anyhow::Result<Self> {
         let dispatcher =
             Dispatcher::new(receiver, settings.objects, context.clone()).context("cannot create the codec")?;
-        let uploads = Arc::new(Uploads {
+        let uploader = Arc::new(Uploader {
             context: context.clone(),
             store: Arc::clone(store),
             limit: UploadLimit::new(settings.max_workers),
@@ -64,8 +64,8 @@ impl Pipeline {
             runtime.block_on(aborted.run_until_cancelled_owned(dispatcher.run()));
         });
         for _ in 0..settings.max_workers {
-            let uploads = Arc::clone(&uploads);
-            tasks.spawn(async move { uploads.work().await });
+            let uploader = Arc::clone(&uploader);
+            tasks.spawn(async move { uploader.run().await });
         }
         let backlog = Arc::clone(&context.backlog);
         Ok(Self {

@@ -1,12 +1,12 @@
-//! The bounded queue between the handlers and the dispatcher.
+//! The bounded queue between the request handlers and the dispatcher.
 //!
-//! It is bounded in jobs and in bytes, and full is a value: nobody waits for room. The bytes of a request count from the
-//! moment they are read, so bodies in flight and jobs waiting share one bound. A job's capacity is given back when the
-//! dispatcher has packed the job, not when it has merely taken it out.
+//! It is bounded in jobs and in bytes, and a push never waits: a full queue is an error. The bytes of a request count from
+//! the moment they are read, so bodies in flight and queued jobs share one bound. The capacity of a job is released when the
+//! dispatcher has packed the job, not when it has received it.
 
 mod capacity;
 mod drain_rate;
-mod gathering;
+mod linger;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,68 +17,70 @@ use tokio::sync::oneshot;
 use crate::decode::Lines;
 use crate::metrics::Ledger;
 use crate::spool::{SegmentStatus, SpoolError, SpoolShare};
-use capacity::Room;
-pub use capacity::{Full, Reservation, Share, Shares};
+use capacity::Capacity;
+pub use capacity::{Full, Reservation, Share, ShareLimits};
 use drain_rate::DrainRate;
-use gathering::Gathering;
+use linger::LingerWait;
 
-/// One request: its lines, the capacity it holds until it is packed, and who waits for the outcome.
+/// The outcome of the commit of a job.
+type Outcome = Result<Receipt, SpoolError>;
+
+/// One accepted batch.
 #[derive(Debug)]
 pub struct Job {
     /// What is stored.
     pub lines: Lines,
-    /// Whether somebody waits until it is stored, so that its segment should not wait for company.
+    /// Whether a client waits until the job is stored, so that its segment is sealed soon.
     pub is_urgent: bool,
     /// Whether the job was accepted when it was queued.
     is_accepted: bool,
-    /// None, unless a handler waits for the outcome of the commit.
-    waiting: Option<oneshot::Sender<Result<Receipt, SpoolError>>>,
-    /// Held until the lines are packed.
-    held: Reservation,
+    /// Set if a handler waits for the outcome of the commit.
+    waiting: Option<oneshot::Sender<Outcome>>,
+    /// Released when the lines are packed.
+    reservation: Reservation,
 }
 
-/// Where a job is: the answer to a committed one.
+/// Names a committed job.
 #[derive(Debug, Clone)]
 pub struct Receipt {
     /// Its segment.
     pub segment: Arc<SegmentStatus>,
-    /// Its place among the segment's jobs, from 0.
-    pub place: u32,
+    /// Its index among the segment's jobs, from 0.
+    pub index: u32,
 }
 
 impl Job {
-    /// Whether the job counts as accepted only with its commit.
+    /// Whether the job is accepted only by its commit.
     pub fn is_accepted_by_commit(&self) -> bool {
         !self.is_accepted
     }
 
-    /// What its sender may hold of the spool; none if that is all of it.
+    /// The tenant's share of the spool; none if it may use the whole spool.
     pub fn spool_share(&self) -> Option<&SpoolShare> {
-        self.held.spool()
+        self.reservation.spool()
     }
 
-    /// The job is in a segment: gives its capacity back, and says so to the one who waits. One who has gone away does not
-    /// matter.
+    /// The job is in a segment: releases its capacity and informs the handler, if it still waits.
     pub fn acknowledge(self, receipt: impl FnOnce() -> Receipt) {
-        drop(self.held);
+        drop(self.reservation);
         if let Some(waiting) = self.waiting {
             let _: Result<_, _> = waiting.send(Ok(receipt()));
         }
     }
 
-    /// The job is in no segment, and is not accepted.
-    pub fn refuse(self, error: SpoolError) {
-        drop(self.held);
+    /// The commit failed: releases the job's capacity and informs the handler, if it still waits.
+    pub fn reject(self, error: SpoolError) {
+        drop(self.reservation);
         if let Some(waiting) = self.waiting {
             let _: Result<_, _> = waiting.send(Err(error));
         }
     }
 }
 
-/// Why a job was not taken.
+/// Why a job was not queued. Its lines and its reservation are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
-    /// `MAX_QUEUE` or `MAX_QUEUE_BYTES` is reached, or the sender's share of them.
+    /// `MAX_QUEUE`, `MAX_QUEUE_BYTES` or a share of the tenant is reached.
     #[error(transparent)]
     Full(#[from] Full),
     /// The server is stopping.
@@ -86,96 +88,89 @@ pub enum PushError {
     Closed,
 }
 
-/// The handlers' end.
+/// The sending half, for the handlers.
 #[derive(Debug, Clone)]
 pub struct JobQueue {
-    room: Arc<Room>,
+    capacity: Arc<Capacity>,
     drain_rate: Arc<DrainRate>,
-    gathering: Arc<Gathering>,
+    linger: Arc<LingerWait>,
     ledger: Arc<Ledger>,
     sender: mpsc::Sender<Job>,
 }
 
-/// The dispatcher's end.
+/// The receiving half, for the dispatcher.
 #[derive(Debug)]
 pub struct JobReceiver {
+    /// How full the queue is.
+    pub depth: QueueDepth,
     drain_rate: Arc<DrainRate>,
-    depth: Depth,
-    gathering: Arc<Gathering>,
+    linger: Arc<LingerWait>,
     receiver: mpsc::Receiver<Job>,
 }
 
-/// A queue of at most `max_jobs` jobs and `max_bytes` bytes, which enters what it takes in `ledger`.
+/// A queue of at most `max_jobs` jobs and `max_bytes` bytes, which records accepted jobs in `ledger`.
 pub fn queue(max_jobs: usize, max_bytes: usize, ledger: Arc<Ledger>) -> (JobQueue, JobReceiver) {
     let (sender, receiver) = mpsc::channel(max_jobs);
-    let room = Arc::new(Room::new(max_jobs, max_bytes));
-    let drain_rate = Arc::new(DrainRate::new(Instant::now()));
-    let gathering = Arc::new(Gathering::default());
-    let (rate, crowd) = (Arc::clone(&drain_rate), Arc::clone(&gathering));
-    let queue = JobQueue { room, drain_rate, gathering, ledger, sender };
+    let queue = JobQueue {
+        capacity: Arc::new(Capacity::new(max_jobs, max_bytes)),
+        drain_rate: Arc::new(DrainRate::new(Instant::now())),
+        linger: Arc::default(),
+        ledger,
+        sender,
+    };
+    let (drain_rate, linger) = (Arc::clone(&queue.drain_rate), Arc::clone(&queue.linger));
     let depth = queue.depth();
-    (queue, JobReceiver { drain_rate: rate, depth, gathering: crowd, receiver })
+    (queue, JobReceiver { drain_rate, depth, linger, receiver })
 }
 
 impl JobQueue {
-    /// Whether a job would be refused now, whatever its size: for refusing it before its body is read.
+    /// Whether a job of any size would be rejected now. A handler checks this before it reads the body.
     pub fn is_full(&self) -> bool {
-        self.room.is_full()
+        self.capacity.is_full()
     }
 
-    /// A hold on the queue's bytes, empty as yet, for a request whose body is about to be read; it counts against `share`,
-    /// if its sender has one.
+    /// An empty reservation for a request whose body is about to be read. It counts against `share`, if there is one.
     pub fn reserve(&self, share: Option<&Share>) -> Reservation {
-        Reservation::empty(Arc::clone(&self.room), share.cloned())
+        Reservation::empty(Arc::clone(&self.capacity), share.cloned())
     }
 
-    /// What shares of so many percent of the queue are cut from.
-    pub fn shares(&self, percent: usize) -> Shares {
-        Shares::new(percent, self.room.jobs.most(), self.room.bytes.most())
+    /// The limits of shares of `percent` of the queue.
+    pub fn share_limits(&self, percent: usize) -> ShareLimits {
+        ShareLimits::new(percent, self.capacity.jobs.max(), self.capacity.bytes.max())
     }
 
-    /// Takes a job that is accepted with that, or refuses it, at once.
-    ///
-    /// # Errors
-    /// [`PushError`]; the lines and their reservation are dropped then, so that nothing is left behind.
+    /// Queues a job and accepts it.
     pub fn try_push(&self, lines: Lines, reservation: Reservation) -> Result<(), PushError> {
         self.push(lines, reservation, None, true, false)
     }
 
-    /// Takes a job that is accepted when it is committed, or refuses it, at once. What is returned tells of the commit;
-    /// `is_urgent` has the job's segment sealed soon.
-    ///
-    /// # Errors
-    /// [`PushError`], as [`try_push`](Self::try_push).
+    /// Queues a job that is accepted when it is committed. The receiver gets the outcome of the commit. If `is_urgent`, the
+    /// segment of the job is sealed soon.
     pub fn try_push_for_commit(
         &self,
         lines: Lines,
         reservation: Reservation,
         is_urgent: bool,
-    ) -> Result<oneshot::Receiver<Result<Receipt, SpoolError>>, PushError> {
-        let (waiting, committed) = oneshot::channel();
-        self.push(lines, reservation, Some(waiting), false, is_urgent).map(|()| committed)
+    ) -> Result<oneshot::Receiver<Outcome>, PushError> {
+        let (waiting, outcome) = oneshot::channel();
+        self.push(lines, reservation, Some(waiting), false, is_urgent).map(|()| outcome)
     }
 
-    /// Takes a job that is accepted with that, or refuses it, at once. What is returned tells of the commit all the same;
-    /// the job's segment is sealed soon.
-    ///
-    /// # Errors
-    /// [`PushError`], as [`try_push`](Self::try_push).
+    /// Queues an urgent job and accepts it. The receiver gets the outcome of the commit.
     pub fn try_push_and_watch(
         &self,
         lines: Lines,
         reservation: Reservation,
-    ) -> Result<oneshot::Receiver<Result<Receipt, SpoolError>>, PushError> {
-        let (waiting, committed) = oneshot::channel();
-        self.push(lines, reservation, Some(waiting), true, true).map(|()| committed)
+    ) -> Result<oneshot::Receiver<Outcome>, PushError> {
+        let (waiting, outcome) = oneshot::channel();
+        self.push(lines, reservation, Some(waiting), true, true).map(|()| outcome)
     }
 
     fn push(
         &self,
         lines: Lines,
         mut reservation: Reservation,
-        waiting: Option<oneshot::Sender<Result<Receipt, SpoolError>>>,
+        waiting: Option<oneshot::Sender<Outcome>>,
         is_accepted: bool,
         is_urgent: bool,
     ) -> Result<(), PushError> {
@@ -183,75 +178,70 @@ impl JobQueue {
         reservation.grow_to(length)?;
         reservation.shrink_to(length);
         reservation.add_job()?;
-        let place = self.sender.try_reserve().map_err(|error| match error {
+        let permit = self.sender.try_reserve().map_err(|error| match error {
             TrySendError::Full(()) => PushError::Full(Full::Queue),
             TrySendError::Closed(()) => PushError::Closed,
         })?;
         if is_accepted {
-            // Entered before it is sent, so that no job is ever stored before it was accepted.
+            // Before it is sent, so that no job is stored before it is accepted.
             self.ledger.accepted(1, u64::from(lines.payloads));
         }
-        place.send(Job { lines, is_urgent, is_accepted, waiting, held: reservation });
-        self.gathering.joined(|| self.room.jobs.used());
+        permit.send(Job { lines, is_urgent, is_accepted, waiting, reservation });
+        self.linger.pushed(|| self.capacity.jobs.used());
         Ok(())
     }
 
-    /// More bytes than this are never taken.
+    /// The capacity of the queue in bytes.
     pub fn max_bytes(&self) -> usize {
-        self.room.bytes.most()
+        self.capacity.bytes.max()
     }
 
-    /// For looking at the queue without keeping it open.
-    pub fn depth(&self) -> Depth {
-        Depth(Arc::clone(&self.room))
+    /// A view of how full the queue is, which does not keep the queue open.
+    pub fn depth(&self) -> QueueDepth {
+        QueueDepth(Arc::clone(&self.capacity))
     }
 
-    /// In how many seconds a sender that was refused may find room, at the rate at which jobs left of late, with jitter
-    /// so that those who were refused together do not come back together.
+    /// The `Retry-After` of a rejected request, in seconds: the time until the queue has drained at its current rate, with
+    /// jitter that spreads the retries of clients that were rejected together.
     pub fn retry_after(&self) -> u64 {
-        self.drain_rate.retry_after(self.room.jobs.used(), Instant::now(), fastrand::f64())
+        self.drain_rate.retry_after(self.capacity.jobs.used(), Instant::now(), fastrand::f64())
     }
 }
 
 /// How full the queue is.
 #[derive(Debug, Clone)]
-pub struct Depth(Arc<Room>);
+pub struct QueueDepth(Arc<Capacity>);
 
-impl Depth {
-    /// Whether a job would be refused now, whatever its size.
+impl QueueDepth {
+    /// Whether a job of any size would be rejected now.
     pub fn is_full(&self) -> bool {
         self.0.is_full()
     }
 
-    /// How many jobs wait, and how many bytes wait or are being read.
+    /// The queued jobs, and the bytes of the queue in use.
     pub fn now(&self) -> (usize, usize) {
         (self.0.jobs.used(), self.0.bytes.used())
     }
 }
 
 impl JobReceiver {
-    /// Moves up to `most` jobs into `jobs`, waiting for the first; 0 when the queue is closed and empty.
-    pub async fn recv_many(&mut self, jobs: &mut Vec<Job>, most: usize) -> usize {
-        self.receiver.recv_many(jobs, most).await
+    /// Waits for a job and moves up to `max` jobs into `jobs`. Returns how many; 0 when the queue is closed and empty.
+    pub async fn recv_many(&mut self, jobs: &mut Vec<Job>, max: usize) -> usize {
+        self.receiver.recv_many(jobs, max).await
     }
 
-    /// Blocks until `crowd` jobs wait, or `most` has passed; says whether they do.
-    pub fn gather(&self, crowd: usize, most: Duration) -> bool {
-        self.gathering.slice(crowd, most, || self.waiting().0)
+    /// Blocks until `batch_target` jobs are queued or `timeout` has passed. Returns whether the target was reached.
+    pub fn linger(&self, batch_target: usize, timeout: Duration) -> bool {
+        self.linger.wait(batch_target, timeout, || self.depth.now().0)
     }
 
-    /// How many jobs wait, and how many bytes wait or are being read.
-    pub fn waiting(&self) -> (usize, usize) {
-        self.depth.now()
-    }
-
-    /// How many jobs the queue holds at most.
+    /// The capacity of the queue in jobs.
     pub fn max_jobs(&self) -> usize {
         self.receiver.max_capacity()
     }
 
-    /// Tells the queue that `jobs` jobs were packed.
-    pub fn drained(&self, jobs: usize) {
+    /// Records that `jobs` jobs were packed, for [`JobQueue::retry_after`].
+    pub fn record_drained(&self, jobs: usize) {
         self.drain_rate.record(jobs, Instant::now());
     }
 }
@@ -269,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_queue_full_of_jobs_refuses_and_leaves_nothing_behind() {
+    async fn a_queue_full_of_jobs_rejects_a_job_and_leaves_nothing_behind() {
         let (queue, mut receiver) = queue(2, 1000, Arc::default());
         assert_eq!([push(&queue, 1), push(&queue, 1)], [Ok(()), Ok(())]);
         assert!(queue.is_full());
@@ -277,45 +267,45 @@ mod tests {
         assert_eq!(queue.depth().now(), (2, 2));
         let mut jobs = Vec::new();
         assert_eq!(receiver.recv_many(&mut jobs, 10).await, 2);
-        assert_eq!(push(&queue, 1), Err(PushError::Full(Full::Queue)), "taken out is not packed");
-        jobs.into_iter().for_each(|job| job.refuse(SpoolError::Full));
+        assert_eq!(push(&queue, 1), Err(PushError::Full(Full::Queue)), "received is not packed");
+        jobs.into_iter().for_each(|job| job.reject(SpoolError::Full));
         assert_eq!(push(&queue, 1), Ok(()));
         assert_eq!(queue.depth().now(), (1, 1));
     }
 
     #[test]
-    fn a_consumer_at_rest_is_woken_by_the_one_who_completes_the_crowd() {
+    fn the_push_that_reaches_the_batch_target_wakes_the_lingering_consumer() {
         let (queue, receiver) = queue(100, 1000, Arc::default());
-        // Far longer than a push takes: what ends the rest in time is the crowd.
-        let most = Duration::from_secs(60);
+        // Far longer than the pushes take: only the target ends the wait in time.
+        let timeout = Duration::from_secs(60);
         let began = Instant::now();
-        let is_there = std::thread::scope(|scope| {
-            let rest = scope.spawn(|| receiver.gather(50, most));
+        let is_reached = std::thread::scope(|scope| {
+            let linger = scope.spawn(|| receiver.linger(50, timeout));
             for _ in 0..50 {
                 assert_eq!(push(&queue, 1), Ok(()));
-                // So that the consumer is asleep for most of them.
+                // So that the consumer sleeps during most of them.
                 std::thread::yield_now();
             }
-            rest.join().unwrap()
+            linger.join().unwrap()
         });
-        assert!(is_there);
-        assert!(began.elapsed() < most, "it slept on");
-        assert!(!receiver.gather(51, Duration::ZERO));
+        assert!(is_reached);
+        assert!(began.elapsed() < timeout, "the push did not wake it");
+        assert!(!receiver.linger(51, Duration::ZERO));
     }
 
     #[test]
-    fn a_queue_full_of_bytes_refuses_and_leaves_nothing_behind() {
+    fn a_queue_full_of_bytes_rejects_a_job_and_leaves_nothing_behind() {
         let (queue, _receiver) = queue(100, 10, Arc::default());
         assert_eq!(push(&queue, 6), Ok(()));
         assert_eq!(push(&queue, 5), Err(PushError::Full(Full::Queue)));
-        assert!(!queue.is_full(), "a smaller one has room");
+        assert!(!queue.is_full(), "a smaller job fits");
         assert_eq!(push(&queue, 4), Ok(()));
         assert!(queue.is_full());
         assert_eq!(queue.depth().now(), (2, 10));
     }
 
     #[test]
-    fn a_body_in_flight_counts_and_what_it_held_too_much_is_given_back() {
+    fn a_body_in_flight_counts_and_unused_bytes_of_its_reservation_are_released() {
         let (queue, _receiver) = queue(100, 10, Arc::default());
         let mut reservation = queue.reserve(None);
         assert_eq!(reservation.grow_to(8), Ok(()));
@@ -328,51 +318,51 @@ mod tests {
     }
 
     #[test]
-    fn a_full_share_refuses_its_own_sender_and_nobody_else() {
+    fn a_full_share_rejects_jobs_of_its_own_tenant_only() {
         let (queue, _receiver) = queue(4, 10, Arc::default());
-        let shares = queue.shares(50);
-        let (one, other) = (shares.cut(), shares.cut());
+        let limits = queue.share_limits(50);
+        let (one, other) = (limits.new_share(), limits.new_share());
         let push = |length, share: &Option<Share>| queue.try_push(lines(length), queue.reserve(share.as_ref()));
         assert_eq!([push(1, &one), push(1, &one)], [Ok(()), Ok(())]);
         assert!(one.as_ref().unwrap().is_full() && !queue.is_full());
-        assert_eq!(push(1, &one), Err(PushError::Full(Full::Share)), "over its jobs");
-        assert_eq!(push(6, &other), Err(PushError::Full(Full::Share)), "over its bytes");
+        assert_eq!(push(1, &one), Err(PushError::Full(Full::Share)), "its jobs");
+        assert_eq!(push(6, &other), Err(PushError::Full(Full::Share)), "its bytes");
         assert_eq!(queue.depth().now(), (2, 2), "nothing is left behind");
         assert_eq!([push(1, &other), push(1, &other)], [Ok(()), Ok(())]);
         assert_eq!(push(1, &None), Err(PushError::Full(Full::Queue)));
-        assert!(queue.shares(100).cut().is_none(), "all of it is no share");
-        assert_eq!(queue.shares(1).cut().unwrap().room.jobs.most(), 1, "a share of a small queue is not nothing");
+        assert!(queue.share_limits(100).new_share().is_none(), "a share of everything is no share");
+        assert_eq!(queue.share_limits(1).new_share().unwrap().capacity.jobs.max(), 1, "a share holds at least one job");
     }
 
     #[test]
     fn a_share_of_the_spool_can_be_limited_where_the_queue_is_not() {
         let (queue, _receiver) = queue(4, 10, Arc::default());
-        let shares = queue.shares(100);
-        assert!(shares.of_spool(100, 1000).cut().is_none());
-        let share = shares.of_spool(50, 1000).cut().unwrap();
-        assert_eq!((share.full(), share.room.jobs.most(), share.room.bytes.most()), (None, 4, 10));
-        assert!(queue.shares(50).cut().unwrap().spool().is_none(), "unless it is limited, too, it is all of it");
+        let limits = queue.share_limits(100);
+        assert!(limits.with_spool(100, 1000).new_share().is_none());
+        let share = limits.with_spool(50, 1000).new_share().unwrap();
+        assert_eq!((share.full(), share.capacity.jobs.max(), share.capacity.bytes.max()), (None, 4, 10));
+        assert!(queue.share_limits(50).new_share().unwrap().spool().is_none(), "without a limit it is the whole spool");
     }
 
     #[test]
-    fn what_is_held_moves_to_the_share_of_whom_it_turns_out_to_be() {
+    fn a_reservation_moves_to_the_share_of_the_tenant_once_it_is_known() {
         let (queue, _receiver) = queue(100, 10, Arc::default());
-        let shares = queue.shares(50);
-        let (unnamed, named) = (shares.cut(), shares.cut());
-        let mut first = queue.reserve(unnamed.as_ref());
+        let limits = queue.share_limits(50);
+        let (anonymous, tenant) = (limits.new_share(), limits.new_share());
+        let mut first = queue.reserve(anonymous.as_ref());
         assert_eq!([first.grow_to(5), first.grow_to(6)], [Ok(()), Err(Full::Share)]);
-        assert_eq!(queue.reserve(unnamed.as_ref()).grow_to(1), Err(Full::Share));
-        assert_eq!(first.move_to(named.as_ref()), Ok(()));
-        let mut second = queue.reserve(unnamed.as_ref());
-        assert_eq!(second.grow_to(5), Ok(()), "what was moved is given back");
-        assert_eq!(second.move_to(named.as_ref()), Err(Full::Share));
+        assert_eq!(queue.reserve(anonymous.as_ref()).grow_to(1), Err(Full::Share));
+        assert_eq!(first.move_to(tenant.as_ref()), Ok(()));
+        let mut second = queue.reserve(anonymous.as_ref());
+        assert_eq!(second.grow_to(5), Ok(()), "what was moved is released");
+        assert_eq!(second.move_to(tenant.as_ref()), Err(Full::Share));
         drop((first, second));
         assert_eq!(queue.depth().now(), (0, 0));
-        assert!([unnamed, named].into_iter().all(|share| share.unwrap().room.bytes.used() == 0));
+        assert!([anonymous, tenant].into_iter().all(|share| share.unwrap().capacity.bytes.used() == 0));
     }
 
     #[test]
-    fn a_closed_queue_refuses_and_gives_the_capacity_back() {
+    fn a_closed_queue_rejects_a_job_and_releases_its_capacity() {
         let (queue, receiver) = queue(2, 10, Arc::default());
         drop(receiver);
         assert_eq!(push(&queue, 1), Err(PushError::Closed));

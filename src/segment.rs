@@ -1,22 +1,21 @@
-//! A segment is an S3 object in the making: its id, the key that follows from the id, and the frames it is made of.
+//! A segment becomes one object: its id, the key that follows from the id, and its frames. Pure.
 //!
-//! A frame is what one commit adds: the lines of every job that was waiting, compressed on their own. Frames of either
-//! codec concatenate: gzip members (RFC 1952, 2.2) and zstd frames (RFC 8878, 3) one after the other are one valid
-//! file. Everything here is pure; where the bytes live is the spool's business.
+//! A frame is what one commit adds: the lines of the jobs that were queued, compressed on their own. Concatenated gzip
+//! members (RFC 1952, 2.2) are one valid file, and so are concatenated zstd frames (RFC 8878, 3).
 
 pub mod file;
 mod frame;
 mod id;
 mod receipt;
 mod repack;
-mod tail;
+pub mod salvage;
 
 pub use frame::FrameEncoder;
 pub use id::SegmentId;
-pub use receipt::{JobId, NoJobId};
-pub use repack::{FrameSizes, Repacker};
+pub use receipt::{InvalidJobId, JobId};
+pub use repack::{Repacker, are_small};
 
-/// A frame is closed when it holds this many bytes of lines: enough for the codec to do well, little beside an object.
+/// The most bytes of lines in a frame of several jobs: enough for a good compression ratio, and small compared to an object.
 pub const FRAME_MAX_BYTES: usize = 512 * 1024;
 
 /// The codec of a segment's frames.
@@ -26,7 +25,7 @@ pub enum Compression {
     Gzip,
     /// zstd, RFC 8878.
     Zstd,
-    /// Lines as they are.
+    /// No compression.
     None,
 }
 
@@ -34,7 +33,7 @@ impl Compression {
     /// Every codec.
     pub const ALL: [Self; 3] = [Self::Gzip, Self::Zstd, Self::None];
 
-    /// What an object's name ends in.
+    /// The extension of an object's name.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Gzip => "ndjson.gz",

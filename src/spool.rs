@@ -1,57 +1,57 @@
-//! Where segments live from their opening until their object is stored: in memory, or in a folder.
+//! Keeps segments from their opening until their object is stored: in memory, or in a folder.
 //!
-//! The dispatcher fills an [`OpenSegment`], one commit after the other, and hands it on sealed through the [`Backlog`],
-//! from which idle workers take it. A worker has the spool [`load`](Spool::load) its bytes, and tells it when the store
-//! has said yes ([`stored`](Spool::stored)): until then they are kept.
+//! The dispatcher commits frames to an [`OpenSegment`], seals it, and passes it through the [`Backlog`] to an idle worker. The
+//! worker [`load`](Spool::load)s its bytes, and reports when they are [`stored`](Spool::stored). Until then they are kept.
 //!
-//! On disk a segment is one file (its format: [`crate::segment::file`]), and a commit is one append and one fdatasync,
-//! however many jobs it serves. Rules: what a commit returned `Ok` for is durable; a file that a write or a sync failed on
-//! is never written to again; no more than `SPOOL_MAX_BYTES` are ever on disk.
+//! On disk a segment is one file (see [`crate::segment::file`]), and a commit is one append and one fdatasync, for any number
+//! of jobs. Invariants: when a commit returns `Ok`, it is durable; a file is never written to again after a failed write or
+//! sync; the files never take more than `SPOOL_MAX_BYTES`.
 
 mod attempts;
 mod backlog;
 mod buffers;
-mod ended;
+mod cleanup;
+mod folder;
 mod folders;
-mod loaded;
+mod load;
 mod names;
 mod open;
-mod packing;
+mod repacking;
+mod sealed;
 mod share;
 mod space;
 mod status;
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use parking_lot::Mutex;
 
 pub use attempts::Attempts;
 pub use backlog::{Backlog, Slot};
-pub use folders::{Adopted, HELD_MAX, Unadopted};
-use folders::{Folder, Folders};
-use open::Appending;
+pub use folders::{ADOPTED_FOLDERS_MAX, Unadopted};
+pub use load::{LoadError, Loaded};
 pub use open::OpenSegment;
-use packing::Packing;
+pub use sealed::SealedSegment;
 pub use share::SpoolShare;
-use space::Charge;
 pub use space::Space;
 pub use status::{SegmentStatus, Segments, State};
 
 use crate::config::{ObjectSettings, SpoolSettings};
-use crate::disk::{Disk, naming};
+use crate::disk::{Disk, on_blocking_thread};
 use crate::log_throttle::LogThrottle;
-use crate::segment::file::{self, Salvage};
-use crate::segment::{Compression, FrameSizes, SegmentId};
+use crate::segment::salvage::Salvage;
+use crate::segment::{Compression, SegmentId, file};
 use buffers::Buffers;
-use ended::{End, Ended, release};
-use loaded::read;
-pub use loaded::{LoadError, Loaded};
+use cleanup::{Action, Cleanup, release};
+use folders::{AdoptedSegment, Folders};
+use open::{Body, SegmentFile};
+use repacking::Repacking;
+use sealed::Source;
 
-/// Each of them is tried again every few seconds.
-static NOT_REMOVED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
+/// Every cleanup that fails is retried every few seconds.
+static CLEANUP_FAILED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
 /// Why a commit failed. Its jobs are not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +59,7 @@ pub enum SpoolError {
     /// `SPOOL_MAX_BYTES` is reached, or the disk is full.
     #[error("the spool is full")]
     Full,
-    /// The disk does not take it.
+    /// An I/O error.
     #[error("the spool fails: {0}")]
     Failed(String),
 }
@@ -75,14 +75,9 @@ impl From<io::Error> for SpoolError {
 pub struct Spool {
     compression: Compression,
     segments: Arc<Segments>,
-    packing: Packing,
-    place: Place,
-}
-
-#[derive(Debug)]
-enum Place {
-    Memory,
-    Disk(DiskSpool),
+    repacking: Repacking,
+    /// None if segments are kept in memory.
+    disk: Option<DiskSpool>,
 }
 
 #[derive(Debug)]
@@ -91,67 +86,34 @@ struct DiskSpool {
     folders: Folders,
     space: Arc<Space>,
     buffers: Arc<Buffers>,
-    /// Files that could not be removed.
-    left: Mutex<Vec<Ended>>,
-}
-
-/// A segment that waits for its upload, or is in it.
-#[derive(Debug)]
-pub struct SealedSegment {
-    /// Names the object, and tells those who ask what became of it.
-    pub status: Arc<SegmentStatus>,
-    /// Bytes as they will be stored; of one that a dead process opened, a few more.
-    pub len: usize,
-    /// From its opening to its sealing; none if a process that is dead opened it.
-    pub age: Option<Duration>,
-    /// What was tried with it.
-    pub attempts: Attempts,
-    source: Source,
-}
-
-#[derive(Debug)]
-enum Source {
-    Memory {
-        body: Bytes,
-        frames: Vec<usize>,
-        jobs: u32,
-        payloads: u32,
-    },
-    File {
-        path: PathBuf,
-        folder: Arc<Folder>,
-        charge: Charge,
-        len: usize,
-        /// Jobs and payloads, if this process or the file's name says how many were committed.
-        committed: Option<(u32, u32)>,
-        /// Whether this process opened it.
-        is_own: bool,
-    },
+    failed_cleanups: Mutex<Vec<Cleanup>>,
 }
 
 impl Spool {
     /// A spool in memory.
     pub fn in_memory(compression: Compression) -> Self {
-        Self { compression, segments: Arc::default(), packing: Packing::default(), place: Place::Memory }
+        Self::new(compression, None)
     }
 
-    /// Whether there is work in the folder, of this process's format.
+    fn new(compression: Compression, disk: Option<DiskSpool>) -> Self {
+        Self { compression, segments: Arc::default(), repacking: Repacking::default(), disk }
+    }
+
+    /// Whether the folder holds segments, in a format that this version reads.
     pub fn has_segments(settings: &SpoolSettings, disk: &dyn Disk) -> bool {
         folders::has_segments(&settings.dir, disk)
     }
 
-    /// How many damaged files were set aside in the folder, and their bytes.
-    ///
-    /// # Errors
-    /// When the folder is there and cannot be read.
-    pub fn set_aside(settings: &SpoolSettings, disk: &dyn Disk) -> io::Result<(usize, u64)> {
-        folders::set_aside(&settings.dir, disk)
+    /// The number of damaged files under `dead/`, and their bytes.
+    pub fn dead_files(settings: &SpoolSettings, disk: &dyn Disk) -> io::Result<(usize, u64)> {
+        let files = folders::dead_files(&settings.dir, disk)?;
+        Ok((files.len(), files.iter().map(|file| file.len).sum()))
     }
 
     /// A spool in a folder, and the segments that dead processes have left there.
     ///
     /// # Errors
-    /// When the folder cannot be read or written.
+    /// The folder cannot be read or written.
     pub fn on_disk(
         settings: &SpoolSettings,
         objects: &ObjectSettings,
@@ -160,121 +122,95 @@ impl Spool {
         let space = Arc::new(Space::new(settings.max_bytes));
         let (folders, left) = Folders::open(&settings.dir, Arc::clone(&disk), &space)?;
         let buffers = Arc::new(Buffers::new(objects.max_bytes));
-        let place = Place::Disk(DiskSpool { disk, folders, space, buffers, left: Mutex::default() });
-        let spool =
-            Self { compression: objects.compression, segments: Arc::default(), packing: Packing::default(), place };
-        let mut left: Vec<_> = left.into_iter().map(|segment| spool.take_over(segment)).collect();
+        let disk = DiskSpool { disk, folders, space, buffers, failed_cleanups: Mutex::default() };
+        let spool = Self::new(objects.compression, Some(disk));
+        let mut left: Vec<_> = left.into_iter().map(|segment| spool.adopt_segment(segment)).collect();
         left.extend(spool.adopt()?);
         Ok((spool, left))
     }
 
-    /// Takes over what processes have left that died since the last look. Blocks.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
+    /// Adopts the segments of processes that have died since the last call. Blocks.
     pub fn adopt(&self) -> io::Result<Vec<SealedSegment>> {
-        let Place::Disk(spool) = &self.place else { return Ok(Vec::new()) };
-        let adopted = spool.folders.adopt(&spool.space)?;
-        Ok(adopted.into_iter().map(|segment| self.take_over(segment)).collect())
+        let Some(disk) = &self.disk else { return Ok(Vec::new()) };
+        let adopted = disk.folders.adopt(&disk.space)?;
+        Ok(adopted.into_iter().map(|segment| self.adopt_segment(segment)).collect())
     }
 
-    fn take_over(&self, adopted: Adopted) -> SealedSegment {
-        let Adopted { id, compression, committed, path, folder, charge } = adopted;
-        // How many jobs one has that was not sealed is known when it is read.
-        let status = self.segments.add(id, compression, committed.map_or(u32::MAX, |committed| committed.jobs));
-        let len = committed.map_or(charge.bytes(), |committed| committed.bytes);
-        let committed = committed.map(|committed| (committed.jobs, committed.payloads));
-        let source = Source::File { path, folder, charge, len, committed, is_own: false };
-        SealedSegment { status, len, age: None, attempts: Attempts::of_a_dead_process(), source }
-    }
-
-    /// The folders of dead processes that the last look did not take over.
-    pub fn unadopted(&self) -> Unadopted {
-        match &self.place {
-            Place::Memory => Unadopted::default(),
-            Place::Disk(spool) => spool.folders.unadopted(),
+    fn adopt_segment(&self, adopted: AdoptedSegment) -> SealedSegment {
+        let committed = adopted.name.committed;
+        // The jobs of a segment that was not sealed are unknown until it is read.
+        let jobs = committed.map_or(u32::MAX, |committed| committed.jobs);
+        let len = committed.map_or(adopted.charge.bytes(), |committed| committed.bytes);
+        SealedSegment {
+            status: self.segments.add(adopted.name.id, adopted.name.compression, jobs),
+            len,
+            age: None,
+            committed: committed.map(|committed| (committed.jobs, committed.payloads)),
+            attempts: Attempts::of_dead_process(),
+            source: Source::File { path: adopted.path, folder: adopted.folder, charge: adopted.charge, len },
         }
     }
 
-    /// What new segments are compressed with.
+    /// The folders of dead processes that the last call of [`adopt`](Self::adopt) did not adopt.
+    pub fn unadopted(&self) -> Unadopted {
+        self.disk.as_ref().map(|disk| disk.folders.unadopted()).unwrap_or_default()
+    }
+
+    /// The codec of new segments.
     pub fn compression(&self) -> Compression {
         self.compression
     }
 
-    /// The segments of this process.
+    /// The segments that this process knows.
     pub fn segments(&self) -> &Arc<Segments> {
         &self.segments
     }
 
-    /// Bytes on disk and the most that there may be; none in memory.
+    /// The space on disk; none in memory.
     pub fn space(&self) -> Option<&Arc<Space>> {
-        match &self.place {
-            Place::Memory => None,
-            Place::Disk(spool) => Some(&spool.space),
-        }
+        self.disk.as_ref().map(|disk| &disk.space)
     }
 
-    /// A new segment, which is expected to grow to `expected_bytes`. Blocks.
-    ///
-    /// # Errors
-    /// When its file cannot be created.
+    /// Opens a new segment, which is expected to grow to `expected_bytes`. Blocks.
     pub fn open(&self, now: SystemTime, expected_bytes: usize) -> Result<OpenSegment, SpoolError> {
         let id = SegmentId::new(now);
-        match &self.place {
-            Place::Memory => Ok(OpenSegment::in_memory(self.add(id), expected_bytes)),
-            Place::Disk(spool) => {
-                let folder = spool.folders.own();
-                let path = folder.segment(id, self.compression);
-                let charge = spool.space.charge(file::FILE_HEADER_LEN).ok_or(SpoolError::Full)?;
-                let file = spool.disk.create(&path).map_err(naming(&path))?;
-                let appending = Appending::new(Arc::clone(&spool.disk), file, path, Arc::clone(folder), charge, id);
-                Ok(OpenSegment::on_disk(self.add(id), appending))
-            }
-        }
+        let status = || self.segments.add(id, self.compression, 0);
+        let Some(disk) = &self.disk else { return Ok(OpenSegment::in_memory(status(), expected_bytes)) };
+        let charge = disk.space.charge(file::FILE_HEADER_LEN).ok_or(SpoolError::Full)?;
+        let file = SegmentFile::create(&disk.disk, disk.folders.own(), charge, id, self.compression)?;
+        Ok(OpenSegment::new(status(), Body::File(file)))
     }
 
-    fn add(&self, id: SegmentId) -> Arc<SegmentStatus> {
-        self.segments.add(id, self.compression, 0)
-    }
-
-    /// Lets go of a segment that came to nothing. Blocks.
+    /// Removes a segment that nothing was committed to. Blocks.
     pub fn discard(&self, segment: OpenSegment) {
-        self.segments.forget(segment.id());
-        let Place::Disk(spool) = &self.place else { return };
+        self.segments.forget(segment.status.id());
+        let Some(disk) = &self.disk else { return };
         let Source::File { path, charge, .. } = segment.seal().source else { return };
-        if let Err(error) = release(spool.disk.remove(&path), charge) {
-            tracing::warn!(path = %path.display(), %error, "an empty segment cannot be removed");
+        if let Err(error) = release(disk.disk.remove(&path), charge) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove an empty segment");
         }
     }
 
-    /// Removes this process's folder if there is nothing in it any more. Blocks.
+    /// Removes the folder of this process if it is empty. Blocks.
     pub fn close(&self) {
-        if let Place::Disk(spool) = &self.place {
-            spool.folders.close();
+        if let Some(disk) = &self.disk {
+            disk.folders.close();
         }
     }
 
-    /// Whether what is not stored yet survives this process.
+    /// Whether segments survive this process.
     pub fn is_durable(&self) -> bool {
-        matches!(self.place, Place::Disk(_))
+        self.disk.is_some()
     }
 
-    /// Tries whether the disk takes writes again, after it did not. Blocks.
-    ///
-    /// # Errors
-    /// What it still says.
+    /// Checks whether the disk can be written to. Blocks.
     pub fn probe(&self) -> Result<(), SpoolError> {
-        match &self.place {
-            Place::Memory => Ok(()),
-            Place::Disk(spool) => Ok(spool.folders.probe(&*spool.disk)?),
-        }
+        self.disk.as_ref().map_or(Ok(()), |disk| Ok(disk.folders.probe()?))
     }
 
-    /// Reads a segment for its upload, finds what is good in it, and packs its small frames anew. Waits for memory, if it is
-    /// large. After several reads that failed with EIO it reads around what the disk cannot read.
-    ///
-    /// # Errors
-    /// [`LoadError`]; the segment may be loaded again.
+    /// Reads a segment for its upload, finds its valid frames, and repacks small ones. Waits for memory if the segment is
+    /// large. After several reads that failed with EIO it skips what the disk cannot read.
+    /// The call may be repeated after an error.
     pub async fn load(&self, segment: &mut SealedSegment) -> Result<Loaded, LoadError> {
         let loaded = self.load_once(segment).await;
         if let Err(error) = &loaded {
@@ -283,151 +219,74 @@ impl Spool {
         loaded
     }
 
-    async fn load_once(&self, segment: &mut SealedSegment) -> Result<Loaded, LoadError> {
-        let compression = segment.status.compression();
-        let is_packed = !segment.attempts.is_packing_off;
-        match (&self.place, &mut segment.source) {
-            (Place::Disk(spool), Source::File { path, folder, len, committed, .. }) => {
-                let (buffer, room) = spool.buffers.take(*len).await;
-                let (disk, named, folder) = (Arc::clone(&spool.disk), path.clone(), Arc::clone(folder));
-                let (id, good, reading) = (segment.status.id(), *len, segment.attempts.reading());
-                let read = tokio::task::spawn_blocking(move || match read(&*disk, &named, id, good, reading, buffer) {
-                    Err(error @ LoadError::Unreadable { is_missing: true, .. }) => {
-                        let found = folder.find(&*disk, id).ok_or(error)?;
-                        Ok((read(&*disk, &found, id, good, reading, Vec::new())?, found))
-                    }
-                    done => Ok((done?, named)),
-                });
-                let (read, found) = read.await.unwrap_or_else(|error| Err(LoadError::Failed(error.to_string())))?;
-                *path = found;
-                let (mut bytes, frames, salvage) = read;
-                if committed.is_none() {
-                    let places = salvage.possibly_lost.map_or(salvage.places, |lost| lost.places().end);
-                    segment.status.committed(places);
-                }
-                let len = bytes.len();
-                if is_packed && FrameSizes::of(compression, &bytes, &frames).are_small() {
-                    bytes = self.packing.pack(compression, frames, || bytes).await?;
-                }
-                let saved = len - bytes.len();
-                Ok(Loaded { body: Bytes::from(bytes), salvage, saved, room, is_gone: false })
-            }
-            (_, Source::Memory { body, frames, jobs, payloads }) => {
-                let (places, jobs, payloads) = (*jobs, u64::from(*jobs), u64::from(*payloads));
-                let salvage = Salvage { places, jobs, payloads, ..Salvage::default() };
-                let len = body.len();
-                if is_packed && FrameSizes::of(compression, body, frames).are_small() {
-                    let (frames, packed) = (std::mem::take(frames), body.clone());
-                    *body = Bytes::from(self.packing.pack(compression, frames, || Vec::from(packed)).await?);
-                }
-                Ok(Loaded { body: body.clone(), salvage, saved: len - body.len(), room: None, is_gone: false })
-            }
-            (Place::Memory, Source::File { .. }) => Err(LoadError::Failed("the spool is in memory".to_owned())),
-        }
+    /// Whether the segment's file is missing from a folder that exists. The content of a folder that is away may come back.
+    pub async fn is_missing(&self, segment: &SealedSegment) -> bool {
+        let (Some(disk), Source::File { folder, .. }) = (&self.disk, &segment.source) else { return false };
+        let (disk, id, folder) = (Arc::clone(&disk.disk), segment.status.id(), Arc::clone(folder));
+        on_blocking_thread(move || Ok(folder.lacks(&*disk, id))).await.unwrap_or(false)
     }
 
-    /// Whether the segment's file is not coming back: its folder is there, and the file is not in it. A folder that is away
-    /// may be back in a moment, with all that is in it.
-    pub async fn is_gone(&self, segment: &SealedSegment) -> bool {
-        let (Place::Disk(spool), Source::File { folder, .. }) = (&self.place, &segment.source) else {
-            return false;
-        };
-        let (disk, id, folder) = (Arc::clone(&spool.disk), segment.status.id(), Arc::clone(folder));
-        let looked = on_blocking_thread(move || Ok(folder.is_there_without(&*disk, id))).await;
-        looked.unwrap_or(false)
-    }
-
-    /// The store has the segment, as far as it was good: removes it, or sets it aside if it was damaged.
+    /// The valid part of the segment is stored: removes its file, or moves it to `dead/` if it is damaged.
     ///
     /// # Errors
-    /// When it cannot be removed yet: [`tidy`](Self::tidy) tries again, and after a crash it is stored once more, under the
-    /// same key.
-    pub async fn stored(&self, segment: SealedSegment, salvage: &Salvage, is_gone: bool) -> io::Result<()> {
-        // The object may have more than the file had, or show that nothing is missing at the end.
-        if salvage.possibly_lost.is_none() && salvage.places > 0 {
-            segment.status.committed(salvage.places);
+    /// The file cannot be removed yet. [`retry_cleanups`](Self::retry_cleanups) tries again. After a crash the segment is
+    /// stored once more, under the same key.
+    pub async fn stored(&self, segment: SealedSegment, salvage: &Salvage, is_missing: bool) -> io::Result<()> {
+        // The object may hold more jobs than the file did.
+        if salvage.possibly_lost.is_none() && salvage.total_jobs > 0 {
+            segment.status.set_jobs(salvage.total_jobs);
         }
         let is_dead = salvage.jobs == 0 && salvage.payloads == 0;
-        let state = if is_dead { State::Dead } else { State::Stored { dead: salvage.lost_places().into() } };
+        let state = if is_dead { State::Dead } else { State::Stored { dead: salvage.lost_indexes().into() } };
         if let Some(lost) = salvage.possibly_lost {
-            segment.status.doubt(lost.places());
+            segment.status.set_possibly_lost(lost.indexes());
         }
         self.segments.settle(&segment.status, state);
-        let (Place::Disk(spool), Source::File { path, folder, charge, .. }) = (&self.place, segment.source) else {
+        let (Some(disk), Source::File { path, folder, charge, .. }) = (&self.disk, segment.source) else {
             return Ok(());
         };
-        let end = match (is_gone, salvage.is_suspect()) {
-            (true, _) => End::Gone,
-            (false, true) => End::SetAside,
-            (false, false) => End::Remove,
+        let action = match (is_missing, salvage.is_suspect()) {
+            (true, _) => Action::Forget,
+            (false, true) => Action::MoveToDead,
+            (false, false) => Action::Remove,
         };
-        spool.end(Ended { path, folder, charge, end }).await
+        disk.clean_up(Cleanup { path, folder, charge, action }).await
     }
 
-    /// Tries again to remove what could not be removed. Blocks on nothing but the disk's own threads.
-    pub async fn tidy(&self) {
-        let Place::Disk(spool) = &self.place else { return };
-        let left = std::mem::take(&mut *spool.left.lock().unwrap_or_else(PoisonError::into_inner));
-        for ended in left {
-            let path = ended.path.clone();
-            if let Err(error) = spool.end(ended).await
-                && let Some(suppressed) = NOT_REMOVED.permit()
+    /// Retries cleanups that have failed.
+    pub async fn retry_cleanups(&self) {
+        let Some(disk) = &self.disk else { return };
+        let failed = std::mem::take(&mut *disk.failed_cleanups.lock());
+        for cleanup in failed {
+            let path = cleanup.path.clone();
+            if let Err(error) = disk.clean_up(cleanup).await
+                && let Some(suppressed) = CLEANUP_FAILED.permit()
             {
-                tracing::warn!(path = %path.display(), %error, suppressed, "a stored segment still cannot be removed from the spool");
+                tracing::warn!(path = %path.display(), %error, suppressed, "still cannot remove a stored segment from the spool; will retry");
             }
         }
     }
 }
 
 impl DiskSpool {
-    /// Removes the file or sets it aside. If that fails it is kept in mind, with the lock on its folder and the space that
-    /// it takes, so that nobody takes it for a dead process's.
-    async fn end(&self, ended: Ended) -> io::Result<()> {
+    /// Runs a cleanup. One that fails is kept, with its charge and with the lock of its folder, so that no other process
+    /// adopts the segment.
+    async fn clean_up(&self, cleanup: Cleanup) -> io::Result<()> {
         let (disk, dead, root) = (Arc::clone(&self.disk), self.folders.dead(), self.folders.root().to_owned());
-        let (ended, done) = on_blocking_thread(move || {
-            let done = ended.carry_out(&*disk, &dead, &root);
-            Ok((ended, done))
+        let (cleanup, done) = on_blocking_thread(move || {
+            let done = cleanup.run(&*disk, &dead, &root);
+            Ok((cleanup, done))
         })
         .await?;
         if done.is_err() {
-            self.left.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
+            self.failed_cleanups.lock().push(cleanup);
             return done;
         }
-        if ended.end == End::SetAside {
-            // It still takes its space.
-            ended.charge.keep();
+        if cleanup.action == Action::MoveToDead {
+            // The file still takes its space.
+            cleanup.charge.keep();
         }
-        self.folders.let_go(&ended.folder);
+        self.folders.segment_removed(&cleanup.folder);
         Ok(())
     }
-}
-
-impl SealedSegment {
-    /// What `salvage` says of it is in the ledger: a later read that finds less of it finds damage.
-    pub fn booked(&mut self, salvage: &Salvage) {
-        let number = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-        let counts = (number(salvage.jobs + salvage.dead_jobs()), number(salvage.payloads + salvage.dead_payloads));
-        let (jobs, payloads) = self.attempts.booked.unwrap_or_default();
-        self.attempts.booked = Some((counts.0.max(jobs), counts.1.max(payloads)));
-    }
-
-    /// The jobs and payloads that this process committed to it; unknown if a dead process did.
-    pub fn known(&self) -> Option<(u32, u32)> {
-        match &self.source {
-            Source::Memory { jobs, payloads, .. } => Some((*jobs, *payloads)),
-            Source::File { committed, is_own, .. } => committed.filter(|_| *is_own),
-        }
-    }
-
-    /// The jobs and payloads that were committed to it; unknown if a process died before it sealed it.
-    pub fn committed(&self) -> Option<(u32, u32)> {
-        match &self.source {
-            Source::Memory { jobs, payloads, .. } => Some((*jobs, *payloads)),
-            Source::File { committed, .. } => *committed,
-        }
-    }
-}
-
-async fn on_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }

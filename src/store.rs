@@ -1,5 +1,5 @@
-//! Where objects go: S3, or a directory. Both take an object whole under a key, and taking the same one twice is
-//! harmless, so that whoever is in doubt about an upload may repeat it.
+//! Where objects go: an S3 bucket or a directory. Both store an object whole under a key. A repeated upload of the same
+//! object is harmless, so an upload with an unknown outcome may be repeated.
 
 mod dir;
 mod lines;
@@ -7,7 +7,6 @@ mod metadata;
 mod s3;
 
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -17,62 +16,68 @@ pub use s3::S3Store;
 use crate::config::{Settings, StoreSettings};
 use crate::segment::SegmentId;
 
-/// What an object is, beside its bytes.
+/// An upload of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObjectInfo {
-    /// The segment that it was.
+pub struct Upload<'a> {
+    /// The key of the object.
+    pub key: &'a str,
+    /// The object.
+    pub body: Bytes,
+    /// The segment.
     pub segment: SegmentId,
-    /// Jobs in it.
+    /// Jobs in the object.
     pub jobs: u64,
-    /// Payloads in it.
+    /// Payloads in the object.
     pub payloads: u64,
-    /// Places of jobs that were damaged before they could be stored; nearly always none.
+    /// Indexes of the segment's jobs that were damaged before they could be stored.
     pub dead: Vec<Range<u32>>,
-    /// Whether the segment was damaged: an object of an earlier upload may hold more than this one.
+    /// Whether the segment was damaged, so that the object of an earlier upload may hold more than this one.
     pub is_damaged: bool,
-    /// The fewest payloads of an earlier upload of which it is not known whether it was carried out.
-    pub earlier_payloads: Option<u64>,
+    /// Whether an earlier upload may have stored the object.
+    pub may_exist: bool,
+    /// The fewest payloads of an earlier upload with an unknown outcome.
+    pub unconfirmed_payloads: Option<u64>,
 }
 
 /// What the store knows of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Found {
-    /// How many places its segment had, if the store kept that.
-    pub places: Option<u32>,
-    /// Places of jobs that are not in it.
+pub struct StoredObject {
+    /// Jobs of its segment, dead ones included, if the store kept their number.
+    pub total_jobs: Option<u32>,
+    /// Indexes of jobs that are not in the object.
     pub dead: Vec<Range<u32>>,
-    /// Places of jobs of which it is not known any more whether they are in it.
+    /// Indexes of jobs that may or may not be in the object.
     pub unsure: Vec<Range<u32>>,
-    /// Jobs in it, if the store kept that.
+    /// Jobs in the object, if the store kept their number.
     pub jobs: Option<u64>,
-    /// Payloads in it, if the store kept that or they were counted.
+    /// Payloads in the object, if the store kept their number or they were counted.
     pub payloads: Option<u64>,
 }
 
-/// What kind of failure it was. Whatever the class, the caller keeps the bytes and tries again.
+/// The class of a failure. The caller keeps the bytes and retries, whatever the class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// It may pass by itself: a timeout, a lost connection, a 5xx.
+    /// It may pass by itself: a lost connection, a 5xx.
     Transient,
     /// The store asks for fewer requests.
     Throttled,
-    /// There was no answer in time; fewer at once may be faster, on a slow link too.
+    /// There was no response in time. On a slow link fewer concurrent uploads are faster.
     TimedOut,
-    /// It will not pass until somebody mends something: access denied, no such bucket.
+    /// It will not pass until an operator acts: access denied, no such bucket.
     Permanent,
 }
 
-/// The store did not take an object, or may not have.
+/// A call failed. An upload may have been carried out all the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct StoreError {
-    /// What kind of failure it was.
+    /// The class of the failure.
     pub class: ErrorClass,
-    /// What the store said, or what happened to the call.
+    /// The store's message, or what happened to the call.
     pub message: String,
 }
 
-/// A place for objects.
+/// The destination of objects.
 #[derive(Debug)]
 pub enum Store {
     /// A directory on this machine.
@@ -82,7 +87,7 @@ pub enum Store {
 }
 
 impl Store {
-    /// The store that the settings name. Does not talk to it yet, save to find out the region where that is not set.
+    /// The store that the settings name. Makes no call to it, except to find the region where that is not set.
     pub async fn connect(settings: &Settings) -> Self {
         match &settings.store {
             StoreSettings::Dir(root) => Self::Dir(DirStore::new(root.clone())),
@@ -90,128 +95,109 @@ impl Store {
         }
     }
 
-    /// Where the objects are, as people write it: `s3://bucket`, or a path.
+    /// `s3://bucket`, or a path.
     pub fn location(&self) -> &str {
         match self {
-            Self::Dir(dir) => dir.location(),
-            Self::S3(s3) => s3.location(),
+            Self::Dir(dir) => &dir.location,
+            Self::S3(s3) => &s3.location,
         }
     }
 
-    /// Stores `body` under `key`. When this returns the object is durable, as far as the store's word goes. `may_be_there`
-    /// says that an attempt before this one may have succeeded without our hearing of it: an object that is there then is
-    /// never replaced by one with fewer payloads. It is kept, and what is known of it is returned.
+    /// Stores an object durably. If `may_exist` is set, an existing object is never replaced by one with fewer payloads: it
+    /// is kept, and what the store knows of it is returned.
     ///
     /// # Errors
-    /// [`StoreError`]; the object may be there all the same, and putting it again is right.
-    pub async fn put(
-        &self,
-        key: &str,
-        body: Bytes,
-        info: &ObjectInfo,
-        may_be_there: bool,
-    ) -> Result<Option<Found>, StoreError> {
+    /// [`StoreError`]; the upload may be repeated.
+    pub async fn put(&self, upload: &Upload<'_>) -> Result<Option<StoredObject>, StoreError> {
         match self {
-            Self::Dir(dir) => dir.put(key, body, info, may_be_there).await,
-            Self::S3(s3) => {
-                let put = s3.put(key, body, info, may_be_there).await;
-                put.map_err(|error| error.in_call("PutObject", s3))
-            }
+            Self::Dir(dir) => dir.put(upload).await,
+            Self::S3(s3) => s3.put(upload).await,
         }
     }
 
-    /// Looks an object up and counts what is in it.
-    ///
-    /// # Errors
-    /// [`StoreError`], when the store cannot say.
-    pub async fn count(&self, key: &str) -> Result<Option<Found>, StoreError> {
+    /// Looks an object up and counts its payloads. None also where the store may not be asked.
+    pub async fn count(&self, key: &str) -> Result<Option<StoredObject>, StoreError> {
         match self {
             Self::Dir(dir) => dir.count(key).await,
-            // A role that may only put objects cannot tell.
-            Self::S3(s3) => {
-                let seen = s3.look(key).await.map_err(|error| error.in_call("HeadObject", s3))?;
-                Ok(seen.found())
-            }
+            Self::S3(s3) => Ok(s3.look_up(key).await?.object()),
         }
     }
 
     /// Looks an object up.
     ///
     /// # Errors
-    /// [`StoreError`], when the store cannot say whether it has it.
-    pub async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
+    /// [`StoreError`], if it is unknown whether there is one.
+    pub async fn find(&self, key: &str) -> Result<Option<StoredObject>, StoreError> {
         match self {
             Self::Dir(dir) => dir.find(key).await,
-            Self::S3(s3) => s3.find(key).await.map_err(|error| error.in_call("HeadObject", s3)),
+            Self::S3(s3) => s3.find(key).await,
         }
     }
 
-    /// Looks for an object under whichever of `keys`, which all begin with `stem`: with one call where the store lets it be
-    /// listed, else by asking for those in `probe`.
+    /// Looks up an object with one of `keys`, which all begin with `stem`: with one listing, or, where listing is denied, by
+    /// one call for each key in `probe`.
     ///
     /// # Errors
-    /// [`StoreError`], when the store cannot say whether it has one.
+    /// [`StoreError`], if it is unknown whether there is one.
     pub async fn find_any(
         &self,
         stem: &str,
         keys: &[String],
         probe: &[String],
-    ) -> Result<Option<(String, Found)>, StoreError> {
+    ) -> Result<Option<(String, StoredObject)>, StoreError> {
         match self {
-            Self::Dir(dir) => {
-                for key in keys {
-                    if let Some(found) = dir.find(key).await? {
-                        return Ok(Some((key.clone(), found)));
-                    }
-                }
-                Ok(None)
-            }
-            Self::S3(s3) => {
-                let found = s3.find_any(stem, keys, probe).await;
-                found.map_err(|error| error.in_call("ListObjectsV2", s3))
-            }
+            Self::Dir(dir) => dir.find_any(keys).await,
+            Self::S3(s3) => s3.find_any(stem, keys, probe).await,
         }
     }
 
-    /// Whether the store can be reached at all, without writing an object.
-    ///
-    /// # Errors
-    /// What stands in the way. A store that does not say is taken to be well.
-    pub async fn reach(&self) -> Result<(), StoreError> {
+    /// Checks that the store can be reached, without writing an object. A store that denies the call counts as reachable.
+    pub async fn check_reachable(&self) -> Result<(), StoreError> {
         match self {
-            Self::Dir(dir) => dir.reach().await,
-            Self::S3(s3) => s3.reach().await.map_err(|error| error.in_call("HeadBucket", s3)),
+            Self::Dir(dir) => dir.check_reachable().await,
+            Self::S3(s3) => s3.check_reachable().await,
         }
     }
 
     /// Writes an object under `key` as an upload does, reads it back and deletes it.
     ///
     /// # Errors
-    /// What failed: its name, and what the store said.
-    pub async fn prove(&self, key: &str, segment: SegmentId) -> Result<(), StoreError> {
-        let body = Bytes::from_static(b"millpond --check\n");
-        let info =
-            ObjectInfo { segment, jobs: 0, payloads: 0, dead: Vec::new(), is_damaged: false, earlier_payloads: None };
-        let _: Option<Found> =
-            self.put(key, body.clone(), &info, false).await.map_err(|error| error.while_doing("write"))?;
+    /// [`StoreError`], which names the step that failed.
+    pub async fn check_write(&self, key: &str, segment: SegmentId) -> Result<(), StoreError> {
+        let upload = Upload {
+            key,
+            body: Bytes::from_static(b"millpond --check\n"),
+            segment,
+            jobs: 0,
+            payloads: 0,
+            dead: Vec::new(),
+            is_damaged: false,
+            may_exist: false,
+            unconfirmed_payloads: None,
+        };
+        self.put(&upload).await.map_err(|error| error.while_doing("write"))?;
         let read = match self {
             Self::Dir(dir) => dir.read(key).await,
-            Self::S3(s3) => s3.read(key).await.map_err(|error| error.in_call("GetObject", s3)),
+            Self::S3(s3) => s3.read(key).await,
         };
-        // Whatever was read: what was written is not to stay.
+        // Also after a failed read: the object must not stay.
         let deleted = match self {
             Self::Dir(dir) => dir.delete(key).await,
-            Self::S3(s3) => s3.delete(key).await.map_err(|error| error.in_call("DeleteObject", s3)),
+            Self::S3(s3) => s3.delete(key).await,
         };
         let read = read.map_err(|error| error.while_doing("read back"))?;
         deleted.map_err(|error| error.while_doing("delete"))?;
-        if read == body { Ok(()) } else { Err(StoreError::permanent("what was read back is not what was written")) }
+        if read == upload.body {
+            Ok(())
+        } else {
+            Err(StoreError::permanent("the store returned other bytes than were written"))
+        }
     }
 }
 
 impl ErrorClass {
-    /// Whether fewer uploads at once may help.
-    pub fn asks_for_less(self) -> bool {
+    /// Whether fewer concurrent uploads may help.
+    pub fn lowers_limit(self) -> bool {
         matches!(self, Self::Throttled | Self::TimedOut)
     }
 }
@@ -221,15 +207,7 @@ impl StoreError {
         Self { class: ErrorClass::Permanent, message: message.into() }
     }
 
-    /// Says which call failed, and on which bucket of which server.
-    fn in_call(self, operation: &str, s3: &S3Store) -> Self {
-        Self { class: self.class, message: format!("{operation} on {}: {}", s3.target(), self.message) }
-    }
-
     fn while_doing(self, step: &str) -> Self {
         Self { class: self.class, message: format!("{step}: {}", self.message) }
     }
 }
-
-/// How long a connection to the store may take to open.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

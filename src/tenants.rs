@@ -17,7 +17,7 @@ pub use rate_limits::{RateLimit, RateLimitExceeded};
 
 use crate::config::Ack;
 use crate::digest::Digest;
-use crate::queue::{Share, Shares};
+use crate::queue::{Share, ShareLimits};
 use crate::reload::{Reload, WatchedFiles};
 
 /// Longer tokens are rejected without hashing them.
@@ -79,7 +79,7 @@ impl TenantsFile {
 #[derive(Debug)]
 pub struct Tenants {
     by_token: ArcSwap<TenantsByToken>,
-    shares: Shares,
+    shares: ShareLimits,
     /// Every burst of bytes allows one body of this size.
     max_body_bytes: usize,
     unauthenticated_share: Option<Share>,
@@ -91,7 +91,7 @@ impl Tenants {
     /// The tenants of `file`, and a future that keeps them up to date with the file. It only ends with an error.
     pub fn new(
         file: TenantsFile,
-        shares: Shares,
+        shares: ShareLimits,
         max_body_bytes: usize,
     ) -> (Arc<Self>, impl Future<Output = std::io::Error> + Send + use<>) {
         let TenantsFile { path, entries, watched } = file;
@@ -102,8 +102,8 @@ impl Tenants {
     }
 
     /// A fixed list of tenants.
-    pub fn from_entries(entries: Vec<TenantEntry>, shares: Shares, max_body_bytes: usize) -> Self {
-        let unauthenticated_share = shares.cut();
+    pub fn from_entries(entries: Vec<TenantEntry>, shares: ShareLimits, max_body_bytes: usize) -> Self {
+        let unauthenticated_share = shares.new_share();
         let tenants = Self { by_token: ArcSwap::default(), shares, max_body_bytes, unauthenticated_share };
         tenants.replace(entries);
         tenants
@@ -136,7 +136,7 @@ impl Tenants {
             let tenant = match by_name.get(&*name) {
                 Some(same) if same.limits == limits && same.ack_max == ack_max => Arc::clone(same),
                 previous => {
-                    let share = previous.map_or_else(|| self.shares.cut(), |previous| previous.share.clone());
+                    let share = previous.map_or_else(|| self.shares.new_share(), |previous| previous.share.clone());
                     let rate_limiters = RateLimiters::new(&limits, self.max_body_bytes);
                     Arc::new(Tenant { name, limits, ack_max, rate_limiters, share })
                 }

@@ -1,9 +1,9 @@
-//! Workers: each takes a sealed segment, puts it into the store, and does not let go of it before the store has said yes.
+//! Workers: each takes a sealed segment and puts it into the store. The segment is kept until the store has it.
 //!
-//! The workers are the one owner of retries, and they retry for as long as the process lives, whatever the error. A
-//! segment that fails goes back to the backlog with a time before which it is not taken again (exponential backoff, full
-//! jitter), and its memory is released: no worker is held by one segment. After a failure of the store the worker itself
-//! pauses too. Every attempt needs a place under the [`UploadLimit`], which a throttling store lowers.
+//! The workers own all retries, and they retry for as long as the process lives, whatever the error. A segment that fails
+//! goes back to the backlog with a time before which it is not retried (exponential backoff, full jitter), and its memory is
+//! released: no segment holds a worker. After a failure of the store the worker pauses as well. Every attempt needs a permit
+//! of the [`UploadLimit`], which a throttling store lowers.
 
 pub(crate) mod backoff;
 mod limit;
@@ -18,301 +18,286 @@ pub use limit::UploadLimit;
 
 use crate::context::PipelineContext;
 use crate::health::Side;
-use crate::segment::file::{PossiblyLost, Salvage};
+use crate::segment::salvage::{PossiblyLost, Salvage};
 use crate::spool::{LoadError, Loaded, SealedSegment};
-use crate::store::{ErrorClass, Found, ObjectInfo, Store, StoreError};
+use crate::store::{ErrorClass, Store, StoreError, StoredObject, Upload};
 
-/// While the server stops, nobody waits longer before the next attempt.
-const WAIT_MAX_DRAINING: Duration = Duration::from_millis(500);
+/// The longest delay before a retry while the server drains.
+const DELAY_MAX_DRAINING: Duration = Duration::from_millis(500);
 
-/// How an attempt went.
-enum Went {
+/// The outcome of an attempt.
+enum UploadOutcome {
     Done,
-    /// For reasons of its own.
+    /// The segment failed for a reason of its own.
     SegmentFailed,
-    /// As any other would have: the worker does not try the next one at once.
+    /// Any other segment would have failed too, so the worker pauses.
     StoreFailed,
 }
 
-/// What the workers share.
-pub struct Uploads {
-    /// Where segments come from, and what they report to.
+/// Uploads segments. Shared by all workers.
+pub struct Uploader {
+    /// The source of segments, and what the workers report to.
     pub context: PipelineContext,
-    /// Where they go.
+    /// The destination.
     pub store: Arc<Store>,
-    /// How many attempts may run at once.
+    /// Limits concurrent attempts.
     pub limit: UploadLimit,
-    /// Put before every key.
+    /// The prefix of every key.
     pub prefix: String,
 }
 
-impl Uploads {
-    /// One worker: uploads segment after segment, until the backlog is closed and empty.
-    pub async fn work(&self) {
-        // In a row, with no upload that succeeded in between.
+impl Uploader {
+    /// Runs one worker, until the backlog is closed and empty.
+    pub async fn run(&self) {
+        // Failures of the store since the last success.
         let mut failures = 0;
         while let Some(segment) = self.context.backlog.next().await {
             self.context.metrics.busy_workers.inc();
-            let went = self.handle(segment).await;
+            let outcome = self.attempt(segment).await;
             self.context.metrics.busy_workers.dec();
-            failures = match went {
-                Went::Done => 0,
-                Went::SegmentFailed => failures,
-                Went::StoreFailed => self.pause(failures).await,
+            failures = match outcome {
+                UploadOutcome::Done => 0,
+                UploadOutcome::SegmentFailed => failures,
+                UploadOutcome::StoreFailed => self.pause(failures).await,
             };
         }
     }
 
-    /// Tries to upload a segment, once. One that fails goes back to the backlog.
-    async fn handle(&self, mut segment: SealedSegment) -> Went {
+    /// Attempts to upload a segment. If that fails, the segment goes back to the backlog.
+    async fn attempt(&self, mut segment: SealedSegment) -> UploadOutcome {
         let id = segment.status.id();
+        let PipelineContext { metrics, health, spool, backlog, .. } = &self.context;
         let mut loaded = match self.load(&mut segment).await {
             Ok(loaded) => loaded,
             Err(error) => {
-                self.context.health.segments.failed(id, Side::Spool, &error);
-                self.context.metrics.retry(ErrorClass::Transient);
+                health.segments.failed(id, Side::Spool, &error);
+                metrics.retry(ErrorClass::Transient);
                 self.defer(segment, &error);
-                return Went::SegmentFailed;
+                return UploadOutcome::SegmentFailed;
             }
         };
-        self.context.health.segments.passed(id, Side::Spool);
-        let mut salvage = self.book(&segment, std::mem::take(&mut loaded.salvage));
-        if segment.attempts.booked.is_none() {
-            self.context.metrics.repack_saved_bytes.inc_by(loaded.saved as u64);
+        health.segments.succeeded(id, Side::Spool);
+        if segment.attempts.recorded.is_none() {
+            metrics.repack_saved_bytes.inc_by(loaded.saved_bytes as u64);
         }
-        segment.booked(&salvage);
+        let mut salvage = self.record(&mut segment, std::mem::take(&mut loaded.salvage));
         let uploaded = self.upload(&mut segment, &loaded.body, &salvage).await;
-        let is_gone = loaded.is_gone();
+        let is_missing = loaded.is_missing;
         loaded.release();
         match uploaded {
-            Ok(there) => self.settle(&mut salvage, there),
+            Ok(Some(stored)) => self.reconcile(&mut salvage, stored),
+            Ok(None) => {}
             Err(error) => return self.upload_failed(segment, &error),
         }
-        self.context.health.segments.passed(id, Side::Store);
+        health.segments.succeeded(id, Side::Store);
         self.report_damage(&segment, &salvage);
-        let metrics = &self.context.metrics;
         metrics.ledger.stored(salvage.jobs, salvage.payloads);
         metrics.ledger.dead(salvage.dead_jobs(), salvage.dead_payloads);
-        if let Err(error) = self.context.spool.stored(segment, &salvage, is_gone).await {
-            tracing::warn!(segment = %id, %error, "a stored segment cannot be removed from the spool");
+        if let Err(error) = spool.stored(segment, &salvage, is_missing).await {
+            tracing::warn!(segment = %id, %error, "cannot remove a stored segment from the spool; will retry");
         }
-        self.context.backlog.done();
-        Went::Done
+        backlog.done();
+        UploadOutcome::Done
     }
 
-    /// Reads the segment. A file that is gone is not coming back.
+    /// Reads the segment. A file that is missing will not come back, and counts as read.
     async fn load(&self, segment: &mut SealedSegment) -> Result<Loaded, LoadError> {
+        let (spool, id) = (&self.context.spool, segment.status.id());
         loop {
-            match self.context.spool.load(segment).await {
-                Err(error @ LoadError::Unreadable { is_missing: true, .. })
-                    if self.context.spool.is_gone(segment).await =>
-                {
-                    tracing::error!(segment = %segment.status.id(), %error, "a segment is gone from the spool");
-                    return Ok(Loaded::gone());
+            match spool.load(segment).await {
+                Err(error @ LoadError::Unreadable { is_missing: true, .. }) if spool.is_missing(segment).await => {
+                    tracing::error!(segment = %id, %error, "the file of a segment is missing from the spool; its jobs are lost");
+                    return Ok(Loaded::missing());
                 }
-                // Once for a segment: it is not packed the next time.
-                Err(error @ LoadError::Packing) => {
-                    tracing::error!(segment = %segment.status.id(), "{error}");
-                }
+                // Once for each segment: the next call does not pack it.
+                Err(error @ LoadError::Repacking) => tracing::error!(segment = %id, "{error}"),
                 other => return other,
             }
         }
     }
 
-    /// Where the store has more of a segment than its file has by now, from an upload that a process did not live to hear of,
-    /// what the store has is what counts.
-    fn settle(&self, salvage: &mut Salvage, there: Option<Found>) {
-        let Some(there) = there else { return };
-        let (jobs, payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
-        let Some(stored) = there.payloads.filter(|stored| *stored > salvage.payloads) else { return };
-        match there.jobs {
-            Some(there_jobs) if there_jobs >= salvage.jobs && there.unsure.is_empty() => {
-                // A range without an end says that jobs are possibly lost.
-                let (open, dead): (Vec<_>, Vec<_>) = there.dead.into_iter().partition(|places| places.end == u32::MAX);
-                let places = open.first().map(|places| places.start).or(there.places);
-                salvage.jobs = there_jobs;
+    /// Corrects `salvage` if the store has more of the segment than its file still has. An earlier process stored it and
+    /// died before it could remove the file.
+    fn reconcile(&self, salvage: &mut Salvage, stored: StoredObject) {
+        let (jobs, payloads) = salvage.committed();
+        let Some(stored_payloads) = stored.payloads.filter(|stored| *stored > salvage.payloads) else { return };
+        match stored.jobs {
+            Some(stored_jobs) if stored_jobs >= salvage.jobs && stored.unsure.is_empty() => {
+                // A range without an end means that jobs are possibly lost.
+                let (open, dead): (Vec<_>, Vec<_>) = stored.dead.into_iter().partition(|range| range.end == u32::MAX);
+                let total = open.first().map(|range| range.start).or(stored.total_jobs);
+                salvage.jobs = stored_jobs;
                 salvage.dead = dead;
-                salvage.places = salvage.places.max(places.unwrap_or_default());
-                salvage.possibly_lost = open.first().map(|places| PossiblyLost::unknown(places.start));
+                salvage.total_jobs = salvage.total_jobs.max(total.unwrap_or_default());
+                salvage.possibly_lost = open.first().map(|range| PossiblyLost::unknown(range.start));
             }
-            // All that there ever was, since nothing else has this key.
-            None if stored >= payloads => {
+            // Everything that was committed, since no other segment has this key.
+            None if stored_payloads >= payloads => {
                 salvage.jobs = jobs;
                 salvage.dead.clear();
                 salvage.possibly_lost = None;
             }
             _ => return,
         }
-        salvage.payloads = stored;
-        salvage.dead_payloads = payloads.saturating_sub(stored);
+        salvage.payloads = stored_payloads;
+        salvage.dead_payloads = payloads.saturating_sub(stored_payloads);
         if salvage.dead.is_empty() {
-            (salvage.headless, salvage.unreadable) = (false, 0);
+            (salvage.is_header_damaged, salvage.unreadable_bytes) = (false, 0);
         }
-        let (all_jobs, all_payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
+        let (all_jobs, all_payloads) = salvage.committed();
         self.context.metrics.ledger.accepted(all_jobs.saturating_sub(jobs), all_payloads.saturating_sub(payloads));
     }
 
-    /// Enters in the ledger what a dead process had accepted, and in `salvage` what is missing of what was committed.
-    fn book(&self, segment: &SealedSegment, mut salvage: Salvage) -> Salvage {
+    /// Records in the ledger what a dead process had accepted, and in `salvage` what is missing of what was committed.
+    fn record(&self, segment: &mut SealedSegment, mut salvage: Salvage) -> Salvage {
         let metrics = &self.context.metrics;
         let id = segment.status.id();
-        let booked = segment.attempts.booked;
-        match (segment.committed(), booked) {
+        let recorded = segment.attempts.recorded;
+        match (segment.committed, recorded) {
             (Some((jobs, payloads)), _) => salvage.complete(jobs, payloads),
             (None, Some((jobs, payloads))) => salvage.compare_with_earlier_read(jobs, payloads),
             (None, None) => {}
         }
-        if segment.known().is_none() {
+        let (jobs, payloads) = salvage.committed();
+        if segment.is_adopted() {
             // A later read may find more than the first.
-            let (jobs_before, payloads_before) =
-                booked.map_or((0, 0), |(jobs, payloads)| (jobs.into(), payloads.into()));
-            let (jobs, payloads) = (salvage.jobs + salvage.dead_jobs(), salvage.payloads + salvage.dead_payloads);
-            metrics.ledger.accepted(jobs.saturating_sub(jobs_before), payloads.saturating_sub(payloads_before));
+            let (before_jobs, before_payloads) = recorded.unwrap_or_default();
+            let (new_jobs, new_payloads) =
+                (jobs.saturating_sub(before_jobs.into()), payloads.saturating_sub(before_payloads.into()));
+            metrics.ledger.accepted(new_jobs, new_payloads);
         }
-        if booked.is_none() && salvage.torn > 0 {
-            metrics.torn_bytes.inc_by(salvage.torn as u64);
-            tracing::info!(segment = %id, bytes = salvage.torn, "cut an append that did not finish from the end of a segment: it was never acknowledged");
+        if recorded.is_none() && salvage.torn_bytes > 0 {
+            metrics.torn_bytes.inc_by(salvage.torn_bytes as u64);
+            tracing::info!(segment = %id, bytes = salvage.torn_bytes, "dropped an incomplete append from the end of a segment; it was never acknowledged");
         }
+        segment.attempts.record(jobs, payloads);
         salvage
     }
 
-    /// Counts and logs what of a segment is lost or may be, once it is known what the store has of it.
+    /// Counts and logs damage, once it is known what the store has of the segment.
     fn report_damage(&self, segment: &SealedSegment, salvage: &Salvage) {
         let (metrics, id) = (&self.context.metrics, segment.status.id());
         if salvage.is_damaged() {
             metrics.segments_damaged.inc();
             let jobs = salvage.dead_jobs();
-            tracing::error!(segment = %id, dead_jobs = jobs, dead_payloads = salvage.dead_payloads, "a segment was damaged on disk: it is stored as far as it can be read, and set aside");
+            tracing::error!(segment = %id, dead_jobs = jobs, dead_payloads = salvage.dead_payloads, "a segment is damaged on disk; its readable jobs are stored and its file is moved to dead/");
         }
-        if let Some(PossiblyLost { from, counts }) = salvage.possibly_lost {
+        if let Some(PossiblyLost { first, counts }) = salvage.possibly_lost {
             metrics.segments_possibly_lost.inc();
-            if let Some((jobs, payloads)) = counts {
-                metrics.jobs_possibly_lost.inc_by(u64::from(jobs));
-                metrics.payloads_possibly_lost.inc_by(u64::from(payloads));
-                tracing::error!(segment = %id, from, jobs, payloads, "the end of a segment that was never sealed cannot be read: its jobs are lost if they were acknowledged; the file is set aside");
-            } else {
-                tracing::error!(segment = %id, from, "the end of a segment that was never sealed cannot be read: jobs are lost if any were acknowledged there, and how many is unknown; the file is set aside");
-            }
+            let (jobs, payloads) = counts.unzip();
+            metrics.jobs_possibly_lost.inc_by(jobs.unwrap_or_default().into());
+            metrics.payloads_possibly_lost.inc_by(payloads.unwrap_or_default().into());
+            tracing::error!(segment = %id, first_job = first, jobs, payloads, "the end of a segment that was not sealed cannot be read; any jobs in it that were acknowledged are lost; the file is moved to dead/");
         }
     }
 
-    /// One attempt; what the store had of the segment already, if that was kept.
+    /// Uploads the segment. Returns the object that the store already had, if it kept that one.
     async fn upload(
         &self,
         segment: &mut SealedSegment,
         body: &Bytes,
         salvage: &Salvage,
-    ) -> Result<Option<Found>, StoreError> {
+    ) -> Result<Option<StoredObject>, StoreError> {
         let key = segment.status.key(&self.prefix);
-        let may_be_there = segment.attempts.may_be_there;
+        let attempts = &mut segment.attempts;
         if salvage.jobs == 0 {
-            // There is nothing to upload; an earlier upload may have been in time.
-            let is_worth_a_look = may_be_there && salvage.is_suspect();
-            return if is_worth_a_look { self.store.count(key).await } else { Ok(None) };
+            // There is nothing to upload, but an earlier attempt may have stored more.
+            let may_be_stored = attempts.may_be_stored && salvage.is_suspect();
+            return if may_be_stored { self.store.count(key).await } else { Ok(None) };
         }
-        let (dead, is_damaged) = (salvage.lost_places(), salvage.is_suspect());
-        let Salvage { jobs, payloads, .. } = salvage;
-        let info = ObjectInfo {
+        let upload = Upload {
+            key,
+            // Clones of `Bytes` share their memory.
+            body: body.clone(),
             segment: segment.status.id(),
-            jobs: *jobs,
-            payloads: *payloads,
-            dead,
-            is_damaged,
-            earlier_payloads: segment.attempts.put_payloads,
+            jobs: salvage.jobs,
+            payloads: salvage.payloads,
+            dead: salvage.lost_indexes(),
+            is_damaged: salvage.is_suspect(),
+            may_exist: attempts.may_be_stored,
+            unconfirmed_payloads: attempts.unconfirmed_payloads,
         };
-        let metrics = &self.context.metrics;
-        let place = self.limit.place().await;
+        let PipelineContext { metrics, health, backlog, .. } = &self.context;
+        let permit = self.limit.acquire().await;
         let began = Instant::now();
-        // `Bytes` are shared and not copied: the segment keeps them whatever the attempt does with its own.
-        let put = self.store.put(key, body.clone(), &info, may_be_there).await;
+        let put = self.store.put(&upload).await;
         metrics.upload_seconds.observe(began.elapsed().as_secs_f64());
-        let there = match put {
-            Ok(there) => {
-                place.succeeded();
-                there
-            }
+        match &put {
+            Ok(_) => permit.succeeded(),
             Err(error) => {
-                // A refusal says that nothing is there. Anything else says nothing: also a 503 may come after the object
-                // was stored.
+                // Only a rejection proves that nothing was stored. A 503 may follow a PUT that was carried out.
                 if error.class != ErrorClass::Permanent {
-                    segment.attempts.may_be_there = true;
-                    let fewest = segment.attempts.put_payloads.map_or(*payloads, |before| before.min(*payloads));
-                    segment.attempts.put_payloads = Some(fewest);
+                    attempts.may_be_stored = true;
+                    let fewest = attempts.unconfirmed_payloads.map_or(upload.payloads, |n| n.min(upload.payloads));
+                    attempts.unconfirmed_payloads = Some(fewest);
                 }
-                if error.class.asks_for_less() {
-                    place.throttled();
+                if error.class.lowers_limit() {
+                    permit.throttled();
                 } else {
-                    drop(place);
+                    drop(permit);
                 }
-                self.show_limit();
-                return Err(error);
             }
-        };
-        self.show_limit();
+        }
+        metrics.upload_limit.set(i64::try_from(self.limit.now()).unwrap_or(i64::MAX));
+        let stored = put?;
         metrics.objects.inc();
         metrics.bytes_out.inc_by(body.len() as u64);
-        let was_in_trouble = self.context.health.store_trouble().is_some();
-        self.context.health.store_answered();
-        if was_in_trouble {
-            self.context.backlog.hurry(false);
+        let had_outage = health.store_outage().is_some();
+        health.store_succeeded();
+        if had_outage {
+            backlog.retry_now(false);
         }
-        let failures = segment.attempts.failures;
-        tracing::debug!(%key, bytes = body.len(), jobs, payloads, failures, "stored");
-        Ok(there)
+        tracing::debug!(%key, bytes = body.len(), jobs = upload.jobs, payloads = upload.payloads, failures = attempts.failures, "stored");
+        Ok(stored)
     }
 
-    /// Counts and shows a failed upload and gives the segment back.
-    fn upload_failed(&self, mut segment: SealedSegment, error: &StoreError) -> Went {
+    /// Records a failed upload and defers the segment.
+    fn upload_failed(&self, mut segment: SealedSegment, error: &StoreError) -> UploadOutcome {
         let PipelineContext { metrics, health, .. } = &self.context;
         metrics.retry(error.class);
         let attempts = &mut segment.attempts;
-        // The store took others between two failures of this one: then it is not the store that fails.
+        // If the store took other objects between two failures of this segment, the store is not what fails.
         attempts.is_own_failure = attempts.upload_failures > 0 && metrics.objects.get() != attempts.objects_seen;
         attempts.upload_failures = attempts.upload_failures.saturating_add(1);
         attempts.objects_seen = metrics.objects.get();
-        let went = if attempts.is_own_failure {
+        let outcome = if attempts.is_own_failure {
             health.segments.failed(segment.status.id(), Side::Store, error);
-            Went::SegmentFailed
+            UploadOutcome::SegmentFailed
         } else {
             health.store_failed(error);
-            Went::StoreFailed
+            UploadOutcome::StoreFailed
         };
         self.defer(segment, error);
-        went
+        outcome
     }
 
-    /// Gives a segment that failed back to the backlog, for a later attempt.
+    /// Gives a segment that failed back to the backlog, to be retried after a delay.
     fn defer(&self, mut segment: SealedSegment, error: &(dyn std::error::Error + Sync)) {
-        let shutdown = &self.context.shutdown;
+        let PipelineContext { shutdown, backlog, .. } = &self.context;
         let was_draining = shutdown.is_draining();
-        let wait = backoff(segment.attempts.failures, was_draining);
+        let delay = delay(segment.attempts.failures, was_draining);
         segment.attempts.failures = segment.attempts.failures.saturating_add(1);
         let (id, attempt) = (segment.status.id(), segment.attempts.failures);
-        tracing::debug!(segment = %id, attempt, ?wait, %error, "upload failed; will retry");
-        self.context.backlog.defer(segment, wait);
+        tracing::debug!(segment = %id, attempt, ?delay, %error, "upload failed; will retry");
+        backlog.defer(segment, delay);
         if shutdown.is_draining() && !was_draining {
-            self.context.backlog.hurry(true);
+            backlog.retry_now(true);
         }
     }
 
-    /// Waits after a failure of the store, without holding a segment; says how many failures there were now.
+    /// Waits after a failure of the store, without holding a segment. Returns the number of failures to count from.
     async fn pause(&self, failures: u32) -> u32 {
         let PipelineContext { health, shutdown, .. } = &self.context;
         tokio::select! {
-            () = sleep(backoff(failures, shutdown.is_draining())) => failures.saturating_add(1),
-            // Others have got through: so may this one.
-            () = health.store_is_back() => 0,
-            // There is no time to lose any more.
+            () = sleep(delay(failures, shutdown.is_draining())) => failures.saturating_add(1),
+            () = health.store_recovered() => 0,
+            // While draining the delays are short.
             () = shutdown.draining(), if !shutdown.is_draining() => failures.saturating_add(1),
         }
     }
-
-    fn show_limit(&self) {
-        self.context.metrics.upload_limit.set(i64::try_from(self.limit.now()).unwrap_or(i64::MAX));
-    }
 }
 
-fn backoff(failures: u32, is_draining: bool) -> Duration {
-    let wait = backoff::delay(failures, fastrand::f64());
-    if is_draining { wait.min(WAIT_MAX_DRAINING) } else { wait }
+fn delay(failures: u32, is_draining: bool) -> Duration {
+    let delay = backoff::delay(failures, fastrand::f64());
+    if is_draining { delay.min(DELAY_MAX_DRAINING) } else { delay }
 }

@@ -1,4 +1,4 @@
-//! A frame that is packed already, into a segment: in memory, and durably in a folder beside the build's own.
+//! Commits of a packed frame to a segment: in memory, and durably on the disk of the build directory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use millpond::spool::Spool;
 
 use crate::sample::{Batch, now};
 
-/// A segment of this size is full.
+/// The size of a full segment.
 const OBJECT_MAX_BYTES: usize = 8 << 20;
 const COMPRESSION: Compression = Compression::Gzip;
 
@@ -41,7 +41,7 @@ fn memory(bencher: Bencher<'_, '_>, jobs: u32) {
     run(bencher, &Spool::in_memory(COMPRESSION), jobs);
 }
 
-/// A segment that is full makes place for the next, as in the dispatcher, but is thrown away.
+/// A full segment is replaced, as in the dispatcher, but discarded.
 fn run(bencher: Bencher<'_, '_>, spool: &Spool, jobs: u32) {
     let batch = Batch { payloads: 10, size: DEFAULT_SIZE };
     let lines: Vec<_> = (0..jobs).map(|number| batch.lines(number).bytes).collect();

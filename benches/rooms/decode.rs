@@ -1,4 +1,4 @@
-//! A body to lines, in each form.
+//! Decoding of a body to lines, in each form.
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
@@ -27,7 +27,7 @@ fn ndjson(bencher: Bencher<'_, '_>, batch: Batch) {
 #[divan::bench(args = [100, DEFAULT_SIZE, 1000, 10_000, 100_000], max_time = 1)]
 fn object(bencher: Bencher<'_, '_>, size: usize) {
     let batch = Batch { payloads: 1, size };
-    // A line of NDJSON is one.
+    // A line of NDJSON is a JSON object.
     run(bencher, &batch.bodies(batch::Form::Ndjson), 1, BatchFormat::Json);
 }
 

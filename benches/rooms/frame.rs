@@ -1,4 +1,4 @@
-//! Jobs' lines to a frame, with each codec. Bytes a second are of the lines.
+//! Compression of jobs to a frame, with each codec. Bytes per second are those of the lines.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use divan::{Bencher, black_box};
 use loadtest::payload::DEFAULT_SIZE;
 use millpond::segment::{Compression, FrameEncoder};
 
-use crate::sample::{Batch, LEARNT_BYTES};
+use crate::sample::{Batch, UNPREDICTED_BYTES};
 
-/// So many jobs of so many payloads.
+/// A number of jobs of `payloads` payloads each.
 #[derive(Clone, Copy)]
 struct Jobs {
     jobs: u32,
@@ -44,7 +44,7 @@ fn none(bencher: Bencher<'_, '_>, jobs: Jobs) {
 fn run(bencher: Bencher<'_, '_>, Jobs { jobs, payloads }: Jobs, compression: Compression) {
     let batch = Batch { payloads, size: DEFAULT_SIZE };
     let jobs = jobs as usize;
-    let frames = (LEARNT_BYTES / (jobs * payloads * DEFAULT_SIZE)).max(1);
+    let frames = (UNPREDICTED_BYTES / (jobs * payloads * DEFAULT_SIZE)).max(1);
     let lines: Vec<_> = (0..).take(jobs * frames).map(|number| batch.lines(number).bytes).collect();
     let bytes = lines.iter().map(Vec::len).sum::<usize>() / frames;
     let mut frames = lines.chunks(jobs).cycle();

@@ -1,4 +1,4 @@
-//! A compressed body to its bytes. Bytes a second are of what comes out.
+//! Decompression of a body. Bytes per second are those of the decompressed body.
 
 use std::io::Write;
 
@@ -39,10 +39,10 @@ fn run(bencher: Bencher<'_, '_>, batch: Batch, encoding: Encoding, encode: impl 
     let bytes = bodies.iter().map(Vec::len).sum::<usize>() / bodies.len();
     let encoded: Vec<_> = bodies.iter().map(|body| encode(body)).collect();
     let mut encoded = encoded.iter().cycle();
-    // The limit is not what tells it how much room to take.
-    let most = 10 << 20;
+    // Large enough for every body.
+    let max = 10 << 20;
     bencher.counter(BytesCount::new(bytes)).bench_local(|| {
-        let inflated = inflate(encoding, black_box(encoded.next().unwrap()), most).unwrap();
+        let inflated = inflate(encoding, black_box(encoded.next().unwrap()), max).unwrap();
         assert!(black_box(inflated).len() >= bytes / 2);
     });
 }

@@ -1,7 +1,7 @@
-//! What each room on the way of a payload takes, on its own: `cargo bench`, or `cargo bench -- decode` for one of them.
+//! Benchmarks of each component that handles a payload: `cargo bench`, or `cargo bench -- decode` for one of them.
 //!
-//! Each figure is of a whole batch, frame or commit; the lines under it say what that comes to in payloads or jobs, and in
-//! bytes, a second. No two payloads are alike.
+//! Each time is that of a whole batch, frame or commit. The lines below it are payloads or jobs, and bytes, per second. All
+//! payloads are different.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! A job from the handler that pushes it, through the queue, back to it as a receipt. Items are jobs.
+//! A job from its push through the queue to its receipt. Items are jobs.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use crate::sample::{Batch, now};
 
 const MAX_JOBS: usize = 10_000;
 const MAX_BYTES: usize = 256 << 20;
-/// As many as the dispatcher takes at once.
+/// The limit of the dispatcher.
 const DRAIN_MAX_JOBS: usize = 1024;
-/// What the producers push together.
+/// Jobs of all producers in one round.
 const ROUND_JOBS: usize = 10_000;
 
-/// All on one thread, where nobody has to be woken.
+/// On one thread, without wake-ups.
 #[divan::bench(args = [1, 10, 100, 1000], max_time = 1)]
 fn one_thread(bencher: Bencher<'_, '_>, jobs: usize) {
     let runtime = Builder::new_current_thread().build().unwrap();
@@ -38,7 +38,7 @@ fn one_thread(bencher: Bencher<'_, '_>, jobs: usize) {
     });
 }
 
-/// Each producer a task that waits for its receipt before it pushes again, and the receiver on a thread of its own.
+/// Each producer is a task that waits for its receipt before the next push. The receiver has its own thread.
 #[divan::bench(args = [1, 16, 128, 1000], max_time = 2)]
 fn producers(bencher: Bencher<'_, '_>, producers: usize) {
     let runtime = Builder::new_multi_thread().enable_time().build().unwrap();
@@ -67,7 +67,7 @@ async fn produce(queue: JobQueue, share: Vec<Lines>) {
     }
 }
 
-/// Acknowledges whatever comes, until the queue is closed.
+/// Acknowledges all jobs until the queue is closed.
 fn serve(runtime: &Handle, mut receiver: JobReceiver, status: &Arc<SegmentStatus>) {
     let mut drained = Vec::new();
     while runtime.block_on(receiver.recv_many(&mut drained, DRAIN_MAX_JOBS)) > 0 {
@@ -76,13 +76,13 @@ fn serve(runtime: &Handle, mut receiver: JobReceiver, status: &Arc<SegmentStatus
 }
 
 fn acknowledge(receiver: &JobReceiver, status: &Arc<SegmentStatus>, drained: &mut Vec<Job>) {
-    receiver.drained(drained.len());
-    for (job, place) in drained.drain(..).zip(0..) {
-        job.acknowledge(|| Receipt { segment: Arc::clone(status), place });
+    receiver.record_drained(drained.len());
+    for (job, index) in drained.drain(..).zip(0..) {
+        job.acknowledge(|| Receipt { segment: Arc::clone(status), index });
     }
 }
 
-/// Lines of jobs of one payload each.
+/// The lines of jobs of one payload each.
 fn lines(jobs: usize) -> Vec<Lines> {
     let batch = Batch { payloads: 1, size: DEFAULT_SIZE };
     let Lines { bytes, payloads } = batch.lines(0);
@@ -90,5 +90,5 @@ fn lines(jobs: usize) -> Vec<Lines> {
 }
 
 fn status() -> Arc<SegmentStatus> {
-    Arc::clone(Spool::in_memory(Compression::None).open(now(), 0).unwrap().status())
+    Spool::in_memory(Compression::None).open(now(), 0).unwrap().status
 }

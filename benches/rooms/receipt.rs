@@ -1,4 +1,4 @@
-//! A receipt from its text to what became of its job, and back to the key of the object.
+//! Receipts: parsing, writing, the key of the object, and the lookup of a segment.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ const COMPRESSION: Compression = Compression::Gzip;
 
 #[divan::bench]
 fn parse(bencher: Bencher<'_, '_>) {
-    let text = JobId { segment: SegmentId::new(now()), place: 4711 }.to_string();
+    let text = JobId { segment: SegmentId::new(now()), index: 4711 }.to_string();
     bencher.bench(|| black_box(&text).parse::<JobId>().unwrap());
 }
 
 #[divan::bench]
 fn write(bencher: Bencher<'_, '_>) {
-    let job = JobId { segment: SegmentId::new(now()), place: 4711 };
+    let job = JobId { segment: SegmentId::new(now()), index: 4711 };
     bencher.bench(|| black_box(job).to_string());
 }
 
@@ -28,20 +28,20 @@ fn key(bencher: Bencher<'_, '_>) {
     bencher.bench(|| black_box(id).key("telemetry", COMPRESSION));
 }
 
-/// Among so many segments that are stored, asked for in turn.
+/// Looks up stored segments in turn.
 #[divan::bench(args = [1, 100, 4096])]
 fn find(bencher: Bencher<'_, '_>, segments: usize) {
     let spool = Spool::in_memory(COMPRESSION);
     let ids: Vec<_> = (0..segments)
         .map(|_| {
-            let status = Arc::clone(spool.open(now(), 0).unwrap().status());
+            let status = spool.open(now(), 0).unwrap().status;
             spool.segments().settle(&status, State::Stored { dead: Arc::default() });
             status.id()
         })
         .collect();
-    let mut asked = ids.iter().cycle();
+    let mut ids = ids.iter().cycle();
     bencher.bench_local(|| {
-        let status = spool.segments().find(*asked.next().unwrap()).unwrap();
+        let status = spool.segments().find(*ids.next().unwrap()).unwrap();
         assert!(status.state() != State::Dead);
     });
 }

@@ -1,4 +1,4 @@
-//! What it takes to know a sender by its token, and to count its request against all three limits.
+//! Authentication of a tenant by its token, its rate limits, and reservations of the queue.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use millpond::tenants::{RateLimit, RateLimits, TenantEntry, Tenants};
 
 const TOKEN: &str = "mp_7d1f5b0c9a3e4f68b2d0c1e5a7f93b46";
 
-/// So many tenants with a token each; the last one's is [`TOKEN`].
+/// `count` tenants with one token each. The last one has [`TOKEN`].
 fn tenants(count: usize) -> Tenants {
     let per_second = Some(1_000_000);
     let limits = RateLimits {
@@ -24,7 +24,7 @@ fn tenants(count: usize) -> Tenants {
         TenantEntry { name: format!("tenant-{n}"), tokens, limits: limits.clone(), ack_max: None }
     };
     let (queue, _) = queue(10_000, 256 << 20, Arc::default());
-    Tenants::from_entries((0..count).map(entry).collect(), queue.shares(50), 1 << 20)
+    Tenants::from_entries((0..count).map(entry).collect(), queue.share_limits(50), 1 << 20)
 }
 
 #[divan::bench(args = [1, 100_000], max_time = 1)]
@@ -36,7 +36,7 @@ fn token(bencher: Bencher<'_, '_>, count: usize) {
 #[divan::bench(max_time = 1)]
 fn unknown_token(bencher: Bencher<'_, '_>) {
     let tenants = tenants(100_000);
-    bencher.bench_local(|| assert!(tenants.find(black_box(b"nobody has this one, of about that length")).is_none()));
+    bencher.bench_local(|| assert!(tenants.find(black_box(b"an unknown token of about the same length")).is_none()));
 }
 
 #[divan::bench(max_time = 1)]
@@ -44,20 +44,20 @@ fn quotas(bencher: Bencher<'_, '_>) {
     let tenants = tenants(1);
     let tenant = tenants.find(TOKEN.as_bytes()).unwrap();
     bencher.bench_local(|| {
-        let limiters = tenant.rate_limiters();
+        let quota = tenant.rate_limiters();
         let taken = [(RateLimit::Requests, 1), (RateLimit::Bytes, 3500), (RateLimit::Payloads, 10)]
-            .map(|(limit, amount)| limiters.take(limit, black_box(amount)));
+            .map(|(limit, amount)| quota.take(limit, black_box(amount)));
         assert_eq!(taken, [Ok(()); 3]);
     });
 }
 
-/// A hold on the queue for a body and a job, without a share and with one.
+/// A reservation for a body, without a share and with one.
 #[divan::bench(args = [100, 50], max_time = 1)]
-fn hold(bencher: Bencher<'_, '_>, percent: usize) {
+fn reservation(bencher: Bencher<'_, '_>, percent: usize) {
     let (queue, _receiver) = queue(10_000, 256 << 20, Arc::default());
-    let share = queue.shares(percent).cut();
+    let share = queue.share_limits(percent).new_share();
     bencher.bench_local(|| {
-        let mut held = queue.reserve(black_box(share.as_ref()));
-        assert_eq!(held.grow_to(3500), Ok(()));
+        let mut reservation = queue.reserve(black_box(share.as_ref()));
+        assert_eq!(reservation.grow_to(3500), Ok(()));
     });
 }

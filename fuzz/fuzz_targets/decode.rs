@@ -1,5 +1,5 @@
-//! Whatever a sender sends: a body that is accepted comes out as lines that any JSON reader reads, each payload byte for
-//! byte; and no compressed body comes to more than it may, or is taken when it is cut short or goes on behind its end.
+//! Arbitrary bodies: the lines of an accepted body are valid JSON, and each payload is in them byte for byte. A decompressed
+//! body never exceeds its limit, and a truncated one or one with trailing bytes is rejected.
 
 #![no_main]
 
@@ -22,16 +22,16 @@ fuzz_target!(|input: &[u8]| {
         [None, Some(Encoding::Gzip), Some(Encoding::Deflate), Some(Encoding::Zstd)][usize::from(mode >> 1 & 3)];
     match encoding {
         None => decoded(body, form),
-        // The fuzzer writes no compressed text by itself, so it is compressed for it.
+        // The fuzzer does not find compressed text by itself.
         Some(encoding) if mode & 8 != 0 => compressed(encoding, mode & 16 != 0, body, form),
         Some(encoding) => match inflate(encoding, body, DECODED_MAX_BYTES) {
             Ok(inflated) => {
                 assert!(inflated.len() <= DECODED_MAX_BYTES);
                 decoded(&inflated, form);
             }
-            Err(InflateError::TooLarge(most)) => assert_eq!(most, DECODED_MAX_BYTES),
+            Err(InflateError::TooLarge(max)) => assert_eq!(max, DECODED_MAX_BYTES),
             Err(InflateError::Corrupt(_)) => {}
-            Err(InflateError::OutOfBudget) => panic!("there is room without end"),
+            Err(InflateError::OutOfBudget) => panic!("memory is not limited here"),
         },
     }
 });
@@ -47,11 +47,11 @@ fn compressed(encoding: Encoding, is_bare: bool, body: &[u8], form: BatchFormat)
     };
     match inflate(encoding, &sent, DECODED_MAX_BYTES) {
         Ok(inflated) => assert_eq!(inflated, body),
-        Err(error) => panic!("what was compressed is refused: {error}"),
+        Err(error) => panic!("a compressed body is rejected: {error}"),
     }
     let (_, short) = sent.split_last().expect("no format is empty");
-    inflate(encoding, short, DECODED_MAX_BYTES).expect_err("cut short");
-    inflate(encoding, &[&sent[..], b"x"].concat(), DECODED_MAX_BYTES).expect_err("more behind the end");
+    inflate(encoding, short, DECODED_MAX_BYTES).expect_err("truncated");
+    inflate(encoding, &[&sent[..], b"x"].concat(), DECODED_MAX_BYTES).expect_err("trailing bytes");
     decoded(body, form);
 }
 
@@ -62,7 +62,7 @@ fn written<W: Write>(mut encoder: W, body: &[u8], finish: impl Fn(W) -> std::io:
 fn decoded(body: &[u8], form: BatchFormat) {
     let read = |readers| Batch::parse(body, form, &Limits::new(body.len(), Record::Payload, readers), &mut |_| true);
     if let Ok(strict) = read(Readers::Strict) {
-        let all = read(Readers::Any).expect("what is good for strict readers is good for any");
+        let all = read(Readers::Any).expect("strict readers accept a subset");
         assert_eq!(strict.payloads, all.payloads);
     }
     let batch = match read(Readers::Any) {
@@ -72,10 +72,10 @@ fn decoded(body: &[u8], form: BatchFormat) {
             return;
         }
         Err(DecodeError::LimitExceeded(_)) => return,
-        Err(DecodeError::OutOfBudget) => panic!("there is room without end"),
+        Err(DecodeError::OutOfBudget) => panic!("memory is not limited here"),
     };
     if let Some(token) = batch.token {
-        // Text or not, it is looked at without trouble.
+        // Must not panic.
         let _: bool = token.text().is_some();
     }
     let meta = |record| BatchMetadata { received_at: UNIX_EPOCH, request_id: "fuzz", tenant: None, record };
@@ -87,7 +87,7 @@ fn decoded(body: &[u8], form: BatchFormat) {
     assert_eq!(bare_lines.len(), batch.payloads.len());
     assert_eq!(envelope_lines.len(), batch.payloads.len());
     for ((payload, bare), envelope) in batch.payloads.iter().zip(bare_lines).zip(envelope_lines) {
-        // A line break between tokens is a space in a line; inside a string there is none.
+        // A line break between tokens becomes a space. Strings cannot contain one.
         let expected = payload.replace(['\n', '\r'], " ");
         assert_eq!(bare, expected);
         let object: &RawValue = serde_json::from_str(bare).expect("a line is JSON");
@@ -103,16 +103,16 @@ fn decoded(body: &[u8], form: BatchFormat) {
     assert_eq!(LinesPlan::new(&batch, &meta(Record::Envelope)).bytes(), envelope.bytes.len());
 }
 
-/// The lines, each of which ends with a line feed.
+/// The lines. Each of them ends with a line feed.
 fn lines(bytes: &[u8]) -> Vec<&str> {
     let text = std::str::from_utf8(bytes).expect("UTF-8");
     assert!(text.ends_with('\n') && !text.contains('\r'));
     text.lines().collect()
 }
 
-/// How deep a JSON text nests.
+/// The nesting depth of a JSON text.
 fn depth(json: &str) -> usize {
-    let (mut now, mut most, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    let (mut now, mut max, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in json.bytes() {
         match byte {
             _ if escaped => escaped = false,
@@ -120,11 +120,11 @@ fn depth(json: &str) -> usize {
             b'"' => in_string = !in_string,
             b'{' | b'[' if !in_string => {
                 now += 1;
-                most = most.max(now);
+                max = max.max(now);
             }
             b'}' | b']' if !in_string => now -= 1,
             _ => {}
         }
     }
-    most
+    max
 }

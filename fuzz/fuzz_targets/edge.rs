@@ -1,5 +1,5 @@
-//! Whatever a sender sends, in whatever pieces, to a whole public edge in memory: the answers are HTTP, no batch is
-//! answered that was not accepted, and nothing of the queue is held when the connection is over.
+//! Arbitrary bytes, in pieces, to the public listener in memory: the responses are HTTP, only accepted batches get a 2xx, and
+//! no reservation remains when the connection has ended.
 
 #![no_main]
 
@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use world::{World, settled};
 
 const H2_START: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// Between the two ends; less than some answers take.
+/// The buffer of the connection; smaller than some responses.
 const PIPE_BYTES: usize = 512;
 
-// The first byte says what the rest is, the second how it comes.
+// The first byte selects the kind of input, the second how it is sent.
 fuzz_target!(|input: &[u8]| {
     let Some(([what, how], rest)) = input.split_first_chunk() else { return };
     let sent = match what & 3 {
@@ -30,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
         _ => frames(rest),
     };
     let (piece, goes_away) = (1 + usize::from(how & 63) * usize::from(how & 63), how & 64 != 0);
-    // Time stands still while anything is done, and then passes at once.
+    // Paused time: it advances only while every task waits.
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(converse(&sent, piece, goes_away, how & 128 != 0));
 });
@@ -47,10 +47,10 @@ async fn converse(sent: &[u8], piece: usize, goes_away: bool, has_tenants: bool)
             tokio::task::yield_now().await;
         }
         if goes_away {
-            // An error means that the server has gone before.
+            // An error means that the server has closed the connection.
             let _: Result<_, _> = requests.shutdown().await;
         } else {
-            // The server has to end it.
+            // The server has to end the connection.
             std::future::pending::<()>().await;
         }
     };
@@ -71,7 +71,7 @@ async fn converse(sent: &[u8], piece: usize, goes_away: bool, has_tenants: bool)
     settled(&depth, &metrics, &received);
 }
 
-/// A batch with good headers and `body` as its body.
+/// A batch with valid headers and this body.
 fn batch(choice: u8, body: &[u8]) -> Vec<u8> {
     let encoding = ["", "Content-Encoding: gzip\r\n", "Content-Encoding: deflate\r\n", "Content-Encoding: zstd\r\n"];
     let form = ["application/json", "application/x-ndjson"];
@@ -89,7 +89,7 @@ fn batch(choice: u8, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// Frames with the lengths that they have: of each, `plan` has the length, the kind, the flags, the stream and the rest.
+/// Frames with correct lengths. `plan` has the length, kind, flags, stream and payload of each.
 fn frames(mut plan: &[u8]) -> Vec<u8> {
     let mut sent = H2_START.to_vec();
     while let Some(([length, kind, flags, stream], rest)) = plan.split_first_chunk() {

@@ -1,5 +1,5 @@
-//! Whatever a trusted proxy says first on a connection: a header lets in what follows it, and anything else is closed
-//! without a word.
+//! Arbitrary bytes before a request of a trusted proxy: after a valid PROXY header the request is served, otherwise the
+//! connection is closed without a response.
 
 #![no_main]
 
@@ -20,7 +20,7 @@ use world::{World, settled};
 const MAX_CONNECTIONS: usize = 16;
 const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
-// The first byte says in what pieces the rest comes, and whether it is a header's binary part.
+// The first byte selects the size of the pieces, and whether the input follows the signature of a binary header.
 fuzz_target!(|input: &[u8]| {
     let Some((how, rest)) = input.split_first() else { return };
     let start: &[u8] = if how & 128 == 0 { b"" } else { b"\r\n\r\n\0\r\nQUIT\n" };
@@ -47,7 +47,7 @@ async fn converse(sent: &[u8], piece: usize) {
             }
             tokio::task::yield_now().await;
         }
-        // Errors mean that the server has closed over what it had not read.
+        // An error means that the server has closed the connection before it read everything.
         let _: Result<_, _> = stream.shutdown().await;
         let within = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answers));
         let _: Result<_, _> = within.await.expect("the server closes");

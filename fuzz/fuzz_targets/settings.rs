@@ -1,5 +1,4 @@
-//! Whatever the environment holds: the settings are read, or what is wrong with them is told by name, and the one secret
-//! among them is not repeated.
+//! Arbitrary environments: the settings are parsed, or the error names the invalid ones without repeating a secret.
 
 #![no_main]
 
@@ -9,10 +8,10 @@ use std::os::unix::ffi::OsStringExt;
 use libfuzzer_sys::fuzz_target;
 use millpond::config::{SETTINGS, Settings};
 
-/// No setting's name, default or help has it.
+/// Occurs in no name, default or help text of a setting.
 const SECRET: &[u8] = b"!s3cr3t!";
 
-// A line is a variable: `NAME=value`, or a byte over 127 for the name of a setting, and its value.
+// A line is a variable: `NAME=value`, or a byte over 127 that selects a setting, followed by the value.
 fuzz_target!(|input: &[u8]| {
     let vars: Vec<(Vec<u8>, Vec<u8>)> = input.split(|byte| *byte == b'\n').filter_map(variable).collect();
     let secrets = vars.iter().filter(|(name, value)| holds(name) || holds(value)).count();
@@ -29,15 +28,15 @@ fuzz_target!(|input: &[u8]| {
             assert!(!settings.transport.proxy_protocol || !settings.transport.trusted_proxies.is_empty());
         }
         Err(error) => {
-            let said = error.to_string();
-            assert!(SETTINGS.iter().any(|setting| said.contains(setting.name)), "{said}");
-            assert!(secrets == 0 || !is_hidden || !holds(said.as_bytes()), "{said}");
+            let message = error.to_string();
+            assert!(SETTINGS.iter().any(|setting| message.contains(setting.name)), "{message}");
+            assert!(secrets == 0 || !is_hidden || !holds(message.as_bytes()), "{message}");
         }
     }
 });
 
 fn variable(line: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    // The system has no names or values with a zero byte in them.
+    // Names and values cannot contain a zero byte.
     let (first, rest) = line.split_first().filter(|_| !line.contains(&0))?;
     let (name, value) = match first.checked_sub(128) {
         Some(index) => (SETTINGS[usize::from(index) % SETTINGS.len()].name.as_bytes(), rest),

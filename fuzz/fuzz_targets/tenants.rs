@@ -1,5 +1,5 @@
-//! Whatever stands in the file of tenants: it is taken whole, with names, tokens and limits that are what the file's
-//! description says, or refused with a line and without a word of what stands there.
+//! Arbitrary files of tenants: a file is accepted with valid names, tokens and limits, or rejected with a line number and
+//! without repeating its content.
 
 #![no_main]
 
@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use millpond::queue::queue;
 use millpond::tenants::{FileError, RateLimit, RateLimitExceeded, Tenants, parse};
 
-/// A token in the wrong place. No name of a tenant has such signs.
+/// A token in the wrong place. Names of tenants cannot contain these characters.
 const SECRET: &[u8] = b"!s3cr3t!";
 const MAX_BODY_BYTES: usize = 1 << 20;
 
@@ -29,7 +29,7 @@ fn checked(text: &[u8]) {
             assert!(!reason.is_empty() && !reason.contains("!s3cr3t!"), "{reason}");
             return;
         }
-        Err(error) => panic!("nothing was read: {error}"),
+        Err(error) => panic!("an I/O error without I/O: {error}"),
     };
     assert!(!entries.is_empty());
     let names: HashSet<&str> = entries.iter().map(|entry| &*entry.name).collect();
@@ -41,13 +41,13 @@ fn checked(text: &[u8]) {
     assert!(entries.iter().all(|entry| (1..=16).contains(&entry.tokens.len())));
 
     let (queue, _receiver) = queue(10, 1 << 20, Arc::default());
-    let tenants = Tenants::from_entries(entries, queue.shares(50), MAX_BODY_BYTES);
+    let tenants = Tenants::from_entries(entries, queue.share_limits(50), MAX_BODY_BYTES);
     assert!(tenants.find(b"").is_none());
-    // The seeds list the digest of this one.
+    // The seeds contain the digest of this token.
     let Some(tenant) = tenants.find(b"t") else { return };
     assert!(tenant.share().is_some_and(|share| !share.is_full()));
     for limit in [RateLimit::Requests, RateLimit::Bytes, RateLimit::Payloads] {
-        // Whatever the limits are, one request with a body of the largest size and a usual batch is not over them at once.
+        // Every limit allows one request with a body of the largest size and 10,000 payloads.
         let amount = match limit {
             RateLimit::Requests => 1,
             RateLimit::Bytes => MAX_BODY_BYTES,
@@ -57,7 +57,7 @@ fn checked(text: &[u8]) {
         match tenant.rate_limiters().take(limit, usize::MAX) {
             Ok(()) => {}
             Err(RateLimitExceeded::AboveBurst { burst: most }) => assert!(most >= amount as u64),
-            Err(RateLimitExceeded::RetryAfter(_)) => panic!("more than all is not for later"),
+            Err(RateLimitExceeded::RetryAfter(_)) => panic!("an amount above the burst can never pass"),
         }
     }
 }

@@ -1,15 +1,15 @@
-//! A whole public edge in memory, and a look at its answers.
+//! The public listener and its pipeline in memory, and checks of the responses.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use millpond::config::Settings;
-use millpond::dispatcher::Dispatcher;
 use millpond::context::PipelineContext;
+use millpond::dispatcher::Dispatcher;
 use millpond::health::Health;
 use millpond::http::{ApiState, PublicService};
 use millpond::metrics::Metrics;
-use millpond::queue::{Depth, queue};
+use millpond::queue::{QueueDepth, queue};
 use millpond::server::Timeouts;
 use millpond::shutdown::Shutdown;
 use millpond::spool::{Backlog, Spool};
@@ -23,7 +23,7 @@ const TENANTS: &str = r#"{"tenants":[
   {"name":"tight","tokens_sha256":["0bfe935e70c321c7ca3afc75ce0d0ca2f98b5422e008bb31c00c6d7f1f1c0ad6"],
    "limits":{"requests_per_second":3,"payloads_per_second":1,"bytes_per_second":1000}}
 ]}"#;
-/// Where nothing is: jobs of other machines are asked for there.
+/// The store does not exist: only lookups of other machines' jobs use it.
 const SETTINGS: [(&str, &str); 7] = [
     ("ACK", "memory"),
     ("COMPRESSION", "none"),
@@ -33,16 +33,16 @@ const SETTINGS: [(&str, &str); 7] = [
     ("MAX_QUEUE_BYTES", "1048576"),
     ("STORE_DIR", "/nonexistent/objects"),
 ];
-/// How long a body that is still being decoded may hold its bytes after its connection has ended.
+/// How long a body that is being decoded may keep its reservation after the connection has ended.
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 
-/// The edge and what lies behind it, save a store.
+/// The listener's service and the pipeline, without workers.
 pub struct World {
     pub public: PublicService,
     pub timeouts: Timeouts,
     pub dispatcher: Dispatcher,
     pub metrics: Arc<Metrics>,
-    pub depth: Depth,
+    pub depth: QueueDepth,
 }
 
 impl World {
@@ -52,7 +52,7 @@ impl World {
         let metrics = Arc::new(Metrics::new(Registry::new()).expect("metrics"));
         let context = PipelineContext {
             spool: Arc::new(Spool::in_memory(settings.objects.compression)),
-            // Nobody uploads, and all that one run sends has room.
+            // There are no workers, so it has to hold all segments of one run.
             backlog: Arc::new(Backlog::new(usize::MAX)),
             health: Arc::new(Health::default()),
             metrics: Arc::clone(&metrics),
@@ -63,7 +63,7 @@ impl World {
         let depth = jobs.depth();
         let tenants = has_tenants.then(|| {
             let entries = parse(TENANTS.as_bytes()).expect("good tenants");
-            Arc::new(Tenants::from_entries(entries, jobs.shares(50), settings.http.max_body_bytes))
+            Arc::new(Tenants::from_entries(entries, jobs.share_limits(50), settings.http.max_body_bytes))
         });
         let store = Arc::new(Store::connect(&settings).await);
         let public = PublicService::new(Arc::new(ApiState::new(&settings, jobs, context, store, tenants)));
@@ -72,12 +72,12 @@ impl World {
     }
 }
 
-/// What has to hold when the connection and the dispatcher have ended: nothing is held, and what was answered is what was
-/// accepted.
-pub fn settled(depth: &Depth, metrics: &Metrics, answers: &[u8]) {
+/// Checks, after the connection and the dispatcher have ended, that no reservation remains and that only accepted batches
+/// got a 2xx.
+pub fn settled(depth: &QueueDepth, metrics: &Metrics, answers: &[u8]) {
     let began = std::time::Instant::now();
     while depth.now() != (0, 0) {
-        assert!(began.elapsed() < SETTLES_WITHIN, "still held: {:?}", depth.now());
+        assert!(began.elapsed() < SETTLES_WITHIN, "still reserved: {:?}", depth.now());
         std::thread::yield_now();
     }
     let accepted = metrics.ledger.balance().accepted;
@@ -85,7 +85,7 @@ pub fn settled(depth: &Depth, metrics: &Metrics, answers: &[u8]) {
         frames(answers);
         return;
     }
-    // A sender that has gone away misses its answer.
+    // A client that has disconnected gets no response.
     assert!(batches_answered(answers) <= accepted.jobs);
 }
 
@@ -93,7 +93,7 @@ fn is_http_1(answers: &[u8]) -> bool {
     answers.starts_with(b"HTTP/1.")
 }
 
-/// Answers of HTTP/1, one behind the other; how many of them accept a batch.
+/// The number of HTTP/1 responses that accept a batch.
 fn batches_answered(mut answers: &[u8]) -> u64 {
     let mut accepted = 0;
     while !answers.is_empty() {
@@ -111,7 +111,7 @@ fn batches_answered(mut answers: &[u8]) -> u64 {
         assert!(value("transfer-encoding").is_none() && (100..600).contains(&code));
         assert!(code != 500, "{}", answers.escape_ascii());
         answers = &answers[head..];
-        // An answer to HEAD says how long it would be.
+        // A response to HEAD has a length and no body.
         let body = if answers.is_empty() || is_http_1(answers) { &[][..] } else { &answers[..length] };
         answers = &answers[body.len()..];
         if !body.is_empty() && body != b"ok\n" {
@@ -123,7 +123,7 @@ fn batches_answered(mut answers: &[u8]) -> u64 {
     accepted
 }
 
-/// Frames of HTTP/2, the last one of which may be cut off.
+/// Checks frames of HTTP/2. The last one may be incomplete.
 fn frames(mut answers: &[u8]) {
     while let Some((head, rest)) = answers.split_first_chunk::<9>() {
         let [a, b, c, kind, ..] = *head;

@@ -1,17 +1,18 @@
-//! Segments that fail on their own: their file cannot be read, or the store refuses them while it takes others.
+//! Segments that fail on their own: their file cannot be read, or the store rejects them while it takes others.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{TROUBLE_AFTER, Trouble};
+use parking_lot::Mutex;
+
+use super::Outage;
 use crate::log_throttle::LogThrottle;
 use crate::segment::SegmentId;
 
-/// A device that is away may hold thousands of segments.
+/// Thousands of segments may fail at the same time when a device is away.
 static LOG: LogThrottle = LogThrottle::new(Duration::from_secs(10));
 
-/// Which side does not do its work for a segment.
+/// Where a segment fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// Its file cannot be read.
@@ -20,41 +21,37 @@ pub enum Side {
     Store,
 }
 
-/// The segments that fail on their own now: at most as many as wait for their upload.
+/// The segments that currently fail on their own: at most as many as the backlog holds.
 #[derive(Debug, Default)]
-pub struct FailingSegments(Mutex<BTreeMap<SegmentId, (Side, Trouble)>>);
+pub struct FailingSegments(Mutex<BTreeMap<SegmentId, (Side, Outage)>>);
 
 impl FailingSegments {
-    /// The segment failed, with this error.
+    /// An attempt with the segment failed.
     pub fn failed(&self, id: SegmentId, side: Side, error: &impl ToString) {
-        let mut segments = self.lock();
-        let before = segments.remove(&id).filter(|(before, _)| *before == side).map(|(_, trouble)| trouble);
-        let mut trouble = Trouble::again(before, format!("segment {id}: {}", error.to_string()), Instant::now());
-        if !trouble.is_declared && trouble.began.elapsed() >= TROUBLE_AFTER {
+        let mut segments = self.0.lock();
+        let before = segments.remove(&id).filter(|(before, _)| *before == side).map(|(_, outage)| outage);
+        let mut outage = Outage::after(before, format!("segment {id}: {}", error.to_string()), Instant::now());
+        if !outage.is_reported && outage.has_lasted() {
             if let Some(suppressed) = LOG.permit() {
-                tracing::error!(segment = %id, ?side, error = error.to_string(), suppressed, "a segment cannot be uploaded; others go on, and it is tried again");
+                tracing::error!(segment = %id, ?side, error = error.to_string(), suppressed, "a segment cannot be uploaded; it is retried, and other segments are uploaded meanwhile");
             }
-            trouble.is_declared = true;
+            outage.is_reported = true;
         }
-        segments.insert(id, (side, trouble));
+        segments.insert(id, (side, outage));
     }
 
-    /// The segment is through on this side.
-    pub fn passed(&self, id: SegmentId, side: Side) {
-        let mut segments = self.lock();
+    /// The segment no longer fails on this side.
+    pub fn succeeded(&self, id: SegmentId, side: Side) {
+        let mut segments = self.0.lock();
         if segments.get(&id).is_some_and(|(failing, _)| *failing == side) {
             segments.remove(&id);
         }
     }
 
-    /// What the oldest segment that fails on this side reports; one failed attempt is no trouble yet.
-    pub fn trouble(&self, side: Side) -> Option<Trouble> {
-        let segments = self.lock();
-        let mut failing = segments.values().filter(|(failing, _)| *failing == side).map(|(_, trouble)| trouble);
-        failing.find(|trouble| trouble.began.elapsed() >= TROUBLE_AFTER).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SegmentId, (Side, Trouble)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The outage of the oldest segment that fails on this side and has done so for a while.
+    pub fn outage(&self, side: Side) -> Option<Outage> {
+        let segments = self.0.lock();
+        let mut failing = segments.values().filter(|(failing, _)| *failing == side).map(|(_, outage)| outage);
+        failing.find(|outage| outage.has_lasted()).cloned()
     }
 }

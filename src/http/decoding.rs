@@ -107,7 +107,7 @@ impl Decoder {
         let (mut of_tenant, mut of_address) = (None, None);
         match (share, decoding.request.client) {
             (Some(share), _) => {
-                of_tenant = Some(Share::lane(share).acquire_owned().await.map_err(|_| Problem::Internal)?);
+                of_tenant = Some(Share::decode_permits(share).acquire_owned().await.map_err(|_| Problem::Internal)?);
             }
             (None, Some(client)) => of_address = self.by_address.acquire(network(client)).await,
             (None, None) => {}

@@ -27,7 +27,7 @@ use super::state::ApiState;
 use crate::log_throttle::LogThrottle;
 use crate::segment::{Compression, JobId};
 use crate::spool;
-use crate::store::{Found, StoreError};
+use crate::store::{StoreError, StoredObject};
 use crate::tenants::{RateLimit, Tenant};
 
 /// The longest `?wait=`.
@@ -110,13 +110,13 @@ pub(super) async fn get(
                 // A waiting request must not delay the shutdown.
                 () = state.context.shutdown.draining() => segment.state(),
             };
-            if !segment.has(job.place) {
+            if !segment.has_job(job.index) {
                 return Err(Problem::UnknownJob);
             }
             let key = || segment.key(&state.prefix).to_owned();
             match settled {
-                settled if settled.is_dead_at(job.place) && segment.is_in_doubt_at(job.place) => JobState::PossiblyLost,
-                settled if settled.is_dead_at(job.place) => JobState::Dead,
+                settled if settled.is_dead(job.index) && segment.is_possibly_lost(job.index) => JobState::PossiblyLost,
+                settled if settled.is_dead(job.index) => JobState::Dead,
                 spool::State::Spooled => JobState::Spooled { key: key() },
                 spool::State::Stored { .. } => JobState::Stored { key: key() },
                 spool::State::Dead => JobState::Dead,
@@ -144,13 +144,13 @@ async fn look_up(state: &ApiState, job: JobId, client: &ClientKey, deadline: Ins
             drop(permit);
             match found {
                 None => {}
-                Some((_, Found { places: Some(places), .. })) if job.place >= places => {
+                Some((_, StoredObject { total_jobs: Some(total), .. })) if job.index >= total => {
                     return Err(Problem::UnknownJob);
                 }
-                Some((_, Found { dead, .. })) if dead.iter().any(|places| places.contains(&job.place)) => {
+                Some((_, StoredObject { dead, .. })) if dead.iter().any(|places| places.contains(&job.index)) => {
                     return Ok(JobState::Dead);
                 }
-                Some((key, Found { unsure, .. })) if unsure.iter().any(|places| places.contains(&job.place)) => {
+                Some((key, StoredObject { unsure, .. })) if unsure.iter().any(|places| places.contains(&job.index)) => {
                     return Ok(JobState::Unknown { key });
                 }
                 Some((key, _)) => return Ok(JobState::Stored { key }),
@@ -201,7 +201,7 @@ impl CandidateKeys {
         state: &ApiState,
         is_first: bool,
         is_last: bool,
-    ) -> Result<Option<(String, Found)>, StoreError> {
+    ) -> Result<Option<(String, StoredObject)>, StoreError> {
         let Some((own, others)) = self.keys.split_first() else { return Ok(None) };
         if is_first && let Some(found) = state.store.find(own).await? {
             return Ok(Some((own.clone(), found)));

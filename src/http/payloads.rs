@@ -187,7 +187,7 @@ async fn stored_or(state: &ApiState, receipt: &Receipt, deadline: Instant, commi
     };
     match settled {
         // Damaged on disk after its commit.
-        Some(settled) if settled.is_dead_at(receipt.place) => Err(Problem::NotConfirmed),
+        Some(settled) if settled.is_dead(receipt.index) => Err(Problem::NotConfirmed),
         Some(spool::State::Stored { .. }) => Ok(Ack::Stored),
         Some(spool::State::Spooled | spool::State::Dead) | None => Ok(committed),
     }
@@ -203,7 +203,7 @@ impl Accepted {
                 request_id: id.as_str(),
                 payloads,
                 ack: self.level.name(),
-                job: receipt.map(|receipt| JobId { segment: receipt.segment.id(), place: receipt.place }),
+                job: receipt.map(|receipt| JobId { segment: receipt.segment.id(), index: receipt.index }),
                 object: receipt.map(|receipt| state.object_name(receipt.segment.key(&state.prefix))),
             },
         )

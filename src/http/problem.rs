@@ -15,7 +15,7 @@ use crate::decode;
 use crate::log_throttle::LogThrottle;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};
-use crate::segment::NoJobId;
+use crate::segment::InvalidJobId;
 use crate::server::{HEADERS_MAX, Rejection, RenderedRejection};
 use crate::spool::SpoolError;
 use crate::tenants::RateLimit;
@@ -40,7 +40,7 @@ pub(crate) enum Problem {
     #[error("{0}")]
     InvalidQuery(String),
     #[error(transparent)]
-    InvalidReceipt(#[from] NoJobId),
+    InvalidReceipt(#[from] InvalidJobId),
     #[error("the envelope's `token` is not a string: send it as a JSON string")]
     InvalidToken,
     #[error("the request has no token: send it as Authorization: Bearer, as X-Api-Key, or as the envelope's `token`")]

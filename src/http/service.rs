@@ -68,7 +68,7 @@ async fn health(State(state): State<Arc<ApiState>>) -> Result<&'static str, Prob
         Some(Problem::Draining) => "the server is shutting down",
         Some(Problem::SpoolFull) => "the spool is full; batches are rejected until uploads free space",
         Some(_) => "the queue is full; batches are rejected until it has space",
-        None if state.context.health.spool_trouble().is_some() => {
+        None if state.context.health.spool_outage().is_some() => {
             "commits to the spool fail; batches are rejected until they succeed"
         }
         None => return Ok("ok\n"),

@@ -1,64 +1,22 @@
-//! Counted bounds, and holds on them.
+//! The capacity of the queue, the shares of it that tenants may use, and reservations of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
+use crate::bound::Bound;
 use crate::spool::SpoolShare;
 
-/// So many units and no more, of which some are held.
+/// The capacity of the queue, or of one tenant's share of it, in jobs and in bytes.
 #[derive(Debug)]
 pub(super) struct Capacity {
-    most: usize,
-    used: AtomicUsize,
+    pub(super) jobs: Bound,
+    pub(super) bytes: Bound,
 }
 
 impl Capacity {
-    fn new(most: usize) -> Self {
-        Self { most, used: AtomicUsize::new(0) }
-    }
-
-    pub(super) fn most(&self) -> usize {
-        self.most
-    }
-
-    pub(super) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    fn is_full(&self) -> bool {
-        self.used() >= self.most
-    }
-
-    fn take(&self, units: usize) -> bool {
-        if units == 0 {
-            return true;
-        }
-        // The count guards no other memory, so relaxed is enough: what a job holds is passed on by the channel.
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(units).filter(|sum| *sum <= self.most)
-        });
-        taken.is_ok()
-    }
-
-    fn give_back(&self, units: usize) {
-        if units > 0 {
-            self.used.fetch_sub(units, Ordering::Relaxed);
-        }
-    }
-}
-
-/// The two capacities of the queue, or of one sender's share of it.
-#[derive(Debug)]
-pub(super) struct Room {
-    pub(super) jobs: Capacity,
-    pub(super) bytes: Capacity,
-}
-
-impl Room {
     pub(super) fn new(max_jobs: usize, max_bytes: usize) -> Self {
-        Self { jobs: Capacity::new(max_jobs), bytes: Capacity::new(max_bytes) }
+        Self { jobs: Bound::new(max_jobs), bytes: Bound::new(max_bytes) }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -71,135 +29,135 @@ impl Room {
         }
         let taken = self.bytes.take(bytes);
         if !taken {
-            self.jobs.give_back(jobs);
+            self.jobs.release(jobs);
         }
         taken
     }
 
-    fn give_back(&self, jobs: usize, bytes: usize) {
-        self.jobs.give_back(jobs);
-        self.bytes.give_back(bytes);
+    fn release(&self, jobs: usize, bytes: usize) {
+        self.jobs.release(jobs);
+        self.bytes.release(bytes);
     }
 }
 
-/// A part of the queue and of the spool that one sender may hold, and no more. Clones are the same share.
+/// The part of the queue and of the spool that one tenant may use. Clones are the same share.
 #[derive(Debug, Clone)]
 pub struct Share {
-    pub(super) room: Arc<Room>,
-    /// None if it may hold all of the spool.
+    pub(super) capacity: Arc<Capacity>,
+    /// None if the tenant may use the whole spool.
     spool: Option<SpoolShare>,
-    lane: Arc<Semaphore>,
+    decode_permits: Arc<Semaphore>,
 }
 
 impl Share {
-    /// Whether a job of this sender's would be refused now, whatever its size.
+    /// Whether a job of this tenant would be rejected now, whatever its size.
     pub fn is_full(&self) -> bool {
         self.full().is_some()
     }
 
-    /// Why a job of this sender's would be refused now, whatever its size; none if it would be taken.
+    /// Why a job of this tenant would be rejected now, whatever its size.
     pub fn full(&self) -> Option<Full> {
-        if self.room.is_full() {
+        if self.capacity.is_full() {
             return Some(Full::Share);
         }
         self.spool.as_ref().is_some_and(SpoolShare::is_full).then_some(Full::SpoolShare)
     }
 
-    /// What this sender may hold of the spool; none if that is all of it.
+    /// The tenant's share of the spool; none if it may use the whole spool.
     pub fn spool(&self) -> Option<&SpoolShare> {
         self.spool.as_ref()
     }
 
-    /// The lane in which this sender's large bodies wait for their turn, so that those of others never wait behind them all.
-    pub fn lane(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.lane)
+    /// Permits to decode large bodies of this tenant, so that those of other tenants do not wait behind all of them.
+    pub fn decode_permits(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.decode_permits)
     }
 }
 
-/// What shares are cut from.
+/// The limits of each tenant's share.
 #[derive(Debug, Clone, Copy)]
-pub struct Shares {
-    /// Whether everybody may hold all, so that there are no shares.
-    is_all: bool,
+pub struct ShareLimits {
+    /// Whether every tenant may use everything, so that there are no shares.
+    is_unlimited: bool,
     max_jobs: usize,
     max_bytes: usize,
-    /// None if everybody may hold all of the spool.
+    /// None if every tenant may use the whole spool.
     max_spool_bytes: Option<usize>,
 }
 
-impl Shares {
-    /// So many percent of a queue of this size, and a job and a byte at the least.
+impl ShareLimits {
+    /// `percent` of a queue of this size, and at least one job and one byte.
     pub(super) fn new(percent: usize, max_jobs: usize, max_bytes: usize) -> Self {
         let (max_jobs, max_bytes) = (part(max_jobs, percent), part(max_bytes, percent));
-        Self { is_all: percent >= 100, max_jobs, max_bytes, max_spool_bytes: None }
+        Self { is_unlimited: percent >= 100, max_jobs, max_bytes, max_spool_bytes: None }
     }
 
-    /// The same with so many percent of a spool of this size.
-    pub fn of_spool(self, percent: usize, max_bytes: usize) -> Self {
+    /// The same limits, and `percent` of a spool of `max_bytes`.
+    pub fn with_spool(self, percent: usize, max_bytes: usize) -> Self {
         let max_spool_bytes = (percent < 100).then(|| part(max_bytes, percent));
-        Self { is_all: self.is_all && max_spool_bytes.is_none(), max_spool_bytes, ..self }
+        Self { is_unlimited: self.is_unlimited && max_spool_bytes.is_none(), max_spool_bytes, ..self }
     }
 
-    /// Another share, of which nothing is held.
-    pub fn cut(&self) -> Option<Share> {
+    /// A new, unused share; none if there are no limits.
+    pub fn new_share(&self) -> Option<Share> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        (!self.is_all).then(|| Share {
-            room: Arc::new(Room::new(self.max_jobs, self.max_bytes)),
+        (!self.is_unlimited).then(|| Share {
+            capacity: Arc::new(Capacity::new(self.max_jobs, self.max_bytes)),
             spool: self.max_spool_bytes.map(SpoolShare::new),
-            // As many as are decoded at once: a sender alone has all cores, and one of many a turn like theirs.
-            lane: Arc::new(Semaphore::new(cores)),
+            // As many bodies as are decoded at once: a single active tenant uses every core.
+            decode_permits: Arc::new(Semaphore::new(cores)),
         })
     }
 
-    /// More bytes than this nobody holds.
+    /// The most bytes of the queue that one tenant can use.
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
     }
 }
 
-/// `percent` of `whole`, and one at the least.
+/// `percent` of `whole`, and at least one.
 fn part(whole: usize, percent: usize) -> usize {
-    // In 128 bits, where nothing overflows; what comes of it is no more than it was.
+    // In 128 bits the product cannot overflow.
     ((whole as u128 * percent as u128 / 100) as usize).max(1)
 }
 
-/// Where there is no room.
+/// Which capacity is exhausted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// In the queue.
+    /// That of the queue.
     #[error("the queue is full")]
     Queue,
-    /// In the sender's share of it.
-    #[error("the sender's share of the queue is full")]
+    /// The tenant's share of the queue.
+    #[error("the tenant's share of the queue is full")]
     Share,
-    /// In the sender's share of the spool.
-    #[error("the sender's share of the spool is full")]
+    /// The tenant's share of the spool.
+    #[error("the tenant's share of the spool is full")]
     SpoolShare,
 }
 
-/// A hold on some of the queue's capacity, and on as much of the sender's share of it, given back when it is dropped.
+/// Reserved capacity of the queue, which counts against the tenant's share too. Released on drop.
 #[derive(Debug)]
 pub struct Reservation {
-    of: Arc<Room>,
+    queue: Arc<Capacity>,
     share: Option<Share>,
     jobs: usize,
     bytes: usize,
 }
 
 impl Reservation {
-    pub(super) fn empty(of: Arc<Room>, share: Option<Share>) -> Self {
-        Self { of, share, jobs: 0, bytes: 0 }
+    pub(super) fn empty(queue: Arc<Capacity>, share: Option<Share>) -> Self {
+        Self { queue, share, jobs: 0, bytes: 0 }
     }
 
-    /// Holds at least so many bytes.
+    /// Reserves at least `bytes` in total.
     ///
     /// # Errors
-    /// When there is no room for them; no more than before is held then.
+    /// [`Full`]; the reservation is unchanged.
     pub fn grow_to(&mut self, bytes: usize) -> Result<(), Full> {
         self.take(0, bytes.saturating_sub(self.bytes))
     }
 
-    /// Holds a job's place beside the bytes, unless its sender's share of the spool is full.
+    /// Reserves one job, unless the tenant's share of the spool is full.
     pub(super) fn add_job(&mut self) -> Result<(), Full> {
         if self.spool().is_some_and(SpoolShare::is_full) {
             return Err(Full::SpoolShare);
@@ -207,7 +165,7 @@ impl Reservation {
         self.take(1, 0)
     }
 
-    /// What the sender may hold of the spool; none if that is all of it.
+    /// The tenant's share of the spool; none if it may use the whole spool.
     pub(super) fn spool(&self) -> Option<&SpoolShare> {
         self.share.as_ref().and_then(Share::spool)
     }
@@ -216,12 +174,12 @@ impl Reservation {
         if jobs + bytes == 0 {
             return Ok(());
         }
-        if self.share.as_ref().is_some_and(|share| !share.room.take(jobs, bytes)) {
+        if self.share.as_ref().is_some_and(|share| !share.capacity.take(jobs, bytes)) {
             return Err(Full::Share);
         }
-        if !self.of.take(jobs, bytes) {
+        if !self.queue.take(jobs, bytes) {
             if let Some(share) = &self.share {
-                share.room.give_back(jobs, bytes);
+                share.capacity.release(jobs, bytes);
             }
             return Err(Full::Queue);
         }
@@ -230,37 +188,37 @@ impl Reservation {
         Ok(())
     }
 
-    /// Moves what is held from one share to another: the sender is known now.
+    /// Charges the reservation to another share, once the tenant is known.
     ///
     /// # Errors
-    /// When there is no room for it; everything is as before then.
+    /// [`Full`]; the reservation is unchanged.
     pub fn move_to(&mut self, share: Option<&Share>) -> Result<(), Full> {
-        if share.is_some_and(|share| !share.room.take(self.jobs, self.bytes)) {
+        if share.is_some_and(|share| !share.capacity.take(self.jobs, self.bytes)) {
             return Err(Full::Share);
         }
         if let Some(share) = std::mem::replace(&mut self.share, share.cloned()) {
-            share.room.give_back(self.jobs, self.bytes);
+            share.capacity.release(self.jobs, self.bytes);
         }
         Ok(())
     }
 
-    /// Holds at most so many bytes.
+    /// Reserves at most `bytes` in total.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
-        self.give_back(0, less);
+        self.release(0, less);
         self.bytes -= less;
     }
 
-    fn give_back(&self, jobs: usize, bytes: usize) {
-        self.of.give_back(jobs, bytes);
+    fn release(&self, jobs: usize, bytes: usize) {
+        self.queue.release(jobs, bytes);
         if let Some(share) = &self.share {
-            share.room.give_back(jobs, bytes);
+            share.capacity.release(jobs, bytes);
         }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.give_back(self.jobs, self.bytes);
+        self.release(self.jobs, self.bytes);
     }
 }

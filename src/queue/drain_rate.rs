@@ -1,16 +1,16 @@
-//! How fast jobs leave the queue, and what to tell those who found it full.
+//! The rate at which jobs leave the queue, and the `Retry-After` that follows from it.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Rates are measured over this long.
-const WINDOW: Duration = Duration::from_secs(1);
-/// What a sender is told at the least, before jitter.
-const SHORTEST_SECS: f64 = 1.0;
-/// What a sender is told at the most, before jitter: also when nothing leaves at all.
-const LONGEST_SECS: f64 = 30.0;
+use parking_lot::Mutex;
 
-/// The rate at which jobs leave, over the last whole window.
+/// The length of a measuring window.
+const WINDOW: Duration = Duration::from_secs(1);
+/// Bounds of `Retry-After`, before jitter. The upper one also applies while no job leaves the queue.
+const RETRY_AFTER_MIN_SECS: f64 = 1.0;
+const RETRY_AFTER_MAX_SECS: f64 = 30.0;
+
+/// The rate at which jobs leave the queue, over the last complete window.
 #[derive(Debug)]
 pub(super) struct DrainRate(Mutex<Windows>);
 
@@ -18,7 +18,7 @@ pub(super) struct DrainRate(Mutex<Windows>);
 struct Windows {
     began: Instant,
     jobs: usize,
-    /// Of the last window that ended.
+    /// The rate in the last complete window.
     per_sec: f64,
 }
 
@@ -28,27 +28,27 @@ impl DrainRate {
     }
 
     pub(super) fn record(&self, jobs: usize, now: Instant) {
-        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        windows.turn(now);
+        let mut windows = self.0.lock();
+        windows.roll(now);
         windows.jobs += jobs;
     }
 
-    /// Seconds until `waiting` jobs have left, stretched by up to half as `jitter` goes from 0 to 1.
-    pub(super) fn retry_after(&self, waiting: usize, now: Instant, jitter: f64) -> u64 {
-        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        windows.turn(now);
+    /// Seconds until `queued` jobs have left the queue, plus up to half as `jitter` goes from 0 to 1.
+    pub(super) fn retry_after(&self, queued: usize, now: Instant, jitter: f64) -> u64 {
+        let mut windows = self.0.lock();
+        windows.roll(now);
         let per_sec = windows.per_sec.max(windows.jobs as f64 / WINDOW.as_secs_f64());
         drop(windows);
-        let secs = if per_sec > 0.0 { waiting as f64 / per_sec } else { LONGEST_SECS };
-        (secs.clamp(SHORTEST_SECS, LONGEST_SECS) * (1.0 + jitter / 2.0)).ceil() as u64
+        let secs = if per_sec > 0.0 { queued as f64 / per_sec } else { RETRY_AFTER_MAX_SECS };
+        (secs.clamp(RETRY_AFTER_MIN_SECS, RETRY_AFTER_MAX_SECS) * (1.0 + jitter / 2.0)).ceil() as u64
     }
 }
 
 impl Windows {
-    fn turn(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.began);
-        if passed >= WINDOW {
-            self.per_sec = self.jobs as f64 / passed.as_secs_f64();
+    fn roll(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.began);
+        if elapsed >= WINDOW {
+            self.per_sec = self.jobs as f64 / elapsed.as_secs_f64();
             self.jobs = 0;
             self.began = now;
         }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sender_is_told_when_the_queue_will_have_drained() {
+    fn retry_after_is_the_time_until_the_queue_has_drained() {
         let start = Instant::now();
         let rate = DrainRate::new(start);
         rate.record(500, start + WINDOW / 2);
@@ -70,13 +70,13 @@ mod tests {
     }
 
     #[test]
-    fn when_nothing_leaves_the_longest_time_is_told() {
+    fn retry_after_is_the_maximum_while_no_job_leaves_the_queue() {
         let start = Instant::now();
         let rate = DrainRate::new(start);
         assert_eq!(rate.retry_after(10, start, 0.0), 30);
         rate.record(1000, start);
-        assert_eq!(rate.retry_after(1000, start, 0.0), 1, "the window under way counts");
+        assert_eq!(rate.retry_after(1000, start, 0.0), 1, "the current window counts");
         rate.retry_after(10, start + WINDOW, 0.0);
-        assert_eq!(rate.retry_after(10, start + 3 * WINDOW, 0.0), 30, "the rate of long ago does not");
+        assert_eq!(rate.retry_after(10, start + 3 * WINDOW, 0.0), 30, "an old rate does not");
     }
 }

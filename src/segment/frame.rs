@@ -9,37 +9,39 @@ use zstd::zstd_safe;
 
 use super::Compression;
 
-/// Level 1 of either codec: at telemetry's rates the processor is dearer than the bytes.
+/// Level 1 of either codec: at the rates of telemetry CPU time costs more than bytes.
 const LEVEL: u8 = 1;
-/// deflate writes into a buffer of this size, set up once: flate2 clears what it is given before it writes there, and to
-/// clear what a segment has left took half of the server's time.
+/// The size of the buffer that deflate writes to. flate2 clears its output buffer before each write, and clearing the free
+/// space of a segment took half of the server's CPU time.
 const OUTPUT_STEP: usize = 64 * 1024;
-/// Jobs are gathered up to this size before deflate gets them, unless one is larger: a call costs it as much as a few
-/// hundred bytes do, and many a job is no longer than that.
+/// Small jobs are collected up to this size before they are compressed, since a call of deflate costs as much as a few hundred
+/// bytes, and many jobs are no larger.
 const INPUT_STEP: usize = 64 * 1024;
 /// A gzip header (RFC 1952, 2.3): deflate, no name, no time, fastest level, unknown system.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
 
-/// Turns the lines of a commit into one frame. Holds the codec's state, so that a frame costs no set-up.
+/// Compresses the lines of a commit as one frame. Keeps the state of the codec, so that a frame costs no set-up.
 pub struct FrameEncoder(Codec);
 
 enum Codec {
     Gzip(Box<Gzip>),
-    /// With the lines gathered, so that the codec sees them whole and the frame's header says how many bytes they are.
+    /// And a buffer for all lines of a frame, since the header of the frame holds their size.
     Zstd(Box<Compressor<'static>>, Vec<u8>),
     None,
 }
 
 struct Gzip {
     deflate: Compress,
-    /// Lines of small jobs, gathered.
+    /// Collected lines of small jobs.
     input: Vec<u8>,
     output: Box<[u8]>,
 }
 
 impl FrameEncoder {
+    /// An encoder for frames of this codec.
+    ///
     /// # Errors
-    /// When the codec cannot be set up: out of memory.
+    /// The codec cannot be set up: out of memory.
     pub fn new(compression: Compression) -> io::Result<Self> {
         Ok(Self(match compression {
             Compression::Gzip => {
@@ -56,10 +58,10 @@ impl FrameEncoder {
         }))
     }
 
-    /// Appends to `out` one frame that decompresses to `parts`, one after the other.
+    /// Appends one frame to `out`, which decompresses to the concatenated `parts`.
     ///
     /// # Errors
-    /// When the codec fails; `out` then ends where it began.
+    /// The codec fails; `out` is unchanged.
     pub fn pack<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> io::Result<()> {
         let start = out.len();
         let packed = match &mut self.0 {
@@ -91,7 +93,7 @@ impl Gzip {
         let mut length = 0_u32;
         let mut take = |input: &[u8], flush, out: &mut Vec<u8>| {
             crc.update(input);
-            // Modulo 2^32, as the format has it.
+            // Modulo 2^32 (RFC 1952, 2.3.1).
             length = length.wrapping_add(input.len() as u32);
             feed(deflate, output, input, flush, out)
         };
@@ -107,14 +109,14 @@ impl Gzip {
             }
         }
         take(input, FlushCompress::Finish, out)?;
-        // A 32-bit sum in the low half.
+        // The sum is in the low 32 bits.
         out.extend_from_slice(&(crc.finalize() as u32).to_le_bytes());
         out.extend_from_slice(&length.to_le_bytes());
         Ok(())
     }
 }
 
-/// Drives deflate until it has taken all of `input` and, when finishing, has given all of its output.
+/// Runs deflate until it has consumed all of `input` and, when finishing, has returned all of its output.
 fn feed(
     deflate: &mut Compress,
     buffer: &mut [u8],
@@ -128,9 +130,9 @@ fn feed(
         let status = deflate.compress(input, buffer, flush).map_err(io::Error::other)?;
         input = input.get(amount(deflate.total_in(), before_in)..).unwrap_or_default();
         out.extend_from_slice(buffer.get(..amount(deflate.total_out(), before_out)).unwrap_or_default());
-        let finishing = matches!(flush, FlushCompress::Finish);
-        let done = if finishing { status == Status::StreamEnd } else { input.is_empty() };
-        if done {
+        let is_finishing = matches!(flush, FlushCompress::Finish);
+        let is_done = if is_finishing { status == Status::StreamEnd } else { input.is_empty() };
+        if is_done {
             return Ok(());
         }
     }
@@ -139,8 +141,7 @@ fn feed(
 fn pack_zstd(compressor: &mut Compressor<'_>, lines: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     let start = out.len();
     out.resize(start + zstd_safe::compress_bound(lines.len()), 0);
-    let room = out.get_mut(start..).unwrap_or_default();
-    let written = compressor.compress_to_buffer(lines, room)?;
+    let written = compressor.compress_to_buffer(lines, out.get_mut(start..).unwrap_or_default())?;
     out.truncate(start + written);
     Ok(())
 }
@@ -167,7 +168,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_one_after_the_other_are_one_file(
+        fn concatenated_frames_are_one_file(
             frames in vec(vec(vec(any::<u8>(), 0..2000), 0..5), 1..5),
             compression in prop_oneof![Just(Compression::Gzip), Just(Compression::Zstd), Just(Compression::None)],
         ) {
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_larger_than_the_steps_is_whole_whatever_the_sizes_of_its_jobs() {
+    fn a_frame_larger_than_the_buffers_is_complete_whatever_the_sizes_of_its_jobs() {
         let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(5 * OUTPUT_STEP).collect();
         let (small, rest) = noise.split_at(1000);
         let (large, others) = rest.split_at(INPUT_STEP + 1);

@@ -1,38 +1,41 @@
-//! A receipt: the segment that a job is in, and its place there.
+//! The receipt of a job: its segment and its index there.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::SegmentId;
 
-/// Names a job: `<segment id>.<place>`, the place counted from 0.
+/// Names a job, as `<segment id>.<index>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobId {
-    /// The segment, and with it the object.
+    /// The segment of the job, and so its object.
     pub segment: SegmentId,
-    /// Which of the segment's jobs it is.
-    pub place: u32,
+    /// Its index among the segment's jobs, from 0.
+    pub index: u32,
 }
 
-/// What is no receipt.
+/// The text is no receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected a receipt as an answer gave it: a UUIDv7, a dot and a number")]
-pub struct NoJobId;
+#[error("expected a receipt from the `job` of a response: a UUIDv7, a dot and a number")]
+pub struct InvalidJobId;
 
 impl FromStr for JobId {
-    type Err = NoJobId;
+    type Err = InvalidJobId;
 
-    fn from_str(text: &str) -> Result<Self, NoJobId> {
-        let (segment, place) = text.split_once('.').ok_or(NoJobId)?;
-        let job = Self { segment: segment.parse().map_err(|_| NoJobId)?, place: place.parse().map_err(|_| NoJobId)? };
-        // No plus signs, no leading zeros: one job has one name.
-        if job.to_string() == text { Ok(job) } else { Err(NoJobId) }
+    fn from_str(text: &str) -> Result<Self, InvalidJobId> {
+        let (segment, index) = text.split_once('.').ok_or(InvalidJobId)?;
+        let job = Self {
+            segment: segment.parse().map_err(|_| InvalidJobId)?,
+            index: index.parse().map_err(|_| InvalidJobId)?,
+        };
+        // No plus signs and no leading zeros, so that a job has one name.
+        if job.to_string() == text { Ok(job) } else { Err(InvalidJobId) }
     }
 }
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.segment, self.place)
+        write!(f, "{}.{}", self.segment, self.index)
     }
 }
 
@@ -43,14 +46,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_receipt_is_read_as_it_is_written_and_in_no_other_way() {
+    fn only_the_exact_text_of_a_receipt_is_parsed() {
         let segment = SegmentId::new(SystemTime::now());
-        for place in [0, 17, u32::MAX] {
-            let job = JobId { segment, place };
+        for index in [0, 17, u32::MAX] {
+            let job = JobId { segment, index };
             assert_eq!(job.to_string().parse(), Ok(job));
         }
         for bad in [".", "1", "x.1", &format!("{segment}"), &format!("{segment}.-1"), &format!("{segment}.01")] {
-            assert_eq!(bad.parse::<JobId>(), Err(NoJobId), "{bad}");
+            assert_eq!(bad.parse::<JobId>(), Err(InvalidJobId), "{bad}");
         }
         assert!(format!("{segment}.4294967296").parse::<JobId>().is_err());
     }

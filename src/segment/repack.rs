@@ -1,12 +1,12 @@
-//! Packing small frames anew, several as one.
+//! Repacks small frames into larger ones.
 //!
-//! A commit serves whoever is waiting. When few are, its frame is a kilobyte or two, and a codec that has to learn
-//! everything anew for each of them takes half as many bytes again for a payload. So before a segment of such frames is
-//! uploaded, they are joined to frames of the size that they have at the highest rates.
+//! At low rates a commit serves few jobs and its frame is a kilobyte or two, and the codec starts each frame without a
+//! dictionary. Such frames take half as many bytes again as large ones. So before a segment of small frames is uploaded, they
+//! are joined into frames of the size that they have at the highest rates.
 //!
-//! Invariants: the lines are the same, in the same order. What comes out follows from the frames that go in, and from
-//! nothing else, so that an upload that is repeated, by another process too, writes the same bytes. A frame that cannot be
-//! decompressed stays as it is, and so do frames that would not become smaller together.
+//! Invariants: the lines are the same, in the same order. The result depends on the frames only, so that a repeated upload,
+//! also by another process, writes the same bytes. A frame that cannot be decompressed stays unchanged, and so do frames that
+//! would not become smaller.
 
 use std::{fmt, iter};
 
@@ -15,68 +15,46 @@ use zstd::zstd_safe;
 use super::{Compression, FRAME_MAX_BYTES, FrameEncoder};
 use crate::inflate::{Encoding, inflate};
 
-/// Frames are small if they hold fewer bytes of lines than this on average. Larger ones take at most a fifth more than they
-/// would together; and where several jobs wait for each commit, the processor has better things to do.
+/// Frames are small if they hold fewer bytes of lines than this on average. Larger frames take at most a fifth more bytes than
+/// repacked ones, which is not worth the CPU time under load.
 const SMALL_FRAME_BYTES: usize = 12 * 1024;
 
-/// How large a segment's frames are, without decompressing them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FrameSizes {
-    frames: usize,
-    lines: usize,
+/// Whether the frames in `bytes`, which have the lengths `frames`, should be repacked.
+pub fn are_small(compression: Compression, bytes: &[u8], frames: &[usize]) -> bool {
+    let mut rest = bytes;
+    let total = frames.iter().fold(0_usize, |sum, len| {
+        let (frame, others) = rest.split_at_checked(*len).unwrap_or_default();
+        rest = others;
+        // A frame of unknown size counts as large.
+        sum.saturating_add(lines(compression, frame).unwrap_or(usize::MAX))
+    });
+    frames.len() > 1 && total / frames.len() < SMALL_FRAME_BYTES
 }
 
-impl FrameSizes {
-    /// Of `bytes`, which are frames of these lengths, one after the other.
-    pub fn of(compression: Compression, bytes: &[u8], frames: &[usize]) -> Self {
-        let mut sizes = Self::default();
-        let mut rest = bytes;
-        for len in frames {
-            let (frame, others) = rest.split_at_checked(*len).unwrap_or_default();
-            sizes.add(compression, frame);
-            rest = others;
-        }
-        sizes
-    }
-
-    /// One more frame.
-    pub fn add(&mut self, compression: Compression, frame: &[u8]) {
-        self.frames += 1;
-        // One that does not say counts as large, and is let alone.
-        self.lines = self.lines.saturating_add(lines(compression, frame).unwrap_or(usize::MAX));
-    }
-
-    /// Whether [`Repacker::repack`] is worth its while.
-    pub fn are_small(self) -> bool {
-        self.frames > 1 && self.lines / self.frames < SMALL_FRAME_BYTES
-    }
-}
-
-/// Packs small frames anew. Holds a codec's state and two buffers of some [`FRAME_MAX_BYTES`].
+/// Repacks small frames. Holds the state of a codec and two buffers of about [`FRAME_MAX_BYTES`].
 #[derive(Default)]
 pub struct Repacker {
     encoder: Option<(Compression, FrameEncoder)>,
-    /// Of the frames that are being joined.
+    /// The decompressed lines of the frames that are joined.
     lines: Vec<u8>,
-    /// What they are joined to.
+    /// The frame that they become.
     packed: Vec<u8>,
 }
 
 impl Repacker {
-    /// Joins frames in `bytes`, which are frames of the lengths `frames`, one after the other. Blocks for as long as the
-    /// codec takes.
+    /// Repacks the frames in `bytes`, which have the lengths `frames`. CPU-bound.
     pub fn repack(&mut self, compression: Compression, bytes: &mut Vec<u8>, frames: &[usize]) {
         let Some(encoding) = encoding(compression) else { return };
         let (mut from, mut to, mut rest) = (0, 0, frames);
         while !rest.is_empty() {
-            let count = self.gather(encoding, bytes.get(from..).unwrap_or_default(), rest);
+            let count = self.decompress(encoding, bytes.get(from..).unwrap_or_default(), rest);
             let (joined, others) = rest.split_at(count.max(1));
             let len: usize = joined.iter().sum();
             let is_shorter = count > 1 && self.pack(compression) && self.packed.len() < len;
-            // Nothing is written over that is still to be read: what is joined becomes shorter, or stays.
+            // In place: the result is never longer than what was read.
             match bytes.get_mut(to..to + self.packed.len()) {
-                Some(place) if is_shorter => {
-                    place.copy_from_slice(&self.packed);
+                Some(target) if is_shorter => {
+                    target.copy_from_slice(&self.packed);
                     to += self.packed.len();
                 }
                 _ => {
@@ -90,15 +68,14 @@ impl Repacker {
         bytes.truncate(to);
     }
 
-    /// Decompresses as many of the first frames as make one together, and says how many these are; none if the first of
-    /// them is better left as it is.
-    fn gather(&mut self, encoding: Encoding, bytes: &[u8], frames: &[usize]) -> usize {
+    /// Decompresses the first frames, as many as fit into one. Returns how many; 0 if the first one stays unchanged.
+    fn decompress(&mut self, encoding: Encoding, bytes: &[u8], frames: &[usize]) -> usize {
         self.lines.clear();
         let mut start = 0;
         let fit = frames.iter().take_while(|len| {
             let frame = bytes.get(start..start + **len).unwrap_or_default();
             start += **len;
-            // Whatever it says of itself: few bytes may be many lines.
+            // The limit is on the actual size, whatever the header of the frame says.
             let lines = inflate(encoding, frame, FRAME_MAX_BYTES - self.lines.len());
             lines.is_ok_and(|lines| {
                 self.lines.extend_from_slice(&lines);
@@ -108,7 +85,7 @@ impl Repacker {
         fit.count()
     }
 
-    /// Packs the lines as one frame; false if the codec does not.
+    /// Compresses the lines as one frame. Returns whether that succeeded.
     fn pack(&mut self, compression: Compression) -> bool {
         self.packed.clear();
         if self.encoder.as_ref().is_none_or(|(of, _)| *of != compression) {
@@ -125,7 +102,7 @@ impl fmt::Debug for Repacker {
     }
 }
 
-/// How frames are decompressed; none if nothing is to be had from packing them.
+/// The encoding to decompress; none if frames of this codec are not repacked.
 fn encoding(compression: Compression) -> Option<Encoding> {
     match compression {
         Compression::Gzip => Some(Encoding::Gzip),
@@ -134,7 +111,7 @@ fn encoding(compression: Compression) -> Option<Encoding> {
     }
 }
 
-/// Bytes of lines in a frame, as it says itself: gzip at its end (RFC 1952, 2.3.1), zstd in its header (RFC 8878, 3.1.1).
+/// The bytes of lines in a frame, from its metadata: gzip at its end (RFC 1952, 2.3.1), zstd in its header (RFC 8878, 3.1.1).
 fn lines(compression: Compression, frame: &[u8]) -> Option<usize> {
     match compression {
         Compression::Gzip => frame.last_chunk().and_then(|size| usize::try_from(u32::from_le_bytes(*size)).ok()),
@@ -152,7 +129,7 @@ mod tests {
 
     const CODECS: [Compression; 2] = [Compression::Gzip, Compression::Zstd];
 
-    /// A segment's frames, each of these lines.
+    /// The frames of a segment, one for each of `contents`.
     fn frames(compression: Compression, contents: &[Vec<u8>]) -> (Vec<u8>, Vec<usize>) {
         let mut encoder = FrameEncoder::new(compression).unwrap();
         let (mut bytes, mut lengths) = (Vec::new(), Vec::new());
@@ -174,7 +151,7 @@ mod tests {
         encoding(compression).map_or_else(|| bytes.to_vec(), |encoding| inflate(encoding, bytes, 1 << 30).unwrap())
     }
 
-    /// Lines as senders send them: much the same, and not quite.
+    /// Lines of telemetry: similar, but not equal.
     fn telemetry(range: std::ops::Range<usize>) -> Vec<u8> {
         range.map(|n| format!("{{\"device\":\"probe\",\"n\":{n},\"t\":{}}}\n", n * n % 1009)).collect::<String>().into()
     }
@@ -183,7 +160,7 @@ mod tests {
         prop_oneof![
             8 => (0_usize..1000, 0_usize..50).prop_map(|(start, len)| telemetry(start..start + len)),
             2 => vec(any::<u8>(), 0..3000),
-            // Large, and out of proportion to its frame.
+            // Many lines in a small frame.
             1 => (0..2 * FRAME_MAX_BYTES).prop_map(|len| vec![b' '; len]),
         ]
     }
@@ -202,7 +179,7 @@ mod tests {
         }
 
         #[test]
-        fn the_same_frames_become_the_same_bytes_whatever_was_packed_before(
+        fn equal_frames_become_equal_bytes_whatever_was_repacked_before(
             contents in vec(content(), 0..20), before in vec(content(), 0..20),
         ) {
             let mut used = Repacker::default();
@@ -217,13 +194,13 @@ mod tests {
     }
 
     #[test]
-    fn many_small_frames_become_as_few_as_hold_their_lines() {
+    fn small_frames_become_as_few_as_can_hold_their_lines() {
         let contents: Vec<_> = (0..2000).map(|n| telemetry(10 * n..10 * n + 10)).collect();
         let lines = contents.concat();
-        let most = lines.len().div_ceil(FRAME_MAX_BYTES - 1000);
+        let fewest = lines.len().div_ceil(FRAME_MAX_BYTES - 1000);
         for compression in CODECS {
             let (bytes, lengths) = frames(compression, &contents);
-            assert!(FrameSizes::of(compression, &bytes, &lengths).are_small(), "{compression:?}");
+            assert!(are_small(compression, &bytes, &lengths), "{compression:?}");
             let large: Vec<_> = lines.chunks(FRAME_MAX_BYTES).map(<[u8]>::to_vec).collect();
             let ideal = frames(compression, &large).0.len();
             let after = repacked(compression, &contents);
@@ -233,12 +210,12 @@ mod tests {
             } else {
                 &[0x28, 0xb5, 0x2f, 0xfd]
             };
-            assert_eq!(memchr::memmem::find_iter(&after, magic).count(), most, "{compression:?}");
+            assert_eq!(memchr::memmem::find_iter(&after, magic).count(), fewest, "{compression:?}");
         }
     }
 
     #[test]
-    fn a_frame_that_cannot_be_decompressed_stays_as_it_is_and_so_do_the_others_in_their_order() {
+    fn a_frame_that_cannot_be_decompressed_is_unchanged_and_the_order_is_kept() {
         let contents: Vec<_> = (0..9).map(|n| telemetry(10 * n..10 * n + 10)).collect();
         for compression in CODECS {
             let (mut bytes, lengths) = frames(compression, &contents);
@@ -250,23 +227,23 @@ mod tests {
             let at = memchr::memmem::find(&bytes, &kept).unwrap();
             assert_eq!(unpack(compression, &bytes[..at]), contents[..4].concat(), "{compression:?}");
             assert_eq!(unpack(compression, &bytes[at + kept.len()..]), contents[5..].concat(), "{compression:?}");
-            assert!(at < start, "{compression:?}: what is good is joined");
+            assert!(at < start, "{compression:?}: the valid frames are joined");
         }
     }
 
     #[test]
-    fn frames_are_small_by_what_they_hold_and_not_by_what_they_take() {
+    fn the_size_of_a_frame_is_that_of_its_lines_and_not_its_compressed_size() {
         for compression in CODECS {
-            let sizes = |contents: &[Vec<u8>]| {
+            let is_small = |contents: &[Vec<u8>]| {
                 let (bytes, lengths) = frames(compression, contents);
-                FrameSizes::of(compression, &bytes, &lengths).are_small()
+                are_small(compression, &bytes, &lengths)
             };
             let (small, large) = (vec![b' '; SMALL_FRAME_BYTES - 1], vec![b' '; SMALL_FRAME_BYTES]);
-            assert!(sizes(&[small.clone(), small.clone()]), "{compression:?}");
-            assert!(!sizes(&[large.clone(), large.clone()]), "{compression:?}");
-            assert!(!sizes(&[small]), "{compression:?}: one alone is what it is");
-            assert!(!sizes(&[]), "{compression:?}");
+            assert!(is_small(&[small.clone(), small.clone()]), "{compression:?}");
+            assert!(!is_small(&[large.clone(), large.clone()]), "{compression:?}");
+            assert!(!is_small(&[small]), "{compression:?}: a single frame is not repacked");
+            assert!(!is_small(&[]), "{compression:?}");
         }
-        assert!(!FrameSizes::of(Compression::None, b"{}\n{}\n", &[3, 3]).are_small());
+        assert!(!are_small(Compression::None, b"{}\n{}\n", &[3, 3]));
     }
 }

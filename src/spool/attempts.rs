@@ -1,62 +1,69 @@
-//! What was tried with a sealed segment so far. It travels with the segment, since the next worker that takes it may be
-//! another one.
+//! The earlier attempts to upload a sealed segment. They are kept with the segment, since each attempt may be made by another
+//! worker.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::loaded::{LoadError, Reading};
+use super::load::{LoadError, ReadMode};
 
-/// An unreadable sector (EIO) is salvaged around after so many failed reads, and no sooner than after this time: an error that
-/// passes, such as that of a device which is away for a moment, costs nothing.
+/// Unreadable sectors (EIO) are skipped after this many failed reads and this much time. A temporary error, such as that of a
+/// device that is away, then loses nothing.
 const WHOLE_READS_MAX: u32 = 4;
 const WHOLE_READS_TIME: Duration = Duration::from_secs(10);
 
 /// The attempts to upload one segment.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    /// Attempts that failed, of any kind.
+    /// All failed attempts.
     pub failures: u32,
-    /// Of those, the ones that came as far as the store.
+    /// The failed attempts that reached the store.
     pub upload_failures: u32,
-    /// An earlier attempt may have stored the object without our knowing.
-    pub may_be_there: bool,
-    /// The fewest payloads of an attempt of which it is not known whether it stored the object.
-    pub put_payloads: Option<u64>,
-    /// The store took other objects between two failures of this one: the failure is the segment's own.
+    /// Whether an earlier attempt, also of another process, may have stored the object.
+    pub may_be_stored: bool,
+    /// The fewest payloads of an attempt with an unknown outcome.
+    pub unconfirmed_payloads: Option<u64>,
+    /// Whether the store took other objects between two failures of this segment, so that the store is not what fails.
     pub is_own_failure: bool,
     /// How many objects the store had taken when this segment failed last.
     pub objects_seen: u64,
-    /// The jobs and payloads that are in the ledger for it, those found damaged included; none before the first read.
-    pub booked: Option<(u32, u32)>,
-    /// Reads that failed with EIO, in a row, and when the first of them did.
-    unreadable: u32,
-    unreadable_since: Option<Instant>,
-    /// Packing its small frames panicked.
-    pub(super) is_packing_off: bool,
-    /// Not to be taken before.
+    /// The jobs and payloads of the segment in the ledger, dead ones included; none before the first read.
+    pub recorded: Option<(u32, u32)>,
+    /// Consecutive reads that failed with EIO, and when the first of them did.
+    sector_errors: u32,
+    sector_errors_since: Option<Instant>,
+    /// Whether repacking its frames has panicked.
+    pub(super) is_repacking_off: bool,
+    /// The segment is not retried before.
     pub(super) not_before: Option<Instant>,
 }
 
 impl Attempts {
-    /// It may have stored the object and died before it could remove the segment.
-    pub(super) fn of_a_dead_process() -> Self {
-        Self { may_be_there: true, ..Self::default() }
+    /// The dead process may have stored the object and died before it removed the segment.
+    pub(super) fn of_dead_process() -> Self {
+        Self { may_be_stored: true, ..Self::default() }
     }
 
-    pub(super) fn reading(&self) -> Reading {
-        let lasts = self.unreadable_since.is_some_and(|since| since.elapsed() >= WHOLE_READS_TIME);
-        if lasts && self.unreadable >= WHOLE_READS_MAX { Reading::Around } else { Reading::Whole }
+    /// Records the jobs and payloads that a read has found. A later read that finds fewer has found damage.
+    pub fn record(&mut self, jobs: u64, payloads: u64) {
+        let number = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let (jobs_before, payloads_before) = self.recorded.unwrap_or_default();
+        self.recorded = Some((number(jobs).max(jobs_before), number(payloads).max(payloads_before)));
+    }
+
+    pub(super) fn read_mode(&self) -> ReadMode {
+        let has_lasted = self.sector_errors_since.is_some_and(|since| since.elapsed() >= WHOLE_READS_TIME);
+        if has_lasted && self.sector_errors >= WHOLE_READS_MAX { ReadMode::SkipErrors } else { ReadMode::Whole }
     }
 
     pub(super) fn load_failed(&mut self, error: &LoadError) {
         match error {
             LoadError::Unreadable { is_sector: true, .. } => {
-                self.unreadable = self.unreadable.saturating_add(1);
-                self.unreadable_since.get_or_insert_with(Instant::now);
+                self.sector_errors = self.sector_errors.saturating_add(1);
+                self.sector_errors_since.get_or_insert_with(Instant::now);
             }
-            LoadError::Unreadable { .. } => (self.unreadable, self.unreadable_since) = (0, None),
-            LoadError::Packing => self.is_packing_off = true,
+            LoadError::Unreadable { .. } => (self.sector_errors, self.sector_errors_since) = (0, None),
+            LoadError::Repacking => self.is_repacking_off = true,
             LoadError::Failed(_) => {}
         }
     }

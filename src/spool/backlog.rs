@@ -1,28 +1,28 @@
-//! Sealed segments on their way from the dispatcher to an idle worker.
+//! Sealed segments that wait for a worker.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::SealedSegment;
 
-/// Sealed segments that are not stored yet: in memory one more than there are workers, on disk as many as the disk holds.
+/// The sealed segments that are not stored yet. In memory there may be one more than there are workers; on disk the bound is
+/// the spool's space.
 ///
-/// Workers take the oldest and the newest in turn, so that after an outage what waited longest and what has just come
-/// both get on. A segment that fails is [deferred](Backlog::defer): it is not taken again before a given time, and the worker takes
-/// another. The dispatcher asks for a [`Slot`] before it opens a segment, so a segment that is open can always be sealed, and a
-/// dispatcher that gets no slot takes no jobs: that is what bounds memory when the store does not answer. A segment holds its
-/// slot until it is [done](Backlog::done), wherever it is, so a deferred one always has its place.
+/// Workers take the oldest and the newest segment in turn, so that after an outage both old and new segments are uploaded. A
+/// segment that fails is [deferred](Backlog::defer): it is not retried before a given time, and the worker takes another.
+///
+/// The dispatcher takes a [`Slot`] before it opens a segment, so that every open segment can be sealed. Without a slot it takes
+/// no jobs, which bounds memory while the store is failing. A segment holds its slot until it is [done](Backlog::done).
 #[derive(Debug)]
 pub struct Backlog {
-    /// Segments that may exist, taken ones included.
-    most: usize,
+    max_segments: usize,
     state: Mutex<State>,
-    room: Notify,
-    work: Notify,
+    slot_released: Notify,
+    segment_added: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -30,21 +30,21 @@ struct State {
     waiting: VecDeque<SealedSegment>,
     /// Segments that failed, in no order.
     deferred: Vec<SealedSegment>,
-    /// Segments that workers have.
+    /// The number of segments that workers hold.
     taken: usize,
     newest_is_next: bool,
-    closed: bool,
+    is_closed: bool,
 }
 
-/// A place in the [`Backlog`] for one segment.
+/// The right to add one segment to the [`Backlog`].
 #[derive(Debug)]
 pub struct Slot<'a>(&'a Backlog);
 
-/// What there is for a worker.
+/// What a worker does next.
 enum Next {
-    Segment(Box<SealedSegment>),
-    /// All that are there are deferred; the first until then, if there is one.
-    Later(Option<Instant>),
+    Upload(Box<SealedSegment>),
+    /// Wait, until then if there are deferred segments.
+    Wait(Option<Instant>),
     End,
 }
 
@@ -56,138 +56,132 @@ impl State {
         if let Some(segment) = next {
             self.newest_is_next = !newest;
             self.taken += 1;
-            return Next::Segment(Box::new(segment));
+            return Next::Upload(Box::new(segment));
         }
-        if self.closed && self.deferred.is_empty() {
+        if self.is_closed && self.deferred.is_empty() {
             return Next::End;
         }
-        Next::Later(self.deferred.iter().filter_map(|segment| segment.attempts.not_before).min())
+        Next::Wait(self.deferred.iter().filter_map(|segment| segment.attempts.not_before).min())
     }
 
-    /// Deferred segments that need not wait any longer are the oldest again.
+    /// Puts deferred segments that are due before all others, since they are the oldest.
     fn resume(&mut self, is_due: impl Fn(&SealedSegment) -> bool) {
         let due = self.deferred.extract_if(.., |segment| is_due(segment));
         for segment in due {
             self.waiting.push_front(segment);
         }
     }
+
+    fn len(&self) -> usize {
+        self.waiting.len() + self.deferred.len()
+    }
 }
 
 impl Backlog {
-    /// A backlog for at most `most` segments, those that workers have taken included.
-    pub fn new(most: usize) -> Self {
-        Self { most, state: Mutex::default(), room: Notify::new(), work: Notify::new() }
+    /// A backlog for at most `max_segments` segments, including those that workers hold.
+    pub fn new(max_segments: usize) -> Self {
+        Self { max_segments, state: Mutex::default(), slot_released: Notify::new(), segment_added: Notify::new() }
     }
 
-    /// Waits for room for one segment. There is one dispatcher, so the room stays until it is filled.
+    /// Waits for a slot. There is one dispatcher, so at most one slot is taken and not yet filled.
     pub async fn slot(&self) -> Slot<'_> {
         loop {
-            // Before the look, so that a segment done in between is not missed.
-            let room = self.room.notified();
+            // Before the check, so that a release after it is not missed.
+            let released = self.slot_released.notified();
             {
-                let state = self.lock();
-                if state.waiting.len() + state.deferred.len() + state.taken < self.most {
+                let state = self.state.lock();
+                if state.len() + state.taken < self.max_segments {
                     return Slot(self);
                 }
             }
-            room.await;
+            released.await;
         }
     }
 
-    /// The oldest segment and the newest in turn, once there is one that is due; none when the backlog is closed and empty. The
-    /// caller gives it back: [`done`](Self::done) or [`defer`](Self::defer).
+    /// Waits for a segment that is due: the oldest and the newest in turn. None when the backlog is closed and empty. The
+    /// caller then calls [`done`](Self::done) or [`defer`](Self::defer).
     pub async fn next(&self) -> Option<SealedSegment> {
         loop {
-            let work = self.work.notified();
+            let added = self.segment_added.notified();
             let next = {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 let next = state.next(Instant::now());
-                if matches!(next, Next::Segment(_)) && !state.waiting.is_empty() {
-                    // Two segments that came at once may have left one wake-up between them.
-                    self.work.notify_one();
+                if matches!(next, Next::Upload(_)) && !state.waiting.is_empty() {
+                    // Segments that were added at the same time may have left only one wake-up.
+                    self.segment_added.notify_one();
                 }
                 next
             };
             match next {
-                Next::Segment(segment) => return Some(*segment),
+                Next::Upload(segment) => return Some(*segment),
                 Next::End => return None,
-                Next::Later(None) => work.await,
-                Next::Later(Some(until)) => tokio::select! {
-                    () = work => {}
+                Next::Wait(None) => added.await,
+                Next::Wait(Some(until)) => tokio::select! {
+                    () = added => {}
                     () = sleep_until(until) => {}
                 },
             }
         }
     }
 
-    /// A segment that was taken is stored, or never will be.
+    /// A segment that was taken is stored or lost.
     pub fn done(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.taken = state.taken.saturating_sub(1);
         drop(state);
-        self.room.notify_one();
+        self.slot_released.notify_one();
     }
 
-    /// A segment that was taken failed, and is not to be taken again before `wait` is over.
-    pub fn defer(&self, mut segment: SealedSegment, wait: Duration) {
-        segment.attempts.not_before = Some(Instant::now() + wait);
-        let mut state = self.lock();
+    /// A segment that was taken failed, and is not retried before `delay` has passed.
+    pub fn defer(&self, mut segment: SealedSegment, delay: Duration) {
+        segment.attempts.not_before = Some(Instant::now() + delay);
+        let mut state = self.state.lock();
         state.taken = state.taken.saturating_sub(1);
         state.deferred.push(segment);
         drop(state);
-        // A worker that waits for the first of them may have to wait for this one instead.
-        self.work.notify_one();
+        // This segment may be due before the one that a worker waits for.
+        self.segment_added.notify_one();
     }
 
-    /// Deferred segments are due at once: those that failed as all others did, or, where the server stops, every one.
-    pub fn hurry(&self, is_every_one: bool) {
-        self.lock().resume(|segment| is_every_one || !segment.attempts.is_own_failure);
-        self.work.notify_waiters();
+    /// Makes deferred segments due: all of them, or only those that failed because the store did.
+    pub fn retry_now(&self, all: bool) {
+        self.state.lock().resume(|segment| all || !segment.attempts.is_own_failure);
+        self.segment_added.notify_waiters();
     }
 
-    /// Adds segments that dead processes have left, the oldest first: they are on disk, so they need no slot.
+    /// Adds adopted segments, oldest first. They are on disk and need no slot.
     pub fn add(&self, adopted: Vec<SealedSegment>) {
         if adopted.is_empty() {
             return;
         }
-        let mut state = self.lock();
-        let behind = std::mem::take(&mut state.waiting);
-        state.waiting = adopted.into_iter().chain(behind).collect();
+        let mut state = self.state.lock();
+        let newer = std::mem::take(&mut state.waiting);
+        state.waiting = adopted.into_iter().chain(newer).collect();
         drop(state);
-        self.work.notify_waiters();
+        self.segment_added.notify_waiters();
     }
 
-    /// No more segments will come.
+    /// No more segments will be added.
     pub fn close(&self) {
-        self.lock().closed = true;
-        self.work.notify_waiters();
+        self.state.lock().is_closed = true;
+        self.segment_added.notify_waiters();
     }
 
-    /// Whether no more segments will come.
+    /// Whether the backlog is closed.
     pub fn is_closed(&self) -> bool {
-        self.lock().closed
+        self.state.lock().is_closed
     }
 
-    /// How many segments wait.
-    pub fn len(&self) -> usize {
-        let state = self.lock();
-        state.waiting.len() + state.deferred.len()
-    }
-
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The number of segments that wait.
+    pub fn waiting(&self) -> usize {
+        self.state.lock().len()
     }
 }
 
 impl Slot<'_> {
-    /// Puts a segment into its place.
+    /// Adds a segment.
     pub fn fill(self, segment: SealedSegment) {
-        self.0.lock().waiting.push_back(segment);
-        self.0.work.notify_one();
+        self.0.state.lock().waiting.push_back(segment);
+        self.0.segment_added.notify_one();
     }
 }

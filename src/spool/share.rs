@@ -1,60 +1,52 @@
-//! What the jobs of one sender take of `SPOOL_MAX_BYTES`.
+//! The tenants' shares of `SPOOL_MAX_BYTES`.
 //!
-//! A segment holds the jobs of many senders. Each commit passes the bytes that the segment's file has grown by, in whole
-//! blocks, on to the senders of its jobs, by the bytes of their lines. They are given back when the file is gone, so the sum
-//! over all senders never exceeds what the spool holds. The segments of dead processes are charged to no sender: the file
-//! does not say whose jobs are in it.
+//! A segment holds the jobs of many tenants. Each commit charges the growth of the segment's file, in whole blocks, to the
+//! tenants of its jobs, in proportion to the bytes of their lines. The charges are released with the file, so the sum over
+//! all tenants never exceeds what the spool holds. Adopted segments are charged to no tenant: the file does not name them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A sealed segment forgets the charges of senders with less than this part of it, so that what is kept for a backlog of
-/// many segments stays small. It is under 1%, the least share that can be set: a sender that is never charged cannot
-/// exceed any share.
-const FORGOTTEN_PART: usize = 128;
+use crate::bound::Bound;
 
-/// The bytes on disk that one sender's jobs take, and the most that they may take. Clones are the same share.
+/// When a segment is sealed, tenants with less than its bytes divided by this are no longer charged for it, so that a large
+/// backlog needs little memory. That is under 1%, the smallest share that can be set.
+const NEGLIGIBLE_PART: usize = 128;
+
+/// The share of one tenant. Clones are the same share.
 ///
-/// The limit is checked before a batch is taken and not at its commit, so what the sender has in the queue by then may still
-/// follow: a sender exceeds the limit by at most its share of the queue.
+/// The limit is checked when a batch is queued and not at its commit, so a tenant exceeds it by at most its share of the queue.
 #[derive(Debug, Clone)]
-pub struct SpoolShare(Arc<Counter>);
-
-#[derive(Debug)]
-struct Counter {
-    max_bytes: usize,
-    used: AtomicUsize,
-}
+pub struct SpoolShare(Arc<Bound>);
 
 impl SpoolShare {
-    /// A share of which nothing is used.
+    /// An unused share.
     pub fn new(max_bytes: usize) -> Self {
-        Self(Arc::new(Counter { max_bytes, used: AtomicUsize::new(0) }))
+        Self(Arc::new(Bound::new(max_bytes)))
     }
 
-    /// Bytes on disk, in whole blocks.
+    /// The bytes on disk, in whole blocks.
     pub fn used(&self) -> usize {
-        self.0.used.load(Ordering::Relaxed)
+        self.0.used()
     }
 
-    /// Whether the next batch has to be refused.
+    /// Whether the next batch is rejected.
     pub fn is_full(&self) -> bool {
-        self.used() >= self.0.max_bytes
+        self.0.is_full()
     }
 
-    /// Names the share: clones have the same.
+    /// Identifies the share; clones have the same id.
     fn id(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
 }
 
-/// What the senders of one segment's jobs are charged for it; given back when it is dropped.
+/// The charges of one segment's tenants. Released on drop.
 #[derive(Debug, Default)]
-pub(super) struct SenderCharges {
-    by_sender: HashMap<usize, Charged>,
-    /// Bytes that were passed on so far, whether or not their senders have a share.
-    passed_on: usize,
+pub(super) struct TenantCharges {
+    by_tenant: HashMap<usize, Charged>,
+    /// Bytes that were distributed so far, including those of tenants without a share.
+    distributed: usize,
 }
 
 #[derive(Debug)]
@@ -63,21 +55,20 @@ struct Charged {
     bytes: usize,
 }
 
-impl SenderCharges {
-    /// The segment takes `taken` bytes now: what it has grown by is charged to the senders of `jobs`, each with the bytes of
-    /// its lines.
+impl TenantCharges {
+    /// The segment has grown to `taken` bytes: distributes the growth to the tenants of `jobs`.
     pub(super) fn grow_to<'a>(
         &mut self,
         taken: usize,
         jobs: impl Iterator<Item = (Option<&'a SpoolShare>, usize)> + Clone,
     ) {
-        let grown = taken.saturating_sub(self.passed_on);
+        let grown = taken.saturating_sub(self.distributed);
         if grown == 0 {
             return;
         }
-        self.passed_on = taken;
+        self.distributed = taken;
         let lines = jobs.clone().map(|(_, bytes)| bytes).sum::<usize>().max(1);
-        // Parts of a running sum, so that they add up to the whole.
+        // Parts of a running sum, so that rounding loses nothing.
         let part = |sum: usize| (grown as u128 * sum as u128 / lines as u128) as usize;
         let mut sum = 0;
         for (share, bytes) in jobs {
@@ -93,22 +84,22 @@ impl SenderCharges {
         if bytes == 0 {
             return;
         }
-        let of_sender = self.by_sender.entry(share.id());
-        of_sender.or_insert_with(|| Charged { share: share.clone(), bytes: 0 }).bytes += bytes;
-        share.0.used.fetch_add(bytes, Ordering::Relaxed);
+        let charged = self.by_tenant.entry(share.id());
+        charged.or_insert_with(|| Charged { share: share.clone(), bytes: 0 }).bytes += bytes;
+        share.0.add(bytes);
     }
 
-    /// The segment is sealed: gives back what is too little to be kept in mind.
+    /// The segment is sealed: releases negligible charges.
     pub(super) fn seal(&mut self) {
-        let least = self.passed_on / FORGOTTEN_PART;
-        self.by_sender.retain(|_, charged| charged.bytes >= least);
-        self.by_sender.shrink_to_fit();
+        let min = self.distributed / NEGLIGIBLE_PART;
+        self.by_tenant.retain(|_, charged| charged.bytes >= min);
+        self.by_tenant.shrink_to_fit();
     }
 }
 
 impl Drop for Charged {
     fn drop(&mut self) {
-        self.share.0.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.share.0.release(self.bytes);
     }
 }
 
@@ -116,14 +107,14 @@ impl Drop for Charged {
 mod tests {
     use super::*;
 
-    fn grow(charges: &mut SenderCharges, taken: usize, jobs: &[(&SpoolShare, usize)]) {
+    fn grow(charges: &mut TenantCharges, taken: usize, jobs: &[(&SpoolShare, usize)]) {
         charges.grow_to(taken, jobs.iter().map(|(share, bytes)| (Some(*share), *bytes)));
     }
 
     #[test]
-    fn what_a_segment_takes_is_charged_by_the_bytes_of_the_lines_to_the_last_byte_and_given_back_once() {
+    fn all_bytes_of_a_segment_are_charged_in_proportion_to_the_lines_and_released_once() {
         let [one, other] = [100_000, 100_000].map(SpoolShare::new);
-        let mut charges = SenderCharges::default();
+        let mut charges = TenantCharges::default();
         grow(&mut charges, 8192, &[(&one, 100), (&other, 300)]);
         assert_eq!([one.used(), other.used()], [2048, 6144]);
         grow(&mut charges, 8192, &[(&one, 100)]);
@@ -137,17 +128,17 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_without_a_share_takes_its_part_from_those_that_have_one() {
+    fn a_tenant_without_a_share_is_charged_nothing_and_reduces_the_part_of_the_others() {
         let one = SpoolShare::new(100_000);
-        let mut charges = SenderCharges::default();
+        let mut charges = TenantCharges::default();
         charges.grow_to(4096, [(Some(&one), 1), (None, 3)].into_iter());
         assert_eq!(one.used(), 1024);
     }
 
     #[test]
-    fn a_share_is_full_when_it_is_used_up_and_only_then() {
+    fn a_share_is_full_when_all_of_it_is_used() {
         let one = SpoolShare::new(4096);
-        let mut charges = SenderCharges::default();
+        let mut charges = TenantCharges::default();
         grow(&mut charges, 4095, &[(&one, 1)]);
         assert!(!one.is_full());
         grow(&mut charges, 4096, &[(&one, 1)]);
@@ -155,15 +146,15 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_segment_keeps_few_charges_and_gives_back_those_that_it_forgets() {
+    fn sealing_releases_negligible_charges() {
         let large = SpoolShare::new(1 << 20);
         let small: Vec<_> = (0..1000).map(|_| SpoolShare::new(1 << 20)).collect();
         let jobs: Vec<_> = small.iter().map(|share| (share, 1)).chain([(&large, 1000)]).collect();
-        let mut charges = SenderCharges::default();
+        let mut charges = TenantCharges::default();
         grow(&mut charges, 1 << 20, &jobs);
         assert!(small.iter().all(|share| share.used() > 0));
         charges.seal();
-        assert!(small.iter().all(|share| share.used() == 0) && charges.by_sender.len() == 1);
+        assert!(small.iter().all(|share| share.used() == 0) && charges.by_tenant.len() == 1);
         assert_eq!(large.used(), 1 << 19);
         drop(charges);
         assert_eq!(large.used(), 0);

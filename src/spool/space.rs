@@ -1,99 +1,93 @@
-//! Bytes on disk, and their bound.
+//! The space on disk, and its bound.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::share::{SenderCharges, SpoolShare};
+use super::share::{SpoolShare, TenantCharges};
+use crate::bound::Bound;
 
-/// A file takes whole blocks of this.
+/// Space is allocated in blocks of this size.
 const BLOCK: usize = 4096;
 
-/// `SPOOL_MAX_BYTES`, and how much of it is taken. A file counts with the blocks it fills, so that many small ones are
-/// not more than they seem.
+/// `SPOOL_MAX_BYTES`, and how much of it is used. Files count in whole blocks, as they do on disk.
 #[derive(Debug)]
-pub struct Space {
-    most: usize,
-    used: AtomicUsize,
-}
+pub struct Space(Bound);
 
-/// What one file takes; given back when it is dropped.
+/// The space of one file. Released on drop.
 #[derive(Debug)]
 pub(super) struct Charge {
     space: Arc<Space>,
     bytes: usize,
     blocks: usize,
-    /// Of the blocks, what the senders of the file's jobs are charged.
-    senders: SenderCharges,
+    /// The tenants' parts of it.
+    tenants: TenantCharges,
 }
 
 impl Space {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, used: AtomicUsize::new(0) }
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self(Bound::new(max_bytes))
     }
 
-    /// Bytes taken, in whole blocks.
+    /// The bytes in use, in whole blocks.
     pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.0.used()
     }
 
-    /// The most bytes that there may be.
-    pub fn most(&self) -> usize {
-        self.most
+    /// `SPOOL_MAX_BYTES`.
+    pub fn max_bytes(&self) -> usize {
+        self.0.max()
     }
 
-    /// Whether so little is left that a batch is better refused before its body is read.
+    /// Whether batches are rejected before their body is read.
     pub fn is_nearly_full(&self) -> bool {
-        self.most.saturating_sub(self.used()) < self.margin()
+        self.max_bytes().saturating_sub(self.used()) < self.margin()
     }
 
-    /// With fewer bytes left than this it is nearly full.
+    /// The spool is nearly full with fewer free bytes than this.
     pub fn margin(&self) -> usize {
-        (self.most / 64).max(BLOCK)
+        (self.max_bytes() / 64).max(BLOCK)
     }
 
-    /// Room for a file of `bytes`, if there is.
+    /// Charges a new file of `bytes`; none if there is no space.
     pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        let mut charge = Charge { space: Arc::clone(self), bytes: 0, blocks: 0, senders: SenderCharges::default() };
+        let mut charge = self.count(0);
         charge.grow_to(bytes).then_some(charge)
     }
 
-    /// A file that is there already, whether there is room for it or not.
+    /// Charges an existing file, even if that exceeds the bound.
     pub(super) fn count(self: &Arc<Self>, bytes: usize) -> Charge {
-        let blocks = blocks(bytes);
-        self.used.fetch_add(blocks * BLOCK, Ordering::Relaxed);
-        Charge { space: Arc::clone(self), bytes, blocks, senders: SenderCharges::default() }
+        let blocks = bytes.div_ceil(BLOCK);
+        self.0.add(blocks * BLOCK);
+        Charge { space: Arc::clone(self), bytes, blocks, tenants: TenantCharges::default() }
     }
 }
 
 impl Charge {
-    /// Takes what a file of `bytes` needs; false, and as before, if there is no room.
+    /// Charges the growth of the file to `bytes`. Returns false, and charges nothing, if there is no space.
     pub(super) fn grow_to(&mut self, bytes: usize) -> bool {
-        let more = blocks(bytes).saturating_sub(self.blocks) * BLOCK;
-        let taken = self.space.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(more).filter(|sum| more == 0 || *sum <= self.space.most)
-        });
-        if taken.is_ok() {
+        let more = bytes.div_ceil(BLOCK).saturating_sub(self.blocks) * BLOCK;
+        let taken = self.space.0.take(more);
+        if taken {
             self.bytes = self.bytes.max(bytes);
             self.blocks += more / BLOCK;
         }
-        taken.is_ok()
+        taken
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Charges what the file has grown by to the senders of the jobs that it has grown for, each with the bytes of its lines.
-    pub(super) fn pass_on<'a>(&mut self, jobs: impl Iterator<Item = (Option<&'a SpoolShare>, usize)> + Clone) {
-        self.senders.grow_to(self.blocks * BLOCK, jobs);
+    /// Charges the growth of the file to the tenants of `jobs`, in proportion to the bytes of their lines.
+    pub(super) fn charge_tenants<'a>(&mut self, jobs: impl Iterator<Item = (Option<&'a SpoolShare>, usize)> + Clone) {
+        self.tenants.grow_to(self.blocks * BLOCK, jobs);
     }
 
-    /// The file grows no more.
+    /// The file does not grow any more.
     pub(super) fn seal(&mut self) {
-        self.senders.seal();
+        self.tenants.seal();
     }
 
-    /// The file stays: its space is not given back. Its senders are charged no longer: they did not damage it.
+    /// The file stays on disk: its space is not released. The tenants' charges are, since they did not cause that.
     pub(super) fn keep(mut self) {
         self.blocks = 0;
     }
@@ -101,12 +95,8 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.space.used.fetch_sub(self.blocks * BLOCK, Ordering::Relaxed);
+        self.space.0.release(self.blocks * BLOCK);
     }
-}
-
-fn blocks(bytes: usize) -> usize {
-    bytes.div_ceil(BLOCK)
 }
 
 #[cfg(test)]
@@ -114,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn space_is_taken_in_blocks_and_never_beyond_the_bound() {
+    fn space_is_charged_in_blocks_and_never_exceeds_the_bound() {
         let space = Arc::new(Space::new(4 * BLOCK));
         let mut one = space.charge(1).unwrap();
         assert_eq!(space.used(), BLOCK);
@@ -129,26 +119,26 @@ mod tests {
     }
 
     #[test]
-    fn senders_are_charged_all_that_a_file_takes_until_it_is_gone_or_set_aside() {
+    fn tenants_are_charged_until_the_file_is_removed_or_kept_as_damaged() {
         let space = Arc::new(Space::new(10 * BLOCK));
         let share = SpoolShare::new(10 * BLOCK);
         let jobs = || [(Some(&share), 100)].into_iter();
         let [mut removed, mut damaged] = [1, 2].map(|blocks| space.charge(blocks * BLOCK).unwrap());
-        removed.pass_on(jobs());
-        damaged.pass_on(jobs());
+        removed.charge_tenants(jobs());
+        damaged.charge_tenants(jobs());
         assert_eq!((share.used(), space.used()), (3 * BLOCK, 3 * BLOCK));
-        // A commit that fails has taken space, but no job of it is in the file.
+        // A commit that failed is charged to no tenant.
         assert!(removed.grow_to(2 * BLOCK));
         assert_eq!(share.used(), 3 * BLOCK);
         removed.seal();
         drop(removed);
         assert_eq!((share.used(), space.used()), (2 * BLOCK, 2 * BLOCK));
         damaged.keep();
-        assert_eq!((share.used(), space.used()), (0, 2 * BLOCK), "it is not the sender's fault");
+        assert_eq!((share.used(), space.used()), (0, 2 * BLOCK), "a tenant does not pay for damage");
     }
 
     #[test]
-    fn what_is_there_already_counts_even_beyond_the_bound() {
+    fn an_existing_file_is_charged_even_beyond_the_bound() {
         let space = Arc::new(Space::new(BLOCK));
         let left = space.count(10 * BLOCK);
         assert!(space.charge(1).is_none());

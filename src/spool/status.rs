@@ -1,37 +1,38 @@
-//! What became of a segment, for those who hold a receipt: nothing is kept per job.
+//! The state of each segment, for receipts. Nothing is kept for each job.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::segment::{Compression, SegmentId};
 
-/// Segments that are stored are remembered up to this many, so that who asks soon is answered without the store.
+/// The most settled segments that are remembered. A lookup of one of them needs no call to the store.
 const REMEMBERED_MAX: usize = 4096;
 
-/// Where a segment is.
+/// The state of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// In the spool, open or on its way.
+    /// In the spool, open or sealed.
     Spooled,
-    /// In the store, save for the jobs at these places, which were damaged on disk, or would have been if there were any.
+    /// In the store, except for the jobs with these indexes, which were damaged on disk.
     Stored {
-        /// Empty, but for damage.
+        /// Empty without damage. Includes the indexes of jobs that are possibly lost.
         dead: Arc<[Range<u32>]>,
     },
-    /// Not in the store and never to be: no frame of it was good.
+    /// Lost: no frame of it was valid.
     Dead,
 }
 
 impl State {
-    /// Whether the job at this place is not in the store and never will be.
-    pub fn is_dead_at(&self, place: u32) -> bool {
+    /// Whether the job with this index is lost.
+    pub fn is_dead(&self, index: u32) -> bool {
         match self {
             Self::Spooled => false,
-            Self::Stored { dead } => dead.iter().any(|places| places.contains(&place)),
+            Self::Stored { dead } => dead.iter().any(|range| range.contains(&index)),
             Self::Dead => true,
         }
     }
@@ -43,20 +44,20 @@ pub struct SegmentStatus {
     id: SegmentId,
     compression: Compression,
     key: OnceLock<String>,
-    /// Jobs committed so far; for a segment of a dead process, unknown before it was read.
+    /// The jobs committed so far. The maximum for an adopted segment that was not sealed, until it is read.
     jobs: AtomicU32,
-    /// Places of jobs of which it is not known whether they ever were, and which are lost if so.
-    in_doubt: OnceLock<Range<u32>>,
+    /// The indexes of jobs that are lost if they were acknowledged, which is unknown.
+    possibly_lost: OnceLock<Range<u32>>,
     state: watch::Sender<State>,
 }
 
 impl SegmentStatus {
     fn new(id: SegmentId, compression: Compression, jobs: u32) -> Arc<Self> {
-        let (key, state) = (OnceLock::new(), watch::Sender::new(State::Spooled));
-        Arc::new(Self { id, compression, key, jobs: AtomicU32::new(jobs), in_doubt: OnceLock::new(), state })
+        let (key, possibly_lost, state) = (OnceLock::new(), OnceLock::new(), watch::Sender::new(State::Spooled));
+        Arc::new(Self { id, compression, key, jobs: AtomicU32::new(jobs), possibly_lost, state })
     }
 
-    /// Names the segment.
+    /// The id of the segment.
     pub fn id(&self) -> SegmentId {
         self.id
     }
@@ -66,37 +67,35 @@ impl SegmentStatus {
         self.compression
     }
 
-    /// The object's key, under `prefix`, which is the same for the whole process.
+    /// The key of its object. `prefix` is the same in every call.
     pub fn key(&self, prefix: &str) -> &str {
         self.key.get_or_init(|| self.id.key(prefix, self.compression))
     }
 
-    /// Whether the segment has a job at this place.
-    pub fn has(&self, place: u32) -> bool {
-        place < self.jobs.load(Ordering::Acquire)
+    /// Whether the segment has a job with this index.
+    pub fn has_job(&self, index: u32) -> bool {
+        index < self.jobs.load(Ordering::Acquire)
     }
 
-    /// Says how many jobs are committed.
-    pub(super) fn committed(&self, jobs: u32) {
+    pub(super) fn set_jobs(&self, jobs: u32) {
         self.jobs.store(jobs, Ordering::Release);
     }
 
-    /// Whether it is not known if there ever was a job at this place, which is lost if so.
-    pub fn is_in_doubt_at(&self, place: u32) -> bool {
-        self.in_doubt.get().is_some_and(|places| places.contains(&place))
+    /// Whether it is unknown if a job with this index was acknowledged, in which case it is lost.
+    pub fn is_possibly_lost(&self, index: u32) -> bool {
+        self.possibly_lost.get().is_some_and(|range| range.contains(&index))
     }
 
-    /// Says at which places it is not known whether there were jobs.
-    pub(super) fn doubt(&self, places: Range<u32>) {
-        let _: Result<(), Range<u32>> = self.in_doubt.set(places);
+    pub(super) fn set_possibly_lost(&self, indexes: Range<u32>) {
+        let _: Result<(), Range<u32>> = self.possibly_lost.set(indexes);
     }
 
-    /// Where the segment is now.
+    /// The current state.
     pub fn state(&self) -> State {
         self.state.borrow().clone()
     }
 
-    /// Waits until the segment is in the spool no more. Whoever stops waiting leaves nothing behind.
+    /// Waits until the segment has left the spool. Cancel safe.
     pub async fn settled(&self) -> State {
         let mut states = self.state.subscribe();
         let settled = states.wait_for(|state| *state != State::Spooled).await.map(|state| state.clone());
@@ -105,49 +104,47 @@ impl SegmentStatus {
     }
 }
 
-/// The segments of this process.
+/// The segments that this process knows.
 ///
-/// Locked to look one up, and by the pipeline when one is opened and when it is settled; never during I/O, and not for a
-/// commit.
+/// The lock is taken for a lookup, and when a segment is opened or settled, but not during I/O and not for a commit.
 #[derive(Debug, Default)]
 pub struct Segments(RwLock<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
     segments: HashMap<SegmentId, Arc<SegmentStatus>>,
-    /// Those that are settled, the oldest first.
+    /// Those that have left the spool, oldest first.
     settled: VecDeque<SegmentId>,
 }
 
 impl Segments {
-    /// The segment, if this process knows it.
+    /// The segment with this id, if this process knows it.
     pub fn find(&self, id: SegmentId) -> Option<Arc<SegmentStatus>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).segments.get(&id).cloned()
+        self.0.read().segments.get(&id).cloned()
     }
 
-    /// A segment that was opened, with no jobs, or adopted, with nobody knows how many.
+    /// Adds a segment that was opened or adopted.
     pub(super) fn add(&self, id: SegmentId, compression: Compression, jobs: u32) -> Arc<SegmentStatus> {
         let status = SegmentStatus::new(id, compression, jobs);
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.segments.insert(id, Arc::clone(&status));
+        self.0.write().segments.insert(id, Arc::clone(&status));
         status
     }
 
-    /// A segment that was opened and came to nothing.
+    /// Removes a segment that nothing was committed to.
     pub(super) fn forget(&self, id: SegmentId) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).segments.remove(&id);
+        self.0.write().segments.remove(&id);
     }
 
-    /// How many segments are in the spool, open ones among them.
+    /// The number of segments in the spool, including open ones.
     pub fn spooled(&self) -> usize {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.0.read();
         known.segments.values().filter(|segment| *segment.state.borrow() == State::Spooled).count()
     }
 
-    /// The segment is in the spool no more: wakes who waits for that.
+    /// The segment has left the spool: wakes those that wait for it.
     pub fn settle(&self, status: &SegmentStatus, state: State) {
         status.state.send_replace(state);
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.write();
         known.settled.push_back(status.id);
         if known.settled.len() > REMEMBERED_MAX
             && let Some(oldest) = known.settled.pop_front()

@@ -1,17 +1,17 @@
-//! Counting the lines of an object that is there, which are its payloads: a directory keeps nothing beside its files.
+//! Counts the lines of a stored object, which are its payloads. A directory keeps no metadata.
 
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 
-/// Lines are counted through buffers of this size.
+/// The size of the read buffers.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Counts the lines of an object, by the codec that its name says.
+/// Counts the lines of an object, decompressed as the extension of `path` says.
 ///
 /// # Errors
-/// When it cannot be read, or decompressed, to its end.
+/// The object cannot be read or decompressed to its end.
 pub(super) fn count(path: &Path, object: impl Read) -> io::Result<u64> {
     let object = BufReader::with_capacity(BUFFER_BYTES, object);
     let extension = path.extension().and_then(|extension| extension.to_str());

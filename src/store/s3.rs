@@ -1,6 +1,5 @@
 //! S3 through the SDK: the default credential chain and region, every timeout set, and no retries, since the worker owns
-//! those. A body goes out of memory in one piece, so it is signed and summed as it is and not sent in chunks, which some
-//! servers that speak S3 do not take.
+//! those. A body is sent from memory in one piece with its checksum, since some S3-compatible servers reject chunked bodies.
 
 mod failure;
 mod listing;
@@ -22,71 +21,83 @@ use aws_sdk_s3::{Client, Config};
 use aws_smithy_http_client::{Builder as HttpClientBuilder, tls};
 use bytes::Bytes;
 
-use super::metadata::{found, metadata};
-use super::{CONNECT_TIMEOUT, ErrorClass, Found, ObjectInfo, StoreError};
+use super::metadata::{metadata, parse};
+use super::{ErrorClass, StoreError, StoredObject, Upload};
 use crate::config::S3Settings;
 
-/// S3 drops a connection that idles for some 20 s; one that it is about to drop must not be used.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// S3 closes connections that are idle for about 20 s, and a request on one that is being closed fails.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// An upload has this much time for its bytes, in bytes a second, beside `S3_TIMEOUT`: on a slow link many at once would
-/// otherwise all time out, again and again.
-const SLOWEST_UPLOAD: f64 = 1024.0 * 1024.0;
+/// The lowest upload rate to allow for, in bytes a second. The timeout of an upload grows with its size, since concurrent
+/// uploads on a slow link would otherwise time out again and again.
+const UPLOAD_RATE_MIN: f64 = 1024.0 * 1024.0;
+
+/// The operation of an upload, for messages.
+const PUT: &str = "PutObject";
+
+/// A call of the SDK on the store's bucket, which names the account that the bucket must belong to.
+macro_rules! call {
+    ($store:expr, $operation:ident) => {
+        $store.client.$operation().bucket(&$store.bucket).set_expected_bucket_owner($store.expected_owner.clone())
+    };
+}
+use call;
 
 /// A bucket.
 #[derive(Debug)]
 pub struct S3Store {
     client: Client,
     bucket: String,
-    /// The account that the bucket has to belong to: S3 answers 403 to a call if it belongs to another.
+    /// The account that the bucket must belong to. S3 rejects a call with 403 if it belongs to another.
     expected_owner: Option<String>,
-    location: String,
-    /// Bucket, prefix and endpoint, for messages.
+    pub(super) location: String,
+    /// The bucket, prefix and endpoint, for messages.
     target: String,
     if_none_match: bool,
     timeout: Duration,
-    /// Set once a listing was denied.
+    /// Whether a listing was denied.
     cannot_list: AtomicBool,
 }
 
-/// What a look at a key has shown.
-pub(super) enum Seen {
-    Object(There),
-    Nothing,
-    /// The role may not look, or there is nothing and it may not list.
+/// The result of a HEAD of a key.
+pub(super) enum Lookup {
+    Object(Object),
+    Missing,
+    /// The role may not read objects, or there is none and the role may not list.
     Denied,
 }
 
-/// An object.
-pub(super) struct There {
+/// An object in the bucket.
+pub(super) struct Object {
     /// The segment that its metadata names.
     segment: Option<String>,
-    found: Found,
+    stored: StoredObject,
 }
 
-/// An object that was there before.
-enum Kept {
-    AsItIs(Option<Found>),
-    /// It is this segment's, and holds fewer payloads.
-    Less,
+/// What to do about an object that exists.
+enum Existing {
+    Keep(Option<StoredObject>),
+    /// It is of this segment, and holds fewer payloads.
+    Replace,
 }
 
-impl Seen {
-    pub(super) fn found(self) -> Option<Found> {
+impl Lookup {
+    pub(super) fn object(self) -> Option<StoredObject> {
         match self {
-            Self::Object(there) => Some(there.found),
-            Self::Nothing | Self::Denied => None,
+            Self::Object(object) => Some(object.stored),
+            Self::Missing | Self::Denied => None,
         }
     }
 }
 
-impl There {
-    fn is_of(&self, info: &ObjectInfo) -> bool {
-        self.segment.as_ref() == Some(&info.segment.to_string())
+impl Object {
+    fn is_of_segment(&self, upload: &Upload<'_>) -> bool {
+        self.segment.as_ref() == Some(&upload.segment.to_string())
     }
 
-    /// Whether it is this segment's and holds at least as many payloads.
-    fn holds_all_of(&self, info: &ObjectInfo) -> bool {
-        self.is_of(info) && self.found.payloads.is_none_or(|payloads| payloads >= info.payloads)
+    /// Whether it is of this segment and holds at least as many payloads.
+    fn is_complete(&self, upload: &Upload<'_>) -> bool {
+        self.is_of_segment(upload) && self.stored.payloads.is_none_or(|payloads| payloads >= upload.payloads)
     }
 }
 
@@ -104,13 +115,13 @@ impl S3Store {
             .await;
         let path_style = settings.path_style || shared.endpoint_url().is_some();
         let endpoint = settings.endpoint.as_deref().or_else(|| shared.endpoint_url());
-        let place = match (endpoint, shared.region()) {
+        let server = match (endpoint, shared.region()) {
             (Some(endpoint), _) => without_credentials(endpoint),
             (None, Some(region)) => format!("AWS region {region}"),
             (None, None) => "AWS, no region set".to_owned(),
         };
         let slash = if prefix.is_empty() { "" } else { "/" };
-        let target = format!("s3://{}{slash}{prefix} at {place}", settings.bucket);
+        let target = format!("s3://{}{slash}{prefix} at {server}", settings.bucket);
         let config = ConfigBuilder::from(&shared).force_path_style(path_style).build();
         Self {
             client: Client::from_conf(config),
@@ -124,152 +135,129 @@ impl S3Store {
         }
     }
 
-    /// Bucket, prefix and endpoint, for messages.
-    pub(super) fn target(&self) -> &str {
-        &self.target
-    }
-
-    pub(super) fn location(&self) -> &str {
-        &self.location
-    }
-
-    pub(super) async fn put(
-        &self,
-        key: &str,
-        body: Bytes,
-        info: &ObjectInfo,
-        may_be_there: bool,
-    ) -> Result<Option<Found>, StoreError> {
+    pub(super) async fn put(&self, upload: &Upload<'_>) -> Result<Option<StoredObject>, StoreError> {
         let mut is_conditional = self.if_none_match;
-        if may_be_there && !is_conditional {
-            match self.look(key).await? {
-                Seen::Object(there) if there.holds_all_of(info) => return Ok(Some(there.found)),
-                // What is there may hold more than this does, and only the store can tell whether anything is.
-                Seen::Denied => is_conditional = info.is_damaged,
-                Seen::Object(_) | Seen::Nothing => {}
+        if upload.may_exist && !is_conditional {
+            match self.look_up(upload.key).await? {
+                Lookup::Object(object) if object.is_complete(upload) => return Ok(Some(object.stored)),
+                // An existing object may hold more than this one, and only a condition keeps it.
+                Lookup::Denied => is_conditional = upload.is_damaged,
+                Lookup::Object(_) | Lookup::Missing => {}
             }
         }
-        match self.send(key, body.clone(), info, is_conditional).await {
+        match self.send(upload, is_conditional).await {
             Ok(()) => Ok(None),
-            Err(error) if status(&error) == Some(412) => match self.is_there(key, info, may_be_there).await? {
-                Kept::AsItIs(found) => Ok(found),
-                // An earlier upload of the same segment when less of it could be read.
-                Kept::Less => self.send(key, body, info, false).await.map(|()| None).map_err(|error| sorted(&error)),
+            Err(error) if status(&error) == Some(412) => match self.existing(upload).await? {
+                Existing::Keep(stored) => Ok(stored),
+                // An earlier upload of the same segment, of which less could be read then.
+                Existing::Replace => {
+                    self.send(upload, false).await.map(|()| None).map_err(|error| self.error(PUT, &error))
+                }
             },
-            Err(error) => Err(sorted(&error)),
+            Err(error) => Err(self.error(PUT, &error)),
         }
     }
 
     async fn send(
         &self,
-        key: &str,
-        body: Bytes,
-        info: &ObjectInfo,
+        upload: &Upload<'_>,
         is_conditional: bool,
     ) -> Result<(), SdkError<PutObjectError, HttpResponse>> {
-        let timeouts = timeouts(self.timeout + Duration::from_secs_f64(body.len() as f64 / SLOWEST_UPLOAD));
-        let put = self
-            .client
-            .put_object()
-            .bucket(&self.bucket)
-            .set_expected_bucket_owner(self.expected_owner.clone())
-            .key(key)
-            .set_metadata(Some(metadata(info)))
+        let transfer = Duration::from_secs_f64(upload.body.len() as f64 / UPLOAD_RATE_MIN);
+        let put = call!(self, put_object)
+            .key(upload.key)
+            .set_metadata(Some(metadata(upload)))
             .set_if_none_match(is_conditional.then(|| "*".to_owned()))
-            .body(ByteStream::from(body))
+            .body(ByteStream::from(upload.body.clone()))
             .customize()
-            .config_override(Config::builder().timeout_config(timeouts));
+            .config_override(Config::builder().timeout_config(timeouts(self.timeout + transfer)));
         put.send().await.map(drop)
     }
 
-    /// The store says that the key is taken. The key is this segment's and no other's, so that should be this object, from
-    /// an attempt whose answer was lost; but a word is not an object, so it is looked at. Where looking is not allowed the
-    /// word has to do, if there was such an attempt.
-    async fn is_there(&self, key: &str, info: &ObjectInfo, may_be_there: bool) -> Result<Kept, StoreError> {
-        match self.look(key).await? {
-            Seen::Object(there) if there.holds_all_of(info) => Ok(Kept::AsItIs(Some(there.found))),
-            Seen::Object(there) if there.is_of(info) => Ok(Kept::Less),
-            Seen::Denied if info.earlier_payloads.is_some_and(|earlier| earlier < info.payloads) => Ok(Kept::Less),
-            Seen::Denied if may_be_there => Ok(Kept::AsItIs(None)),
-            Seen::Object(_) => Err(StoreError::permanent("412 for If-None-Match, but what is there is another object")),
-            Seen::Denied | Seen::Nothing => {
-                Err(StoreError::permanent("412 for If-None-Match, but there is no object: try S3_IF_NONE_MATCH=off"))
+    /// What to do after a 412. The key is this segment's alone, so the object should be that of an earlier attempt whose
+    /// response was lost. That is verified. Where the role may not read it, the 412 is enough if there was such an attempt.
+    async fn existing(&self, upload: &Upload<'_>) -> Result<Existing, StoreError> {
+        match self.look_up(upload.key).await? {
+            Lookup::Object(object) if object.is_complete(upload) => Ok(Existing::Keep(Some(object.stored))),
+            Lookup::Object(object) if object.is_of_segment(upload) => Ok(Existing::Replace),
+            Lookup::Denied if upload.unconfirmed_payloads.is_some_and(|fewest| fewest < upload.payloads) => {
+                Ok(Existing::Replace)
+            }
+            Lookup::Denied if upload.may_exist => Ok(Existing::Keep(None)),
+            Lookup::Object(_) => Err(self.permanent(PUT, "412 for If-None-Match, but the key holds another object")),
+            Lookup::Denied | Lookup::Missing => {
+                Err(self.permanent(PUT, "412 for If-None-Match, but there is no object: try S3_IF_NONE_MATCH=off"))
             }
         }
     }
 
     async fn head(&self, key: &str) -> Result<HeadObjectOutput, SdkError<HeadObjectError, HttpResponse>> {
-        let head = self.client.head_object().bucket(&self.bucket).key(key);
-        head.set_expected_bucket_owner(self.expected_owner.clone()).send().await
+        call!(self, head_object).key(key).send().await
     }
 
-    /// What is under a key.
-    pub(super) async fn look(&self, key: &str) -> Result<Seen, StoreError> {
+    pub(super) async fn look_up(&self, key: &str) -> Result<Lookup, StoreError> {
         match self.head(key).await {
             Ok(head) => {
                 let segment = head.metadata().and_then(|metadata| metadata.get("segment").cloned());
-                Ok(Seen::Object(There { segment, found: head.metadata().map(found).unwrap_or_default() }))
+                Ok(Lookup::Object(Object { segment, stored: stored(&head) }))
             }
             Err(error) => match status(&error) {
-                Some(404) => Ok(Seen::Nothing),
-                Some(403) => Ok(Seen::Denied),
-                _ => Err(sorted(&error)),
+                Some(404) => Ok(Lookup::Missing),
+                Some(403) => Ok(Lookup::Denied),
+                _ => Err(self.error("HeadObject", &error)),
             },
         }
     }
 
-    pub(super) async fn find(&self, key: &str) -> Result<Option<Found>, StoreError> {
+    pub(super) async fn find(&self, key: &str) -> Result<Option<StoredObject>, StoreError> {
         match self.head(key).await {
-            Ok(head) => Ok(Some(head.metadata().map(found).unwrap_or_default())),
+            Ok(head) => Ok(Some(stored(&head))),
             Err(error) if status(&error) == Some(404) => Ok(None),
-            Err(error) => Err(sorted(&error)),
+            Err(error) => Err(self.error("HeadObject", &error)),
         }
     }
 
-    /// Asks for the bucket's head. Being denied that says nothing: a role that may only put objects is a good one.
-    pub(super) async fn reach(&self) -> Result<(), StoreError> {
-        match self
-            .client
-            .head_bucket()
-            .bucket(&self.bucket)
-            .set_expected_bucket_owner(self.expected_owner.clone())
-            .send()
-            .await
-        {
+    /// A denied HEAD of the bucket is no error: a role that may only put objects is enough.
+    pub(super) async fn check_reachable(&self) -> Result<(), StoreError> {
+        match call!(self, head_bucket).send().await {
             Ok(_) => Ok(()),
             Err(error) => match status(&error) {
-                Some(404) => Err(StoreError::permanent("there is no such bucket: create it, or correct S3_BUCKET")),
+                Some(404) => {
+                    Err(self.permanent("HeadBucket", "there is no such bucket: create it, or correct S3_BUCKET"))
+                }
                 Some(403 | 405 | 501) => Ok(()),
-                _ => Err(sorted(&error)),
+                _ => Err(self.error("HeadBucket", &error)),
             },
         }
     }
 
     pub(super) async fn read(&self, key: &str) -> Result<Bytes, StoreError> {
-        let got = self
-            .client
-            .get_object()
-            .bucket(&self.bucket)
-            .set_expected_bucket_owner(self.expected_owner.clone())
-            .key(key)
-            .send()
-            .await
-            .map_err(|error| sorted(&error))?;
-        let body = got.body.collect().await.map_err(|error| StoreError::permanent(error.to_string()))?;
+        let object = call!(self, get_object).key(key).send().await.map_err(|error| self.error("GetObject", &error))?;
+        let body = object.body.collect().await.map_err(|error| self.permanent("GetObject", &error.to_string()))?;
         Ok(body.into_bytes())
     }
 
     pub(super) async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        let deleted = self
-            .client
-            .delete_object()
-            .bucket(&self.bucket)
-            .set_expected_bucket_owner(self.expected_owner.clone())
-            .key(key)
-            .send()
-            .await;
-        deleted.map(|_| ()).map_err(|error| sorted(&error))
+        call!(self, delete_object).key(key).send().await.map(drop).map_err(|error| self.error("DeleteObject", &error))
     }
+
+    /// The error of a call: its class, from the status and S3's code, and a message for the operator.
+    fn error<E>(&self, operation: &str, error: &SdkError<E, HttpResponse>) -> StoreError
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let code = error.code().unwrap_or_default();
+        let class = if failure::is_timeout(error) { ErrorClass::TimedOut } else { class(status(error), code) };
+        StoreError { class, ..self.permanent(operation, &failure::message(error)) }
+    }
+
+    fn permanent(&self, operation: &str, message: &str) -> StoreError {
+        StoreError::permanent(format!("{operation} on {}: {message}", self.target))
+    }
+}
+
+fn stored(head: &HeadObjectOutput) -> StoredObject {
+    head.metadata().map(parse).unwrap_or_default()
 }
 
 fn timeouts(attempt: Duration) -> TimeoutConfig {
@@ -285,17 +273,7 @@ fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
     error.raw_response().map(|response| response.status().as_u16())
 }
 
-/// The error in the caller's terms: its class by the status and S3's code, and a message for people.
-fn sorted<E>(error: &SdkError<E, HttpResponse>) -> StoreError
-where
-    E: ProvideErrorMetadata + Error + 'static,
-{
-    let code = error.code().unwrap_or_default();
-    let class = if failure::is_timeout(error) { ErrorClass::TimedOut } else { class(status(error), code) };
-    StoreError { class, message: failure::message(error) }
-}
-
-/// An endpoint as it may be logged.
+/// An endpoint without user name and password, for messages.
 fn without_credentials(endpoint: &str) -> String {
     let Some((scheme, rest)) = endpoint.split_once("://") else { return endpoint.to_owned() };
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -304,7 +282,7 @@ fn without_credentials(endpoint: &str) -> String {
     format!("{scheme}://{host}{slash}{path}")
 }
 
-/// Codes come from the list of error responses in S3's API reference.
+/// The codes are those of the list of error responses in S3's API reference.
 fn class(status: Option<u16>, code: &str) -> ErrorClass {
     const THROTTLING: [&str; 6] = [
         "SlowDown",
@@ -317,7 +295,7 @@ fn class(status: Option<u16>, code: &str) -> ErrorClass {
     match (status, code) {
         (_, code) if THROTTLING.contains(&code) => ErrorClass::Throttled,
         (Some(429 | 503), _) => ErrorClass::Throttled,
-        // A conditional conflict, a request that came too slowly, a clock that is being set right.
+        // A conflict of conditional writes, a request that was too slow, a clock that is being corrected.
         (_, "RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict" | "RequestTimeTooSkewed") => {
             ErrorClass::Transient
         }
@@ -331,13 +309,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_in_an_endpoint_are_not_repeated() {
+    fn credentials_in_an_endpoint_are_not_logged() {
         assert_eq!(without_credentials("https://user:pass@s3.example.net/a"), "https://s3.example.net/a");
         assert_eq!(without_credentials("http://127.0.0.1:9000"), "http://127.0.0.1:9000");
     }
 
     #[test]
-    fn errors_are_sorted_by_what_helps_against_them() {
+    fn errors_are_classified_by_status_and_code() {
         use ErrorClass::{Permanent, Throttled, Transient};
         let cases = [
             (None, "", Transient),

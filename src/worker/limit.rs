@@ -1,20 +1,19 @@
-//! How many uploads may run at once: up to `MAX_WORKERS`, and fewer after the store asked for less.
+//! The number of uploads that may run at once: `MAX_WORKERS`, or fewer after the store has throttled.
 //!
-//! A throttled attempt halves the limit, and a success raises it by one, as TCP's slow start does (RFC 5681, 3.1): after an
-//! outage the backlog is to drain at full speed soon. Of many attempts that are throttled together only one counts: those
-//! that began before the last decrease say nothing about the limit since.
+//! A throttled attempt halves the limit, and a success raises it by one, as in TCP's slow start (RFC 5681, 3.1), so that a
+//! backlog drains at full speed soon after an outage. Of the attempts that run at the same time only one lowers the limit:
+//! an attempt that began before the last decrease does not.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// A limit on attempts that run at once, which moves.
+/// An adaptive limit on concurrent uploads.
 #[derive(Debug)]
 pub struct UploadLimit {
-    most: usize,
+    max: usize,
     state: Mutex<State>,
-    freed: Notify,
+    released: Notify,
 }
 
 #[derive(Debug)]
@@ -24,59 +23,55 @@ struct State {
     lowered: Option<Instant>,
 }
 
-/// A place under the limit for one attempt; dropping it says nothing about the limit.
+/// The right to make one attempt. Released on drop, which does not change the limit.
 #[derive(Debug)]
-pub struct Place<'a> {
-    of: &'a UploadLimit,
+pub struct UploadPermit<'a> {
+    limit: &'a UploadLimit,
     began: Instant,
 }
 
 impl UploadLimit {
-    /// A limit that begins at `most` and never exceeds it.
-    pub fn new(most: usize) -> Self {
-        let state = State { limit: most, running: 0, lowered: None };
-        Self { most, state: Mutex::new(state), freed: Notify::new() }
+    /// A limit that begins at `max` and never exceeds it.
+    pub fn new(max: usize) -> Self {
+        let state = State { limit: max, running: 0, lowered: None };
+        Self { max, state: Mutex::new(state), released: Notify::new() }
     }
 
-    /// Waits for a place.
-    pub async fn place(&self) -> Place<'_> {
+    /// Waits for a permit.
+    pub async fn acquire(&self) -> UploadPermit<'_> {
         loop {
-            let freed = self.freed.notified();
+            let released = self.released.notified();
             {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 if state.running < state.limit {
                     state.running += 1;
                     if state.running < state.limit {
-                        // Places that were freed at once, or a limit that rose, left one wake-up between them.
-                        self.freed.notify_one();
+                        // Simultaneous releases, or a raised limit, leave only one wake-up.
+                        self.released.notify_one();
                     }
-                    return Place { of: self, began: Instant::now() };
+                    return UploadPermit { limit: self, began: Instant::now() };
                 }
             }
-            freed.await;
+            released.await;
         }
     }
 
-    /// The limit as it stands.
+    /// The current limit.
     pub fn now(&self) -> usize {
-        self.lock().limit
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().limit
     }
 }
 
-impl Place<'_> {
-    /// The store took the object.
+impl UploadPermit<'_> {
+    /// The upload succeeded: raises the limit.
     pub fn succeeded(self) {
-        let mut state = self.of.lock();
-        state.limit = (state.limit + 1).min(self.of.most);
+        let mut state = self.limit.state.lock();
+        state.limit = (state.limit + 1).min(self.limit.max);
     }
 
-    /// The store asked for less.
+    /// The store throttled the upload: lowers the limit.
     pub fn throttled(self) {
-        let mut state = self.of.lock();
+        let mut state = self.limit.state.lock();
         if state.lowered.is_none_or(|lowered| self.began >= lowered) {
             state.limit = (state.limit / 2).max(1);
             state.lowered = Some(Instant::now());
@@ -84,10 +79,10 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for UploadPermit<'_> {
     fn drop(&mut self) {
-        self.of.lock().running -= 1;
-        self.of.freed.notify_one();
+        self.limit.state.lock().running -= 1;
+        self.limit.released.notify_one();
     }
 }
 
@@ -99,37 +94,37 @@ mod tests {
 
     use super::*;
 
-    async fn places(limit: &UploadLimit) -> Vec<Place<'_>> {
-        let mut places = Vec::new();
-        while let Ok(place) = timeout(Duration::from_millis(1), limit.place()).await {
-            places.push(place);
+    async fn acquire_all(limit: &UploadLimit) -> Vec<UploadPermit<'_>> {
+        let mut permits = Vec::new();
+        while let Ok(permit) = timeout(Duration::from_millis(1), limit.acquire()).await {
+            permits.push(permit);
         }
-        places
+        permits
     }
 
     #[tokio::test(start_paused = true)]
-    async fn throttling_lowers_the_limit_and_success_raises_it_again_to_its_most() {
+    async fn throttling_lowers_the_limit_and_success_raises_it_up_to_its_maximum() {
         let limit = UploadLimit::new(8);
-        let all = places(&limit).await;
+        let all = acquire_all(&limit).await;
         assert_eq!(all.len(), 8);
-        all.into_iter().for_each(Place::throttled);
+        all.into_iter().for_each(UploadPermit::throttled);
         assert_eq!(limit.now(), 4, "throttled together, lowered once");
         advance(Duration::from_secs(1)).await;
         for expected in [2, 1, 1] {
-            limit.place().await.throttled();
+            limit.acquire().await.throttled();
             assert_eq!(limit.now(), expected);
             advance(Duration::from_secs(1)).await;
         }
-        assert_eq!(places(&limit).await.len(), 1);
+        assert_eq!(acquire_all(&limit).await.len(), 1);
         let mut successes = 0;
         while limit.now() < 8 {
-            limit.place().await.succeeded();
+            limit.acquire().await.succeeded();
             successes += 1;
         }
         assert_eq!(successes, 7);
         for _ in 0..10 {
-            limit.place().await.succeeded();
+            limit.acquire().await.succeeded();
         }
-        assert_eq!(places(&limit).await.len(), 8);
+        assert_eq!(acquire_all(&limit).await.len(), 8);
     }
 }

@@ -1,4 +1,4 @@
-//! Who may ask for which level of acknowledgement, and what many who ask for the highest do to objects.
+//! `ACK_MAX`, and the objects that many requests with `ack=stored` make.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use crate::support::{Answer, Server, run};
 use crate::tokens::TokensFile;
 
-/// A batch that asks for a level.
+/// Sends a batch with `?ack=level`.
 async fn ask(server: &Server, level: &str, headers: &str, body: &str) -> Answer {
     let length = body.len();
     let head =
@@ -17,7 +17,7 @@ async fn ask(server: &Server, level: &str, headers: &str, body: &str) -> Answer 
 }
 
 #[tokio::test]
-async fn asking_for_more_than_ack_max_is_403_and_takes_nothing() {
+async fn a_level_above_ack_max_is_answered_403_and_nothing_is_accepted() {
     let mut server = Server::start(&[("ACK_MAX", "disk"), ("RECORD", "payload")]).await;
     let refused = ask(&server, "stored", "", "{\"n\":1}").await.refusal(403);
     assert!(refused.contains("ack=stored") && refused.contains("disk") && refused.contains("ACK_MAX"), "{refused}");
@@ -31,7 +31,7 @@ async fn asking_for_more_than_ack_max_is_403_and_takes_nothing() {
 }
 
 #[tokio::test]
-async fn a_tenants_ack_max_holds_for_it_alone_whether_it_is_more_or_less_than_everybodys() {
+async fn the_ack_max_of_a_tenant_replaces_the_global_one_for_this_tenant_only() {
     let file = TokensFile::new(&[("low", &["l"], "{}"), ("high", &["h"], "{}"), ("usual", &["u"], "{}")]);
     let text = std::fs::read_to_string(file.path()).unwrap();
     let text = text.replace("\"name\":\"low\"", "\"name\":\"low\",\"ack_max\":\"memory\"");
@@ -40,7 +40,7 @@ async fn a_tenants_ack_max_holds_for_it_alone_whether_it_is_more_or_less_than_ev
     let server = file.start(&[("ACK_MAX", "disk"), ("STORED_LINGER", "1ms"), ("RECORD", "payload")]).await;
     let cases = [
         ("l", "stored", 403),
-        // What every answer promises anyway is not refused to anyone.
+        // Every response promises `ACK` at least, so that level is always allowed.
         ("l", "disk", 202),
         ("u", "stored", 403),
         ("u", "disk", 202),
@@ -56,11 +56,11 @@ async fn a_tenants_ack_max_holds_for_it_alone_whether_it_is_more_or_less_than_ev
             "{token} asks in its envelope for {level}"
         );
     }
-    assert_eq!(server.metric("millpond_payloads_accepted_total").await, 6.0, "nothing of a refused batch is taken");
+    assert_eq!(server.metric("millpond_payloads_accepted_total").await, 6.0, "nothing of a rejected batch is accepted");
 }
 
 #[tokio::test]
-async fn senders_who_wait_for_the_store_make_no_more_than_one_object_in_an_interval() {
+async fn clients_that_wait_for_the_store_make_at_most_one_object_in_an_interval() {
     const INTERVAL: Duration = Duration::from_millis(300);
     const ROUNDS: usize = 6;
     let root = tempfile::tempdir().unwrap();
@@ -78,15 +78,15 @@ async fn senders_who_wait_for_the_store_make_no_more_than_one_object_in_an_inter
         });
     }
     senders.join_all().await;
-    // An upper bound on a count that holds however slow the machine is.
-    let most = began.elapsed().as_millis() / INTERVAL.as_millis() + 1;
+    // An upper bound that holds on a slow machine too.
+    let max = began.elapsed().as_millis() / INTERVAL.as_millis() + 1;
     let objects = s3.stats().stored;
-    assert!(u128::from(objects) <= most, "{objects} objects in {:?}", began.elapsed());
-    assert!(objects >= ROUNDS as u64, "each round waits for an object of its own");
+    assert!(u128::from(objects) <= max, "{objects} objects in {:?}", began.elapsed());
+    assert!(objects >= ROUNDS as u64, "each round waits for another object");
 }
 
 #[tokio::test]
-async fn levels_and_intervals_that_contradict_each_other_are_refused_at_the_start() {
+async fn contradicting_levels_and_intervals_are_rejected_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let cases = [
         ([("ACK", "disk"), ("ACK_MAX", "memory")], "ACK_MAX is lower than ACK"),

@@ -1,8 +1,8 @@
-//! A process that dies at a call of the spool's, before it or after it: what it acknowledged is stored, once.
+//! Crashes before and after each call to the file system: acknowledged jobs are stored once.
 //!
-//! The process that dies is this test binary, run again as its own child with the place of its death in a variable. It
-//! serves on a disk that aborts there, while the test sends; then another is started on the same folders, and dies too, in
-//! the middle of what the first has left as often as not. In the end a server that lives is given all of it.
+//! The process that crashes is this test binary, run as a child with the crash point in a variable. It serves on a disk that
+//! aborts at that point, while the test sends. More children crash on the same folders, often during the recovery. In the
+//! end a server without a crash point recovers everything.
 
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -21,41 +21,42 @@ use tokio::time::timeout;
 
 use crate::faulty_disk::{At, FaultyDisk, How, Op};
 use crate::in_process::Place;
-use crate::recovery::{Segment, leave};
+use crate::recovery::{Segment, write_dead_folder};
 use crate::support::{Connection, PATIENCE, until};
 
-/// Where a child is to die, as `<kind of call> <which of them> <before or after>`; unset in any process but a child.
+/// The crash point of a child, as `<kind of call> <number> <before or after>`.
 const POINT: &str = "MILLPOND_CRASH_POINT";
-/// Where a child has its folders.
+/// The folder of a child.
 const FOLDER: &str = "MILLPOND_CRASH_FOLDER";
-/// How often to crash at each point, if it is not [`ROUNDS`].
+/// Overrides [`ROUNDS`].
 const ROUNDS_VAR: &str = "MILLPOND_CRASH_ROUNDS";
+/// Crashes at each point.
 const ROUNDS: usize = 4;
-/// The seed of the points that are tried, which a failure tells, so that they can be tried again.
+/// The seed, which is printed when the test fails, so that the failure can be reproduced.
 const SEED_VAR: &str = "MILLPOND_CRASH_SEED";
-/// So many crashes are left to one recovery.
+/// The most crashes before one recovery.
 const CRASHES_MAX: usize = 5;
 const SENDERS: usize = 3;
-/// Points that are tried at once.
+/// Points that are tested at the same time.
 const AT_ONCE: usize = 3;
-/// Where a child says that it serves.
+/// The file to which a child writes its address.
 const ADDRESS: &str = "address";
 
 const ENV: [(&str, &str); 4] =
     [("OBJECT_MAX_BYTES", "600"), ("COMPRESSION", "none"), ("OBJECT_MAX_AGE", "20ms"), ("MAX_WORKERS", "4")];
 
-/// Calls around which a process dies, and how many of each kind it may live through. What comes in a steady stream is
-/// survived for a while; what is done to the folders of the dead comes a few times in a life.
+/// The calls at which a process crashes, and how many of each kind it survives at most: many calls per batch, few per
+/// adopted folder.
 const POINTS: [(Op, usize); 11] = [
     (Op::Create, 25),
     (Op::Append, 60),
     (Op::Sync, 60),
     (Op::SyncDir, 50),
-    // Sealed and about to be uploaded.
+    // The segment is sealed and not uploaded.
     (Op::Read, 25),
-    // The store has said yes; before this call the object is there and so is the segment.
+    // The segment is uploaded, and its file still exists.
     (Op::Remove, 25),
-    // Sealed, and its file's name does not say so yet.
+    // The segment is sealed, and its name does not show it.
     (Op::Rename, 25),
     (Op::RemoveDir, 1),
     (Op::Lock, 2),
@@ -71,7 +72,7 @@ fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// The child, which does nothing when it is run as a test among others.
+/// The child. Does nothing without a crash point.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child() {
     let (Some(point), Some(folder)) = (variable(POINT), variable(FOLDER)) else { return };
@@ -80,7 +81,7 @@ async fn child() {
     let how = if side == "before" { How::AbortBefore } else { How::AbortAfter };
     let disk = FaultyDisk::failing(At::Kind(op(name), usize::from_str(nth).unwrap()), how);
     let server = Place::new(&folder, &ENV).start(disk).unwrap();
-    // Whole or not at all.
+    // Renamed, so that the test never reads a part of it.
     std::fs::write(folder.join("address.new"), server.public.to_string()).unwrap();
     std::fs::rename(folder.join("address.new"), folder.join(ADDRESS)).unwrap();
     server.forever().await;
@@ -100,7 +101,7 @@ fn start_child(folder: &Path, point: &str) -> Child {
         .unwrap()
 }
 
-/// Sends until the server is gone; what it has acknowledged.
+/// Sends until the server crashes. Returns what was acknowledged.
 async fn send(address: String, sender: String, random: Rng) -> Vec<String> {
     let Ok(stream) = TcpStream::connect(address).await else { return Vec::new() };
     let random = RefCell::new(random);
@@ -111,13 +112,13 @@ async fn send(address: String, sender: String, random: Rng) -> Vec<String> {
     Connection(stream).post_until_the_end(payload).await
 }
 
-/// One life and death; what was acknowledged in between.
+/// Runs a child until it crashes. Returns what was acknowledged.
 async fn crash(folder: &Path, point: &str, name: &str, random: &mut Rng) -> Vec<String> {
     let address = folder.join(ADDRESS);
     let _: std::io::Result<()> = std::fs::remove_file(&address);
     let mut child = start_child(folder, point);
     let mut early = None;
-    until("the child to serve, or to die", async || {
+    until("the child to serve or to crash", async || {
         early = child.try_wait().unwrap();
         early.is_some() || address.exists()
     })
@@ -133,7 +134,7 @@ async fn crash(folder: &Path, point: &str, name: &str, random: &mut Rng) -> Vec<
     senders.join_all().await.concat()
 }
 
-/// Crashes around one kind of call, `rounds` times; how many jobs were acknowledged.
+/// Crashes at one kind of call, `rounds` times. Returns the number of acknowledged jobs.
 async fn crashes_at(kind: Op, lives: usize, side: &str, rounds: usize, mut random: Rng) -> usize {
     let mut jobs = 0;
     let mut done = 0;
@@ -142,11 +143,11 @@ async fn crashes_at(kind: Op, lives: usize, side: &str, rounds: usize, mut rando
         let place = Place::new(folder.path(), &ENV);
         let (mut acknowledged, mut story, mut dead) = (Vec::new(), Vec::new(), 0);
         for n in 0..CRASHES_MAX.min(rounds - done) {
-            // A damaged segment, so that whatever can be done to a dead process's folder is done.
+            // A damaged segment, so that recovery makes every kind of call.
             let all: Vec<String> = (0..3).map(|job| format!("{{\"left\":{n},\"job\":{job}}}")).collect();
             let mut left = Segment::of(&all);
             left.damage(1);
-            leave(&place, &[&left]);
+            write_dead_folder(&place, &[&left]);
             acknowledged.extend([all[0].clone(), all[2].clone()]);
             dead += 1;
             let point = format!("{kind:?} {} {side}", random.usize(..lives));
@@ -167,15 +168,15 @@ async fn crashes_at(kind: Op, lives: usize, side: &str, rounds: usize, mut rando
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_at_any_point_loses_nothing_that_was_acknowledged_and_stores_nothing_twice() {
+async fn a_crash_at_any_point_loses_no_acknowledged_job_and_stores_none_twice() {
     let rounds = variable(ROUNDS_VAR).map_or(ROUNDS, |rounds| rounds.to_str().unwrap().parse().unwrap());
     let seed =
         variable(SEED_VAR).map_or_else(|| fastrand::u32(..).into(), |seed| seed.to_str().unwrap().parse().unwrap());
-    #[expect(clippy::print_stderr, reason = "shown when the test fails, whatever fails in it")]
+    #[expect(clippy::print_stderr, reason = "shown when the test fails")]
     {
         eprintln!("{SEED_VAR}={seed}");
     }
-    // One generator for each point: the points are tried at the same time.
+    // One generator for each point, since points run concurrently.
     let mut random = Rng::with_seed(seed);
     let at_once = Rc::new(Semaphore::new(AT_ONCE));
     let mut points = JoinSet::new();
@@ -194,7 +195,7 @@ async fn a_crash_at_any_point_loses_nothing_that_was_acknowledged_and_stores_not
     let counts = LocalSet::new().run_until(everything).await;
     assert_eq!(counts.len(), 2 * POINTS.len());
     let jobs: usize = counts.iter().map(|(_, jobs)| jobs).sum();
-    #[expect(clippy::print_stderr, reason = "how often, for who asked for more rounds")]
+    #[expect(clippy::print_stderr, reason = "a summary for long runs")]
     {
         eprintln!("{rounds} crashes at each of {} points, {jobs} jobs acknowledged: {counts:?}", counts.len());
     }

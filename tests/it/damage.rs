@@ -1,12 +1,12 @@
-//! Damage on disk is never called harmless: what is known to be lost is counted exactly, what may be lost is said to be, and
-//! neither is the end of a process in the middle of an append.
+//! Damage on disk: lost jobs are counted exactly, possibly lost jobs are reported as such, and an append that a process did
+//! not finish is neither.
 
 use std::path::Path;
 
 use rustix::process::Signal;
 
 use crate::in_process::Place;
-use crate::recovery::{Segment, leave};
+use crate::recovery::{Segment, write_dead_folder};
 use crate::support::{Server, files, get, until};
 
 const ALL_STORED: &str = "all accepted jobs are stored";
@@ -16,7 +16,7 @@ fn flip_all(path: &Path) {
     std::fs::write(path, flipped).unwrap();
 }
 
-async fn fate(server: &Server, job: &str) -> String {
+async fn state(server: &Server, job: &str) -> String {
     get(server.public, &format!("/v1/jobs/{job}")).await.text()
 }
 
@@ -27,10 +27,10 @@ fn segments(spool: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[tokio::test]
-async fn of_a_sealed_segment_every_lost_job_is_counted_also_when_no_byte_of_it_is_left() {
+async fn every_lost_job_of_a_sealed_segment_is_counted_even_if_no_byte_is_left() {
     let root = tempfile::tempdir().unwrap();
     let (spool, store) = (root.path().join("spool"), root.path().join("store"));
-    // The store's folder cannot be made as long as a file is in its place.
+    // A file prevents the creation of the store's folder.
     std::fs::write(&store, b"").unwrap();
     let env = [
         ("SPOOL_DIR", spool.to_str().unwrap()),
@@ -53,7 +53,7 @@ async fn of_a_sealed_segment_every_lost_job_is_counted_also_when_no_byte_of_it_i
     let left = segments(&spool);
     assert_eq!(left.len(), 4);
     assert!(left.iter().all(|path| path.to_str().unwrap().contains(".ndjson.1-7-")), "{left:?}");
-    // All bytes, the length, and the last byte; the fourth is as it was.
+    // All bytes, the length, and the last byte; the fourth file is not damaged.
     flip_all(&left[0]);
     std::fs::write(&left[1], b"").unwrap();
     let mut bytes = std::fs::read(&left[2]).unwrap();
@@ -76,7 +76,7 @@ async fn of_a_sealed_segment_every_lost_job_is_counted_also_when_no_byte_of_it_i
     }
     for (n, job) in receipts.iter().enumerate() {
         let expected = if n < 3 { "\"dead\"" } else { "\"stored\"" };
-        until("its end", async || fate(&next, job).await.contains(expected)).await;
+        until("its state", async || state(&next, job).await.contains(expected)).await;
     }
     assert_eq!(next.stop().await, Some(1));
     assert!(
@@ -87,23 +87,23 @@ async fn of_a_sealed_segment_every_lost_job_is_counted_also_when_no_byte_of_it_i
     assert_eq!(segments(&spool.join("dead")).len(), 3);
 }
 
-/// A damaged last frame of a file that was never sealed, and what is said of it.
+/// The last frame of a file that was not sealed is damaged.
 #[tokio::test]
-async fn the_end_of_an_open_segment_that_cannot_be_read_is_possibly_lost_and_never_stored_or_unknown() {
+async fn jobs_at_the_unreadable_end_of_an_open_segment_are_possibly_lost() {
     let payloads: Vec<String> = (0..3).map(|n| format!("{{\"n\":{n}}}")).collect();
-    // Whether the number of jobs is known, and what is done to the file.
-    type Harm = fn(&mut Segment);
-    let harms: [(bool, Harm); 3] = [
+    // Whether the number of jobs is known, and the damage.
+    type Damage = fn(&mut Segment);
+    let damages: [(bool, Damage); 3] = [
         (true, |segment| segment.damage(2)),
         (false, |segment| segment.damage_header(2)),
         (false, |segment| segment.file.extend_from_slice(&[0; 4096])),
     ];
-    for (n, (is_known, harm)) in harms.into_iter().enumerate() {
+    for (n, (is_known, damage)) in damages.into_iter().enumerate() {
         let root = tempfile::tempdir().unwrap();
         let place = Place::new(root.path(), &[]);
         let mut segment = Segment::of(&payloads);
-        harm(&mut segment);
-        leave(&place, &[&segment]);
+        damage(&mut segment);
+        write_dead_folder(&place, &[&segment]);
         let good = if n == 2 { 3 } else { 2 };
         let (spool, store) = (place.spool(), place.store());
         let env = [("SPOOL_DIR", spool.to_str().unwrap()), ("STORE_DIR", store.to_str().unwrap())];
@@ -121,9 +121,12 @@ async fn the_end_of_an_open_segment_that_cannot_be_read_is_possibly_lost_and_nev
         ] {
             assert_eq!(server.metric(name).await, count, "{n}: {name}");
         }
-        assert!(fate(&server, &segment.job(good - 1)).await.contains("\"stored\""));
-        let said = fate(&server, &segment.job(good)).await;
-        assert!(said.contains("\"dead\"") && said.contains("if the job was acknowledged, it is lost"), "{n}: {said}");
+        assert!(state(&server, &segment.job(good - 1)).await.contains("\"stored\""));
+        let response = state(&server, &segment.job(good)).await;
+        assert!(
+            response.contains("\"dead\"") && response.contains("if the job was acknowledged, it is lost"),
+            "{n}: {response}"
+        );
         let beyond = get(server.public, &format!("/v1/jobs/{}", segment.job(good + 1))).await;
         assert_eq!(beyond.status, if is_known { 404 } else { 200 }, "{n}");
         assert_eq!(server.stop().await, Some(1), "{n}");
@@ -134,7 +137,7 @@ async fn the_end_of_an_open_segment_that_cannot_be_read_is_possibly_lost_and_nev
 }
 
 #[tokio::test]
-async fn a_process_that_dies_in_the_middle_of_an_append_has_lost_nothing_and_nothing_else_is_said() {
+async fn a_process_that_dies_during_an_append_loses_nothing_and_nothing_is_reported() {
     let root = tempfile::tempdir().unwrap();
     let place = Place::new(root.path(), &[]);
     let payloads: Vec<String> = (0..3).map(|n| format!("{{\"n\":{n}}}")).collect();
@@ -142,7 +145,7 @@ async fn a_process_that_dies_in_the_middle_of_an_append_has_lost_nothing_and_not
     for cut in [1, 40, 60] {
         let mut segment = Segment::of(&payloads);
         segment.file.truncate(whole.file.len() - cut);
-        leave(&place, &[&segment]);
+        write_dead_folder(&place, &[&segment]);
     }
     let (spool, store) = (place.spool(), place.store());
     let env = [("SPOOL_DIR", spool.to_str().unwrap()), ("STORE_DIR", store.to_str().unwrap())];
@@ -152,14 +155,14 @@ async fn a_process_that_dies_in_the_middle_of_an_append_has_lost_nothing_and_not
     assert!(server.log().contains(ALL_STORED) && !server.log().contains("ERROR"), "{}", server.log());
 }
 
-/// Damage that costs no job: nothing is lost, and it is said all the same.
+/// Damage that loses no job is reported too.
 #[tokio::test]
-async fn a_damaged_header_loses_no_job_and_is_not_passed_over() {
+async fn a_damaged_header_loses_no_job_and_is_reported() {
     let root = tempfile::tempdir().unwrap();
     let place = Place::new(root.path(), &[]);
     let mut segment = Segment::of(&["{}".to_owned()]);
     segment.file[..32].fill(0);
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let (spool, store) = (place.spool(), place.store());
     let env = [("SPOOL_DIR", spool.to_str().unwrap()), ("STORE_DIR", store.to_str().unwrap())];
     let mut server = Server::start(&env).await;
@@ -169,9 +172,9 @@ async fn a_damaged_header_loses_no_job_and_is_not_passed_over() {
     assert!(place.spool().join("dead").join(segment.name()).exists());
 }
 
-/// The rename at the seal fails, or is done and reported as failed: the segment is found and stored all the same.
+/// The rename at the seal fails, or is carried out and reported as failed: the segment is found and stored.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_seal_that_fails_costs_nothing() {
+async fn a_seal_that_fails_loses_no_job() {
     use crate::faulty_disk::{At, FaultyDisk, How, Op};
     for how in [How::Io, How::Late] {
         let root = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! A disk that fails while the server runs: whatever fails and when, what was acknowledged is stored, once; the rest is
-//! refused; and work is taken again when the disk is well.
+//! Faults of the disk while the server runs: acknowledged jobs are stored once, all others are rejected, and batches are
+//! accepted again after the fault.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -12,22 +12,22 @@ use tokio::time::timeout;
 
 use crate::faulty_disk::{At, Call, FaultyDisk, How, Op};
 use crate::in_process::{InProcess, Place};
-use crate::recovery::{Segment, leave};
+use crate::recovery::{Segment, write_dead_folder};
 use crate::support::{Server, files, get, post, run, until};
 
-/// A few commits fill a segment, so that every call is made many times. A job that is forgotten shows: its answer does not
-/// come before the test's patience ends.
+/// A few commits fill a segment, so that every call is made many times. A job without a response fails the test, since
+/// `ACK_TIMEOUT` exceeds its timeout.
 const SMALL: [(&str, &str); 4] =
     [("COMPRESSION", "none"), ("OBJECT_MAX_BYTES", "600"), ("OBJECT_MAX_AGE", "30ms"), ("ACK_TIMEOUT", "5m")];
 const POSTS: usize = 20;
-/// Servers that are tried at once.
+/// Servers that run at the same time.
 const AT_ONCE: usize = 6;
 
 fn payload(n: usize) -> String {
     format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(150))
 }
 
-/// Sends `POSTS` payloads one after the other; those that were acknowledged.
+/// Sends `POSTS` payloads in turn. Returns those that were acknowledged.
 async fn send(server: &InProcess, what: &str) -> Vec<String> {
     let mut acknowledged = Vec::new();
     let mut connection = server.connect().await;
@@ -41,25 +41,25 @@ async fn send(server: &InProcess, what: &str) -> Vec<String> {
     acknowledged
 }
 
-/// Work is taken and readiness is back, without anybody's doing.
+/// Waits until a batch is accepted and the server is ready.
 async fn recovers(server: &InProcess, what: &str) -> Vec<String> {
     let mut acknowledged = Vec::new();
     let mut next = POSTS;
-    until(&format!("{what}: work is taken"), async || {
+    until(&format!("{what}: a batch is accepted"), async || {
         let payload = payload(next);
         next += 1;
-        let taken = server.post(&payload).await.status == 202;
-        if taken {
+        let is_accepted = server.post(&payload).await.status == 202;
+        if is_accepted {
             acknowledged.push(payload);
         }
-        taken
+        is_accepted
     })
     .await;
     until(&format!("{what}: ready"), async || server.ready().await.0 == 200).await;
     acknowledged
 }
 
-/// A clean server on the folders of a dead one: stores what is left, and leaves nothing.
+/// Starts a server without faults, which stores all segments that are left and removes their folders.
 async fn recover(place: &Place, what: &str) {
     let server = place.start(RealDisk).unwrap();
     until(&format!("{what}: recovery"), async || place.segments().is_empty()).await;
@@ -68,55 +68,54 @@ async fn recover(place: &Place, what: &str) {
     assert_eq!(place.folders().len(), 0, "{what}");
 }
 
-/// A file that a write or a sync failed on is never written to, nor synced again.
+/// After a failed write or sync, a file is neither written nor synced again.
 fn assert_never_again(log: &[Call], what: &str) {
     let mut failed = HashSet::new();
     for call in log.iter().filter(|call| matches!(call.op, Op::Append | Op::Sync)) {
         assert!(!failed.contains(&call.path) || call.path.ends_with("probe"), "{what}: again {call:?}");
-        if call.went_well == Some(false) {
+        if call.succeeded == Some(false) {
             failed.insert(call.path.clone());
         }
     }
 }
 
-/// What a dead process has left: a segment that is good, and one that is damaged, so that setting aside is reached as well.
-/// The payloads that are good.
-fn leave_some(place: &Place) -> Vec<String> {
+/// Writes the folder of a dead process with an undamaged and a damaged segment. Returns the valid payloads.
+fn write_segments(place: &Place) -> Vec<String> {
     let left: Vec<String> = (1000..1006).map(payload).collect();
     let (good, mut damaged) = (Segment::of(&left[..3]), Segment::of(&left[3..]));
     damaged.damage(1);
-    leave(place, &[&good, &damaged]);
+    write_dead_folder(place, &[&good, &damaged]);
     left.into_iter().enumerate().filter(|(n, _)| *n != 4).map(|(_, payload)| payload).collect()
 }
 
-/// Whether the fault came to pass.
+/// Runs a server with one fault. Returns whether the fault occurred.
 async fn one_fault(at: At, how: How) -> bool {
     let what = format!("{how:?} at {at:?}");
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &SMALL);
     let disk = FaultyDisk::failing(at, how);
-    let mut acknowledged = leave_some(&place);
+    let mut acknowledged = write_segments(&place);
     match place.start(disk.clone()) {
         Ok(server) => {
             acknowledged.append(&mut send(&server, &what).await);
             acknowledged.append(&mut recovers(&server, &what).await);
             server.stop().await;
         }
-        // It failed before anything was taken; that it says where is for people.
+        // It failed before any batch was accepted.
         Err(error) => assert!(format!("{error:#}").contains("SPOOL_DIR="), "{what}: {error:#}"),
     }
     assert_never_again(&disk.log(), &what);
     recover(&place, &what).await;
     place.assert_stored_once(&acknowledged, &what);
-    assert_eq!(files(&place.spool().join("dead")).len(), 1, "{what}: the damaged one, and no other");
+    assert_eq!(files(&place.spool().join("dead")).len(), 1, "{what}: only the damaged one");
     disk.has_failed()
 }
 
-/// The calls of a run in which nothing fails.
+/// The calls of a run without faults.
 async fn calls_of_a_clean_run() -> Vec<Call> {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &SMALL);
-    let left = leave_some(&place).len();
+    let left = write_segments(&place).len();
     let disk = FaultyDisk::default();
     let server = place.start(disk.clone()).unwrap();
     let acknowledged = send(&server, "no fault").await;
@@ -125,25 +124,25 @@ async fn calls_of_a_clean_run() -> Vec<Call> {
     server.stop().await;
     let log = disk.log();
     let segments = log.iter().filter(|call| call.path.extension().is_some_and(|end| end == "seg"));
-    assert!(segments.into_iter().all(|call| call.went_well == Some(true)));
+    assert!(segments.into_iter().all(|call| call.succeeded == Some(true)));
     log
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_fault_at_any_call_costs_no_acknowledged_job_and_passes() {
+async fn a_fault_at_any_call_loses_no_acknowledged_job_and_the_server_recovers() {
     let calls = calls_of_a_clean_run().await;
     for op in Op::ALL {
         let reached = calls.iter().filter(|call| call.op == op).count();
         let least = match op {
-            // Only after a fault.
-            Op::Cut => 0,
+            // After a fault only.
+            Op::Truncate => 0,
             Op::Create | Op::Append | Op::Sync | Op::SyncDir | Op::Read | Op::Remove => 5,
             Op::CreateDir | Op::List | Op::Lock | Op::Rename | Op::RemoveDir => 1,
         };
         assert!(reached >= least, "{op:?} is reached {reached} times");
     }
-    // By number, every call there is; by kind, the first and some later ones, wherever the threads' turns have put them;
-    // and some faults that last.
+    // Each call by its number; the first and some later ones of each kind, since the order of calls varies; and some
+    // faults that last.
     let hows = [How::Io, How::NoSpace, How::Short, How::Late];
     let by_number = (0..calls.len()).map(At::Call);
     let by_kind = Op::ALL.into_iter().flat_map(|kind| [0, 1, 2, 5].map(|n| At::Kind(kind, n)));
@@ -162,12 +161,12 @@ async fn a_fault_at_any_call_costs_no_acknowledged_job_and_passes() {
         }
         runs.join_all().await.into_iter().filter(|has_failed| *has_failed).count()
     };
-    let came_to_pass = LocalSet::new().run_until(everything).await;
-    assert!(came_to_pass > tried * 3 / 4, "{came_to_pass} of {tried} faults came to pass");
+    let occurred = LocalSet::new().run_until(everything).await;
+    assert!(occurred > tried * 3 / 4, "{occurred} of {tried} faults occurred");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_answers_503_until_there_is_room_again() {
+async fn a_full_disk_is_answered_503_until_there_is_space() {
     for op in [Op::Append, Op::Create, Op::Sync] {
         let folder = tempfile::tempdir().unwrap();
         // Every commit fills a segment.
@@ -176,15 +175,15 @@ async fn a_full_disk_answers_503_until_there_is_room_again() {
         let server = place.start(disk.clone()).unwrap();
         assert_eq!(server.post(&payload(0)).await.status, 202);
         disk.fail(At::Every(op), How::NoSpace);
-        let refused = server.post(&payload(1)).await;
-        let said = refused.refusal(503);
-        assert!(said.contains("full") && !refused.header("retry-after").is_empty(), "{op:?}: {said}");
+        let rejected = server.post(&payload(1)).await;
+        let said = rejected.refusal(503);
+        assert!(said.contains("full") && !rejected.header("retry-after").is_empty(), "{op:?}: {said}");
         until("unready", async || server.ready().await.0 == 503).await;
         assert!(server.ready().await.1.contains("full"), "{op:?}: {}", server.ready().await.1);
         assert!(server.metric("millpond_commit_failures_total").await >= 1.0);
         assert_eq!(get(server.public, "/health").await.status, 503);
         disk.heal();
-        // Nobody sends, and it is ready again all the same.
+        // Without any request the server becomes ready again.
         until("ready", async || server.ready().await.0 == 200).await;
         assert_eq!(server.post(&payload(2)).await.status, 202);
         server.stop().await;
@@ -193,22 +192,22 @@ async fn a_full_disk_answers_503_until_there_is_room_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_answer_is_given_before_the_frame_and_its_files_name_are_durable() {
+async fn no_response_is_sent_before_the_frame_and_the_name_of_its_file_are_durable() {
     let folder = tempfile::tempdir().unwrap();
-    // One segment takes all.
+    // All jobs go into one segment.
     let place = Place::new(folder.path(), &[("OBJECT_MAX_AGE", "1h"), ("ACK_TIMEOUT", "5m")]);
     let disk = FaultyDisk::default();
     let server = place.start(disk.clone()).unwrap();
     let (mut first, mut second) = (server.connect().await, server.connect().await);
-    // The first commit of a segment makes three calls, those after it two.
+    // The first commit of a segment makes three calls, the others two.
     for (n, op) in [Op::Append, Op::Sync, Op::SyncDir, Op::Append, Op::Sync].into_iter().enumerate() {
-        disk.hold(op);
+        disk.block(op);
         if n == 0 || n == 3 {
             first.write(&post("", payload(n).as_bytes())).await;
         }
-        until("the call", async || disk.log().last().is_some_and(|call| call.op == op && call.went_well.is_none()))
+        until("the call", async || disk.log().last().is_some_and(|call| call.op == op && call.succeeded.is_none()))
             .await;
-        // An answer would have to come before the server has said anything else on another connection.
+        // An early response would arrive before this response on another connection.
         assert_eq!(get(server.admin, "/live").await.status, 200);
         let mut byte = [0; 1];
         let early = first.0.try_read(&mut byte);
@@ -219,7 +218,7 @@ async fn no_answer_is_given_before_the_frame_and_its_files_name_are_durable() {
             3 => Some(Op::Sync),
             _ => None,
         };
-        next.into_iter().for_each(|next| disk.hold(next));
+        next.into_iter().for_each(|next| disk.block(next));
         disk.release(op);
         if next.is_none() {
             assert_eq!(first.answer().await.unwrap().status, 202);
@@ -237,18 +236,18 @@ async fn no_answer_is_given_before_the_frame_and_its_files_name_are_durable() {
     assert_eq!(
         calls,
         [Op::Create, Op::Append, Op::Sync, Op::SyncDir, Op::Append, Op::Sync, Op::Append, Op::Sync],
-        "the folder once, and one sync a commit"
+        "one sync of the folder, and one of the file for each commit"
     );
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_sync_acknowledges_all_that_waited_for_the_one_before() {
+async fn one_sync_acknowledges_all_jobs_that_were_queued_during_the_previous_one() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[("OBJECT_MAX_AGE", "1h"), ("ACK_TIMEOUT", "5m")]);
     let disk = FaultyDisk::default();
     let server = place.start(disk.clone()).unwrap();
-    disk.hold(Op::Sync);
+    disk.block(Op::Sync);
     let before = disk.count(Op::Sync);
     let mut senders = Vec::new();
     for n in 0..50 {
@@ -259,7 +258,7 @@ async fn one_sync_acknowledges_all_that_waited_for_the_one_before() {
             until("the first sync", async || disk.count(Op::Sync) == before + 1).await;
         }
     }
-    // The first is being committed, and holds its place in the queue until it is.
+    // The first job is being committed, and counts as queued until then.
     until("all are queued", async || server.metric("millpond_queue_jobs").await == 50.0).await;
     disk.release(Op::Sync);
     for mut sender in senders {
@@ -271,7 +270,7 @@ async fn one_sync_acknowledges_all_that_waited_for_the_one_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sync_that_failed_is_not_repeated_on_its_file_and_costs_only_its_own_commit() {
+async fn a_failed_sync_is_not_repeated_and_fails_only_its_own_commit() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[("OBJECT_MAX_AGE", "1h")]);
     let disk = FaultyDisk::default();
@@ -292,9 +291,9 @@ async fn a_sync_that_failed_is_not_repeated_on_its_file_and_costs_only_its_own_c
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spool_folder_that_vanishes_is_a_503_and_service_resumes_when_it_is_back() {
+async fn a_missing_spool_folder_is_answered_503_until_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
-    // Every commit fills a segment, so every one needs the folder.
+    // Every commit fills a segment, so every commit needs the folder.
     let place = Place::new(folder.path(), &[("COMPRESSION", "none"), ("OBJECT_MAX_BYTES", "100")]);
     let server = place.start(RealDisk).unwrap();
     assert_eq!(server.post(&payload(0)).await.status, 202);
@@ -316,7 +315,7 @@ async fn a_spool_folder_that_vanishes_is_a_503_and_service_resumes_when_it_is_ba
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_space_of_a_segment_that_cannot_be_removed_is_not_given_back() {
+async fn the_space_of_a_segment_that_cannot_be_removed_is_not_released() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[("COMPRESSION", "none"), ("OBJECT_MAX_BYTES", "100")]);
     let disk = FaultyDisk::default();
@@ -337,7 +336,7 @@ async fn the_space_of_a_segment_that_cannot_be_removed_is_not_given_back() {
 }
 
 #[tokio::test]
-async fn a_spool_dir_that_cannot_be_used_is_named_at_the_start() {
+async fn a_start_with_an_unusable_spool_dir_fails_with_its_name() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("file"), b"no folder").unwrap();
     for dir in ["file", "file/spool"] {
@@ -350,7 +349,7 @@ async fn a_spool_dir_that_cannot_be_used_is_named_at_the_start() {
 }
 
 #[tokio::test]
-async fn a_server_outlives_its_spool_folder() {
+async fn a_server_survives_the_removal_of_its_spool_folder() {
     let mut server = Server::start(&[("OBJECT_MAX_BYTES", "100"), ("COMPRESSION", "none")]).await;
     std::fs::remove_dir_all(server.folder.path().join("millpond-data/spool")).unwrap();
     for n in 0..3 {

@@ -1,5 +1,4 @@
-//! A disk that does what a test tells it to: it counts and logs every call, and fails, stalls or kills the process at the
-//! one that was named.
+//! A disk for tests. It records every call, and can fail it, block it, or abort the process.
 
 use std::collections::HashSet;
 use std::io;
@@ -7,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use millpond::disk::{Disk, DiskFile, Entry, Lock, RealDisk, read_around};
+use millpond::disk::{Disk, DiskFile, Entry, Lock, RealDisk, read_skipping_errors};
 
 /// One call of a [`Disk`] or a [`DiskFile`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,7 +22,7 @@ pub(crate) enum Op {
     Lock,
     Append,
     Sync,
-    Cut,
+    Truncate,
 }
 
 impl Op {
@@ -39,59 +38,59 @@ impl Op {
         Self::Lock,
         Self::Append,
         Self::Sync,
-        Self::Cut,
+        Self::Truncate,
     ];
 }
 
-/// A call that was made.
+/// A recorded call.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) op: Op,
     pub(crate) path: PathBuf,
-    /// None while it lasts.
-    pub(crate) went_well: Option<bool>,
+    /// None during the call.
+    pub(crate) succeeded: Option<bool>,
 }
 
-/// Which calls go wrong. Calls are counted from 0.
+/// Which calls fail. Calls are counted from 0.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum At {
-    /// This one.
+    /// The nth call.
     Call(usize),
-    /// So many of them, from this one on.
+    /// A number of calls, from the nth one: (n, number).
     Calls(usize, usize),
-    /// This one of its kind.
+    /// The nth call of this kind.
     Kind(Op, usize),
-    /// All of this kind.
+    /// All calls of this kind.
     Every(Op),
 }
 
-/// How a call goes wrong.
+/// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    /// EIO, and nothing is done.
+    /// EIO, and the call is not carried out.
     Io,
-    /// ENOSPC, and nothing is done.
+    /// ENOSPC, and the call is not carried out.
     NoSpace,
-    /// EIO, and of what was to be appended a part is there.
+    /// EIO, and a part of the bytes is appended.
     Short,
-    /// EIO, and all is done.
+    /// EIO, and the call is carried out.
     Late,
-    /// The code panics, and nothing is done.
+    /// The call panics and is not carried out.
     Panic,
-    /// The process dies, and nothing is done.
+    /// The process aborts before the call.
     AbortBefore,
-    /// The process dies when all is done.
+    /// The process aborts after the call.
     AbortAfter,
 }
 
-/// The disk. Clones are one disk.
+/// The disk. Clones are the same disk.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FaultyDisk(Arc<Shared>);
 
-/// Releases the disk, also when its test fails.
-pub(crate) struct Hanging(FaultyDisk);
+/// Releases the disk on drop, also when the test fails.
+pub(crate) struct HangGuard(FaultyDisk);
 
-impl Drop for Hanging {
+impl Drop for HangGuard {
     fn drop(&mut self) {
         Op::ALL.into_iter().for_each(|op| self.0.release(op));
     }
@@ -108,9 +107,9 @@ struct State {
     log: Vec<Call>,
     fault: Option<(At, How)>,
     has_failed: bool,
-    /// Calls of these kinds do not get on.
-    held: HashSet<Op>,
-    /// What the device cannot read: bytes of the files whose name begins so.
+    /// Calls of these kinds block.
+    blocked: HashSet<Op>,
+    /// The bytes that cannot be read, by prefix of the file name.
     unreadable: Vec<(String, Range<usize>)>,
 }
 
@@ -121,50 +120,50 @@ impl FaultyDisk {
         disk
     }
 
-    /// From now on; calls are counted from the disk's first one all the same.
+    /// Makes calls fail from now on. Their numbers count from the first call of the disk.
     pub(crate) fn fail(&self, at: At, how: How) {
         self.lock_state().fault = Some((at, how));
     }
 
-    /// No call goes wrong any more.
+    /// Ends the failure.
     pub(crate) fn heal(&self) {
         self.lock_state().fault = None;
     }
 
-    /// Calls of this kind wait until they are released.
-    pub(crate) fn hold(&self, op: Op) {
-        self.lock_state().held.insert(op);
+    /// Blocks calls of this kind until they are released.
+    pub(crate) fn block(&self, op: Op) {
+        self.lock_state().blocked.insert(op);
     }
 
-    /// Reads of these bytes fail with EIO, in the file whose name begins so.
-    pub(crate) fn lose(&self, name: &str, bytes: Range<usize>) {
+    /// Makes reads of these bytes fail with EIO, in the file whose name begins with `name`.
+    pub(crate) fn make_unreadable(&self, name: &str, bytes: Range<usize>) {
         self.lock_state().unreadable.push((name.to_owned(), bytes));
     }
 
-    /// What was lost can be read again.
-    pub(crate) fn find(&self) {
+    /// Makes all bytes readable again.
+    pub(crate) fn make_readable(&self) {
         self.lock_state().unreadable.clear();
     }
 
-    fn lost(&self, path: &Path) -> Range<usize> {
+    fn unreadable(&self, path: &Path) -> Range<usize> {
         let name = path.file_name().unwrap().to_str().unwrap();
         let state = self.lock_state();
-        let lost = state.unreadable.iter().find(|(begin, _)| name.starts_with(begin));
-        lost.map(|(_, bytes)| bytes.clone()).unwrap_or_default()
+        let bad = state.unreadable.iter().find(|(begin, _)| name.starts_with(begin));
+        bad.map(|(_, bytes)| bytes.clone()).unwrap_or_default()
     }
 
-    /// A disk that hangs: no call gets on until the guard is dropped.
-    pub(crate) fn hang(&self) -> Hanging {
-        Op::ALL.into_iter().for_each(|op| self.hold(op));
-        Hanging(self.clone())
+    /// Blocks every call until the guard is dropped.
+    pub(crate) fn hang(&self) -> HangGuard {
+        Op::ALL.into_iter().for_each(|op| self.block(op));
+        HangGuard(self.clone())
     }
 
     pub(crate) fn release(&self, op: Op) {
-        self.lock_state().held.remove(&op);
+        self.lock_state().blocked.remove(&op);
         self.0.released.notify_all();
     }
 
-    /// Whether any call went wrong because this disk was told so.
+    /// Whether a call failed because of a fault.
     pub(crate) fn has_failed(&self) -> bool {
         self.lock_state().has_failed
     }
@@ -181,7 +180,7 @@ impl FaultyDisk {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a call: `real` is what the disk under this one does, given whether it is to do all or only a part of it.
+    /// Makes a call. `real` carries it out, completely or in part.
     fn call<T>(&self, op: Op, path: &Path, real: impl FnOnce(bool) -> io::Result<T>) -> io::Result<T> {
         let (number, how) = self.begin(op, path);
         let done = match how {
@@ -199,7 +198,7 @@ impl FaultyDisk {
             }
         };
         if let Some(call) = self.lock_state().log.get_mut(number) {
-            call.went_well = Some(done.is_ok());
+            call.succeeded = Some(done.is_ok());
         }
         done
     }
@@ -208,9 +207,12 @@ impl FaultyDisk {
         let mut state = self.lock_state();
         let number = state.log.len();
         let of_its_kind = state.log.iter().filter(|call| call.op == op).count();
-        state.log.push(Call { op, path: path.to_owned(), went_well: None });
-        let mut state =
-            self.0.released.wait_while(state, |state| state.held.contains(&op)).unwrap_or_else(PoisonError::into_inner);
+        state.log.push(Call { op, path: path.to_owned(), succeeded: None });
+        let mut state = self
+            .0
+            .released
+            .wait_while(state, |state| state.blocked.contains(&op))
+            .unwrap_or_else(PoisonError::into_inner);
         let hit = |at| match at {
             At::Call(n) => n == number,
             At::Calls(first, count) => (first..first + count).contains(&number),
@@ -257,19 +259,19 @@ impl Disk for FaultyDisk {
     fn read(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<()> {
         self.call(Op::Read, path, |_| {
             RealDisk.read(path, buffer)?;
-            let lost = self.lost(path);
-            if !lost.is_empty() && lost.start < buffer.len() { Err(eio()) } else { Ok(()) }
+            let bad = self.unreadable(path);
+            if !bad.is_empty() && bad.start < buffer.len() { Err(eio()) } else { Ok(()) }
         })
     }
 
-    fn read_around(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
+    fn read_skipping_errors(&self, path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         self.call(Op::Read, path, |_| {
-            let lost = self.lost(path);
+            let bad = self.unreadable(path);
             let content = std::fs::read(path)?;
-            read_around(content.len(), buffer, |part, at| {
+            read_skipping_errors(content.len(), buffer, |part, at| {
                 let at = usize::try_from(at).unwrap();
                 let end = (at + part.len()).min(content.len());
-                if at < lost.end && lost.start < end {
+                if at < bad.end && bad.start < end {
                     return Err(eio());
                 }
                 part[..end - at].copy_from_slice(&content[at..end]);
@@ -317,8 +319,8 @@ impl DiskFile for FaultyFile {
         disk.call(Op::Sync, path, |_| file.sync())
     }
 
-    fn cut(&mut self, len: u64) -> io::Result<()> {
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
         let Self { disk, file, path } = self;
-        disk.call(Op::Cut, path, |_| file.cut(len))
+        disk.call(Op::Truncate, path, |_| file.truncate(len))
     }
 }

@@ -1,4 +1,4 @@
-//! Large bodies take turns by sender: one that sends many keeps another waiting for a few of them at most.
+//! Decode permits: a tenant with many large bodies delays the large bodies of another tenant only a little.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,15 +9,15 @@ use crate::encode::zstd;
 use crate::support::{Server, post, until};
 use crate::tokens::TokensFile;
 
-/// Connections of the sender that floods, each with a large body under way at any time.
+/// Connections of the flooding tenant, each with a large body in flight.
 const FLOODERS: usize = 32;
-/// Bodies of the flood that may be answered while one of another sender's waits. In one queue for all senders it would be
-/// nearly as many as there are connections.
-const BEFORE_ANOTHER: usize = FLOODERS / 2;
-/// Bodies of the other sender.
+/// The most bodies of the flood that are answered while a body of the other tenant waits. In a queue for all tenants it would
+/// be nearly the number of connections.
+const ANSWERED_BEFORE_MAX: usize = FLOODERS / 2;
+/// Bodies of the other tenant.
 const BODIES: usize = 5;
 
-/// Large enough to be decoded in its sender's turn, and refused only at its end.
+/// A body that is large enough to need a decode permit, and invalid at its end.
 fn flood_body() -> Vec<u8> {
     let mut body = vec![b' '; 1 << 20];
     body[0] = b'[';
@@ -25,7 +25,7 @@ fn flood_body() -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sender_that_floods_large_bodies_does_not_keep_another_s_waiting_behind_all_of_them() {
+async fn a_tenant_that_floods_large_bodies_does_not_delay_another_behind_all_of_them() {
     let file = TokensFile::new(&[("flood", &["f"], "{}"), ("quiet", &["q"], "{}")]);
     let server: Server = file.start(&[]).await;
     let answered = Arc::new(AtomicUsize::new(0));
@@ -41,10 +41,10 @@ async fn a_sender_that_floods_large_bodies_does_not_keep_another_s_waiting_behin
             }
         });
     }
-    // From here on each of them has another body waiting.
+    // Now every connection has sent another body.
     until("the flood", async || answered.load(Ordering::Relaxed) > FLOODERS).await;
 
-    // Too large to be decoded where it is read.
+    // Large enough to need a decode permit.
     let body = format!("[{{\"a\":\"{}\"}}]", "x".repeat(120 << 10));
     let large = post("X-Api-Key: q\r\nContent-Type: application/json\r\n", body.as_bytes());
     let mut connection = server.connect().await;
@@ -55,8 +55,8 @@ async fn a_sender_that_floods_large_bodies_does_not_keep_another_s_waiting_behin
         assert_eq!(connection.answer().await.expect("an answer").status, 202);
         waited_for.push(answered.load(Ordering::Relaxed) - before);
     }
-    // The best of them: in one queue for all senders, none would come sooner.
-    let least = waited_for.iter().min().unwrap();
-    assert!(*least < BEFORE_ANOTHER, "answers to the flood before each: {waited_for:?}");
+    // The best case: in a queue for all tenants no body would be answered sooner.
+    let min = waited_for.iter().min().unwrap();
+    assert!(*min < ANSWERED_BEFORE_MAX, "responses to the flood before each: {waited_for:?}");
     assert!(flood.try_join_next().is_none(), "the flood has ended");
 }

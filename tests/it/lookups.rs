@@ -1,15 +1,15 @@
-//! `GET /v1/jobs` for jobs that this machine does not know: what a lookup costs the store, the log and other senders.
+//! `GET /v1/jobs` for jobs that this machine does not know: the calls to the store, the log lines, and other tenants.
 
 use tokio::task::JoinSet;
 
-use crate::scripted_s3::{ScriptedS3, answer, empty_listing};
+use crate::scripted_s3::{ScriptedS3, empty_listing, response};
 use crate::support::{Connection, Server, get, until};
 
 const UNKNOWN: &str = "01a1fb03-e91a-7614-9cd8-d700964ce482";
 const OTHER: &str = "01a1fb03-e91a-7614-9cd8-d700964ce483";
 
-fn nothing_there(line: &str) -> Option<String> {
-    if line.contains("list-type=2") { empty_listing() } else { answer(line, "404 Not Found", "", "NotFound") }
+fn no_object(head: &str) -> Option<String> {
+    if head.contains("list-type=2") { empty_listing() } else { response(head, "404 Not Found", "", "NotFound") }
 }
 
 async fn status(server: &Server, job: &str, query: &str) -> u16 {
@@ -17,35 +17,35 @@ async fn status(server: &Server, job: &str, query: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_lookup_of_an_unknown_job_costs_two_calls_and_a_wait_one_more_at_growing_intervals() {
-    let s3 = ScriptedS3::start(nothing_there).await;
+async fn a_lookup_of_an_unknown_job_takes_two_calls_and_waiting_takes_one_more_at_growing_intervals() {
+    let s3 = ScriptedS3::start(no_object).await;
     let server = s3.server(&[]).await;
     assert_eq!(status(&server, UNKNOWN, "").await, 404);
-    assert_eq!(s3.calls(UNKNOWN).len(), 2, "{:?}", s3.calls(UNKNOWN));
+    assert_eq!(s3.requests(UNKNOWN).len(), 2, "{:?}", s3.requests(UNKNOWN));
     assert_eq!(status(&server, OTHER, "?wait=3").await, 404);
-    let calls = s3.calls(OTHER);
+    let calls = s3.requests(OTHER);
     assert!((3..=5).contains(&calls.len()), "{calls:?}");
     assert_eq!(calls.iter().filter(|line| line.starts_with("HEAD")).count(), 1, "{calls:?}");
 }
 
 #[tokio::test]
-async fn where_the_store_cannot_be_listed_each_name_is_asked_for() {
-    let found = |line: &str| match line {
-        line if line.contains("list-type=2") => answer(line, "403 Forbidden", "", "AccessDenied"),
-        line if line.contains(".ndjson.zst") => answer(line, "200 OK", "", ""),
-        line => answer(line, "404 Not Found", "", "NotFound"),
+async fn where_listing_is_denied_each_key_is_looked_up() {
+    let found = |head: &str| match head {
+        head if head.contains("list-type=2") => response(head, "403 Forbidden", "", "AccessDenied"),
+        head if head.contains(".ndjson.zst") => response(head, "200 OK", "", ""),
+        head => response(head, "404 Not Found", "", "NotFound"),
     };
     let s3 = ScriptedS3::start(found).await;
     let server = s3.server(&[]).await;
     for id in [UNKNOWN, OTHER] {
         assert_eq!(status(&server, id, "").await, 200);
     }
-    assert_eq!(s3.calls("list-type=2").len(), 1, "a denied listing is not tried again");
+    assert_eq!(s3.requests("list-type=2").len(), 1, "a denied listing is not tried again");
 }
 
 #[tokio::test]
-async fn a_flood_of_lookups_that_the_store_denies_is_one_line_of_the_log() {
-    let s3 = ScriptedS3::start(|line| answer(line, "403 Forbidden", "", "AccessDenied")).await;
+async fn many_lookups_that_the_store_denies_are_logged_once() {
+    let s3 = ScriptedS3::start(|head| response(head, "403 Forbidden", "", "AccessDenied")).await;
     let mut server = s3.server(&[]).await;
     for _ in 0..100 {
         assert_eq!(status(&server, UNKNOWN, "").await, 503);
@@ -56,8 +56,8 @@ async fn a_flood_of_lookups_that_the_store_denies_is_one_line_of_the_log() {
 }
 
 #[tokio::test]
-async fn one_tenant_s_lookups_do_not_keep_another_s_from_the_store() {
-    let s3 = ScriptedS3::start(|line| if line.contains(UNKNOWN) { None } else { nothing_there(line) }).await;
+async fn the_lookups_of_one_tenant_do_not_block_those_of_another() {
+    let s3 = ScriptedS3::start(|head| if head.contains(UNKNOWN) { None } else { no_object(head) }).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens.json");
     // The digests of "one" and of "two".
@@ -80,12 +80,12 @@ async fn one_tenant_s_lookups_do_not_keep_another_s_from_the_store() {
         let mut connection = ask(server.connect().await, UNKNOWN, "one").await;
         asking.spawn(async move { connection.answer().await.unwrap().refusal(503) });
     }
-    // Those that hang are as many as one tenant may have; the others are refused.
+    // One tenant may have 8 lookups at the same time; the others are rejected.
     for _ in 0..32 {
         let refusal = asking.join_next().await.unwrap().unwrap();
         assert!(refusal.contains("too many lookups"), "{refusal}");
     }
-    until("the lookups that hang", async || s3.calls(UNKNOWN).len() == 8).await;
+    until("the lookups that hang", async || s3.requests(UNKNOWN).len() == 8).await;
     let mut other = ask(server.connect().await, OTHER, "two").await;
     assert_eq!(other.answer().await.unwrap().status, 404);
 }

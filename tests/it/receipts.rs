@@ -1,4 +1,4 @@
-//! What an answer promises, and what a receipt is good for.
+//! The level that a response names, and lookups by receipt.
 
 use loadtest::s3::{Fault, FaultPlan, S3Server};
 use rustix::process::Signal;
@@ -19,7 +19,7 @@ async fn job(server: &Server, job: &Value, query: &str) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn an_answer_names_the_level_it_reached_and_the_object() {
+async fn a_response_names_the_level_that_was_reached_and_the_object() {
     let mut server = Server::start(&[("RECORD", "payload")]).await;
     let disk = server.post_json("[{\"n\":1},{\"n\":2}]").await;
     assert_eq!((disk.status, &disk.json()["ack"]), (202, &"disk".into()));
@@ -29,10 +29,10 @@ async fn an_answer_names_the_level_it_reached_and_the_object() {
     let stored = server.send(&with_query("ack=stored", "{\"n\":3}")).await;
     assert_eq!((stored.status, &stored.json()["ack"]), (200, &"stored".into()));
     let object = stored.json()["object"].as_str().unwrap().to_owned();
-    assert!(object.starts_with("dt=2"), "{object} tells where the store is");
+    assert!(object.starts_with("dt=2"), "{object} is a key without the location of the store");
     let path = server.folder.path().join("millpond-data/objects").join(&object);
     assert!(path.is_file(), "{object}");
-    // Less than the floor is not to be had.
+    // A level below `ACK` is raised to it.
     let more = server.send(&with_query("ack=memory", "{\"n\":4}")).await;
     assert_eq!((more.status, &more.json()["ack"]), (202, &"disk".into()));
     for (receipt, expected) in [(&disk.json()["job"], &object), (&stored.json()["job"], &object)] {
@@ -53,7 +53,7 @@ async fn an_answer_names_the_level_it_reached_and_the_object() {
 }
 
 #[tokio::test]
-async fn receipts_name_the_key_alone_unless_the_operator_shows_known_senders_more() {
+async fn responses_name_the_key_unless_receipt_object_is_location() {
     let file = TokensFile::new(&[("acme", &["t"], "{}")]);
     for (setting, begins) in [("key", "dt=2"), ("location", "./millpond-data/objects/dt=2")] {
         let server = file.start(&[("RECEIPT_OBJECT", setting)]).await;
@@ -68,7 +68,7 @@ async fn receipts_name_the_key_alone_unless_the_operator_shows_known_senders_mor
 }
 
 #[tokio::test]
-async fn many_who_wait_for_the_store_share_one_object() {
+async fn clients_that_wait_for_the_store_share_an_object() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     let server = Server::start_with_s3(&s3, &[("ACK", "stored"), ("STORED_LINGER", "500ms")]).await;
@@ -91,7 +91,7 @@ async fn many_who_wait_for_the_store_share_one_object() {
 }
 
 #[tokio::test]
-async fn a_wait_that_takes_too_long_is_answered_with_the_level_reached_and_the_receipt_tells_the_rest() {
+async fn after_ack_timeout_the_response_names_the_level_that_was_reached_and_the_receipt_can_be_looked_up() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
@@ -101,7 +101,7 @@ async fn a_wait_that_takes_too_long_is_answered_with_the_level_reached_and_the_r
     assert_eq!((answer.status, &answer.json()["ack"]), (202, &"disk".into()));
     let receipt = answer.json()["job"].clone();
     assert_eq!(job(&server, &receipt, "?wait=0.1").await.1["state"], "spooled");
-    // One who has stopped waiting costs nothing and loses nothing.
+    // A client that disconnects loses nothing.
     let mut gone = server.connect().await;
     gone.write(&post("", b"{\"b\":1}")).await;
     server.metric_is("millpond_jobs_accepted_total", |jobs| jobs == 2.0).await;
@@ -112,7 +112,7 @@ async fn a_wait_that_takes_too_long_is_answered_with_the_level_reached_and_the_r
 }
 
 #[tokio::test]
-async fn in_memory_a_request_that_asks_for_more_gets_it() {
+async fn in_memory_mode_a_request_can_ask_for_a_higher_level() {
     let mut server = Server::start(&[("ACK", "memory"), ("STORED_LINGER", "10ms")]).await;
     let plain = server.post_json("{\"n\":1}").await.json();
     assert_eq!((&plain["ack"], plain.get("job")), (&"memory".into(), None));
@@ -125,7 +125,7 @@ async fn in_memory_a_request_that_asks_for_more_gets_it() {
 }
 
 #[tokio::test]
-async fn any_machine_can_answer_for_any_job() {
+async fn every_machine_can_look_up_every_job() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     let mut one = Server::start_with_s3(&s3, &[("S3_PREFIX", "p"), ("STORED_LINGER", "10ms")]).await;
@@ -156,7 +156,7 @@ async fn any_machine_can_answer_for_any_job() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_survives_kill_9_and_is_stored_by_the_next_process() {
+async fn acknowledged_jobs_survive_kill_9_and_are_stored_by_the_next_process() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     let spool = tempfile::tempdir().unwrap();
@@ -170,15 +170,15 @@ async fn what_was_acknowledged_survives_kill_9_and_is_stored_by_the_next_process
 
     let mut two = Server::start_with_s3(&s3, &env).await;
     assert_eq!(job(&two, &receipt, "?wait=30").await.1["state"], "stored");
-    assert_eq!(two.metric("millpond_payloads_accepted_total").await, 2.0, "taken over");
+    assert_eq!(two.metric("millpond_payloads_accepted_total").await, 2.0, "adopted");
     assert_eq!(two.metric("millpond_payloads_stored_total").await, 2.0);
     assert_eq!(two.stop().await, Some(0));
     assert_eq!(lines(&root.path().join("telemetry")), ["{\"n\":1}", "{\"n\":2}"]);
-    assert!(std::fs::read_dir(spool.path()).unwrap().next().is_none(), "nothing is left in the spool");
+    assert!(std::fs::read_dir(spool.path()).unwrap().next().is_none(), "the spool is empty");
 }
 
 #[tokio::test]
-async fn a_stop_that_cannot_store_keeps_it_for_the_next_start_and_is_no_failure() {
+async fn a_shutdown_during_an_outage_of_the_store_keeps_jobs_for_the_next_start_and_exits_with_0() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::Hang));
@@ -189,7 +189,7 @@ async fn a_stop_that_cannot_store_keeps_it_for_the_next_start_and_is_no_failure(
     assert_eq!(one.stop().await, Some(0));
     one.logged("kept in the spool").await;
     s3.faults().set(FaultPlan::none());
-    // A process that is there already looks for what others leave.
+    // The next process adopts the folder.
     let mut two = Server::start_with_s3(&s3, &env).await;
     two.metric_is("millpond_jobs_stored_total", |jobs| jobs == 1.0).await;
     assert_eq!(two.stop().await, Some(0));
@@ -197,7 +197,7 @@ async fn a_stop_that_cannot_store_keeps_it_for_the_next_start_and_is_no_failure(
 }
 
 #[tokio::test]
-async fn an_outage_fills_the_spool_and_no_more_and_it_ends_by_itself() {
+async fn an_outage_of_the_store_fills_the_spool_up_to_its_bound_and_the_server_recovers() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::InternalError));
@@ -233,7 +233,7 @@ async fn an_outage_fills_the_spool_and_no_more_and_it_ends_by_itself() {
     assert_eq!(server.log().matches("the spool is full").count(), 1, "{}", server.log());
     assert!(server.ready().await.1.contains("spool full"));
     s3.faults().set(FaultPlan::none());
-    until("room", async || server.post_json("{\"n\":-1}").await.status == 202).await;
+    until("space", async || server.post_json("{\"n\":-1}").await.status == 202).await;
     server.metric_is("millpond_jobs_waiting", |jobs| jobs <= 1.0).await;
     assert_eq!(server.stop().await, Some(0));
     let stored = lines(&root.path().join("telemetry"));
@@ -243,7 +243,7 @@ async fn an_outage_fills_the_spool_and_no_more_and_it_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn memory_mode_refuses_to_start_over_work_that_it_would_not_look_at() {
+async fn memory_mode_does_not_start_if_the_spool_holds_accepted_jobs() {
     let spool = tempfile::tempdir().unwrap();
     let env = [("SPOOL_DIR", spool.path().to_str().unwrap())];
     let mut server = Server::start(&env).await;
@@ -257,7 +257,7 @@ async fn memory_mode_refuses_to_start_over_work_that_it_would_not_look_at() {
 }
 
 #[tokio::test]
-async fn a_segment_that_is_taken_away_while_it_is_open_is_noticed_by_the_next_commit() {
+async fn a_commit_to_a_segment_whose_file_was_moved_fails() {
     let mut server = Server::start(&[("OBJECT_MAX_AGE", "1h")]).await;
     assert_eq!(server.post_json("{\"n\":1}").await.status, 202);
     let spool = server.folder.path().join("millpond-data/spool");

@@ -1,4 +1,4 @@
-//! What a new process makes of the folders that dead ones have left, written here byte by byte.
+//! Recovery of the folders of dead processes, which the tests write byte by byte.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -12,12 +12,12 @@ use crate::faulty_disk::{At, FaultyDisk, How, Op};
 use crate::in_process::{InProcess, Place};
 use crate::support::{Server, files, until};
 
-/// A segment of one job a frame, as a process would have written it.
+/// The file of a segment with one job in each frame.
 #[derive(Clone)]
 pub(crate) struct Segment {
     pub(crate) id: SegmentId,
     pub(crate) file: Vec<u8>,
-    /// Where each frame begins.
+    /// The offset of each frame.
     frames: Vec<usize>,
 }
 
@@ -26,10 +26,10 @@ impl Segment {
         let id = SegmentId::new(SystemTime::now());
         let mut encoder = FrameEncoder::new(Compression::Gzip).unwrap();
         let (mut file, mut frames) = (file_header(id).to_vec(), Vec::new());
-        for (place, payload) in (0..).zip(payloads) {
+        for (index, payload) in (0..).zip(payloads) {
             let mut data = Vec::new();
             encoder.pack([payload.as_bytes(), b"\n"].into_iter(), &mut data).unwrap();
-            let counts = FrameCounts { first_job: place, jobs: 1, first_payload: place, payloads: 1 };
+            let counts = FrameCounts { first_job: index, jobs: 1, first_payload: index, payloads: 1 };
             frames.push(file.len());
             file.extend_from_slice(&frame_header(id, counts, &data));
             file.extend_from_slice(&data);
@@ -37,12 +37,12 @@ impl Segment {
         Self { id, file, frames }
     }
 
-    /// Flips a bit in a frame's data.
+    /// Flips a bit in the data of a frame.
     pub(crate) fn damage(&mut self, frame: usize) {
         self.file[self.frames[frame] + FRAME_HEADER_LEN + 12] ^= 0x10;
     }
 
-    /// Flips a bit in a frame's header.
+    /// Flips a bit in the header of a frame.
     pub(crate) fn damage_header(&mut self, frame: usize) {
         self.file[self.frames[frame] + 9] ^= 0x10;
     }
@@ -51,14 +51,13 @@ impl Segment {
         format!("{}.ndjson.gz.seg", self.id)
     }
 
-    pub(crate) fn job(&self, place: usize) -> String {
-        format!("{}.{place}", self.id)
+    pub(crate) fn job(&self, index: usize) -> String {
+        format!("{}.{index}", self.id)
     }
 }
 
-/// A dead process's folder with these segments.
-pub(crate) fn leave(place: &Place, segments: &[&Segment]) -> PathBuf {
-    // Any UUID will do.
+/// Writes a folder of a dead process with these segments.
+pub(crate) fn write_dead_folder(place: &Place, segments: &[&Segment]) -> PathBuf {
     let folder = place.spool().join(format!("v1-{}", SegmentId::new(SystemTime::now())));
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("lock"), b"").unwrap();
@@ -68,15 +67,24 @@ pub(crate) fn leave(place: &Place, segments: &[&Segment]) -> PathBuf {
     folder
 }
 
-fn payloads(what: &str, count: usize) -> Vec<String> {
+pub(crate) fn payloads(what: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{{\"{what}\":{n}}}")).collect()
 }
 
-pub(crate) async fn recovered(place: &Place, server: &InProcess) {
+pub(crate) async fn wait_until_recovered(place: &Place, server: &InProcess) {
     until("recovery", async || place.segments().is_empty() && place.folders().len() == 1).await;
     until("idle workers", async || server.metric("millpond_busy_workers").await == 0.0).await;
 }
 
+/// Starts a server on the folder of a dead process with this segment, and waits until it is stored.
+pub(crate) async fn recover(place: &Place, segment: &Segment) -> InProcess {
+    write_dead_folder(place, &[segment]);
+    let server = place.start(RealDisk).unwrap();
+    wait_until_recovered(place, &server).await;
+    server
+}
+
+/// Damaged segments, dead jobs and payloads, stored and accepted jobs.
 pub(crate) async fn damage(server: &InProcess) -> [f64; 5] {
     let mut counts = [0.0; 5];
     for (count, name) in counts.iter_mut().zip([
@@ -92,22 +100,22 @@ pub(crate) async fn damage(server: &InProcess) -> [f64; 5] {
 }
 
 #[tokio::test]
-async fn a_torn_tail_is_cut_and_the_frames_before_it_are_stored() {
+async fn an_incomplete_append_is_dropped_and_the_frames_before_it_are_stored() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
     let (mut kept, mut torn) = (Vec::new(), 0);
-    // So much of the last frame: nothing, a part of its magic, of its header, its header, all but a byte.
+    // The bytes of the last frame: none, a part of its magic, of its header, its header, all but one.
     for (n, more) in [Some(0), Some(2), Some(7), Some(FRAME_HEADER_LEN), None].into_iter().enumerate() {
         let all = payloads(&format!("torn-{n}"), 4);
         let mut segment = Segment::of(&all);
         let more = more.unwrap_or(segment.file.len() - segment.frames[3] - 1);
         segment.file.truncate(segment.frames[3] + more);
-        leave(&place, &[&segment]);
+        write_dead_folder(&place, &[&segment]);
         kept.extend_from_slice(&all[..3]);
         torn += more;
     }
     let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     kept.sort();
     assert_eq!(place.stored(), kept);
     assert_eq!(damage(&server).await, [0.0, 0.0, 0.0, 15.0, 15.0]);
@@ -115,19 +123,17 @@ async fn a_torn_tail_is_cut_and_the_frames_before_it_are_stored() {
     assert_eq!(server.metric("millpond_segments_adopted_total").await, 5.0);
     assert_eq!(server.metric("millpond_spool_bytes").await, 0.0);
     server.stop().await;
-    assert_eq!(files(&place.spool()), Vec::<PathBuf>::new(), "and nothing is left");
+    assert_eq!(files(&place.spool()), Vec::<PathBuf>::new(), "the spool is empty");
 }
 
 #[tokio::test]
-async fn a_damaged_frame_is_dead_and_set_aside_and_all_others_are_stored() {
+async fn a_damaged_frame_is_dead_and_all_other_frames_are_stored() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
     let all = payloads("flipped", 4);
     let mut segment = Segment::of(&all);
     segment.damage(1);
-    leave(&place, &[&segment]);
-    let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    let server = recover(&place, &segment).await;
     assert_eq!(place.stored(), [all[0].clone(), all[2].clone(), all[3].clone()]);
     assert_eq!(damage(&server).await, [1.0, 1.0, 1.0, 3.0, 4.0]);
     assert_eq!(server.metric("millpond_jobs_waiting").await, 0.0);
@@ -135,28 +141,26 @@ async fn a_damaged_frame_is_dead_and_set_aside_and_all_others_are_stored() {
         assert_eq!(server.fate(&segment.job(at)).await, fate, "job {at}");
     }
     let aside = place.spool().join("dead").join(segment.name());
-    assert_eq!(std::fs::read(&aside).unwrap(), segment.file, "as it was");
-    assert_eq!(server.metric("millpond_spool_bytes").await, 4096.0, "and takes its space");
+    assert_eq!(std::fs::read(&aside).unwrap(), segment.file, "unchanged");
+    assert_eq!(server.metric("millpond_spool_bytes").await, 4096.0, "it takes space");
     server.stop().await;
 
     let again = place.start(RealDisk).unwrap();
     assert_eq!(again.metric("millpond_spool_bytes").await, 4096.0);
-    assert_eq!(damage(&again).await, [0.0; 5], "it is not looked at again");
+    assert_eq!(damage(&again).await, [0.0; 5], "it is not read again");
     again.stop().await;
     assert_eq!(files(&place.spool()), [aside]);
     assert_eq!(place.stored().len(), 3);
 }
 
 #[tokio::test]
-async fn a_file_without_its_header_is_stored_as_far_as_its_frames_are_good() {
+async fn the_valid_frames_of_a_file_with_a_damaged_header_are_stored() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
     let all = payloads("headless", 2);
     let mut segment = Segment::of(&all);
     segment.file[3] ^= 1;
-    leave(&place, &[&segment]);
-    let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    let server = recover(&place, &segment).await;
     assert_eq!(place.stored(), all);
     assert_eq!(damage(&server).await, [1.0, 0.0, 0.0, 2.0, 2.0]);
     assert!(place.spool().join("dead").join(segment.name()).exists());
@@ -164,58 +168,56 @@ async fn a_file_without_its_header_is_stored_as_far_as_its_frames_are_good() {
 }
 
 #[tokio::test]
-async fn a_file_of_garbage_is_set_aside_and_makes_no_object() {
+async fn a_file_of_garbage_is_moved_to_dead_and_makes_no_object() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
     let mut segment = Segment::of(&[]);
     segment.file = std::iter::repeat_with(|| fastrand::u8(..)).take(10_000).collect();
-    leave(&place, &[&segment]);
-    let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    let server = recover(&place, &segment).await;
     assert_eq!(files(&place.store()), Vec::<PathBuf>::new());
     assert_eq!(damage(&server).await, [1.0, 0.0, 0.0, 0.0, 0.0]);
     assert_eq!(server.metric("millpond_segments_possibly_lost_total").await, 1.0);
     assert!(place.spool().join("dead").join(segment.name()).exists());
     assert_eq!(server.fate(&segment.job(0)).await, "dead");
-    assert_eq!(server.fate(&segment.job(70_000)).await, "dead", "how many jobs there were is unknown");
+    assert_eq!(server.fate(&segment.job(70_000)).await, "dead", "the number of jobs is unknown");
     server.stop().await;
 }
 
-/// What a process leaves that dies before its segment's first commit is done.
+/// A process that dies during the first commit of a segment leaves such files.
 #[tokio::test]
-async fn a_file_that_nothing_was_committed_to_is_removed_and_is_no_damage() {
+async fn a_file_without_a_commit_is_removed_and_is_no_damage() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
     for len in [0, 1, FILE_HEADER_LEN - 1, FILE_HEADER_LEN, FILE_HEADER_LEN + FRAME_HEADER_LEN + 1] {
         let mut segment = Segment::of(&payloads("never", 1));
         segment.file.truncate(len);
-        leave(&place, &[&segment]);
+        write_dead_folder(&place, &[&segment]);
     }
     let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     assert_eq!(damage(&server).await, [0.0; 5]);
     server.stop().await;
-    assert_eq!(files(folder.path()), Vec::<PathBuf>::new(), "no objects, and nothing under dead/");
+    assert_eq!(files(folder.path()), Vec::<PathBuf>::new(), "no object and no file under dead/");
 }
 
 #[tokio::test]
-async fn a_folder_that_holds_nothing_is_removed() {
+async fn an_empty_folder_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
-    let probed = leave(&place, &[]);
+    let probed = write_dead_folder(&place, &[]);
     std::fs::write(probed.join("probe"), b"probe").unwrap();
-    let empty = leave(&place, &[]);
+    let empty = write_dead_folder(&place, &[]);
     let server = place.start(RealDisk).unwrap();
     assert!(!probed.exists() && !empty.exists());
-    // Of one that dies while this one runs.
-    let later = leave(&place, &[&Segment::of(&payloads("later", 3))]);
+    // The process dies while this one runs.
+    let later = write_dead_folder(&place, &[&Segment::of(&payloads("later", 3))]);
     until("adoption", async || !later.exists()).await;
     assert_eq!(place.stored().len(), 3);
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_folder_of_a_newer_version_is_left_alone_and_named() {
+async fn a_folder_of_a_newer_version_is_left_unchanged_and_logged() {
     let id = SegmentId::new(SystemTime::now());
     let mut server = Server::start(&[]).await;
     let spool = server.folder.path().join("millpond-data/spool");
@@ -239,13 +241,13 @@ async fn a_folder_of_a_newer_version_is_left_alone_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn processes_that_start_together_take_each_folder_over_once() {
+async fn processes_that_start_together_adopt_each_folder_once() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
     let mut all = Vec::new();
     for n in 0..30 {
         let some = payloads(&format!("shared-{n}"), 3);
-        leave(&place, &[&Segment::of(&some), &Segment::of(&[])]);
+        write_dead_folder(&place, &[&Segment::of(&some), &Segment::of(&[])]);
         all.extend(some);
     }
     all.sort();
@@ -264,13 +266,13 @@ async fn processes_that_start_together_take_each_folder_over_once() {
     assert_eq!(adopted, 60, "each once");
     drop(spools);
     let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     assert_eq!(place.stored(), all);
     server.stop().await;
 }
 
 #[tokio::test]
-async fn two_servers_on_one_spool_do_not_touch_each_other_s_segments() {
+async fn two_servers_on_one_spool_do_not_adopt_each_others_segments() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[("OBJECT_MAX_AGE", "1h")]);
     let one = place.start(RealDisk).unwrap();
@@ -285,37 +287,37 @@ async fn two_servers_on_one_spool_do_not_touch_each_other_s_segments() {
     assert_eq!(files(&place.spool()), Vec::<PathBuf>::new());
 }
 
-/// The store's folder cannot be made as long as a file is in its place.
-fn take_the_store_away(place: &Place) {
+/// Starts an outage of the store: a file prevents the creation of its folder.
+fn begin_store_outage(place: &Place) {
     std::fs::write(place.store(), b"").unwrap();
 }
 
-fn bring_the_store_back(place: &Place) {
+fn end_store_outage(place: &Place) {
     std::fs::remove_file(place.store()).unwrap();
 }
 
 #[tokio::test]
-async fn a_spool_that_is_full_at_the_start_refuses_work_until_the_store_is_back() {
+async fn a_spool_that_is_full_at_the_start_rejects_batches_until_the_store_has_recovered() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(
         folder.path(),
         &[("SPOOL_MAX_BYTES", "64KiB"), ("OBJECT_MAX_BYTES", "4KiB"), ("OBJECT_MAX_AGE", "30ms")],
     );
-    take_the_store_away(&place);
+    begin_store_outage(&place);
     let mut all = Vec::new();
     for n in 0..16 {
         let some = payloads(&format!("full-{n}"), 2);
-        leave(&place, &[&Segment::of(&some)]);
+        write_dead_folder(&place, &[&Segment::of(&some)]);
         all.extend(some);
     }
     let server = place.start(RealDisk).unwrap();
     assert_eq!(server.metric("millpond_spool_bytes").await, 65536.0);
     let said = server.post("{\"new\":1}").await;
     assert!(said.refusal(503).contains("full") && !said.header("retry-after").is_empty());
-    until("the store's trouble", async || server.ready().await.1.contains("store")).await;
+    until("the outage of the store", async || server.ready().await.1.contains("store")).await;
     assert!(server.ready().await.1.contains("spool full"), "{}", server.ready().await.1);
-    bring_the_store_back(&place);
-    recovered(&place, &server).await;
+    end_store_outage(&place);
+    wait_until_recovered(&place, &server).await;
     until("ready", async || server.ready().await.0 == 200).await;
     assert_eq!(server.post("{\"new\":2}").await.status, 202);
     server.stop().await;
@@ -334,7 +336,7 @@ fn blocks(root: &Path) -> u64 {
 }
 
 #[tokio::test]
-async fn the_spool_never_grows_over_its_bound_while_the_store_is_away() {
+async fn the_spool_never_exceeds_its_bound_during_an_outage_of_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(
         folder.path(),
@@ -345,7 +347,7 @@ async fn the_spool_never_grows_over_its_bound_while_the_store_is_away() {
             ("COMPRESSION", "none"),
         ],
     );
-    take_the_store_away(&place);
+    begin_store_outage(&place);
     let server = place.start(RealDisk).unwrap();
     let mut acknowledged = Vec::new();
     for n in 0.. {
@@ -360,8 +362,8 @@ async fn the_spool_never_grows_over_its_bound_while_the_store_is_away() {
         assert!(blocks(&place.spool()) <= 256 << 10);
     }
     assert!(acknowledged.len() > 10);
-    bring_the_store_back(&place);
-    until("room", async || server.ready().await.0 == 200).await;
+    end_store_outage(&place);
+    until("space", async || server.ready().await.0 == 200).await;
     assert_eq!(server.post("{\"after\":1}").await.status, 202);
     server.stop().await;
     acknowledged.push("{\"after\":1}".to_owned());
@@ -370,7 +372,7 @@ async fn the_spool_never_grows_over_its_bound_while_the_store_is_away() {
 }
 
 #[tokio::test]
-async fn the_program_ends_with_1_when_what_was_acknowledged_is_damaged_on_disk() {
+async fn the_exit_code_is_1_when_acknowledged_jobs_are_damaged_on_disk() {
     for (damaged, code) in [(None, 0), (Some(1), 1)] {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::new(folder.path(), &[]);
@@ -378,7 +380,7 @@ async fn the_program_ends_with_1_when_what_was_acknowledged_is_damaged_on_disk()
         if let Some(frame) = damaged {
             segment.damage(frame);
         }
-        leave(&place, &[&segment]);
+        write_dead_folder(&place, &[&segment]);
         let (spool, store) = (place.spool(), place.store());
         let env = [("SPOOL_DIR", spool.to_str().unwrap()), ("STORE_DIR", store.to_str().unwrap())];
         let mut server = Server::start(&env).await;
@@ -390,42 +392,42 @@ async fn the_program_ends_with_1_when_what_was_acknowledged_is_damaged_on_disk()
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_taken_over_does_not_keep_the_others_waiting() {
+async fn a_folder_that_cannot_be_adopted_does_not_block_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
     let disk = FaultyDisk::default();
     let server = place.start(disk.clone()).unwrap();
-    // Each look at a folder begins with its lock, so that of these one in two cannot be looked at, look after look.
+    // An adoption begins with the lock, so every second one of these folders fails each time.
     for n in 0..4 {
-        let folder = leave(&place, &[&Segment::of(&payloads(&format!("other-{n}"), 1))]);
+        let folder = write_dead_folder(&place, &[&Segment::of(&payloads(&format!("other-{n}"), 1))]);
         if n % 2 == 0 {
             std::fs::remove_file(folder.join("lock")).unwrap();
             std::fs::create_dir(folder.join("lock")).unwrap();
         }
     }
-    until("those that can be", async || place.stored().len() == 2).await;
+    until("the adoption of the others", async || place.stored().len() == 2).await;
     until("a metric", async || server.metric("millpond_spool_folders_not_adopted").await == 2.0).await;
     let (status, ready) = server.ready().await;
     assert!(
-        status == 503 && ready.contains("spool folders not adopted") && ready.contains("cannot be taken over"),
+        status == 503 && ready.contains("spool folders not adopted") && ready.contains("cannot be adopted"),
         "{ready}"
     );
-    assert_eq!(server.post("{\"new\":1}").await.status, 202, "new work is taken");
+    assert_eq!(server.post("{\"new\":1}").await.status, 202, "new batches are accepted");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_segment_that_cannot_be_read_is_tried_again() {
+async fn a_segment_that_cannot_be_read_is_retried() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[("OBJECT_MAX_AGE", "30ms")]);
-    leave(&place, &[&Segment::of(&payloads("unreadable", 3))]);
+    write_dead_folder(&place, &[&Segment::of(&payloads("unreadable", 3))]);
     let disk = FaultyDisk::failing(At::Every(Op::Read), How::Io);
     let server = place.start(disk.clone()).unwrap();
     until("a second try", async || disk.count(Op::Read) >= 2).await;
     until("unready", async || server.ready().await.1.contains("reading the spool")).await;
-    assert_eq!(server.post("{\"new\":1}").await.status, 202, "new work is taken");
+    assert_eq!(server.post("{\"new\":1}").await.status, 202, "new batches are accepted");
     disk.heal();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     server.stop().await;
     assert_eq!(place.stored().len(), 4);
 }

@@ -1,4 +1,4 @@
-//! An S3 server that says what a test has it say, and counts what it is asked.
+//! An S3 server that responds as a test's script says, and records the requests.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -9,12 +9,12 @@ use tokio::task::JoinSet;
 
 use crate::support::{Server, until};
 
-/// The answer to a request by its first line; none leaves it unanswered.
+/// The response to a request, by its head. None leaves the request without a response.
 type Script = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 pub(crate) struct ScriptedS3 {
     pub(crate) addr: SocketAddr,
-    calls: Arc<Mutex<Vec<String>>>,
+    heads: Arc<Mutex<Vec<String>>>,
     _serving: JoinSet<()>,
 }
 
@@ -22,23 +22,23 @@ impl ScriptedS3 {
     pub(crate) async fn start(script: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let (calls, script): (Arc<Mutex<Vec<String>>>, Script) = (Arc::default(), Arc::new(script));
-        let (heard, mut serving) = (Arc::clone(&calls), JoinSet::new());
+        let (heads, script): (Arc<Mutex<Vec<String>>>, Script) = (Arc::default(), Arc::new(script));
+        let (recorded, mut serving) = (Arc::clone(&heads), JoinSet::new());
         serving.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, Arc::clone(&script), Arc::clone(&heard)));
+                connections.spawn(serve(stream, Arc::clone(&script), Arc::clone(&recorded)));
             }
         });
-        Self { addr, calls, _serving: serving }
+        Self { addr, heads, _serving: serving }
     }
 
-    /// The first lines of the requests that hold `text`.
-    pub(crate) fn calls(&self, text: &str) -> Vec<String> {
-        self.calls.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
+    /// The heads of the requests that contain `text`.
+    pub(crate) fn requests(&self, text: &str) -> Vec<String> {
+        self.heads.lock().unwrap().iter().filter(|head| head.contains(text)).cloned().collect()
     }
 
-    /// What a server needs to use this one.
+    /// The settings of a server that uses this store.
     pub(crate) fn env(&self) -> Vec<(String, String)> {
         let endpoint = format!("http://{}", self.addr);
         [
@@ -53,49 +53,42 @@ impl ScriptedS3 {
         .to_vec()
     }
 
-    /// A server on this store that has asked for the bucket already.
+    /// A server on this store that has sent the HEAD of the bucket.
     pub(crate) async fn server(&self, env: &[(&str, &str)]) -> Server {
         let own = self.env();
-        let both: Vec<_> = own.iter().map(|(k, v)| (k.as_str(), v.as_str())).chain(env.iter().copied()).collect();
-        let server = Server::start(&both).await;
-        until("the bucket's head", async || !self.calls("").is_empty()).await;
+        let all: Vec<_> = own.iter().map(|(k, v)| (k.as_str(), v.as_str())).chain(env.iter().copied()).collect();
+        let server = Server::start(&all).await;
+        until("the HEAD of the bucket", async || !self.requests("").is_empty()).await;
         server
     }
 }
 
-async fn serve(stream: TcpStream, script: Script, calls: Arc<Mutex<Vec<String>>>) {
+async fn serve(stream: TcpStream, script: Script, heads: Arc<Mutex<Vec<String>>>) {
     let mut stream = BufReader::new(stream);
     loop {
-        let (mut head, mut length) = (Vec::new(), 0);
-        loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line).await.unwrap_or_default() == 0 {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if !matches!(stream.read_line(&mut head).await, Ok(1..)) {
                 return;
             }
-            if line == "\r\n" {
-                break;
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap();
-            }
-            head.push(line);
         }
-        let mut body = vec![0; length];
+        let length =
+            head.to_ascii_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let mut body = vec![0; length.unwrap_or_default()];
         if stream.read_exact(&mut body).await.is_err() {
             return;
         }
-        let line = head.first().map(|line| line.trim().to_owned()).unwrap_or_default();
-        calls.lock().unwrap().push(line.clone());
-        match script(&line) {
-            Some(answer) => stream.write_all(answer.as_bytes()).await.unwrap(),
+        heads.lock().unwrap().push(head.clone());
+        match script(&head) {
+            Some(response) => stream.write_all(response.as_bytes()).await.unwrap(),
             None => std::future::pending().await,
         }
     }
 }
 
-/// An answer with S3's error document; of a HEAD without.
-pub(crate) fn answer(line: &str, status: &str, headers: &str, code: &str) -> Option<String> {
-    let body = if code.is_empty() || line.starts_with("HEAD") {
+/// A response with an error document of S3, if there is a code and the request is not a HEAD.
+pub(crate) fn response(head: &str, status: &str, headers: &str, code: &str) -> Option<String> {
+    let body = if code.is_empty() || head.starts_with("HEAD") {
         String::new()
     } else {
         format!("<Error><Code>{code}</Code><Message>said so</Message></Error>")

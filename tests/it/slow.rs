@@ -1,4 +1,4 @@
-//! Senders that are slow, and those that say nothing at all.
+//! Slow clients, and idle connections.
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -6,14 +6,14 @@ use tokio::time::timeout;
 use crate::support::{PATIENCE, Server, post};
 
 #[tokio::test]
-async fn headers_that_come_too_slowly_are_answered_408() {
+async fn slow_headers_are_answered_408() {
     let server = Server::start(&[("HEADER_TIMEOUT", "100ms")]).await;
     let mut connection = server.connect().await;
     connection.write(b"POST / HTTP/1.1\r\nHost:").await;
     let answer = connection.answer().await.expect("an answer");
     assert!(answer.refusal(408).contains("headers"));
     assert!(connection.closed().await);
-    // Also on a connection that has served.
+    // Also on a reused connection.
     let mut connection = server.connect().await;
     connection.write(&post("", b"{}")).await;
     assert_eq!(connection.answer().await.unwrap().status, 202);
@@ -23,17 +23,17 @@ async fn headers_that_come_too_slowly_are_answered_408() {
 }
 
 #[tokio::test]
-async fn a_stray_line_break_on_an_idle_connection_is_no_request() {
+async fn a_line_break_on_an_idle_connection_is_no_request() {
     let server = Server::start(&[("HEADER_TIMEOUT", "50ms"), ("IDLE_TIMEOUT", "300ms")]).await;
     let mut connection = server.connect().await;
     connection.write(&post("", b"{}")).await;
     assert_eq!(connection.answer().await.unwrap().status, 202);
     connection.write(b"\r\n").await;
-    assert!(connection.answer().await.is_none(), "closed for idling, without a word");
+    assert!(connection.answer().await.is_none(), "closed without a response");
 }
 
 #[tokio::test]
-async fn a_body_that_stalls_is_answered_408_and_gives_its_bytes_back() {
+async fn a_body_that_stalls_is_answered_408_and_its_reservation_is_released() {
     let mut server = Server::start(&[("BODY_TIMEOUT", "100ms")]).await;
     let mut connection = server.connect().await;
     connection.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"a\":1").await;
@@ -47,24 +47,24 @@ async fn a_body_that_stalls_is_answered_408_and_gives_its_bytes_back() {
 }
 
 #[tokio::test]
-async fn a_sender_that_does_not_read_its_answers_is_closed_and_its_memory_given_back() {
+async fn the_connection_of_a_client_that_reads_no_responses_is_closed_and_its_memory_released() {
     let server = Server::start(&[("IDLE_TIMEOUT", "300ms")]).await;
     server.forget_peak();
     let before = server.peak();
-    let mut deaf = server.connect().await;
+    let mut client = server.connect().await;
     let requests = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
-    // Until no buffer takes any more, and the server gives up.
-    let flood = async { while deaf.0.write_all(&requests).await.is_ok() {} };
+    // Until all buffers are full and the server closes the connection.
+    let flood = async { while client.0.write_all(&requests).await.is_ok() {} };
     timeout(PATIENCE, flood).await.expect("the server closes");
     server.metric_is("millpond_connections", |open| open == 0.0).await;
     assert!(server.peak() < before + 16 * 1024, "{before} KiB grew to {}", server.peak());
 }
 
 #[tokio::test]
-async fn a_connection_that_idles_is_closed_without_a_word() {
+async fn an_idle_connection_is_closed_without_a_response() {
     let server = Server::start(&[("IDLE_TIMEOUT", "100ms")]).await;
-    let mut silent = server.connect().await;
-    assert!(silent.closed().await);
+    let mut idle = server.connect().await;
+    assert!(idle.closed().await);
     let mut used = server.connect().await;
     used.write(&post("", b"{}")).await;
     assert_eq!(used.answer().await.unwrap().status, 202);
@@ -78,7 +78,7 @@ async fn a_slow_request_is_not_an_idle_connection() {
     let mut connection = server.connect().await;
     connection.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n{\"a\"").await;
     let mut other = server.connect().await;
-    assert!(other.closed().await, "longer than both");
+    assert!(other.closed().await, "after both timeouts");
     connection.write(b":1}").await;
     assert_eq!(connection.answer().await.expect("an answer").status, 202);
 }

@@ -1,4 +1,4 @@
-//! What stands in the way of a stop: a file system that hangs, a part of the server that has panicked.
+//! Shutdown with a file system that hangs, and after a panic.
 
 use millpond::disk::RealDisk;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -9,7 +9,7 @@ use crate::in_process::Place;
 use crate::support::{Server, post, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_file_system_that_hangs_does_not_keep_the_process_beyond_its_grace() {
+async fn a_file_system_that_hangs_does_not_delay_the_exit_beyond_the_grace() {
     let folder = tempfile::tempdir().unwrap();
     let place =
         Place::new(folder.path(), &[("SHUTDOWN_GRACE", "200ms"), ("OBJECT_MAX_AGE", "1h"), ("ACK_TIMEOUT", "5m")]);
@@ -21,7 +21,7 @@ async fn a_file_system_that_hangs_does_not_keep_the_process_beyond_its_grace() {
     sender.write(&post("", b"{\"hung\":1}")).await;
     until("the hung commit", async || disk.log().last().is_some_and(|call| call.op == Op::Append)).await;
     server.shutdown().drain();
-    // It ends while the disk still hangs.
+    // The server exits while the disk still hangs.
     let ended = server.ended().await;
     assert_eq!(ended.balance.waiting.jobs, 1, "kept in the spool");
     drop(hanging);
@@ -40,21 +40,21 @@ async fn a_second_signal_ends_the_process_while_the_file_system_hangs() {
     let _hanging = disk.hang();
     let mut sender = server.connect().await;
     sender.write(&post("", b"{\"hung\":1}")).await;
-    until("the hung call", async || disk.log().last().is_some_and(|call| call.went_well.is_none())).await;
+    until("the hung call", async || disk.log().last().is_some_and(|call| call.succeeded.is_none())).await;
     server.shutdown().drain();
     server.shutdown().abort();
     server.ended().await;
 }
 
-/// The file of tenants cannot be opened: nothing writes to this pipe. It stands for a mount that hangs at the start.
+/// The file of tenants is a pipe without a writer, so opening it hangs like a mount that is away.
 #[tokio::test]
-async fn a_process_that_hangs_at_its_start_is_ended_by_a_second_signal() {
+async fn a_second_signal_ends_a_process_that_hangs_at_its_start() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("tenants");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let env = [("TOKENS_FILE", pipe.to_str().unwrap()), ("SHUTDOWN_GRACE", "1h")];
     let (mut child, _folder) = Server::start_only(&env);
-    // Until it catches signals, one would end it; from then on two are needed.
+    // Before the process handles signals, the first one would end it.
     let status = format!("/proc/{}/status", child.id().unwrap());
     until("signals are caught", async || {
         let status = std::fs::read_to_string(&status).unwrap();
@@ -63,7 +63,7 @@ async fn a_process_that_hangs_at_its_start_is_ended_by_a_second_signal() {
     })
     .await;
     let mut code = None;
-    until("its end", async || {
+    until("the exit", async || {
         crate::support::signal(&child, Signal::TERM);
         code = child.try_wait().unwrap().map(|status| status.code());
         code.is_some()
@@ -73,7 +73,7 @@ async fn a_process_that_hangs_at_its_start_is_ended_by_a_second_signal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_in_the_dispatcher_ends_the_process_without_waiting_for_its_grace() {
+async fn a_panic_in_the_dispatcher_ends_the_process_before_the_grace() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(
         folder.path(),
@@ -90,5 +90,5 @@ async fn a_panic_in_the_dispatcher_ends_the_process_without_waiting_for_its_grac
     let ended = server.ended().await;
     let failure = format!("{:#}", ended.failure.expect("a failure"));
     assert!(failure.contains("dispatcher") && failure.contains("panic"), "{failure}");
-    assert_eq!(place.stored(), ["{\"before\":1}"], "what was sealed is stored first");
+    assert_eq!(place.stored(), ["{\"before\":1}"], "sealed segments are stored first");
 }

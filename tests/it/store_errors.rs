@@ -1,11 +1,11 @@
-//! What operators read when the store fails: what was done where, what the system said, what to do; and one line of it.
+//! The messages for operators when the store fails: the call, the cause, what to do; and one log line for each outage.
 
 use loadtest::s3::{Fault, FaultPlan, S3Server};
 
-use crate::scripted_s3::{ScriptedS3, answer};
+use crate::scripted_s3::{ScriptedS3, response};
 use crate::support::{Server, run, until};
 
-/// What `--check` says on standard error of a store that fails.
+/// The standard error of `--check` with a store that fails.
 async fn checked(env: &[(&str, &str)]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), env, &["--check"]).await;
@@ -26,7 +26,7 @@ const BUCKET: [(&str, &str); 3] =
     [("S3_BUCKET", "telemetry"), ("S3_PREFIX", "fleet"), ("AWS_EC2_METADATA_DISABLED", "true")];
 
 #[tokio::test]
-async fn a_call_that_gets_no_answer_names_operation_place_cause_and_remedy() {
+async fn a_call_without_a_response_names_the_operation_the_bucket_the_cause_and_the_remedy() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let refused = format!("http://{closed}");
     let refused = refused.as_str();
@@ -48,7 +48,7 @@ async fn a_call_that_gets_no_answer_names_operation_place_cause_and_remedy() {
 }
 
 #[tokio::test]
-async fn an_answer_that_says_no_comes_with_what_to_do() {
+async fn an_error_response_is_logged_with_a_remedy() {
     let region = "x-amz-bucket-region: eu-west-1\r\n";
     let cases = [
         (
@@ -67,7 +67,7 @@ async fn an_answer_that_says_no_comes_with_what_to_do() {
         ("301 Moved Permanently", region, "PermanentRedirect", ["301", "set AWS_REGION=eu-west-1"]),
     ];
     for (status, headers, code, expected) in cases {
-        let s3 = ScriptedS3::start(move |line| answer(line, status, headers, code)).await;
+        let s3 = ScriptedS3::start(move |head| response(head, status, headers, code)).await;
         let env = s3.env();
         let env: Vec<_> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let said = checked(&env).await;
@@ -77,7 +77,7 @@ async fn an_answer_that_says_no_comes_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends_however_many_attempts_fail() {
+async fn an_outage_is_logged_once_when_it_begins_and_once_when_it_ends() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::AccessDenied));
@@ -89,10 +89,10 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends_however_many_
     })
     .await;
     let complaints = |log: &str| log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).count();
-    // The other says that anybody may send.
+    // The other one says that TOKENS_FILE is not set.
     assert_eq!(complaints(&server.log()), 2, "{}", server.log());
     let said = server.log();
-    let line = said.lines().find(|line| line.contains("the store takes no objects")).unwrap();
+    let line = said.lines().find(|line| line.contains("the store is failing")).unwrap();
     assert!(line.contains("PutObject on s3://telemetry at http://") && line.contains("403 AccessDenied"), "{line}");
     assert!(line.contains("attempts=") && line.contains("waiting="), "{line}");
 
@@ -103,7 +103,7 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends_however_many_
 
     s3.faults().set(FaultPlan::none());
     server.metric_is("millpond_jobs_waiting", |jobs| jobs == 0.0).await;
-    server.logged("the store takes objects again").await;
+    server.logged("the store has recovered").await;
     assert_eq!(server.stop().await, Some(0));
-    assert_eq!((complaints(&server.log()), server.log().matches("takes objects again").count()), (2, 1));
+    assert_eq!((complaints(&server.log()), server.log().matches("the store has recovered").count()), (2, 1));
 }

@@ -1,17 +1,12 @@
-//! Segments that cannot be read, or that the store does not take: they stop no other, and what is good of them is stored.
+//! Segments that cannot be read or that the store rejects: others are uploaded meanwhile, and their valid part is stored.
 
 use loadtest::s3::{Fault, FaultPlan, S3Server};
-use millpond::disk::RealDisk;
-use millpond::segment::file::salvage;
+use millpond::segment::salvage::salvage;
 
 use crate::faulty_disk::FaultyDisk;
 use crate::in_process::Place;
-use crate::recovery::{Segment, damage, leave, recovered};
+use crate::recovery::{Segment, damage, payloads, recover, wait_until_recovered, write_dead_folder};
 use crate::support::{Server, get, lines, until};
-
-fn payloads(what: &str, count: usize) -> Vec<String> {
-    (0..count).map(|n| format!("{{\"{what}\":{n}}}")).collect()
-}
 
 fn sorted(mut payloads: Vec<String>) -> Vec<String> {
     payloads.sort();
@@ -19,22 +14,22 @@ fn sorted(mut payloads: Vec<String>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_unreadable_sector_costs_the_frames_in_it_and_all_others_are_stored() {
+async fn an_unreadable_sector_costs_its_frames_and_all_other_frames_are_stored() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
     let all = payloads("sector", 300);
     let segment = Segment::of(&all);
-    // What zeros in place of the sector leave.
+    // The sector is read as zeros.
     let mut zeroed = segment.file.clone();
     zeroed[8192..12288].fill(0);
     let [dead] = salvage(segment.id, &zeroed).dead.try_into().unwrap();
     let dead = dead.start as usize..dead.end as usize;
     assert!(dead.len() > 10 && dead.end < 290, "{dead:?}");
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let disk = FaultyDisk::default();
-    disk.lose(&segment.id.to_string(), 9000..9001);
+    disk.make_unreadable(&segment.id.to_string(), 9000..9001);
     let server = place.start(disk).unwrap();
-    recovered(&place, &server).await;
+    wait_until_recovered(&place, &server).await;
     let good = all.iter().enumerate().filter(|(n, _)| !dead.contains(n)).map(|(_, line)| line.clone()).collect();
     assert_eq!(place.stored(), sorted(good));
     let (lost, stored) = (dead.len() as f64, (300 - dead.len()) as f64);
@@ -46,7 +41,7 @@ async fn an_unreadable_sector_costs_the_frames_in_it_and_all_others_are_stored()
 }
 
 #[tokio::test]
-async fn segments_that_cannot_be_read_stop_no_other_and_readiness_blames_the_spool() {
+async fn segments_that_cannot_be_read_do_not_block_others_and_ready_reports_the_spool() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[("MAX_WORKERS", "2"), ("OBJECT_MAX_AGE", "30ms")]);
     let disk = FaultyDisk::default();
@@ -54,9 +49,9 @@ async fn segments_that_cannot_be_read_stop_no_other_and_readiness_blames_the_spo
     for n in 0..4 {
         let some = payloads(&format!("away-{n}"), 2);
         let segment = Segment::of(&some);
-        // All of it: the device is away, and may be back.
-        disk.lose(&segment.id.to_string(), 0..usize::MAX);
-        leave(&place, &[&segment]);
+        // All of it: the device is away.
+        disk.make_unreadable(&segment.id.to_string(), 0..usize::MAX);
+        write_dead_folder(&place, &[&segment]);
         all.extend(some);
     }
     let server = place.start(disk.clone()).unwrap();
@@ -70,16 +65,16 @@ async fn segments_that_cannot_be_read_stop_no_other_and_readiness_blames_the_spo
     let (status, ready) = server.ready().await;
     assert!(status == 503 && ready.contains("\"spool\"") && !ready.contains("\"store\""), "{ready}");
     assert!(ready.contains("reading the spool"), "{ready}");
-    assert_eq!(server.metric("millpond_jobs_dead_total").await, 0.0, "what may come back is not dead");
-    disk.find();
-    recovered(&place, &server).await;
+    assert_eq!(server.metric("millpond_jobs_dead_total").await, 0.0, "the device may come back");
+    disk.make_readable();
+    wait_until_recovered(&place, &server).await;
     until("ready again", async || server.ready().await.0 == 200).await;
     server.stop().await;
     assert_eq!(place.stored(), sorted(all));
 }
 
 #[tokio::test]
-async fn a_put_that_was_stored_and_answered_503_is_done_where_the_role_may_only_put() {
+async fn a_put_that_was_carried_out_and_answered_503_counts_as_stored_if_the_role_may_only_put() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().allow_put_alone();
@@ -96,7 +91,7 @@ async fn a_put_that_was_stored_and_answered_503_is_done_where_the_role_may_only_
 }
 
 #[tokio::test]
-async fn hundreds_of_damaged_stretches_fit_beside_the_object_and_no_lost_job_is_called_stored() {
+async fn the_metadata_of_hundreds_of_damaged_ranges_fits_and_no_lost_job_is_reported_as_stored() {
     const JOBS: usize = 900;
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
@@ -106,13 +101,13 @@ async fn hundreds_of_damaged_stretches_fit_beside_the_object_and_no_lost_job_is_
     let mut segment = Segment::of(&all);
     let is_dead = |n: usize| n % 3 == 1;
     (0..JOBS).filter(|n| is_dead(*n)).for_each(|n| segment.damage(n));
-    leave(&place, &[&segment]);
+    write_dead_folder(&place, &[&segment]);
     let spool = place.spool();
     let server = Server::start_with_s3(&s3, &[("SPOOL_DIR", spool.to_str().unwrap()), ("RECORD", "payload")]).await;
     server.metric_is("millpond_jobs_stored_total", |jobs| jobs == 600.0).await;
     let good = all.iter().enumerate().filter(|(n, _)| !is_dead(*n)).map(|(_, line)| line.clone()).collect();
     assert_eq!(sorted(lines(&root.path().join("telemetry"))), sorted(good));
-    // One knows each job; the other has what stands beside the object.
+    // One server knows each job; the other reads the metadata of the object.
     let other = Server::start_with_s3(&s3, &[]).await;
     for n in (0..JOBS).step_by(71).chain([1, JOBS - 2]) {
         let fate = async |server: &Server| {
@@ -127,27 +122,23 @@ async fn hundreds_of_damaged_stretches_fit_beside_the_object_and_no_lost_job_is_
     assert_eq!(get(other.public, &format!("/v1/jobs/{}", segment.job(JOBS))).await.status, 404);
 }
 
-/// A process has stored a segment and died before it could remove the file, which rots then.
+/// A process stores a segment and dies before it removes the file, which is damaged later.
 #[tokio::test]
-async fn a_good_object_is_never_replaced_by_one_with_fewer_jobs() {
+async fn an_object_is_never_replaced_by_one_with_fewer_jobs() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::new(folder.path(), &[]);
     let all = payloads("good", 5);
     let mut segment = Segment::of(&all);
-    leave(&place, &[&segment]);
-    let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
+    let server = recover(&place, &segment).await;
     server.stop().await;
     assert_eq!(place.stored(), all);
 
     segment.damage(1);
     segment.damage(3);
-    leave(&place, &[&segment]);
-    let server = place.start(RealDisk).unwrap();
-    recovered(&place, &server).await;
-    assert_eq!(place.stored(), all, "as it was");
+    let server = recover(&place, &segment).await;
+    assert_eq!(place.stored(), all, "unchanged");
     let [_, dead, dead_payloads, stored, accepted] = damage(&server).await;
-    assert_eq!([dead, dead_payloads, stored, accepted], [0.0, 0.0, 5.0, 5.0], "the ledger says what is there");
+    assert_eq!([dead, dead_payloads, stored, accepted], [0.0, 0.0, 5.0, 5.0], "the ledger counts what is stored");
     for n in 0..5 {
         assert_eq!(server.fate(&segment.job(n)).await, "stored", "job {n}");
     }
@@ -155,7 +146,7 @@ async fn a_good_object_is_never_replaced_by_one_with_fewer_jobs() {
 }
 
 #[tokio::test]
-async fn nor_is_it_in_s3_with_or_without_conditional_puts() {
+async fn an_object_in_s3_is_never_replaced_by_one_with_fewer_jobs_with_or_without_conditional_puts() {
     for if_none_match in ["on", "off"] {
         let root = tempfile::tempdir().unwrap();
         let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
@@ -167,24 +158,24 @@ async fn nor_is_it_in_s3_with_or_without_conditional_puts() {
         let whole = Segment::of(&all);
         let mut less = whole.clone();
         less.damage(1);
-        // The good one, then less of it, then the good one again.
+        // The undamaged segment, the damaged one, and the undamaged one again.
         for (segment, life) in [(&whole, "first"), (&less, "second"), (&whole, "third")] {
-            leave(&place, &[segment]);
+            write_dead_folder(&place, &[segment]);
             let mut server = Server::start_with_s3(&s3, &env).await;
             server.metric_is("millpond_jobs_stored_total", |jobs| jobs == 5.0).await;
             assert_eq!(server.metric("millpond_jobs_dead_total").await, 0.0, "{if_none_match} {life}");
             assert_eq!(server.stop().await, Some(0), "{if_none_match} {life}");
             assert_eq!(lines(&root.path().join("telemetry")), all, "{if_none_match} {life}");
         }
-        // And what was stored when less could be read is completed when more can be.
+        // An object of a damaged segment is replaced when more of the segment can be read.
         let more = Segment::of(&all);
         let mut less = more.clone();
         less.damage(2);
-        leave(&place, &[&less]);
+        write_dead_folder(&place, &[&less]);
         let mut server = Server::start_with_s3(&s3, &env).await;
         server.metric_is("millpond_jobs_stored_total", |jobs| jobs == 4.0).await;
-        assert_eq!(server.stop().await, Some(1), "one is lost");
-        leave(&place, &[&more]);
+        assert_eq!(server.stop().await, Some(1), "one job is lost");
+        write_dead_folder(&place, &[&more]);
         let mut server = Server::start_with_s3(&s3, &env).await;
         server.metric_is("millpond_jobs_stored_total", |jobs| jobs == 5.0).await;
         assert_eq!(server.stop().await, Some(0));

@@ -1,26 +1,24 @@
-//! Reading a file around sectors that the device cannot read (EIO). Everything else in the file is still good.
+//! Reads a file in spite of sectors that the device cannot read (EIO): the rest of the file is still good.
 
 use std::io;
 use std::ops::Range;
 
-/// What is read in one call while nothing fails.
+/// The bytes of one read while no read fails.
 const CHUNK: usize = 64 * 1024;
-/// A failing chunk is read again in pieces of this: a page, the unit in which the kernel reports a failure.
+/// A chunk that fails is read again in blocks of this size: a page, the unit in which the kernel reports a failure.
 const BLOCK: usize = 4096;
 
-/// Whether an error says that the device could not read a part of the file (EIO).
+/// Whether the error is EIO: the device could not read a part of the file.
 pub fn is_unreadable(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
-/// Reads a file of `len` bytes into `buffer` with `read_at` (which takes a buffer and an offset, as `pread` does), with
-/// zeros in place of the blocks that fail with EIO. Returns the ranges of the zeros, in order and merged. A file that
-/// is shorter than `len` ends the reading.
+/// Reads a file of `len` bytes into `buffer` with `read_at`, which works as `pread` does. Blocks that fail with EIO are zeros
+/// in the buffer. Returns the ranges of these, in order and merged. The buffer is shorter than `len` if the file is.
 ///
 /// # Errors
-/// Any error but EIO; and EIO itself when not one block can be read: that is a device that is away and not a bad sector,
-/// and what is on it may still come back.
-pub fn read_around(
+/// Any error other than EIO, and EIO if no block can be read: then the device is away, and its content may come back.
+pub fn read_skipping_errors(
     len: usize,
     buffer: &mut Vec<u8>,
     mut read_at: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
@@ -40,7 +38,7 @@ pub fn read_around(
             Ok(read) => {
                 readable += read;
                 at += read;
-                // A chunk without a failure is behind us: back to large reads.
+                // The rest of the next chunk is likely to be readable.
                 if at % CHUNK == 0 {
                     step = CHUNK;
                 }
@@ -48,7 +46,7 @@ pub fn read_around(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if is_unreadable(&error) && step > BLOCK => step = BLOCK,
             Err(error) if is_unreadable(&error) => {
-                // A failed read may have left anything there.
+                // The content of the buffer is undefined after a failed read.
                 part.fill(0);
                 match unreadable.last_mut() {
                     Some(last) if last.end == at => last.end = end,
@@ -76,7 +74,7 @@ mod tests {
         io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error())
     }
 
-    /// A device whose reads stop short before a bad block and fail at it, as Linux has it.
+    /// A device whose reads end before a bad block and fail at it, as on Linux.
     fn device(content: &[u8], bad: &[usize]) -> impl FnMut(&mut [u8], u64) -> io::Result<usize> {
         move |part, at| {
             let at = at as usize;
@@ -93,32 +91,32 @@ mod tests {
     }
 
     #[test]
-    fn all_but_the_bad_blocks_is_read_and_the_bad_ones_are_named() {
+    fn all_blocks_but_the_bad_ones_are_read_and_the_bad_ones_are_returned() {
         let content: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8 + 1).collect();
         let blocks = content.len().div_ceil(BLOCK);
         for bad in [vec![], vec![0], vec![3, 4, 5], vec![15, 16], vec![0, 17, blocks - 1], (1..blocks).collect()] {
             let mut buffer = vec![9; 10];
-            let found = read_around(content.len(), &mut buffer, device(&content, &bad)).unwrap();
+            let found = read_skipping_errors(content.len(), &mut buffer, device(&content, &bad)).unwrap();
             let mut expected = content.clone();
             for block in &bad {
                 let end = ((block + 1) * BLOCK).min(expected.len());
                 expected[block * BLOCK..end].fill(0);
             }
             assert_eq!(buffer, expected, "{bad:?}");
-            let named: usize = found.iter().map(Range::len).sum();
-            assert_eq!(named, expected.iter().filter(|byte| **byte == 0).count(), "{bad:?}: {found:?}");
+            let bad_bytes: usize = found.iter().map(Range::len).sum();
+            assert_eq!(bad_bytes, expected.iter().filter(|byte| **byte == 0).count(), "{bad:?}: {found:?}");
             assert!(found.windows(2).all(|pair| pair[0].end < pair[1].start), "{found:?}");
         }
     }
 
     #[test]
-    fn a_device_that_is_away_and_any_other_error_are_errors() {
+    fn eio_for_every_block_and_any_other_error_are_errors() {
         let mut buffer = Vec::new();
-        let away = read_around(100_000, &mut buffer, |_, _| Err(eio()));
+        let away = read_skipping_errors(100_000, &mut buffer, |_, _| Err(eio()));
         assert!(away.is_err_and(|error| is_unreadable(&error)));
-        let denied = read_around(100, &mut buffer, |_, _| Err(io::ErrorKind::PermissionDenied.into()));
+        let denied = read_skipping_errors(100, &mut buffer, |_, _| Err(io::ErrorKind::PermissionDenied.into()));
         assert_eq!(denied.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
-        assert_eq!(read_around(10, &mut buffer, |_, _| Ok(0)).unwrap(), []);
+        assert_eq!(read_skipping_errors(10, &mut buffer, |_, _| Ok(0)).unwrap(), []);
         assert!(buffer.is_empty());
     }
 }

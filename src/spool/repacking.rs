@@ -1,57 +1,58 @@
-//! Packing a segment's small frames together, on a thread that may block, one segment after the other.
+//! Repacks the small frames of segments, on a thread that may block, one segment at a time.
 
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
+use tokio::task::JoinError;
 
-use super::loaded::LoadError;
+use super::load::LoadError;
 use crate::segment::{Compression, Repacker};
 
-type Pack = fn(&mut Repacker, Compression, &mut Vec<u8>, &[usize]);
+type Repack = fn(&mut Repacker, Compression, &mut Vec<u8>, &[usize]);
 
-/// The one that packs: it takes memory and a processor, so there is one for all segments.
+/// The repacker of all segments: it takes memory and a core, so there is only one.
 #[derive(Debug, Clone)]
-pub(super) struct Packing {
+pub(super) struct Repacking {
     repacker: Arc<Mutex<Repacker>>,
-    pack: Pack,
+    repack: Repack,
 }
 
-impl Default for Packing {
+impl Default for Repacking {
     fn default() -> Self {
         Self::with(Repacker::repack)
     }
 }
 
-impl Packing {
-    pub(super) fn with(pack: Pack) -> Self {
-        Self { repacker: Arc::default(), pack }
+impl Repacking {
+    pub(super) fn with(repack: Repack) -> Self {
+        Self { repacker: Arc::default(), repack }
     }
 
-    /// Packs `bytes`, which are frames of the lengths `frames`. `bytes` is called when it is this segment's turn.
+    /// Repacks frames of the lengths `frames`. `bytes` returns them, and is called when no other segment is being repacked.
     ///
     /// # Errors
-    /// [`LoadError::Packing`] when it panicked: what it was given may be half packed then, and is dropped.
-    pub(super) async fn pack(
+    /// [`LoadError::Repacking`] if it panicked. The bytes are dropped.
+    pub(super) async fn repack(
         &self,
         compression: Compression,
         frames: Vec<usize>,
         bytes: impl FnOnce() -> Vec<u8> + Send + 'static,
     ) -> Result<Vec<u8>, LoadError> {
-        let mut turn = Arc::clone(&self.repacker).lock_owned().await;
-        let pack = self.pack;
-        let packed = tokio::task::spawn_blocking(move || {
-            // Taken out, so that what a panic leaves half done is not used again.
-            let mut repacker = std::mem::take(&mut *turn);
+        let mut shared = Arc::clone(&self.repacker).lock_owned().await;
+        let repack = self.repack;
+        let repacked = tokio::task::spawn_blocking(move || {
+            // Taken out, so that its state is not used again after a panic.
+            let mut repacker = std::mem::take(&mut *shared);
             let mut bytes = bytes();
-            pack(&mut repacker, compression, &mut bytes, &frames);
-            *turn = repacker;
+            repack(&mut repacker, compression, &mut bytes, &frames);
+            *shared = repacker;
             bytes
         });
-        packed.await.map_err(
-            |error| {
-                if error.is_panic() { LoadError::Packing } else { LoadError::Failed(error.to_string()) }
-            },
-        )
+        let failed = |error: JoinError| match error.is_panic() {
+            true => LoadError::Repacking,
+            false => LoadError::Failed(error.to_string()),
+        };
+        repacked.await.map_err(failed)
     }
 }
 
@@ -68,7 +69,7 @@ mod tests {
     use crate::spool::Spool;
 
     #[tokio::test]
-    async fn a_panic_while_packing_costs_the_packing_and_not_the_upload() {
+    async fn a_panic_during_repacking_does_not_prevent_the_upload() {
         let folder = tempfile::tempdir().unwrap();
         let settings = SpoolSettings { dir: folder.path().to_owned(), max_bytes: 1 << 20 };
         let compression = Compression::Gzip;
@@ -76,17 +77,17 @@ mod tests {
         let objects = ObjectSettings { max_bytes: 1 << 20, max_age, stored_linger, stored_interval, compression };
         let on_disk = Spool::on_disk(&settings, &objects, Arc::new(RealDisk)).unwrap().0;
         for mut spool in [Spool::in_memory(compression), on_disk] {
-            spool.packing = Packing::with(|_, _, _, _| panic!("a bug in the repacker"));
+            spool.repacking = Repacking::with(|_, _, _, _| panic!("a bug in the repacker"));
             let mut encoder = FrameEncoder::new(compression).unwrap();
             let mut open = spool.open(SystemTime::now(), 1000).unwrap();
             for _ in 0..3 {
                 open.commit(1, 1, |out| encoder.pack(iter::once(b"{}\n".as_slice()), out)).unwrap();
             }
             let mut sealed = open.seal();
-            assert_eq!(spool.load(&mut sealed).await.unwrap_err(), LoadError::Packing);
+            assert_eq!(spool.load(&mut sealed).await.unwrap_err(), LoadError::Repacking);
             let loaded = spool.load(&mut sealed).await.unwrap();
             assert_eq!(inflate(Encoding::Gzip, &loaded.body, 100).unwrap(), b"{}\n{}\n{}\n");
-            assert_eq!((loaded.salvage.jobs, loaded.saved), (3, 0));
+            assert_eq!((loaded.salvage.jobs, loaded.saved_bytes), (3, 0));
         }
     }
 }

@@ -1,0 +1,50 @@
+//! A counter with an upper bound.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A counter of units in use. It guards no other memory, so relaxed operations are enough.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    max: usize,
+    used: AtomicUsize,
+}
+
+impl Bound {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, used: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.used() >= self.max
+    }
+
+    /// Adds `units` if the sum stays within the bound. Returns whether it did.
+    pub(crate) fn take(&self, units: usize) -> bool {
+        if units == 0 {
+            return true;
+        }
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(units).filter(|sum| *sum <= self.max)
+        });
+        taken.is_ok()
+    }
+
+    /// Adds `units`, even beyond the bound.
+    pub(crate) fn add(&self, units: usize) {
+        self.used.fetch_add(units, Ordering::Relaxed);
+    }
+
+    pub(crate) fn release(&self, units: usize) {
+        if units > 0 {
+            self.used.fetch_sub(units, Ordering::Relaxed);
+        }
+    }
+}
