@@ -27,7 +27,7 @@ use crate::http::Peer;
 use crate::metrics::Metrics;
 use crate::pipeline::PipelineContext;
 use crate::queue::Depth;
-use crate::rfc3339::Rfc3339;
+use crate::rfc3339;
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, Spool};
 
@@ -129,7 +129,7 @@ struct Reason {
 impl Reason {
     fn of(what: &'static str, trouble: Trouble) -> Self {
         let since = trouble.since.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).ok();
-        let since_time = since.map(|_| Rfc3339(trouble.since).to_string());
+        let since_time = since.map(|_| rfc3339::with_seconds(trouble.since));
         Self { what, detail: Some(trouble.message), since, since_time }
     }
 
