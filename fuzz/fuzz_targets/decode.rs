@@ -9,7 +9,9 @@ use std::time::UNIX_EPOCH;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use libfuzzer_sys::fuzz_target;
-use millpond::decode::{Batch, BatchFormat, Limits, Lines, MAX_DEPTH, BatchMetadata, OutOfBudget, Readers, Record, DecodeError};
+use millpond::decode::{
+    Batch, BatchFormat, BatchMetadata, DecodeError, Limits, Lines, MAX_DEPTH, OutOfBudget, Readers, Record,
+};
 use millpond::inflate::{Encoding, InflateError, inflate};
 use serde_json::value::RawValue;
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use millpond::config::Settings;
 use millpond::dispatcher::Dispatcher;
-use millpond::pipeline::PipelineContext;
 use millpond::health::Health;
 use millpond::http::{Edge, Limits, Public};
 use millpond::metrics::Metrics;
+use millpond::pipeline::PipelineContext;
 use millpond::queue::{Depth, queue};
 use millpond::shutdown::Shutdown;
 use millpond::spool::{Backlog, Spool};
