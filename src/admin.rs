@@ -25,7 +25,7 @@ use crate::digest::Digest;
 use crate::health::{Health, Outage, Side};
 use crate::metrics::Metrics;
 use crate::queue::QueueDepth;
-use crate::rfc3339::Rfc3339;
+use crate::rfc3339;
 use crate::server::Peer;
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, Spool};
@@ -128,7 +128,7 @@ struct Reason {
 impl Reason {
     fn of(what: &'static str, trouble: Outage) -> Self {
         let since = trouble.since.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).ok();
-        let since_time = since.map(|_| Rfc3339(trouble.since).to_string());
+        let since_time = since.map(|_| rfc3339::with_seconds(trouble.since));
         Self { what, detail: Some(trouble.message), since, since_time }
     }
 

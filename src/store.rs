@@ -67,7 +67,7 @@ pub enum ErrorClass {
     Permanent,
 }
 
-/// A call failed. An upload may have been carried out all the same.
+/// A call failed. An upload may have been carried out anyway.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct StoreError {

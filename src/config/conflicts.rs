@@ -72,6 +72,6 @@ pub(super) fn check(reader: &mut Reader, settings: &Settings) {
     );
     reader.reject_if(
         has_bucket && frame <= FRAME_LIMIT_BYTES && objects.max_bytes.saturating_add(frame) > PUT_MAX_BYTES,
-        "OBJECT_MAX_BYTES plus the largest batch (4 x MAX_DECODED_BYTES, at most MAX_QUEUE_BYTES) exceeds the 5GiB that S3 takes in one PUT: lower OBJECT_MAX_BYTES, MAX_DECODED_BYTES or MAX_QUEUE_BYTES",
+        "OBJECT_MAX_BYTES plus the largest batch (4 x MAX_DECODED_BYTES, at most MAX_QUEUE_BYTES) exceeds the 5GiB limit of one PUT to S3: lower OBJECT_MAX_BYTES, MAX_DECODED_BYTES or MAX_QUEUE_BYTES",
     );
 }

@@ -1,6 +1,5 @@
 //! The lines of a batch.
 
-use std::io::{self, Write};
 use std::ops::Range;
 use std::time::SystemTime;
 
@@ -8,7 +7,7 @@ use bytes::Bytes;
 use memchr::memchr2;
 
 use super::{Batch, Token};
-use crate::rfc3339::Rfc3339;
+use crate::rfc3339;
 
 /// The content of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +38,8 @@ impl BatchMetadata<'_> {
             Record::Payload => END.len(),
             Record::Envelope => {
                 let tenant = self.tenant.map_or(0, |name| TENANT.len() + name.len() + 1);
-                let known = RECEIVED_AT.len() + RFC3339_BYTES + REQUEST_ID.len() + self.request_id.len() + 1 + tenant;
+                let known =
+                    RECEIVED_AT.len() + rfc3339::MILLIS_BYTES + REQUEST_ID.len() + self.request_id.len() + 1 + tenant;
                 known + PAYLOAD.len() + RECORD_END.len()
             }
         }
@@ -164,15 +164,12 @@ const TENANT: &[u8] = b",\"tenant\":\"";
 const PAYLOAD: &[u8] = b",\"payload\":";
 const RECORD_END: &[u8] = b"}\n";
 const END: &[u8] = b"\n";
-/// `2026-11-20T13:00:00.123Z`
-const RFC3339_BYTES: usize = 24;
 
 /// The part of every line before the payload.
 fn head(batch: &Batch<'_>, meta: &BatchMetadata<'_>) -> Vec<u8> {
     let mut head = Vec::with_capacity(HEAD_CAPACITY);
     head.extend_from_slice(RECEIVED_AT);
-    // Writing to a vector cannot fail.
-    let _: io::Result<()> = write!(head, "{:.3}", Rfc3339(meta.received_at));
+    head.extend_from_slice(&rfc3339::with_millis(meta.received_at));
     head.extend_from_slice(REQUEST_ID);
     head.extend_from_slice(meta.request_id.as_bytes());
     head.push(b'"');

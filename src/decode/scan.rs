@@ -83,6 +83,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Skips the bracket that opens an array or object. Returns true, and skips `close`, if that follows.
+    #[inline]
     pub(super) fn open(&mut self, close: u8) -> bool {
         self.offset += 1;
         self.skip_whitespace();
@@ -92,6 +93,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Skips the comma before the next element and returns true, or skips `close` and returns false.
+    #[inline]
     pub(super) fn next_element(&mut self, close: u8) -> ScanResult<bool> {
         self.skip_whitespace();
         match self.peek() {

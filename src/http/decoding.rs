@@ -71,7 +71,7 @@ pub(super) struct Decoder {
     by_address: KeyedSemaphores<IpAddr>,
 }
 
-/// A request whose body is to be decoded.
+/// A request with a body to decode.
 pub(super) struct BatchRequest {
     pub(super) format: BatchFormat,
     pub(super) encoding: Option<Encoding>,

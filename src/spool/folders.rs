@@ -180,7 +180,7 @@ impl Folders {
                 Ok(Adoption::Adopted(mut segments)) => adopted.append(&mut segments),
                 Ok(Adoption::Waits) => unadopted.waiting += 1,
                 Ok(Adoption::Skipped) => {}
-                // The other folders are adopted all the same, and the next call retries this one.
+                // The other folders are adopted anyway, and the next call retries this one.
                 Err(error) => {
                     let reason = format!("cannot be adopted: {error}");
                     self.log_once(&entry.name, &format!("the folder of a dead process {reason}"));
