@@ -6,6 +6,7 @@
 mod conflicts;
 mod parse;
 mod read;
+mod reader;
 mod table;
 mod typos;
 mod warnings;

@@ -7,12 +7,14 @@ mod connection;
 mod listener;
 mod peer;
 mod proxy_protocol;
+mod rejection;
 mod tls;
 
-pub use acceptor::{Rejection, RenderedRejection, ServerConfig};
+pub use acceptor::ServerConfig;
 pub use connection::Timeouts;
 pub(crate) use connection::{HEADERS_MAX, WireBytes, end_connection};
 pub use listener::{bind, serve, serve_connection};
-pub(crate) use peer::network;
+pub(crate) use peer::{ClientAddress, network};
 pub use peer::{Peer, TrustedProxies};
+pub use rejection::{Rejection, RenderedRejection};
 pub use tls::{Tls, TlsError};

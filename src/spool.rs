@@ -28,10 +28,10 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
-pub use attempts::Attempts;
+pub use attempts::{Attempts, LoadError};
 pub use backlog::{Backlog, Slot};
 pub use folders::{ADOPTED_FOLDERS_MAX, Unadopted};
-pub use load::{LoadError, Loaded};
+pub use load::Loaded;
 pub use open::OpenSegment;
 pub use sealed::SealedSegment;
 pub use share::SpoolShare;

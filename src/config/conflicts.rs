@@ -1,7 +1,7 @@
 //! Settings that contradict each other. Each message says what is wrong and what to change.
 
 use super::parse::{self, FRAME_LIMIT_BYTES, PUT_MAX_BYTES};
-use super::read::Reader;
+use super::reader::Reader;
 use super::{ReceiptObject, Settings, StoreSettings};
 
 /// No batch fits into a smaller spool.

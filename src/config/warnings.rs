@@ -1,6 +1,6 @@
 //! Settings that have no effect beside others, or less effect than the operator probably expects. Logged at start.
 
-use super::read::Reader;
+use super::reader::Reader;
 use super::{Ack, Settings, StoreSettings};
 
 pub(super) fn of(reader: &Reader, settings: &Settings) -> Vec<String> {

@@ -17,14 +17,13 @@ use super::decoding::BatchRequest;
 use super::problem::Problem;
 use super::receipt::{AcceptedBody, json};
 use super::request_id::RequestId;
-use super::service::ClientAddress;
 use super::state::ApiState;
 use super::{body, origin};
 use crate::config::Ack;
 use crate::decode::{BatchFormat, Lines};
 use crate::queue::{Receipt, Reservation, Share};
 use crate::segment::JobId;
-use crate::server::WireBytes;
+use crate::server::{ClientAddress, WireBytes};
 use crate::spool;
 use crate::tenants::{RateLimit, Tenant};
 

@@ -22,11 +22,7 @@ use super::request_id::{RequestId, X_REQUEST_ID};
 use super::state::ApiState;
 use super::{charged, head, jobs, payloads};
 use crate::metrics::{Outcome, Route};
-use crate::server::{Peer, end_connection};
-
-/// The address of the client that sent a request, as an extension of the request. For limits and logs only.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ClientAddress(pub(super) IpAddr);
+use crate::server::{ClientAddress, Peer, end_connection};
 
 /// The public routes.
 #[derive(Clone)]

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{self, Timeouts};
 use super::peer::{Peer, TrustedProxies, network};
 use super::proxy_protocol;
+use super::rejection::{Rejection, RenderedRejection};
 use super::tls::Tls;
 use crate::keyed_semaphores::{KeyedPermit, KeyedSemaphores};
 use crate::log_throttle::LogThrottle;
@@ -61,25 +62,6 @@ impl ServerConfig {
             metrics: None,
         }
     }
-}
-
-/// Why a connection is rejected before a service has seen a request of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejection {
-    /// `max_connections` are open.
-    TooManyConnections,
-    /// The address has `max_per_address` connections open.
-    TooManyFromAddress,
-    /// The headers did not arrive within `header_timeout`.
-    SlowHeaders,
-}
-
-/// The response to a rejected connection.
-pub struct RenderedRejection {
-    /// A complete HTTP/1.1 response.
-    pub response: Vec<u8>,
-    /// The outcome that is counted.
-    pub outcome: Outcome,
 }
 
 /// State that the connections of a listener share.

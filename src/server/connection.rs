@@ -34,7 +34,7 @@ pub(crate) use activity::WireBytes;
 use activity::{Activity, TrackedService, Verdict};
 use stream::MeteredStream;
 
-use super::acceptor::{Rejection, RenderedRejection};
+use super::rejection::{Rejection, RenderedRejection};
 
 /// Header lines of a request; more are rejected with 431. hyper reserves memory for this many on each connection of HTTP/1.
 /// Over HTTP/2 it has no such limit, so the service checks it as well.

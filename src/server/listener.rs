@@ -18,9 +18,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::acceptor::{Acceptor, Rejection, RenderedRejection, ServerConfig};
+use super::acceptor::{Acceptor, ServerConfig};
 use super::connection::{self, Timeouts};
 use super::peer::Peer;
+use super::rejection::{Rejection, RenderedRejection};
 use crate::log_throttle::LogThrottle;
 
 /// Connections that the kernel keeps until they are accepted; it lowers this to its own `somaxconn`.

@@ -26,6 +26,10 @@ impl TrustedProxies {
     }
 }
 
+/// The address of the client that sent a request, as an extension of the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClientAddress(pub(crate) IpAddr);
+
 /// The other end of a connection: a client, or a proxy.
 #[derive(Debug, Clone)]
 pub struct Peer {

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::load::{LoadError, ReadMode};
-
 /// Unreadable sectors (EIO) are skipped after this many failed reads and this much time. A temporary error, such as that of a
 /// device that is away, then loses nothing.
 const WHOLE_READS_MAX: u32 = 4;
@@ -36,6 +34,34 @@ pub struct Attempts {
     pub(super) is_repacking_off: bool,
     /// The segment is not retried before.
     pub(super) not_before: Option<Instant>,
+}
+
+/// Why a segment could not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// Its file cannot be read now.
+    #[error("reading the spool: {message}")]
+    Unreadable {
+        /// The device could not read a part of it (EIO).
+        is_sector: bool,
+        /// There is no such file.
+        is_missing: bool,
+        /// The error of the operating system, with the path.
+        message: String,
+    },
+    /// Repacking panicked. The next load of this segment does not repack it.
+    #[error("repacking small frames panicked; the segment is uploaded without it")]
+    Repacking,
+    /// There is no thread or no memory for it.
+    #[error("loading a segment: {0}")]
+    Failed(String),
+}
+
+/// How to read a segment's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadMode {
+    Whole,
+    SkipErrors,
 }
 
 impl Attempts {

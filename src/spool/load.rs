@@ -8,32 +8,12 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::Spool;
+use super::attempts::{LoadError, ReadMode};
 use super::buffers::BufferPermit;
 use super::sealed::{SealedSegment, Source};
 use crate::disk::{Disk, is_unreadable, with_path};
 use crate::segment::salvage::{PossiblyLost, Salvage, salvage};
 use crate::segment::{SegmentId, are_small};
-
-/// Why a segment could not be loaded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LoadError {
-    /// Its file cannot be read now.
-    #[error("reading the spool: {message}")]
-    Unreadable {
-        /// The device could not read a part of it (EIO).
-        is_sector: bool,
-        /// There is no such file.
-        is_missing: bool,
-        /// The error of the operating system, with the path.
-        message: String,
-    },
-    /// Repacking panicked. The next load of this segment does not repack it.
-    #[error("repacking small frames panicked; the segment is uploaded without it")]
-    Repacking,
-    /// There is no thread or no memory for it.
-    #[error("loading a segment: {0}")]
-    Failed(String),
-}
 
 /// The bytes of a segment in memory.
 #[derive(Debug, Default)]
@@ -62,13 +42,6 @@ impl Loaded {
         let salvage = Salvage { possibly_lost: Some(PossiblyLost::unknown(0)), ..Salvage::default() };
         Self { salvage, is_missing: true, ..Self::default() }
     }
-}
-
-/// How to read a segment's file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ReadMode {
-    Whole,
-    SkipErrors,
 }
 
 /// The valid frames of a segment, their lengths, and the rest of what its file held.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::task::JoinError;
 
-use super::load::LoadError;
+use super::attempts::LoadError;
 use crate::segment::{Compression, Repacker};
 
 type Repack = fn(&mut Repacker, Compression, &mut Vec<u8>, &[usize]);

@@ -198,7 +198,7 @@ async fn an_object_size_that_exceeds_one_put_is_an_error() {
     };
     let s3 = ("S3_BUCKET", "telemetry");
     let spool = ("SPOOL_MAX_BYTES", "100GiB");
-    assert!(check(&[s3, spool, ("OBJECT_MAX_BYTES", "5GiB")]).unwrap_err().contains("5GiB that S3 takes"));
+    assert!(check(&[s3, spool, ("OBJECT_MAX_BYTES", "5GiB")]).unwrap_err().contains("5GiB limit of one PUT"));
     assert_eq!(check(&[s3, spool, ("OBJECT_MAX_BYTES", "4GiB")]), Ok(()), "with batches of the default size");
     // The lines of a batch may be 4 times as large as its body, up to the size of the queue.
     let large = [s3, spool, ("OBJECT_MAX_BYTES", "4GiB"), ("MAX_DECODED_BYTES", "512MiB"), ("MAX_QUEUE_BYTES", "3GiB")];
