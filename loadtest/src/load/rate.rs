@@ -1,30 +1,27 @@
 //! How many requests a second are due, and how that changes over a load.
 //!
-//! `20000` is a steady rate, `1000..20000` one that rises (or falls) evenly over the load's duration, and `0` no pace at
-//! all. A spike on top, `50000@10s+5s`, is another rate from 10 s on for 5 s.
+//! `20000` is a steady rate, `1000..20000` one that rises (or falls) evenly over the load's duration, and `0` no pace: as
+//! fast as responses arrive. A spike, `50000@10s+5s`, is another rate from 10 s on for 5 s.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
-
-use serde::Deserialize;
 
 use crate::units;
 
 /// Requests a second over all connections.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// At the beginning; 0 here and in `to` is as fast as they are answered.
+    /// At the beginning; 0 here and in `to` is as fast as responses arrive.
     pub from: f64,
     /// At the end of the duration.
     pub to: f64,
-    /// A time at which it is another.
+    /// A time with another rate.
     pub spike: Option<Spike>,
 }
 
-/// A time at which another rate holds.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(try_from = "String")]
+/// A time with another rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spike {
     /// Requests a second.
     pub rate: f64,
@@ -35,31 +32,31 @@ pub struct Spike {
 }
 
 impl Rate {
-    /// As fast as requests are answered.
+    /// As fast as responses arrive.
     pub const UNPACED: Self = Self::steady(0.0);
 
-    /// The same all the time.
+    /// The same rate all the time.
     pub const fn steady(rate: f64) -> Self {
         Self { from: rate, to: rate, spike: None }
     }
 
-    /// Whether there is no pace at all.
+    /// Whether there is no pace.
     pub fn is_unpaced(&self) -> bool {
         self.from == 0.0 && self.to == 0.0
     }
 
-    /// Whether it makes sense for a load of this duration.
+    /// Whether it fits a load of this duration.
     ///
     /// # Errors
     ///
-    /// A sentence that says what does not.
+    /// What does not fit.
     pub fn check(&self, duration: Option<Duration>) -> Result<(), String> {
         if self.from != self.to && duration.is_none() {
             return Err(format!("the rate {self} changes over the load's duration: give one"));
         }
         let Some(spike) = self.spike else { return Ok(()) };
         if self.is_unpaced() {
-            return Err(format!("a spike of {spike} stands out from a rate only: give one above 0"));
+            return Err(format!("a spike of {spike} needs a rate: give one above 0"));
         }
         if duration.is_some_and(|duration| spike.at + spike.length > duration) {
             return Err(format!("the spike {spike} does not end before the load does"));
@@ -91,40 +88,15 @@ impl fmt::Display for Rate {
     }
 }
 
-impl<'de> Deserialize<'de> for Rate {
-    /// A number, or the text of a ramp.
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Number(f64),
-            Text(String),
-        }
-        let text = match Written::deserialize(from)? {
-            Written::Number(number) => number.to_string(),
-            Written::Text(text) => text,
-        };
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 impl FromStr for Spike {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.split_once('@').and_then(|(rate, when)| Some((rate, when.split_once('+')?)));
         let Some((rate, (at, length))) = parts else {
-            return Err(format!("{text:?} is no spike: expected RATE@START+LENGTH, as 50000@10s+5s"));
+            return Err(format!("{text:?} is not a spike: expected RATE@START+LENGTH, as 50000@10s+5s"));
         };
         Ok(Self { rate: per_second(rate)?, at: units::duration(at)?, length: units::duration(length)? })
-    }
-}
-
-impl TryFrom<String> for Spike {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
     }
 }
 
@@ -136,7 +108,9 @@ impl fmt::Display for Spike {
 
 fn per_second(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= 0.0);
-    rate.ok_or_else(|| format!("{text:?} is no rate: expected requests a second, 0 or more, as 20000 or 1000..20000"))
+    rate.ok_or_else(|| {
+        format!("{text:?} is not a rate: expected requests a second, 0 or more, as 20000 or 1000..20000")
+    })
 }
 
 #[cfg(test)]
@@ -156,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_told_with_what_was_expected() {
+    fn what_cannot_be_read_is_rejected_with_what_was_expected() {
         for wrong in ["", "-1", "fast", "inf", "NaN", "1..", "..5", "1..2..3", "1-5"] {
             let message = wrong.parse::<Rate>().unwrap_err();
             assert!(message.contains("as 20000 or 1000..20000"), "{wrong}: {message}");
@@ -164,13 +138,13 @@ mod tests {
         for wrong in ["", "5", "5@1s", "5+1s", "5@1s5s"] {
             assert!(wrong.parse::<Spike>().unwrap_err().contains("as 50000@10s+5s"), "{wrong}");
         }
-        for wrong in ["x@1s+1s", "5@x+1s", "5@1s+x", "5@1h+1s"] {
+        for wrong in ["x@1s+1s", "5@x+1s", "5@1s+x", "5@1d+1s"] {
             assert!(wrong.parse::<Spike>().is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn a_rate_has_to_fit_its_load() {
+    fn a_rate_fits_the_duration_of_its_load() {
         let ramp: Rate = "10..20".parse().unwrap();
         assert!(ramp.check(None).unwrap_err().contains("10..20/s"));
         assert_eq!(ramp.check(Some(SECOND)), Ok(()));

@@ -1,4 +1,4 @@
-//! Reports read back from the files they were written to.
+//! Reports read back from their files.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use super::{FORMAT, Report};
 pub enum Unreadable {
     #[error("{} cannot be read: give a file that `loadtest run`, `compare` or `scenario` wrote with --json", .0.display())]
     File(PathBuf, #[source] std::io::Error),
-    #[error("{} is no JSON: give a file that `loadtest run`, `compare` or `scenario` wrote with --json", .0.display())]
+    #[error("{} is not JSON: give a file that `loadtest run`, `compare` or `scenario` wrote with --json", .0.display())]
     Json(PathBuf, #[source] serde_json::Error),
     #[error("{} holds no report: give a file that `loadtest run`, `compare` or `scenario` wrote with --json", .0.display())]
     NoReport(PathBuf),
@@ -38,7 +38,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Report>, Unreadable> {
     let value: Value = serde_json::from_slice(bytes).map_err(|wrong| Unreadable::Json(path.to_owned(), wrong))?;
     let values = match value {
         Value::Array(values) => values,
-        // A scenario's: its question and its answer stand beside the reports.
+        // A scenario's file has its question and its answer beside the reports.
         Value::Object(mut fields) => match fields.remove("reports") {
             Some(Value::Array(values)) => values,
             _ => vec![Value::Object(fields)],
@@ -49,7 +49,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Report>, Unreadable> {
         return Err(Unreadable::NoReport(path.to_owned()));
     }
     let read = |value: Value| {
-        // The format first: of another one, nothing else can be relied on.
+        // The format first: in another one, nothing else is known.
         match value.get("format").and_then(Value::as_u64) {
             None => return Err(Unreadable::NoReport(path.to_owned())),
             Some(found) if found != u64::from(FORMAT) => {
@@ -65,7 +65,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Report>, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample::report;
+    use crate::report::sample;
 
     fn read(text: &str) -> Result<Vec<Report>, Unreadable> {
         parse(Path::new("a.json"), text.as_bytes())
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back_the_same() {
-        let one = report();
+        let one = sample();
         let text = serde_json::to_string(&one).unwrap();
         assert_eq!(read(&text).unwrap(), vec![one.clone()]);
         assert_eq!(read(&format!("[{text},{text}]")).unwrap(), [one.clone(), one.clone()]);
@@ -82,23 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn a_report_from_before_the_load_told_its_length_is_still_read() {
-        let mut old = serde_json::to_value(report()).unwrap();
-        let load = old["load"].as_object_mut().unwrap();
-        for name in ["threads", "duration", "requests", "faults"] {
-            load.remove(name).unwrap();
-        }
-        assert_eq!(read(&old.to_string()).unwrap()[0].load.threads, None);
-    }
-
-    #[test]
     fn what_cannot_be_read_says_what_to_do() {
-        let mut other = serde_json::to_value(report()).unwrap();
+        let mut other = serde_json::to_value(sample()).unwrap();
         other["format"] = 99.into();
-        let mut torn = serde_json::to_value(report()).unwrap();
-        torn["ledger"] = Value::Null;
+        let mut torn = serde_json::to_value(sample()).unwrap();
+        torn["payloads"] = Value::Null;
         for (text, expected) in [
-            ("", "no JSON"),
+            ("", "not JSON"),
             ("[]", "holds no report"),
             ("{\"name\":\"kill\",\"reports\":[]}", "holds no report"),
             ("{\"name\":\"kill\"}", "holds no report"),

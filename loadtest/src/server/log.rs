@@ -1,4 +1,4 @@
-//! A server's log: copied on, and searched for the addresses it listens on.
+//! A server's log: copied, and searched for its addresses.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -37,7 +37,7 @@ impl Log {
         self.found.subscribe()
     }
 
-    /// Copies lines to the end. A log that cannot be written is no reason to stop reading: the server would block.
+    /// Copies all lines. If the log cannot be written, reading goes on: otherwise the server would block.
     pub(super) async fn copy(self, from: impl AsyncRead + Unpin) {
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
@@ -59,7 +59,7 @@ impl Log {
     }
 }
 
-/// Notes the address that a line tells, as `listening addr=…` or `admin listening addr=…`.
+/// Takes the address in a line, as `listening addr=…` or `admin listening addr=…`.
 fn note(line: &str, found: &mut Addresses) -> bool {
     let Some((before, address)) = line.split_once("listening addr=") else { return false };
     let end = address.find(|c: char| c.is_whitespace() || c == ',').unwrap_or(address.len());
