@@ -75,10 +75,7 @@ enum Encoder {
 
 impl Batch {
     /// A writer of bodies in this form and encoding; the token goes into envelopes.
-    ///
-    /// # Errors
-    ///
-    /// There is no compressor.
+    /// Errors: there is no compressor.
     pub fn new(payloads: Payloads, form: Form, encoding: Encoding, token: &str) -> anyhow::Result<Self> {
         let token = serde_json::Value::from(token);
         let opening = match form {
@@ -95,10 +92,7 @@ impl Batch {
     }
 
     /// Appends the body with `count` payloads from `first` on to `out`.
-    ///
-    /// # Errors
-    ///
-    /// The compressor failed, which it does not on bytes in memory.
+    /// Errors: the compressor failed, which it does not on bytes in memory.
     pub fn write(&mut self, first: Number, count: usize, out: &mut Vec<u8>) -> anyhow::Result<()> {
         let mut plain = std::mem::take(&mut self.plain);
         plain.clear();

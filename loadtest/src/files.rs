@@ -7,10 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const OTHERS: u64 = 256;
 
 /// Raises the limit of this process so that it can have so many connections.
-///
-/// # Errors
-///
-/// The system does not allow it.
+/// Errors: the system does not allow it.
 pub(crate) fn allow(connections: u32) -> anyhow::Result<()> {
     let needed = u64::from(connections) + OTHERS;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

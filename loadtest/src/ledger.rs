@@ -247,112 +247,85 @@ mod tests {
         Number { client, sequence }
     }
 
-    fn ledger(outcomes: &[Outcome]) -> Ledger {
+    /// The totals of these outcomes, of which some were seen, and of a client without payloads.
+    fn totals(outcomes: &[Outcome], seen: &[u64], failed_may_stay: bool) -> Totals {
         let mut sent = Sent::default();
         for outcome in outcomes {
             let sequence = sent.take(1);
             sent.record(sequence, 1, *outcome);
         }
-        Ledger::new([Sent::default(), sent])
+        let mut ledger = Ledger::new([Sent::default(), sent]);
+        for sequence in seen {
+            ledger.see(number(1, *sequence));
+        }
+        if failed_may_stay {
+            ledger.failed_may_stay();
+        }
+        let all_seen =
+            outcomes.iter().zip(0..).all(|(outcome, at)| *outcome != Accepted || seen.contains(&at));
+        assert_eq!(ledger.complete(), all_seen);
+        ledger.totals()
     }
 
-    #[test]
-    fn accepted_and_stored_once_is_good() {
-        let mut ledger = ledger(&[Outcome::Accepted, Outcome::Accepted]);
-        ledger.see(number(1, 0));
-        assert!(!ledger.complete());
-        ledger.see(number(1, 1));
-        assert!(ledger.complete());
-        let totals = ledger.totals();
-        assert_eq!(totals, Totals { sent: 2, accepted: 2, stored: 2, ..Totals::default() });
-        assert!(!totals.failed());
-    }
+    use Outcome::{Accepted, Failed, Rejected, Unanswered};
 
     #[test]
-    fn accepted_and_absent_is_lost() {
-        let totals = ledger(&[Outcome::Accepted]).totals();
-        assert_eq!(totals, Totals { sent: 1, accepted: 1, lost: 1, ..Totals::default() });
-        assert!(
-            totals.failed() && totals.to_string().contains("lost                                   1  <- must be 0")
-        );
+    fn accepted_is_stored_or_lost() {
+        let both = totals(&[Accepted, Accepted], &[0, 1], false);
+        assert_eq!(both, Totals { sent: 2, accepted: 2, stored: 2, ..Totals::default() });
+        let none = totals(&[Accepted], &[], false);
+        assert_eq!(none, Totals { sent: 1, accepted: 1, lost: 1, ..Totals::default() });
+        assert!(!both.failed() && none.failed());
+        assert!(none.to_string().contains("lost                                   1  <- must be 0"));
     }
 
     #[test]
     fn a_number_that_was_never_sent_counts_nowhere_and_is_corrupt_in_the_store() {
         let mut sent = Sent::default();
         let (kept, second) = (sent.take(3), sent.take(2));
-        sent.record(second, 2, Outcome::Accepted);
+        sent.record(second, 2, Accepted);
         let mut ledger = Ledger::new([sent]);
         assert_eq!(ledger.totals(), Totals { sent: 2, accepted: 2, lost: 2, ..Totals::default() });
         ledger.see(number(0, kept));
         ledger.see(number(1, 0));
-        assert_eq!(ledger.totals().corrupt, 2);
-        for sequence in second..second + 2 {
-            ledger.see(number(0, sequence));
-        }
-        assert!(ledger.complete());
-        assert_eq!(ledger.totals().lost, 0);
+        assert_eq!((ledger.totals().corrupt, ledger.totals().stored), (2, 0));
     }
 
     #[test]
     fn seen_more_than_once_is_duplicated_whatever_the_response() {
-        for outcome in [Outcome::Accepted, Outcome::Unanswered, Outcome::Failed] {
-            let mut ledger = ledger(&[outcome]);
-            ledger.failed_may_stay();
-            for _ in 0..9 {
-                ledger.see(number(1, 0));
-            }
-            let totals = ledger.totals();
+        for outcome in [Accepted, Unanswered, Failed] {
+            let totals = totals(&[outcome], &[0; 9], true);
             assert_eq!((totals.stored, totals.duplicated), (1, 1));
             assert!(totals.failed());
         }
     }
 
     #[test]
-    fn rejected_leaves_nothing_behind() {
-        let mut ledger = ledger(&[Outcome::Rejected, Outcome::Rejected]);
-        assert!(!ledger.totals().failed());
-        ledger.see(number(1, 1));
-        let totals = ledger.totals();
-        assert_eq!((totals.rejected, totals.stored_though_rejected), (2, 1));
-        assert!(totals.failed());
-    }
-
-    #[test]
-    fn failed_leaves_nothing_behind_either_unless_that_is_allowed() {
-        let mut ledger = ledger(&[Outcome::Failed, Outcome::Failed, Outcome::Rejected, Outcome::Accepted]);
-        for sequence in [0, 3] {
-            ledger.see(number(1, sequence));
+    fn rejected_and_failed_leave_nothing_behind_unless_that_is_allowed_for_failed() {
+        assert!(!totals(&[Rejected, Failed], &[], false).failed());
+        let outcomes = [Failed, Failed, Rejected, Accepted];
+        for (seen, may_stay, rejected, failed) in [
+            (&[0, 3][..], false, 1, 0),
+            (&[0, 3], true, 0, 1),
+            // A 4xx has to leave nothing behind, whatever is allowed.
+            (&[0, 2, 3], true, 1, 1),
+        ] {
+            let totals = totals(&outcomes, seen, may_stay);
+            assert_eq!((totals.rejected, totals.stored_though_rejected), (3, rejected));
+            assert_eq!((totals.stored_though_failed, totals.failed()), (failed, rejected > 0));
         }
-        let totals = ledger.totals();
-        assert_eq!((totals.rejected, totals.stored_though_rejected, totals.stored_though_failed), (3, 1, 0));
-        assert!(totals.failed());
-
-        ledger.failed_may_stay();
-        let totals = ledger.totals();
-        assert_eq!((totals.rejected, totals.stored_though_rejected, totals.stored_though_failed), (3, 0, 1));
-        assert!(!totals.failed(), "{totals:?}");
-
-        ledger.see(number(1, 2));
-        assert_eq!(ledger.totals().stored_though_rejected, 1);
-        assert!(ledger.totals().failed(), "a 4xx has to leave nothing behind, whatever is allowed");
     }
 
     #[test]
     fn a_status_says_whether_something_may_have_been_written() {
-        use Outcome::{Accepted, Failed, Rejected};
         for (statuses, outcome) in [(&[200, 202][..], Accepted), (&[302, 400, 429], Rejected), (&[500, 503], Failed)] {
             assert!(statuses.iter().all(|status| Outcome::of_status(*status) == outcome));
         }
     }
 
     #[test]
-    fn unanswered_may_be_stored_or_not_and_other_clients_do_not_matter() {
-        let mut ledger = ledger(&[Outcome::Unanswered, Outcome::Unanswered]);
-        ledger.see(number(1, 0));
-        ledger.see_foreign(1);
-        let totals = ledger.totals();
-        assert_eq!((totals.unanswered, totals.stored_though_unanswered, totals.foreign), (2, 1, 1));
-        assert!(!totals.failed() && ledger.complete());
+    fn unanswered_may_be_stored_or_not() {
+        let totals = totals(&[Unanswered, Unanswered], &[0], false);
+        assert_eq!((totals.unanswered, totals.stored_though_unanswered, totals.failed()), (2, 1, false));
     }
 }

@@ -6,10 +6,7 @@ const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// Reads a time; a bare number is in seconds.
-///
-/// # Errors
-///
-/// What was expected.
+/// Errors: what was expected.
 pub fn duration(text: &str) -> Result<Duration, String> {
     scaled(text, &TIMES, 1_000)
         .map(Duration::from_millis)
@@ -17,10 +14,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads a size; a bare number is in bytes.
-///
-/// # Errors
-///
-/// What was expected.
+/// Errors: what was expected.
 pub fn size(text: &str) -> Result<usize, String> {
     scaled(text, &SIZES, 1)
         .and_then(|bytes| usize::try_from(bytes).ok())

@@ -146,10 +146,7 @@ impl Outcome {
 
 impl AttackRun {
     /// Carries it out, until its duration has passed or, if it does not reconnect, every connection has been closed.
-    ///
-    /// # Errors
-    ///
-    /// The target is not on this machine, or a limit is exceeded.
+    /// Errors: the target is not on this machine, or a limit is exceeded.
     pub async fn run(self) -> anyhow::Result<Outcome> {
         ensure!(
             self.target.ip().is_loopback(),
@@ -176,10 +173,7 @@ impl AttackRun {
     }
 
     /// The same, with the usage of the server's process.
-    ///
-    /// # Errors
-    ///
-    /// The same, or the server has exited.
+    /// Errors: the same, or the server has exited.
     pub(crate) async fn monitored(self, server: Option<Monitor>) -> anyhow::Result<AttackReport> {
         let Some(server) = server else { bail!("only a server that is started here can be monitored") };
         let before = server.sample().context("the server has exited")?;

@@ -1,9 +1,7 @@
-//! Servers to compare millpond with: the least that a server can do, and three simpler designs, from an article about a
-//! million requests a minute to S3 in Go, which put every payload as an object of its own.
-//!
-//! The designs have the default queue and workers of millpond, they do not parse payloads, and their keys are unique.
+//! Servers to compare millpond with: the least that a server can do, and a simpler design, which puts every payload as an
+//! object of its own. It has the default queue and workers of millpond.
 
-mod designs;
+mod put_per_payload;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -21,8 +19,8 @@ use clap::ValueEnum;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 
-pub use self::designs::Bucket;
-use self::designs::Design;
+pub use self::put_per_payload::Bucket;
+use self::put_per_payload::PutPerPayload;
 use crate::server::Program;
 
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -32,39 +30,29 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 pub enum Baseline {
     /// Reads each body and checks that it is JSON; stores nothing.
     Floor,
-    /// Starts a task for each payload, which puts it.
-    TaskPerPayload,
-    /// Sends payloads into one bounded channel, and one task puts one after the other.
-    OneUploader,
     /// Sends payloads to a dispatcher, which starts a task for each that waits for a free worker, which puts it.
     PutPerPayload,
 }
 
-/// The settings of the designs.
+/// The settings of [`Baseline::PutPerPayload`].
 #[derive(Debug)]
 pub struct Settings {
     /// Where payloads are put. The floor needs none.
     pub bucket: Option<Arc<Bucket>>,
     /// Workers of the dispatcher.
     pub workers: NonZeroUsize,
-    /// Payloads in the channels.
+    /// Payloads in the channel.
     pub queue: NonZeroUsize,
 }
 
 impl Baseline {
-    /// The simpler designs.
-    pub const DESIGNS: [Self; 3] = [Self::TaskPerPayload, Self::OneUploader, Self::PutPerPayload];
-
     /// The name in the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
     /// This program as that server.
-    ///
-    /// # Errors
-    ///
-    /// The path of this program is unknown.
+    /// Errors: the path of this program is unknown.
     pub fn program(self) -> anyhow::Result<Program> {
         let path = std::env::current_exe().context("finding this program")?;
         let args = vec![OsString::from("baseline"), self.name().into()];
@@ -73,10 +61,7 @@ impl Baseline {
 
     /// Serves until `shutdown` completes and requests under way have their responses. What has not been put by then is in
     /// tasks, and is lost when their runtime ends.
-    ///
-    /// # Errors
-    ///
-    /// Accepting connections failed, or there is no bucket for a design that needs one.
+    /// Errors: accepting connections failed, or there is no bucket for a design that needs one.
     pub async fn serve(
         self,
         settings: &Settings,
@@ -85,15 +70,11 @@ impl Baseline {
     ) -> anyhow::Result<()> {
         let handler = match self {
             Self::Floor => post(accept),
-            Self::TaskPerPayload | Self::OneUploader | Self::PutPerPayload => {
-                let bucket = settings.bucket.clone().with_context(|| format!("{} needs a bucket", self.name()))?;
-                let (workers, queue) = (settings.workers.get(), settings.queue.get());
-                let design = Arc::new(match self {
-                    Self::OneUploader => Design::one_uploader(bucket, queue),
-                    Self::PutPerPayload => Design::put_per_payload(&bucket, workers, queue),
-                    Self::Floor | Self::TaskPerPayload => Design::task_per_payload(bucket),
-                });
-                post(move |body: Bytes| async move { design.accept(&body).await })
+            Self::PutPerPayload => {
+                let bucket = settings.bucket.as_ref().with_context(|| format!("{} needs a bucket", self.name()))?;
+                let server = PutPerPayload::start(bucket, settings.workers.get(), settings.queue.get());
+                let server = Arc::new(server);
+                post(move |body: Bytes| async move { server.accept(&body).await })
             }
         };
         let router = Router::new().route("/", handler.clone()).route("/v1/payloads", handler);

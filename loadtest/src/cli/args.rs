@@ -17,10 +17,9 @@ const STREAMS: u32 = 8;
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct LoadArgs {
-    /// Requests a second over all connections: 20000, or 1000..20000 for a rate that changes evenly over the duration; 0
-    /// is as fast as responses arrive
+    /// Requests a second over all connections; 0 is as fast as responses arrive
     #[arg(long, default_value = "0")]
-    rate: Rate,
+    pub(super) rate: Rate,
     /// Another rate for a time: 50000@10s+5s is 50000 requests a second from 10 s on for 5 s
     #[arg(long, value_name = "RATE@START+LENGTH")]
     spike: Option<Spike>,

@@ -9,7 +9,6 @@ use clap::{Args, ValueEnum};
 use super::args::{LoadArgs, variable};
 use super::output::{self, Exit, show};
 use crate::attack::{Attack, AttackRun, Outcome};
-use crate::client::Target;
 use crate::load::{Control, Plan};
 use crate::report::Report;
 use crate::server::Program;
@@ -32,12 +31,9 @@ pub(super) struct AttackArgs {
     /// All attacks
     #[arg(long, conflicts_with = "attacks")]
     all: bool,
-    /// A server that is running on this machine; it is attacked, and nothing is measured
-    #[arg(long, required_unless_present = "spawn", conflicts_with = "spawn")]
-    url: Option<String>,
     /// A server to start for each attack, with a normal load beside
     #[arg(long)]
-    spawn: Option<PathBuf>,
+    spawn: PathBuf,
     /// The environment of the servers that are started, repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
@@ -65,19 +61,11 @@ pub(super) async fn run(args: &AttackArgs) -> anyhow::Result<Exit> {
         reconnects: true,
         bandwidth: (args.attack_bandwidth > 0).then_some(args.attack_bandwidth as u64),
     };
-    if let Some(url) = &args.url {
-        let target = Target::resolve(url, None).await?.0.addr;
-        for attack in attacks.iter().copied() {
-            let outcome = AttackRun { attack: Some(attack), target, ..attack_run }.run().await?;
-            show(&format!("{}: {outcome:?}", attack.name()));
-        }
-        return Ok(Exit::Held);
-    }
     output::check(&args.json)?;
     let mut reports = Vec::new();
     show(HEAD);
     for attack in std::iter::once(None).chain(attacks.iter().copied().map(Some)) {
-        let trial = args.trial(plan.clone(), AttackRun { attack, ..attack_run })?;
+        let trial = args.trial(plan.clone(), AttackRun { attack, ..attack_run });
         let report = Box::pin(trial.run(Control::default(), |_| {})).await.with_context(|| format!("{attack:?}"))?;
         show(&row(&report));
         reports.push(report);
@@ -87,16 +75,15 @@ pub(super) async fn run(args: &AttackArgs) -> anyhow::Result<Exit> {
 }
 
 impl AttackArgs {
-    fn trial(&self, plan: Plan, attack: AttackRun) -> anyhow::Result<Trial> {
-        let path = self.spawn.clone().context("give one of --url and --spawn")?;
+    fn trial(&self, plan: Plan, attack: AttackRun) -> Trial {
         let mut env = self.env.clone();
         if attack.connections + plan.connections > MANY {
             env.insert(0, ("MAX_CONNECTIONS_PER_ADDRESS".to_owned(), "off".to_owned()));
         }
-        let program = Program { path, args: Vec::new(), env, log: Some("/dev/null".into()) };
+        let program = Program { path: self.spawn.clone(), args: Vec::new(), env, log: Some("/dev/null".into()) };
         let name = attack.attack.map_or_else(|| "none".to_owned(), Attack::name);
         let trial = Trial::new(name, plan, TestedServer::Spawn(program), TestedStore::Fresh);
-        Ok(Trial { attack: Some(attack), tls: self.load.tls, ..trial })
+        Trial { attack: Some(attack), tls: self.load.tls, ..trial }
     }
 }
 

@@ -7,16 +7,19 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::args::{FaultArgs, LoadArgs, variable};
+use super::args::{LoadArgs, variable};
 use super::output::{self, Exit, note, show};
 use crate::baseline::Baseline;
 use crate::batch::{Encoding, Form};
 use crate::diff::{Diff, Rounds, groups};
 use crate::load::Control;
 use crate::report::Report;
+use crate::s3::FaultPlan;
 use crate::server::Program;
 use crate::trial::{TestedServer, TestedStore, Trial};
-use crate::units;
+
+/// How long to wait for what a baseline accepted to be in the store, before it is stopped.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// The name of a server without variants.
 const SERVER: &str = "server";
@@ -38,23 +41,12 @@ pub(super) struct CompareArgs {
     /// How often each is run
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Run the simpler designs too: a task per payload, one uploader, a dispatcher with a PUT per payload
-    #[arg(long, requires = "s3")]
+    /// Run a simpler design too, which puts each payload as an object of its own
+    #[arg(long, requires = "in_memory_s3")]
     baselines: bool,
-    /// Wait this long for what these accepted to be in the store, before they are stopped
-    #[arg(long, value_parser = units::duration, default_value = "10s")]
-    settle: Duration,
-    /// Store into an S3 server in this process instead of a directory
-    #[arg(long, group = "s3")]
-    in_process_s3: bool,
-    /// The same with the objects in memory, which takes the least CPU
-    #[arg(long, group = "s3")]
-    in_memory_s3: bool,
-    #[command(flatten)]
-    faults: FaultArgs,
-    /// A directory for the logs of the servers [default: they are discarded]
+    /// Store into an S3 server in this process, with the objects in memory, instead of a directory
     #[arg(long)]
-    server_logs: Option<PathBuf>,
+    in_memory_s3: bool,
     #[command(flatten)]
     load: LoadArgs,
     /// Write all reports to this file too, as JSON
@@ -116,7 +108,6 @@ async fn rounds(
 
 impl CompareArgs {
     fn check(&self) -> anyhow::Result<()> {
-        self.faults.check(self.in_process_s3 || self.in_memory_s3)?;
         let is_plain = self.load.form == Form::Envelope && self.load.encoding == Encoding::Identity;
         if self.baselines && !is_plain {
             bail!("the baselines take a plain envelope: leave --form and --encoding out");
@@ -131,31 +122,23 @@ impl CompareArgs {
 
     /// The trials of one round.
     fn round(&self, number: usize) -> anyhow::Result<Vec<Trial>> {
-        let log = |name: &str| match &self.server_logs {
-            Some(folder) => folder.join(format!("{name}-{number}.log")),
-            None => PathBuf::from("/dev/null"),
-        };
-        let store = match (self.in_process_s3, self.in_memory_s3) {
-            (true, _) => TestedStore::InProcess(self.faults.plan()?),
-            (_, true) => TestedStore::InMemory(self.faults.plan()?),
-            (false, false) => TestedStore::Fresh,
-        };
+        let log = Some(PathBuf::from("/dev/null"));
+        let store = if self.in_memory_s3 { TestedStore::InMemory(FaultPlan::none()) } else { TestedStore::Fresh };
         let mut trials = Vec::new();
         if self.against.is_none() {
-            let designs =
-                Baseline::DESIGNS.into_iter().filter(|_| self.baselines).map(|design| (design, store.clone()));
-            for (baseline, store) in std::iter::once((Baseline::Floor, TestedStore::None)).chain(designs) {
-                let name = baseline.name();
-                let program = Program { log: Some(log(&name)), ..baseline.program()? };
-                let trial = Trial::new(name, self.load.plan()?, TestedServer::Baseline(program), store);
-                trials.push(Trial { settle: self.settle, ..trial });
+            let design = self.baselines.then(|| (Baseline::PutPerPayload, store.clone()));
+            for (baseline, store) in std::iter::once((Baseline::Floor, TestedStore::None)).chain(design) {
+                let program = Program { log: log.clone(), ..baseline.program()? };
+                let server = TestedServer::Baseline(program);
+                let trial = Trial::new(baseline.name(), self.load.plan()?, server, store);
+                trials.push(Trial { settle: SETTLE, ..trial });
             }
         }
         let unnamed = [Variant { name: SERVER.to_owned(), env: Vec::new() }];
         for Variant { name, env } in if self.variants.is_empty() { &unnamed[..] } else { &self.variants } {
             let mut add = |name: String, path: &Path| -> anyhow::Result<()> {
-                let log = Some(log(&name));
-                let program = Program { path: path.to_owned(), args: Vec::new(), env: env.clone(), log };
+                let (path, env) = (path.to_owned(), env.clone());
+                let program = Program { path, args: Vec::new(), env, log: log.clone() };
                 let trial = Trial::new(name, self.load.plan()?, TestedServer::Spawn(program), store.clone());
                 trials.push(Trial { tls: self.load.tls, ..trial });
                 Ok(())

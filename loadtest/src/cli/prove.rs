@@ -6,16 +6,19 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use super::args::{FaultArgs, variable};
+use super::args::{FaultArgs, LoadArgs, variable};
 use super::output::{self, Exit, note, show};
-use crate::load::{Control, Plan, Rate, Shape};
+use crate::load::{Control, Rate};
 use crate::proof::{Event, Proof, Verdict};
 use crate::s3::{Fault, FaultPlan};
 use crate::server::Program;
-use crate::{payload, units};
+use crate::units;
 
 /// The fault of a slow store, unless `--faults` says otherwise.
 const SLOW: Fault = Fault::Delay(Duration::from_secs(2));
+
+/// The rate, unless `--rate` says otherwise.
+const RATE: Rate = Rate::steady(2_000.0);
 
 #[derive(Debug, Args)]
 pub(super) struct ProveArgs {
@@ -49,21 +52,8 @@ pub(super) struct ProveArgs {
     /// Fill SPOOL_MAX_BYTES instead of a disk, even where a tmpfs can be mounted
     #[arg(long)]
     no_tmpfs: bool,
-    /// Requests a second over all connections; 0 is as fast as responses arrive
-    #[arg(long, default_value = "2000")]
-    rate: Rate,
-    /// Connections
-    #[arg(long, default_value_t = 64)]
-    connections: u32,
-    /// Payloads in a request
-    #[arg(long, default_value_t = 10)]
-    payloads: usize,
-    /// Bytes of a payload
-    #[arg(long, value_parser = units::size, default_value_t = payload::DEFAULT_SIZE)]
-    payload_size: usize,
-    /// The ack level to ask for, as ?ack=
-    #[arg(long)]
-    ack: Option<String>,
+    #[command(flatten)]
+    load: LoadArgs,
     /// How many receipts to look up
     #[arg(long, default_value_t = 200)]
     receipts: usize,
@@ -114,15 +104,11 @@ impl ProveArgs {
         let is_slow = event == Event::SlowStore;
         let in_process_s3 = self.in_process_s3 || is_slow;
         self.faults.check(in_process_s3)?;
-        let plan = Plan {
-            path: format!("/v1/payloads{}", self.ack.as_ref().map(|ack| format!("?ack={ack}")).unwrap_or_default()),
-            rate: self.rate,
-            connections: self.connections,
-            shape: Shape::Even(self.payloads),
-            payload_size: self.payload_size,
-            ..Plan::new(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))
-        };
-        plan.check()?;
+        ensure!(!self.load.tls, "a proof has several servers, without certificates: leave --tls out");
+        let mut plan = self.load.plan()?;
+        if plan.rate.is_unpaced() {
+            plan.rate = RATE;
+        }
         Ok(Proof {
             event,
             rounds: self.rounds.unwrap_or(event.rounds()),

@@ -78,8 +78,12 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<Exit> {
         output::write(path, report.html()?.as_bytes())?;
     }
     // Without --store there was nothing to check.
-    let not_checked = args.store.is_some() && report.not_checked.is_some();
-    Ok(if report.failed() || !not_checked { Exit::broken_if(report.failed()) } else { Exit::NotChecked })
+    let is_unchecked = args.store.is_some() && report.not_checked.is_some();
+    Ok(match report.failed() {
+        true => Exit::Broken,
+        false if is_unchecked || report.payloads.accepted == 0 => Exit::NotChecked,
+        false => Exit::Held,
+    })
 }
 
 impl RunArgs {

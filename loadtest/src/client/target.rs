@@ -64,10 +64,7 @@ impl fmt::Debug for Target {
 impl Target {
     /// The target that a URL such as `https://millpond.example:8443/v1/payloads` names, and the URL's path and query if
     /// it has one. The certificate authorities in the file `ca`, in PEM, are trusted instead of the system's.
-    ///
-    /// # Errors
-    ///
-    /// The URL is not one of http or https, its host is unknown, or the file holds no certificate.
+    /// Errors: the URL is not one of http or https, its host is unknown, or the file holds no certificate.
     pub async fn resolve(url: &str, ca: Option<&Path>) -> anyhow::Result<(Self, Option<String>)> {
         let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
         let authority = uri.authority().with_context(|| format!("{url} has no host"))?;
@@ -87,10 +84,7 @@ impl Target {
 
     /// The same with TLS: the server has to have a certificate for `host` of an authority in the file `ca`, or of one of
     /// the system's.
-    ///
-    /// # Errors
-    ///
-    /// There is no certificate to trust.
+    /// Errors: there is no certificate to trust.
     pub fn with_tls(self, host: &str, ca: Option<&Path>) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         match ca {
@@ -145,10 +139,7 @@ impl SelfSigned {
     pub const HOST: &str = "localhost";
 
     /// Makes a key and a certificate.
-    ///
-    /// # Errors
-    ///
-    /// The files cannot be written.
+    /// Errors: the files cannot be written.
     pub fn generate(folder: &Path) -> anyhow::Result<Self> {
         let made = rcgen::generate_simple_self_signed([Self::HOST.to_owned()]).context("making a certificate")?;
         let this = Self { cert: folder.join("cert.pem"), key: folder.join("key.pem") };

@@ -1,7 +1,6 @@
 //! The load generator: every payload is sent once, and every response is recorded.
 
 mod control;
-mod curve;
 mod pacer;
 mod plan;
 mod rate;
@@ -20,7 +19,6 @@ use tokio::time::MissedTickBehavior;
 
 use self::control::Start;
 pub use self::control::{Control, Destination};
-use self::curve::Curve;
 use self::pacer::Pacer;
 pub use self::plan::{MAX_CONNECTIONS, Plan};
 pub use self::rate::{Rate, Spike};
@@ -55,7 +53,6 @@ pub struct Progress<'a> {
 }
 
 fn threads(plan: &Arc<Plan>, control: &Control, start: &Start, count: u32) -> anyhow::Result<Vec<LoadThread>> {
-    let curve = (!plan.rate.is_unpaced()).then(|| Curve::new(plan.rate, plan.duration));
     let share = |of: u64, at: u32| of / u64::from(count) + u64::from(u64::from(at) < of % u64::from(count));
     let thread = |at: u32| {
         let connections = share(plan.connections.into(), at) as usize;
@@ -64,7 +61,7 @@ fn threads(plan: &Arc<Plan>, control: &Control, start: &Start, count: u32) -> an
             plan: Arc::clone(plan),
             connections,
             stock: Requests::new(plan, clients)?,
-            pacer: Pacer::new(curve.clone(), at.into(), count.into()),
+            pacer: Pacer::new(plan.rate, at.into(), count.into()),
             requests: plan.requests.map(|all| share(all, at)),
             control: control.clone(),
             start: start.clone(),
@@ -76,10 +73,7 @@ fn threads(plan: &Arc<Plan>, control: &Control, start: &Start, count: u32) -> an
 
 /// Carries the plan out, and calls `progress` once a second and at the end. First the connections are made, a few at a
 /// time; the load begins when all are made, or have failed once.
-///
-/// # Errors
-///
-/// The generator itself failed. A server that is away, rejects requests or breaks connections is a result.
+/// Errors: the generator itself failed. A server that is away, rejects requests or breaks connections is a result.
 pub async fn run(plan: Plan, control: Control, mut progress: impl FnMut(&Progress<'_>)) -> anyhow::Result<Done> {
     plan.check()?;
     files::allow(plan.connections)?;

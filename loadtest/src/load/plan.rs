@@ -79,10 +79,7 @@ impl Plan {
     }
 
     /// Whether it can be carried out.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with it.
+    /// Errors: what is wrong with it.
     pub fn check(&self) -> anyhow::Result<()> {
         for (what, count, most) in
             [("connections", self.connections, MAX_CONNECTIONS), ("threads", self.threads, MAX_CONNECTIONS)]
@@ -146,6 +143,7 @@ mod tests {
         assert!(wrong(|plan| plan.shape = Shape::Even(0)).contains("1 payload or more"));
         assert!(wrong(|plan| plan.new_connections = 1.1).contains("from 0 to 1"));
         assert!(wrong(|plan| plan.new_connections = f64::NAN).contains("from 0 to 1"));
-        assert!(wrong(|plan| plan.rate = Rate { from: 1.0, to: 2.0, spike: None }).contains("duration"));
+        let spike = "9@9s+9s".parse().ok();
+        assert!(wrong(|plan| plan.rate = Rate { spike, ..Rate::UNPACED }).contains("9@9s+9s"));
     }
 }

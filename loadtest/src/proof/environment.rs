@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::spool::SpoolContents;
@@ -41,19 +42,26 @@ impl LoadState {
 }
 
 /// What was observed of the servers.
-#[derive(Debug, Default)]
-pub(super) struct Observed {
-    pub(super) starts: u32,
-    pub(super) start_longest: Duration,
-    pub(super) kills: u32,
-    pub(super) stops: u32,
-    pub(super) stop_longest: Duration,
-    pub(super) peak_memory: u64,
-    pub(super) drained_in: Option<Duration>,
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Observed {
+    /// Servers started.
+    pub starts: u32,
+    /// Servers killed.
+    pub kills: u32,
+    /// Servers told to stop.
+    pub stops: u32,
+    /// The longest start of a server, in seconds.
+    pub longest_start: f64,
+    /// The longest stop, in seconds.
+    pub longest_stop: f64,
+    /// The peak of any server's resident memory, in bytes.
+    pub peak_memory: u64,
+    /// From the load's end until the spool was drained, in seconds.
+    pub drained_in: Option<f64>,
     /// Figures of the event.
-    pub(super) remarks: Vec<String>,
-    /// What went wrong.
-    pub(super) broken: Vec<String>,
+    pub remarks: Vec<String>,
+    /// What went wrong beside the ledger.
+    pub broken: Vec<String>,
 }
 
 pub(super) struct Environment<'a> {
@@ -174,7 +182,7 @@ impl<'a> Environment<'a> {
         };
         let start = Instant::now();
         let server = Box::pin(Server::start(&program)).await?;
-        self.observed.start_longest = self.observed.start_longest.max(start.elapsed());
+        self.observed.longest_start = self.observed.longest_start.max(start.elapsed().as_secs_f64());
         self.send_load_to(&server)?;
         Ok(server)
     }
@@ -209,7 +217,7 @@ impl<'a> Environment<'a> {
     pub(super) async fn stopped(&mut self, server: Server) -> anyhow::Result<()> {
         let exit = server.wait(self.proof.exit_limit).await?;
         self.observed.stops += 1;
-        self.observed.stop_longest = self.observed.stop_longest.max(Duration::from_secs_f64(exit.seconds));
+        self.observed.longest_stop = self.observed.longest_stop.max(exit.seconds);
         self.observed.peak_memory = self.observed.peak_memory.max(exit.usage.peak);
         if exit.killed {
             self.broken(format!("a server did not exit within {:?} of SIGTERM", self.proof.exit_limit));
@@ -283,7 +291,7 @@ impl<'a> Environment<'a> {
         if drained.is_none() {
             self.broken(format!("the spool was not drained within {limit:?} of the load's end"));
         }
-        self.observed.drained_in = drained;
+        self.observed.drained_in = drained.as_ref().map(Duration::as_secs_f64);
         Ok(())
     }
 

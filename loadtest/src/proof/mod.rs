@@ -28,6 +28,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+pub use self::environment::Observed;
 use self::environment::{Environment, LoadState};
 pub use self::receipts::Jobs;
 pub use self::spool::SpoolContents;
@@ -118,10 +119,7 @@ pub struct Proof {
 
 impl Proof {
     /// Carries it out, and reports what happens to `say`.
-    ///
-    /// # Errors
-    ///
-    /// It could not be set up, or the store could not be read. What a server does wrong is in the verdict.
+    /// Errors: it could not be set up, or the store could not be read. What a server does wrong is in the verdict.
     pub async fn run(mut self, control: Control, say: impl Fn(&str)) -> anyhow::Result<Verdict> {
         for name in RESERVED {
             ensure!(

@@ -25,10 +25,7 @@ pub struct SpoolContents {
 
 impl SpoolContents {
     /// The contents of the directory, which need not exist.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be read.
+    /// Errors: it cannot be read.
     pub fn of(root: &Path) -> io::Result<Self> {
         let mut contents = Self::default();
         for entry in list(root)? {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -40,16 +39,8 @@ pub struct Verdict {
     pub statuses: BTreeMap<u16, u64>,
     /// Requests without a response.
     pub unanswered: u64,
-    /// Servers started, killed, and told to stop.
-    pub servers: (u32, u32, u32),
-    /// The longest start and the longest stop of a server, in seconds.
-    pub longest: (f64, f64),
-    /// The peak of any server's resident memory, in bytes.
-    pub peak_memory: u64,
-    /// From the load's end until the spool was drained, in seconds.
-    pub drained_in: Option<f64>,
-    /// Figures of the event.
-    pub remarks: Vec<String>,
+    /// What was observed of the servers.
+    pub observed: Observed,
     /// The spool at the end.
     pub spool: SpoolContents,
     /// The receipts that were looked up.
@@ -60,17 +51,15 @@ pub struct Verdict {
     pub s3: Option<Stats>,
     /// The outcome of every payload.
     pub ledger: Totals,
-    /// What went wrong beside the ledger.
-    pub broken: Vec<String>,
     /// Where spool, store and logs were left.
     pub kept: Option<PathBuf>,
 }
 
 impl Verdict {
     /// Without time, objects and calls of S3, which are filled in.
-    pub(super) fn new(proof: &Proof, observed: Observed, done: &Done, jobs: Jobs, spool: SpoolContents) -> Self {
+    pub(super) fn new(proof: &Proof, mut observed: Observed, done: &Done, jobs: Jobs, spool: SpoolContents) -> Self {
         let (ledger, tally) = (done.ledger.totals(), &done.tally);
-        let mut broken = observed.broken;
+        let broken = &mut observed.broken;
         broken.extend(spool.wrong());
         broken.extend(jobs.wrong.iter().cloned());
         if jobs.wrong.is_empty() && jobs.stored < jobs.asked {
@@ -91,24 +80,19 @@ impl Verdict {
             accepted: tally.accepted.summary(),
             statuses: tally.statuses.clone(),
             unanswered: tally.unanswered,
-            servers: (observed.starts, observed.kills, observed.stops),
-            longest: (observed.start_longest.as_secs_f64(), observed.stop_longest.as_secs_f64()),
-            peak_memory: observed.peak_memory,
-            drained_in: observed.drained_in.as_ref().map(Duration::as_secs_f64),
-            remarks: observed.remarks,
+            observed,
             spool,
             jobs,
             objects: Objects::default(),
             s3: None,
             ledger,
-            broken,
             kept: None,
         }
     }
 
     /// Whether a promise was broken.
     pub fn failed(&self) -> bool {
-        self.ledger.failed() || !self.broken.is_empty()
+        self.ledger.failed() || !self.observed.broken.is_empty()
     }
 }
 
@@ -128,11 +112,11 @@ impl fmt::Display for Verdict {
         row(f, "requests by status", &format!("{}, unanswered: {}", statuses.join(", "), self.unanswered))?;
         row(f, "requests sent", &format!("{:.0}/s", self.requests_per_second))?;
         row(f, "latency accepted", &quantiles(&self.accepted))?;
-        let (starts, kills, stops) = self.servers;
+        let Observed { starts, kills, stops, longest_start, longest_stop, .. } = &self.observed;
         row(f, "servers", &format!("{starts} started, {kills} killed, {stops} stopped"))?;
-        row(f, "longest start, stop", &format!("{:.2} s, {:.2} s", self.longest.0, self.longest.1))?;
-        row(f, "peak memory", &show_size(self.peak_memory))?;
-        let drained = self.drained_in.map_or("never".to_owned(), |seconds| format!("in {seconds:.1} s"));
+        row(f, "longest start, stop", &format!("{longest_start:.2} s, {longest_stop:.2} s"))?;
+        row(f, "peak memory", &show_size(self.observed.peak_memory))?;
+        let drained = self.observed.drained_in.map_or("never".to_owned(), |seconds| format!("in {seconds:.1} s"));
         row(f, "spool drained", &drained)?;
         if let Some(s3) = &self.s3 {
             let faults: Vec<_> = s3.faults.iter().map(|(name, count)| format!(", {name}: {count}")).collect();
@@ -140,12 +124,12 @@ impl fmt::Display for Verdict {
         }
         row(f, "objects", &self.objects.to_string())?;
         row(f, "receipts", &format!("{} of {} lead to their objects", self.jobs.stored, self.jobs.asked))?;
-        for remark in &self.remarks {
+        for remark in &self.observed.remarks {
             row(f, "", remark)?;
         }
         write!(f, "\npayloads\n{}", self.ledger)?;
         writeln!(f, "\n{}", if self.failed() { "FAILED" } else { "holds" })?;
-        for wrong in &self.broken {
+        for wrong in &self.observed.broken {
             writeln!(f, "  {wrong}")?;
         }
         if let Some(kept) = &self.kept {

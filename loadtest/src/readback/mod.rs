@@ -148,10 +148,7 @@ impl Reader {
 
     /// Records everything that was written to the store since the last call. Memory is bounded by the largest object as
     /// stored.
-    ///
-    /// # Errors
-    ///
-    /// The store cannot be read. An object that cannot be decoded is recorded as corrupt instead.
+    /// Errors: the store cannot be read. An object that cannot be decoded is recorded as corrupt instead.
     pub async fn read(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
         for name in self.store.list(self.since).await? {
             let Some(codec) = codec(Path::new(&name)) else { continue };

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::figure::{Direction, FIGURES, Figure};
-pub use self::file::{Unreadable, read};
+pub use self::file::read;
 pub(crate) use self::text::{quantiles, row};
 use crate::attack::AttackReport;
 use crate::ledger::{Counts, Totals};
@@ -121,10 +121,7 @@ impl fmt::Display for Conclusion {
 
 impl Report {
     /// The report as one HTML file.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be written as JSON.
+    /// Errors: it cannot be written as JSON.
     pub fn html(&self) -> serde_json::Result<String> {
         // Within a script element, `<` could end it.
         Ok(PAGE.replace("{{REPORT}}", &serde_json::to_string(self)?.replace('<', "\\u003c")))

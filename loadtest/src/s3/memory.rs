@@ -58,10 +58,7 @@ impl Memory {
     }
 
     /// The keys of all objects, in order, as in URLs.
-    ///
-    /// # Errors
-    ///
-    /// It has rejected an object.
+    /// Errors: it has rejected an object.
     pub fn keys(&self) -> anyhow::Result<Vec<String>> {
         let held = self.held();
         let limit = show_size(self.limit as u64);

@@ -69,19 +69,13 @@ pub struct S3Server {
 
 impl S3Server {
     /// Serves the directory `root`, which is made if it is missing, with `bucket` in it, on a free loopback port.
-    ///
-    /// # Errors
-    ///
-    /// The folder cannot be made or the address cannot be bound.
+    /// Errors: the folder cannot be made or the address cannot be bound.
     pub async fn start(root: &Path, bucket: &str) -> anyhow::Result<Self> {
         Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), root, bucket).await
     }
 
     /// The same on a given address, so that a stopped server can be started again for the same clients.
-    ///
-    /// # Errors
-    ///
-    /// The folder cannot be made or the address cannot be bound.
+    /// Errors: the folder cannot be made or the address cannot be bound.
     pub async fn start_on(listen: SocketAddr, root: &Path, bucket: &str) -> anyhow::Result<Self> {
         let folder = root.join(bucket);
         tokio::fs::create_dir_all(&folder).await.with_context(|| format!("making the bucket {}", folder.display()))?;
@@ -95,10 +89,7 @@ impl S3Server {
     /// Serves `bucket` from this process's memory, with objects of up to `limit` bytes in total, on a free loopback port.
     /// Signatures are not checked. Supports PUT, GET and HEAD of an object and HEAD of the bucket; [`memory`](Self::memory)
     /// has the objects.
-    ///
-    /// # Errors
-    ///
-    /// The address cannot be bound.
+    /// Errors: the address cannot be bound.
     pub async fn start_in_memory(bucket: &str, limit: usize) -> anyhow::Result<Self> {
         let backend = Backend::Memory(Arc::new(Memory::new(bucket, limit)));
         Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), bucket, Credentials::example(), backend).await

@@ -42,8 +42,7 @@ impl Log {
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
         while matches!(from.read_until(b'\n', &mut line).await, Ok(read) if read > 0) {
-            let text = without_colours(&String::from_utf8_lossy(&line));
-            self.found.send_if_modified(|found| note(&text, found));
+            self.found.send_if_modified(|found| note(&String::from_utf8_lossy(&line), found));
             match &self.file {
                 Some(file) => {
                     let mut file = file.lock().await;
@@ -69,26 +68,14 @@ fn note(line: &str, found: &mut Addresses) -> bool {
     true
 }
 
-/// The text without terminal escapes (`ESC [ … letter`).
-fn without_colours(line: &str) -> String {
-    let mut parts = line.split('\x1b');
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        plain.push_str(part.split_once(|c: char| c.is_ascii_alphabetic()).map_or("", |(_, rest)| rest));
-    }
-    plain
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn both_addresses_are_found_in_a_log_with_colours() {
+    fn both_addresses_are_found() {
         let mut found = Addresses::default();
-        let admin =
-            "\x1b[2m2026\x1b[0m \x1b[32m INFO\x1b[0m admin listening \x1b[3maddr\x1b[0m\x1b[2m=\x1b[0m127.0.0.1:9090\n";
-        assert!(note(&without_colours(admin), &mut found));
+        assert!(note("INFO millpond: admin listening addr=127.0.0.1:9090\n", &mut found));
         assert_eq!(found.public, None);
         assert!(note("INFO millpond: listening addr=127.0.0.1:8080 workers=2\n", &mut found));
         assert!(!note("INFO listening soon\n", &mut found));

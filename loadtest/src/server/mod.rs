@@ -72,10 +72,7 @@ pub struct Exit {
 
 impl Server {
     /// Starts the program and waits until it has logged its address.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be started, exits before it listens, or does not log its address in 20 s.
+    /// Errors: it cannot be started, exits before it listens, or does not log its address in 20 s.
     pub async fn start(program: &Program) -> anyhow::Result<Self> {
         let shown = program.path.display();
         let mut command = Command::new(&program.path);
@@ -142,19 +139,13 @@ impl Server {
     }
 
     /// Sends it SIGTERM.
-    ///
-    /// # Errors
-    ///
-    /// It has exited.
+    /// Errors: it has exited.
     pub fn terminate(&self) -> anyhow::Result<()> {
         rustix::process::kill_process(self.pid, Signal::TERM).context("sending SIGTERM to the server")
     }
 
     /// Waits for its exit and measures it meanwhile. Cancel-safe.
-    ///
-    /// # Errors
-    ///
-    /// The operating system failed.
+    /// Errors: the operating system failed.
     pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         let mut sampling = tokio::time::interval(SAMPLE_EVERY);
         loop {
@@ -168,10 +159,7 @@ impl Server {
     }
 
     /// Waits for its exit, and kills it when `limit` has passed.
-    ///
-    /// # Errors
-    ///
-    /// The operating system failed.
+    /// Errors: the operating system failed.
     pub async fn wait(mut self, limit: Duration) -> anyhow::Result<Exit> {
         let start = Instant::now();
         let in_time = tokio::time::timeout(limit, self.ended()).await;
@@ -186,10 +174,7 @@ impl Server {
     }
 
     /// Kills it (SIGKILL), and waits for its exit.
-    ///
-    /// # Errors
-    ///
-    /// The operating system failed.
+    /// Errors: the operating system failed.
     pub async fn kill(mut self) -> anyhow::Result<Exit> {
         let start = Instant::now();
         self.usage();

@@ -122,10 +122,7 @@ impl Trial {
     }
 
     /// Carries it out, and calls `progress` once a second during the load and at its end.
-    ///
-    /// # Errors
-    ///
-    /// It could not be set up, or a store of its own could not be read. What the server does wrong is in the report.
+    /// Errors: it could not be set up, or a store of its own could not be read. What the server does wrong is in the report.
     pub async fn run(mut self, control: Control, progress: impl FnMut(&Sample)) -> anyhow::Result<Report> {
         let fresh = TempDir::with_prefix("loadtest-").context("making a directory")?;
         let s3 = self.start_s3(fresh.path()).await?;

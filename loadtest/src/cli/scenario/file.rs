@@ -197,9 +197,9 @@ mod tests {
 
     #[test]
     fn what_is_left_out_has_the_defaults_of_the_command_line() {
-        let scenario = Scenario::parse("x", "question = \"?\"\n[load]\nrate = \"5..10\"\nhttp2 = true").unwrap();
+        let scenario = Scenario::parse("x", "question = \"?\"\n[load]\nrate = 5\nhttp2 = true").unwrap();
         let plan = scenario.load.plan().unwrap();
-        assert_eq!((plan.rate.to_string(), plan.streams), ("5..10/s".to_owned(), 8));
+        assert_eq!((plan.rate.to_string(), plan.streams), ("5/s".to_owned(), 8));
         assert_eq!((plan.connections, plan.duration, &*plan.token), (64, Some(Duration::from_secs(10)), "loadtest"));
     }
 
@@ -210,7 +210,7 @@ mod tests {
             ("question = \" \"\n[load]", "the question is empty"),
             ("question = \"?\"", "missing field `load`"),
             ("question = \"?\"\n[load]\nrat = 1", "--rat"),
-            ("question = \"?\"\n[load]\nrate = \"1..x\"", "\"x\" is not a rate"),
+            ("question = \"?\"\n[load]\nrate = \"x\"", "\"x\" is not a rate"),
             ("question = \"?\"\n[load]\nshape = \"xl\"", "expected s, m, l or mixed"),
             ("question = \"?\"\n[load]\nshape = \"s\"\npayloads = 3", "cannot be used with"),
             ("question = \"?\"\n[load]\nrate = 5\nspike = \"9@9s+9s\"", "9@9s+9s"),

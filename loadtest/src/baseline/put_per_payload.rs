@@ -1,4 +1,6 @@
-//! The simpler designs.
+//! A simpler design: a channel, a dispatcher, and workers that put each payload as an object of its own. The dispatcher
+//! starts a task for each payload, which waits for a free worker, so that the channel is always empty and its capacity
+//! limits nothing: payloads wait in tasks, and are lost when the process ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,12 +26,9 @@ pub struct Bucket {
     started: AtomicU64,
 }
 
-/// What a handler does with payloads.
-pub(super) enum Design {
-    /// A task for each: nothing limits them, nor their connections and memory.
-    Tasks(Arc<Bucket>, TaskTracker),
-    /// They go into a channel that tasks read.
-    Channel(mpsc::Sender<Payload>, #[expect(dead_code, reason = "it owns the tasks")] JoinSet<()>),
+pub(super) struct PutPerPayload {
+    queue: mpsc::Sender<Payload>,
+    _tasks: JoinSet<()>,
 }
 
 #[derive(Deserialize)]
@@ -44,7 +43,7 @@ impl Bucket {
     }
 
     async fn put(&self, payload: Payload) {
-        // The article's keys were the time alone, so that of two payloads at once one replaced the other.
+        // With the time alone, of two payloads at once one would replace the other.
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let time = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
         let body = Bytes::from(String::from(Box::<str>::from(payload)));
@@ -53,26 +52,8 @@ impl Bucket {
     }
 }
 
-impl Design {
-    pub(super) fn task_per_payload(bucket: Arc<Bucket>) -> Self {
-        Self::Tasks(bucket, TaskTracker::new())
-    }
-
-    /// One task puts one after the other. When the channel is full, requests wait for the uploads before them.
-    pub(super) fn one_uploader(bucket: Arc<Bucket>, capacity: usize) -> Self {
-        let (queue, mut queued) = mpsc::channel::<Payload>(capacity);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            while let Some(payload) = queued.recv().await {
-                bucket.put(payload).await;
-            }
-        });
-        Self::Channel(queue, tasks)
-    }
-
-    /// The dispatcher starts a task for each payload, which waits for a free worker, so that the channel is always empty and
-    /// its capacity limits nothing.
-    pub(super) fn put_per_payload(bucket: &Arc<Bucket>, max_workers: usize, max_queue: usize) -> Self {
+impl PutPerPayload {
+    pub(super) fn start(bucket: &Arc<Bucket>, max_workers: usize, max_queue: usize) -> Self {
         let (queue, mut queued) = mpsc::channel::<Payload>(max_queue);
         let (pool, free) = mpsc::channel(max_workers);
         let mut tasks = JoinSet::new();
@@ -98,20 +79,14 @@ impl Design {
                 });
             }
         });
-        Self::Channel(queue, tasks)
+        Self { queue, _tasks: tasks }
     }
 
     pub(super) async fn accept(&self, body: &[u8]) -> StatusCode {
         let Ok(envelope) = serde_json::from_slice::<Envelope>(body) else { return StatusCode::BAD_REQUEST };
         for payload in envelope.data {
-            match self {
-                Self::Tasks(bucket, tasks) => {
-                    let bucket = Arc::clone(bucket);
-                    tasks.spawn(async move { bucket.put(payload).await });
-                }
-                // An error would mean that the tasks have ended, and they end after this.
-                Self::Channel(queue, _) => drop(queue.send(payload).await),
-            }
+            // An error would mean that the tasks have ended, and they end after this.
+            let _ = self.queue.send(payload).await;
         }
         StatusCode::OK
     }
