@@ -261,8 +261,7 @@ mod tests {
         if failed_may_stay {
             ledger.failed_may_stay();
         }
-        let all_seen =
-            outcomes.iter().zip(0..).all(|(outcome, at)| *outcome != Accepted || seen.contains(&at));
+        let all_seen = outcomes.iter().zip(0..).all(|(outcome, at)| *outcome != Accepted || seen.contains(&at));
         assert_eq!(ledger.complete(), all_seen);
         ledger.totals()
     }

@@ -96,9 +96,9 @@ impl Latencies {
         if self.0.is_empty() { 0 } else { self.0.value_at_quantile(share) }
     }
 
-    /// Shares, from 0 to 1, and the times that they did not exceed: closer the further out, up to the longest time.
+    /// Shares, from 0 to 1, and the times that they did not exceed: closer the further out.
     pub fn curve(&self) -> Vec<(f64, u64)> {
-        let points = self.0.iter_quantiles(CURVE_STEPS);
+        let points = self.0.iter_quantiles(CURVE_STEPS).filter(|point| point.quantile_iterated_to() < 1.0);
         points.map(|point| (point.quantile_iterated_to(), point.value_iterated_to())).collect()
     }
 

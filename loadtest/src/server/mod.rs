@@ -76,6 +76,12 @@ impl Server {
     pub async fn start(program: &Program) -> anyhow::Result<Self> {
         let shown = program.path.display();
         let mut command = Command::new(&program.path);
+        // Of the two settings of a store, one in this process's environment must not add to the one that is given.
+        for (given, other) in [("STORE_DIR", "S3_BUCKET"), ("S3_BUCKET", "STORE_DIR")] {
+            if program.env.iter().any(|(name, _)| name == given) {
+                command.env_remove(other);
+            }
+        }
         command
             .args(&program.args)
             .envs([("LISTEN_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0"), ("NO_COLOR", "1")])
