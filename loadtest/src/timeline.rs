@@ -25,28 +25,23 @@ const GAUGES: [&str; 7] =
 
 /// A span of a run, usually of a second. The spans of a run add up to the whole of it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Sample {
     /// From the begin of the load to the end of this span, in seconds.
     pub at: f64,
     /// The length of this span, in seconds.
     pub span: f64,
-    /// Requests accepted in this span.
     pub accepted: u64,
-    /// Requests rejected.
     pub rejected: u64,
-    /// Requests without a response.
     pub unanswered: u64,
-    /// Connections that could not be made.
     pub connect_errors: u64,
     /// The median latency of accepted requests, in microseconds; 0 if there were none.
     pub p50: u64,
-    /// The same of 99%.
     pub p99: u64,
     /// Of 99% of all requests, how late they were sent, in microseconds.
     pub late_p99: u64,
     /// The server's gauges at the end of this span, if they could be scraped.
     pub gauges: BTreeMap<String, u64>,
-    /// Cores that the server used, if this program started it.
     pub cpu_cores: Option<f64>,
     /// The server's resident memory in bytes, if this program started it.
     pub resident: Option<u64>,

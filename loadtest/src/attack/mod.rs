@@ -91,14 +91,13 @@ impl Attack {
 
 /// An attack and its limits.
 #[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct AttackRun {
     /// What the attacker does; `None` is nothing, to compare with.
     pub attack: Option<Attack>,
     /// The server; a loopback address.
     pub target: SocketAddr,
-    /// Connections at once.
     pub connections: u32,
-    /// When it ends, at the latest.
     pub duration: Duration,
     /// Whether a connection that the server has closed is replaced.
     pub reconnects: bool,
@@ -108,29 +107,24 @@ pub struct AttackRun {
 
 /// An attack on a server whose process was monitored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct AttackReport {
-    /// What the attacker did.
     pub attack: Option<Attack>,
-    /// Its result.
     pub outcome: Outcome,
     /// What the server had before.
     pub before: Peak,
-    /// The most that it had.
     pub peak: Peak,
 }
 
 /// The result of an attack.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Outcome {
-    /// Connections made.
     pub connected: u64,
     /// Those that the server closed.
     pub ended: u64,
-    /// Connections that could not be made.
     pub refused: u64,
-    /// Bytes sent.
     pub sent: u64,
-    /// Bytes received.
     pub received: u64,
 }
 

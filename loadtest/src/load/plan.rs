@@ -20,38 +20,29 @@ const MAX_STREAMS: u32 = 100;
 
 /// What to send, where to, and how fast.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Plan {
-    /// The server.
     pub target: Target,
-    /// Path and query of the request.
     pub path: String,
-    /// Requests a second over all connections.
     pub rate: Rate,
-    /// Connections that are kept open.
     pub connections: u32,
     /// Requests under way at once on each HTTP/2 connection; 0 is HTTP/1.1, with one.
     pub streams: u32,
     /// The share of requests, from 0 to 1, that replace their connection by a new one.
     pub new_connections: f64,
-    /// Threads that the connections are spread over.
     pub threads: u32,
     /// How long to send; `None` is until the requests are used up or the load is stopped.
     pub duration: Option<Duration>,
     /// How many requests to send; `None` is no limit.
     pub requests: Option<u64>,
-    /// Payloads in a request.
     pub shape: Shape,
     /// Bytes of a payload.
     pub payload_size: usize,
-    /// The id of this run, which is in every payload.
     pub run: u32,
-    /// How the payloads of a request are put together.
     pub form: Form,
-    /// The content encoding of the body.
     pub encoding: Encoding,
     /// The token, in the envelope and as a Bearer token; empty is none.
     pub token: String,
-    /// The timeout of a response, and of a connection.
     pub timeout: Duration,
 }
 

@@ -11,20 +11,16 @@ const LONGEST: Duration = Duration::from_secs(600);
 
 /// The counts and latencies of some span of a load. All times are in microseconds.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Tally {
     /// From when an accepted request was due to its response.
     pub accepted: Latencies,
-    /// The same for rejected ones.
     pub rejected: Latencies,
     /// From when a request was due to when it was sent: what the generator itself, or a wait for a free connection, added.
     pub late: Latencies,
-    /// Requests by the status of the response.
     pub statuses: BTreeMap<u16, u64>,
-    /// Requests without a response.
     pub unanswered: u64,
-    /// Connections made.
     pub connects: u64,
-    /// Connections that could not be made.
     pub connect_errors: u64,
     /// Why the first of them could not be made.
     pub connect_error: Option<String>,
@@ -121,15 +117,11 @@ impl Latencies {
 
 /// Times in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each is the quantile of its name")]
 pub struct Quantiles {
-    /// The median.
     pub p50: u64,
-    /// Of 90%.
     pub p90: u64,
-    /// Of 99%.
     pub p99: u64,
-    /// Of 99.9%.
     pub p99_9: u64,
-    /// The longest.
     pub max: u64,
 }

@@ -43,22 +43,18 @@ impl LoadState {
 
 /// What was observed of the servers.
 #[derive(Debug, Clone, Default, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Observed {
-    /// Servers started.
     pub starts: u32,
-    /// Servers killed.
     pub kills: u32,
-    /// Servers told to stop.
     pub stops: u32,
     /// The longest start of a server, in seconds.
     pub longest_start: f64,
-    /// The longest stop, in seconds.
     pub longest_stop: f64,
     /// The peak of any server's resident memory, in bytes.
     pub peak_memory: u64,
     /// From the load's end until the spool was drained, in seconds.
     pub drained_in: Option<f64>,
-    /// Figures of the event.
     pub remarks: Vec<String>,
     /// What went wrong beside the ledger.
     pub broken: Vec<String>,

@@ -83,12 +83,11 @@ impl Event {
 
 /// A proof.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Proof {
-    /// What happens.
     pub event: Event,
     /// The seed of the random times: the same seed and rounds have the same times.
     pub seed: u64,
-    /// How often it happens.
     pub rounds: u32,
     /// The range of a server's random life in a round.
     pub life: RangeInclusive<Duration>,
@@ -96,21 +95,16 @@ pub struct Proof {
     pub span: Duration,
     /// What to send. It has no end of its own, and its target is filled in.
     pub plan: Plan,
-    /// The server. Its environment overrides that of the proof.
     pub program: Program,
-    /// Whether objects go to an S3 server in this process instead of a directory.
     pub in_process_s3: bool,
-    /// The faults of the S3 server outside of outages.
     pub faults: FaultPlan,
     /// The bytes that [`Event::DiskFull`] leaves for the spool.
     pub disk_bytes: usize,
     /// Whether that is the size of a file system (a tmpfs, if one can be mounted) and not `SPOOL_MAX_BYTES` alone.
     pub real_disk: bool,
-    /// How many receipts to look up.
     pub receipts: usize,
     /// How long the spool may take to drain, or a full one to accept requests again.
     pub settle: Duration,
-    /// How long a server may take to stop.
     pub exit_limit: Duration,
     /// Where to make the directory for the spool, the store and the logs; `None` is the system's for temporary files. It is
     /// left there if the proof fails.

@@ -17,39 +17,29 @@ use crate::units::show_size;
 
 /// The result of a proof.
 #[derive(Debug, Clone, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Verdict {
     /// What happened.
     #[serde(rename = "name")]
     pub event: Event,
-    /// The id in its payloads.
     pub run: String,
-    /// The seed of the random times.
     pub seed: u64,
-    /// How often it happened, unless it was interrupted.
     pub rounds: u32,
     /// From the first request to the check of the store, in seconds.
     pub seconds: f64,
-    /// Requests a second, as they were due.
     pub rate: String,
-    /// Requests a second with a response or a failed connection, over the whole of the load.
     pub requests_per_second: f64,
     /// Latency of accepted requests, from when they were due, including the time without a server.
     pub accepted: Quantiles,
-    /// Requests by the status of their responses.
     pub statuses: BTreeMap<u16, u64>,
-    /// Requests without a response.
     pub unanswered: u64,
-    /// What was observed of the servers.
     pub observed: Observed,
     /// The spool at the end.
     pub spool: SpoolContents,
-    /// The receipts that were looked up.
     pub jobs: Jobs,
-    /// The objects in the store.
     pub objects: Objects,
     /// The calls of the S3 server in this process, if there was one.
     pub s3: Option<Stats>,
-    /// The outcome of every payload.
     pub ledger: Totals,
     /// Where spool, store and logs were left.
     pub kept: Option<PathBuf>,

@@ -57,18 +57,14 @@ pub struct Reader {
 
 /// The objects of a store in figures.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Objects {
-    /// How many there are.
     pub count: u64,
-    /// Their lines.
     pub lines: u64,
     /// Their bytes as stored.
     pub bytes: u64,
-    /// Bytes of the smallest.
     pub min: u64,
-    /// Bytes of the median.
     pub median: u64,
-    /// Bytes of the largest.
     pub max: u64,
 }
 

@@ -29,47 +29,36 @@ const PAGE: &str = include_str!("page.html");
 /// The result of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Report {
-    /// [`FORMAT`].
     pub format: u32,
-    /// Its name.
     pub name: String,
     /// When it began, as `2026-11-20T13:00:00Z`.
     pub began: String,
-    /// The id in its payloads.
     pub run: String,
     /// Machine, load, server and store, as `load rate`.
     pub settings: BTreeMap<String, String>,
     /// From the first request to the last response, in seconds.
     pub seconds: f64,
-    /// Responses a second.
     pub requests_per_second: f64,
-    /// Latency of accepted requests, from when they were due.
     pub accepted: Quantiles,
-    /// Latency of rejected requests.
     pub rejected: Quantiles,
     /// Both as curves: shares and the microseconds that they did not exceed.
     pub latency: [Vec<(f64, u64)>; 2],
     /// How late requests were sent, of a load with a rate: what the generator itself, or a wait for a free connection,
     /// added.
     pub late: Option<Quantiles>,
-    /// Requests by the status of their responses.
     pub statuses: BTreeMap<u16, u64>,
-    /// Requests without a response.
     pub unanswered: u64,
-    /// Requests that were due and never sent.
     pub unsent: u64,
     /// Connections made, and those that could not be made.
     pub connects: (u64, u64),
-    /// Why the first of these could not be made.
     pub connect_error: Option<String>,
     /// CPU of this program for each response, the S3 server in it included, in microseconds.
     pub own_cpu_micros_per_request: f64,
     /// What the server used, if this program started it.
     pub server: Option<ServerReport>,
-    /// The objects in the store, if it was read.
     pub objects: Option<Objects>,
-    /// The calls of the S3 server in this process, if there was one.
     pub s3: Option<Stats>,
     /// Payloads by what their clients were told.
     pub payloads: Counts,
@@ -77,39 +66,31 @@ pub struct Report {
     pub ledger: Option<Totals>,
     /// Why the store was not checked.
     pub not_checked: Option<String>,
-    /// The load second by second.
     pub timeline: Vec<Sample>,
     /// Why there are no metrics of the server in it.
     pub no_metrics: Option<String>,
-    /// The attack beside the load, if there was one.
     pub attack: Option<AttackReport>,
-    /// The question of a scenario and its answer, if the load belongs to one.
     pub conclusion: Option<Conclusion>,
 }
 
 /// What the server used, and how it exited.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct ServerReport {
-    /// CPU for each response during the load, in microseconds.
     pub cpu_micros_per_request: f64,
-    /// The same for each payload.
     pub cpu_micros_per_payload: f64,
     /// CPU seconds from its start to its exit.
     pub cpu_seconds: f64,
-    /// The peak of its resident memory, in bytes.
     pub peak_memory: u64,
-    /// How it exited.
     pub exit: Exit,
 }
 
 /// The question of a scenario, and the answer. A load whose ledger is right may still be too slow, or take too much memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Conclusion {
-    /// A question that is answered with yes or no.
     pub question: String,
-    /// Whether the answer is yes.
     pub holds: bool,
-    /// What was measured, and what misses its limit.
     pub answer: String,
 }
 

@@ -7,16 +7,14 @@ use tokio::sync::watch;
 
 /// The counts of one [`S3Server`](super::S3Server), since its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Stats {
     /// PutObject calls whose head has arrived.
     pub puts: u64,
     /// PutObject calls that succeeded, whether or not their response was sent.
     pub stored: u64,
-    /// PutObject calls under way now.
     pub in_flight: u64,
-    /// The peak of PutObject calls under way at once.
     pub in_flight_peak: u64,
-    /// Faults injected into calls of any sort, by [`Fault::name`](super::Fault::name).
     pub faults: BTreeMap<String, u64>,
 }
 

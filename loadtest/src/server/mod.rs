@@ -57,16 +57,14 @@ pub struct Server {
 
 /// How a server exited.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Exit {
     /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// Its status in words.
     pub status: String,
     /// From the signal to its exit, in seconds.
     pub seconds: f64,
-    /// Whether it was killed.
     pub killed: bool,
-    /// The last measurement.
     pub usage: Usage,
 }
 

@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 /// CPU time and memory of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Usage {
     /// User and system time of all its threads, in microseconds, to the clock tick (10 ms).
     pub cpu_micros: u64,
     /// Resident memory now, in bytes.
     pub resident: u64,
-    /// The most that was ever resident, in bytes.
     pub peak: u64,
 }
 

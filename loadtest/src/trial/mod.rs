@@ -60,16 +60,13 @@ pub enum TestedStore {
 
 /// A run.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Trial {
-    /// Its name.
     pub name: String,
     /// What to send. A started server's address is filled in.
     pub plan: Plan,
-    /// The server.
     pub server: TestedServer,
-    /// The store.
     pub store: TestedStore,
-    /// The server's admin listener.
     pub admin: Admin,
     /// Whether the started server gets a certificate, and the load uses TLS.
     pub tls: bool,
@@ -77,7 +74,6 @@ pub struct Trial {
     pub attack: Option<AttackRun>,
     /// How long to wait after the load until everything accepted is in the store of the running server.
     pub settle: Duration,
-    /// How long a server may take to stop.
     pub exit_limit: Duration,
 }
 
