@@ -75,7 +75,7 @@ impl Http1 {
             self.read_more().await?;
             match parse(&self.input)? {
                 Some(parsed) => break parsed,
-                None if self.input.len() > MAX_HEAD => return Err(invalid("the head of the response is too long")),
+                None if self.input.len() > MAX_HEAD => return Err(invalid(&"the head of the response is too long")),
                 None => {}
             }
         };
@@ -105,7 +105,9 @@ impl Http1 {
 fn parse(bytes: &[u8]) -> io::Result<Option<(Response, usize, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head) = response.parse(bytes).map_err(invalid)? else { return Ok(None) };
+    let httparse::Status::Complete(head) = response.parse(bytes).map_err(|wrong| invalid(&wrong))? else {
+        return Ok(None);
+    };
     let status = response.code.unwrap_or_default();
     let mut keep_alive = response.version == Some(1);
     let mut length = None;

@@ -20,7 +20,7 @@ pub(crate) struct Response {
     pub(crate) keep_alive: bool,
 }
 
-fn invalid(what: impl ToString) -> io::Error {
+fn invalid(what: &impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_string())
 }
 
@@ -36,7 +36,7 @@ pub(crate) async fn get(target: &Target, path: &str, token: Option<&str>) -> io:
     stream.flush().await?;
     let mut response = String::new();
     stream.take(MAX_GET).read_to_string(&mut response).await?;
-    let (head, body) = response.split_once("\r\n\r\n").ok_or_else(|| invalid("not a response of HTTP"))?;
+    let (head, body) = response.split_once("\r\n\r\n").ok_or_else(|| invalid(&"not a response of HTTP"))?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.ok_or_else(|| invalid("a response without a status"))?, body.to_owned()))
+    Ok((status.ok_or_else(|| invalid(&"a response without a status"))?, body.to_owned()))
 }

@@ -128,7 +128,7 @@ impl Target {
         let Some(Tls { name, config }) = &self.tls else { return Ok(Either::Left(stream)) };
         let stream = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await?;
         if !config.alpn_protocols.is_empty() && stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
-            return Err(invalid("the server does not offer HTTP/2"));
+            return Err(invalid(&"the server does not offer HTTP/2"));
         }
         Ok(Either::Right(Box::new(stream)))
     }

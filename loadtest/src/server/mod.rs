@@ -74,11 +74,13 @@ impl Server {
     pub async fn start(program: &Program) -> anyhow::Result<Self> {
         let shown = program.path.display();
         let mut command = Command::new(&program.path);
-        // Of the two settings of a store, one in this process's environment must not add to the one that is given.
-        for (given, other) in [("STORE_DIR", "S3_BUCKET"), ("S3_BUCKET", "STORE_DIR")] {
-            if program.env.iter().any(|(name, _)| name == given) {
+        // The settings of another store in this process's environment must not add to those that are given.
+        if program.env.iter().any(|(name, _)| name == "STORE_DIR") {
+            for other in ["S3_BUCKET", "S3_PREFIX", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"] {
                 command.env_remove(other);
             }
+        } else if program.env.iter().any(|(name, _)| name == "S3_BUCKET") {
+            command.env_remove("STORE_DIR").env_remove("S3_PREFIX");
         }
         command
             .args(&program.args)
