@@ -93,7 +93,7 @@ pub(super) struct FaultArgs {
 }
 
 impl LoadArgs {
-    /// The load; its target is to be filled in.
+    /// The load, without its target.
     pub(super) fn plan(&self) -> anyhow::Result<Plan> {
         let mut path = self.path.clone();
         if let Some(ack) = &self.ack {
