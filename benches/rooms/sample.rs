@@ -40,8 +40,8 @@ impl Batch {
     /// The body of a client. Different numbers have different payloads.
     fn body(self, form: batch::Form, number: u32) -> Vec<u8> {
         let mut body = Vec::new();
-        let mut writer = batch::Batch::new(Payloads::new(7, self.size), form, Encoding::Identity, "token");
-        writer.write(Number { endpoint: number, sequence: 0 }, self.payloads, &mut body).unwrap();
+        let mut writer = batch::Batch::new(Payloads::new(7, self.size), form, Encoding::Identity, "token").unwrap();
+        writer.write(Number { client: number, sequence: 0 }, self.payloads, &mut body).unwrap();
         body
     }
 

@@ -4,14 +4,16 @@ use std::fmt;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use flate2::{Compress, Compression, Crc, FlushCompress, Status};
-use serde::Deserialize;
+use flate2::{Compress, Compression, FlushCompress, Status};
+use zstd::bulk::Compressor;
 
 use crate::payload::{Number, Payloads};
 
+/// zstd's level: as fast as a client would have it.
+const ZSTD_LEVEL: i32 = 1;
+
 /// How the payloads of a request are put together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Form {
     /// `{"version":"1","token":"…","data":[…]}`
     #[default]
@@ -23,7 +25,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// The content type that goes with it.
+    /// Its content type.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Envelope | Self::Array => "application/json",
@@ -32,60 +34,79 @@ impl Form {
     }
 }
 
-/// How the body is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// The content encoding of the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Encoding {
-    /// As it is.
+    /// Not encoded.
     #[default]
     Identity,
-    /// As one gzip member.
+    /// One gzip member.
     Gzip,
+    /// One zstd frame.
+    Zstd,
 }
 
-/// Writes bodies, reusing its buffers.
+impl Encoding {
+    /// The value of `Content-Encoding`, if there is one.
+    pub fn header(self) -> Option<&'static str> {
+        match self {
+            Self::Identity => None,
+            Self::Gzip => Some("gzip"),
+            Self::Zstd => Some("zstd"),
+        }
+    }
+}
+
+/// Writes bodies, and uses its buffers again.
 pub struct Batch {
     payloads: Payloads,
     form: Form,
     opening: Vec<u8>,
-    gzip: Option<Gzip>,
+    encoder: Encoder,
     plain: Vec<u8>,
 }
 
-struct Gzip {
-    deflate: Compress,
+enum Encoder {
+    Identity,
+    // flate2's own encoder of gzip cannot be used again.
+    Gzip(Compress),
+    Zstd(Compressor<'static>),
 }
 
 impl Batch {
     /// A writer of bodies in this form and encoding; the token goes into envelopes.
-    pub fn new(payloads: Payloads, form: Form, encoding: Encoding, token: &str) -> Self {
+    /// Errors: there is no compressor.
+    pub fn new(payloads: Payloads, form: Form, encoding: Encoding, token: &str) -> anyhow::Result<Self> {
         let token = serde_json::Value::from(token);
         let opening = match form {
             Form::Envelope => format!("{{\"version\":\"1\",\"token\":{token},\"data\":[").into_bytes(),
             Form::Array => b"[".to_vec(),
             Form::Ndjson => Vec::new(),
         };
-        let gzip = (encoding == Encoding::Gzip).then(|| Gzip { deflate: Compress::new(Compression::fast(), false) });
-        Self { payloads, form, opening, gzip, plain: Vec::new() }
+        let encoder = match encoding {
+            Encoding::Identity => Encoder::Identity,
+            Encoding::Gzip => Encoder::Gzip(Compress::new_gzip(Compression::fast(), 15)),
+            Encoding::Zstd => Encoder::Zstd(Compressor::new(ZSTD_LEVEL)?),
+        };
+        Ok(Self { payloads, form, opening, encoder, plain: Vec::new() })
     }
 
     /// Appends the body with `count` payloads from `first` on to `out`.
-    ///
-    /// # Errors
-    ///
-    /// The compressor failed, which it does not on bytes in memory.
+    /// Errors: the compressor failed, which it does not on bytes in memory.
     pub fn write(&mut self, first: Number, count: usize, out: &mut Vec<u8>) -> anyhow::Result<()> {
-        let Some(mut gzip) = self.gzip.take() else {
-            self.write_plain(first, count, out);
-            return Ok(());
-        };
         let mut plain = std::mem::take(&mut self.plain);
         plain.clear();
-        self.write_plain(first, count, &mut plain);
-        let done = gzip.write(&plain, out);
+        match &mut self.encoder {
+            Encoder::Identity => self.write_plain(first, count, out),
+            Encoder::Gzip(_) | Encoder::Zstd(_) => self.write_plain(first, count, &mut plain),
+        }
+        match &mut self.encoder {
+            Encoder::Identity => {}
+            Encoder::Gzip(gzip) => compress(gzip, &plain, out)?,
+            Encoder::Zstd(zstd) => out.extend_from_slice(&zstd.compress(&plain)?),
+        }
         self.plain = plain;
-        self.gzip = Some(gzip);
-        done
+        Ok(())
     }
 
     fn write_plain(&self, first: Number, count: usize, out: &mut Vec<u8>) {
@@ -94,11 +115,16 @@ impl Batch {
             self.payloads.write(Number { sequence, ..first }, out);
             out.push(if self.form == Form::Ndjson { b'\n' } else { b',' });
         }
-        match self.form {
-            Form::Envelope => replace_comma(out, b"]}"),
-            Form::Array => replace_comma(out, b"]"),
-            Form::Ndjson => {}
+        let closing: &[u8] = match self.form {
+            Form::Envelope => b"]}",
+            Form::Array => b"]",
+            Form::Ndjson => return,
+        };
+        if count > 0 {
+            // The last comma.
+            out.pop();
         }
+        out.extend_from_slice(closing);
     }
 }
 
@@ -108,36 +134,16 @@ impl fmt::Debug for Batch {
     }
 }
 
-impl Gzip {
-    /// One gzip member (RFC 1952) written by hand, since flate2's own encoder cannot be used again.
-    fn write(&mut self, plain: &[u8], out: &mut Vec<u8>) -> anyhow::Result<()> {
-        out.extend_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255]);
-        self.deflate.reset();
-        let mut taken = 0;
-        loop {
-            out.reserve(plain.len() / 2 + 128);
-            let status = self
-                .deflate
-                .compress_vec(&plain[taken..], out, FlushCompress::Finish)
-                .context("compressing a request's body")?;
-            taken = usize::try_from(self.deflate.total_in())?;
-            if status == Status::StreamEnd {
-                break;
-            }
+fn compress(gzip: &mut Compress, plain: &[u8], out: &mut Vec<u8>) -> anyhow::Result<()> {
+    gzip.reset();
+    loop {
+        out.reserve(plain.len() / 2 + 128);
+        let taken = usize::try_from(gzip.total_in())?;
+        let status = gzip.compress_vec(&plain[taken..], out, FlushCompress::Finish);
+        if status.context("compressing a request's body")? == Status::StreamEnd {
+            return Ok(());
         }
-        let mut crc = Crc::new();
-        crc.update(plain);
-        out.extend_from_slice(&crc.sum().to_le_bytes());
-        out.extend_from_slice(&crc.amount().to_le_bytes());
-        Ok(())
     }
-}
-
-fn replace_comma(out: &mut Vec<u8>, closing: &[u8]) {
-    if out.last() == Some(&b',') {
-        out.pop();
-    }
-    out.extend_from_slice(closing);
 }
 
 #[cfg(test)]
@@ -149,11 +155,11 @@ mod tests {
 
     use super::*;
 
-    const FIRST: Number = Number { endpoint: 2, sequence: 40 };
+    const FIRST: Number = Number { client: 2, sequence: 40 };
 
     fn body(form: Form, encoding: Encoding) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut batch = Batch::new(Payloads::new(7, 290), form, encoding, "t\"1");
+        let mut batch = Batch::new(Payloads::new(7, 290), form, encoding, "t\"1").unwrap();
         // Twice, since the buffers and the compressor are used again.
         batch.write(FIRST, 1, &mut Vec::new()).unwrap();
         batch.write(FIRST, 3, &mut out).unwrap();
@@ -174,11 +180,13 @@ mod tests {
     }
 
     #[test]
-    fn a_gzip_body_unpacks_to_the_plain_one() {
+    fn an_encoded_body_unpacks_to_the_plain_one() {
         for form in [Form::Envelope, Form::Array, Form::Ndjson] {
+            let plain = body(form, Encoding::Identity);
             let mut unpacked = Vec::new();
             GzDecoder::new(&body(form, Encoding::Gzip)[..]).read_to_end(&mut unpacked).unwrap();
-            assert_eq!(unpacked, body(form, Encoding::Identity));
+            assert_eq!(unpacked, plain);
+            assert_eq!(zstd::decode_all(&body(form, Encoding::Zstd)[..]).unwrap(), plain);
         }
     }
 }

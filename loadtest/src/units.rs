@@ -1,56 +1,44 @@
-//! Times and sizes as people write them: `200ms`, `90s`, `5m`; `512`, `512KiB`, `8MiB`.
+//! Times and sizes as the server's settings have them: `200ms`, `60s`, `5m`, `1h`; `512`, `512KiB`, `8MiB`.
 
 use std::time::Duration;
 
-/// Reads a time: a number with `us`, `ms`, `s` or `m`, or a bare number of seconds.
-///
-/// # Errors
-///
-/// A sentence that says what was expected.
+const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// Reads a time; a bare number is in seconds.
+/// Errors: what was expected.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = split(text);
-    let scale = match unit {
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        _ => return Err(format!("{text:?} is no time: expected a number of us, ms, s or m, as 200ms or 90s")),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no time: expected a number, as 200ms or 90s"))?;
-    Duration::try_from_secs_f64(number * scale).map_err(|_| format!("{text:?} is out of range"))
+    scaled(text, &TIMES, 1_000)
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("{text:?}: expected a time in seconds, or one such as 200ms, 60s, 5m or 1h"))
 }
 
-/// Reads a size in bytes: a whole number, alone or with `KiB`, `MiB` or `GiB`.
-///
-/// # Errors
-///
-/// A sentence that says what was expected.
+/// Reads a size; a bare number is in bytes.
+/// Errors: what was expected.
 pub fn size(text: &str) -> Result<usize, String> {
-    let (number, unit) = split(text);
-    let scale: usize = match unit {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err(format!("{text:?} is no size: expected bytes, KiB, MiB or GiB, as 512 or 8MiB")),
-    };
-    let number: usize = number.parse().map_err(|_| format!("{text:?} is no size: expected a whole number"))?;
-    number.checked_mul(scale).ok_or_else(|| format!("{text:?} is out of range"))
+    scaled(text, &SIZES, 1)
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .ok_or_else(|| format!("{text:?}: expected a size in bytes, or one such as 512KiB, 8MiB or 10GiB"))
 }
 
-/// A size with the unit that leaves it below 1,024.
+/// A whole number with one of `units` behind it, in the smallest unit.
+fn scaled(text: &str, units: &[(&str, u64)], bare: u64) -> Option<u64> {
+    let with_unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    let (digits, factor) = with_unit.unwrap_or((text, bare));
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<u64>().ok()?.checked_mul(factor)).flatten()
+}
+
+/// A size in the largest unit that keeps it at 1 or more.
 pub fn show_size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "KiB", "MiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
+    match bytes {
+        0..1_024 => format!("{bytes} B"),
+        1_024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1_024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", bytes as f64 / 1_073_741_824.0),
     }
-    format!("{value:.2} GiB")
 }
 
-/// A time in microseconds with the unit that reads best.
+/// A time of so many microseconds in the largest unit that keeps it at 1 or more.
 pub fn show_micros(micros: u64) -> String {
     match micros {
         0..1_000 => format!("{micros} us"),
@@ -59,38 +47,22 @@ pub fn show_micros(micros: u64) -> String {
     }
 }
 
-fn split(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    text.split_at(end)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn times_and_sizes_are_read() {
-        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
-        assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
-        assert_eq!(size("8MiB"), Ok(8 << 20));
-        assert_eq!(size("290"), Ok(290));
-        for wrong in ["", "ms", "1h", "-1s", "1.5.1s"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-        for wrong in ["", "1.5MiB", "8MB", "99999999999GiB"] {
-            assert!(size(wrong).is_err(), "{wrong}");
-        }
+    fn times_and_sizes_have_the_units_of_the_server() {
+        let times = [("200ms", 200), ("7", 7_000), ("60s", 60_000), ("5m", 300_000), ("1h", 3_600_000)];
+        assert!(times.iter().all(|(text, millis)| duration(text) == Ok(Duration::from_millis(*millis))));
+        assert_eq!((size("8MiB"), size("290"), size("1B")), (Ok(8 << 20), Ok(290), Ok(1)));
+        assert!(["", "ms", "1d", "-1s", "1.5s", "+1s"].iter().all(|wrong| duration(wrong).is_err()));
+        assert!(["", "1.5MiB", "8MB", "99999999999GiB"].iter().all(|wrong| size(wrong).is_err()));
     }
 
     #[test]
     fn sizes_and_times_are_shown_in_a_fitting_unit() {
-        assert_eq!(show_size(12), "12 B");
-        assert_eq!(show_size(8 << 20), "8.0 MiB");
-        assert_eq!(show_size(3 << 30), "3.00 GiB");
-        assert_eq!(show_micros(250), "250 us");
-        assert_eq!(show_micros(2_500), "2.50 ms");
-        assert_eq!(show_micros(2_500_000), "2.50 s");
+        assert_eq!([12, 8 << 20, 3 << 30].map(show_size), ["12 B", "8.0 MiB", "3.00 GiB"]);
+        assert_eq!([250, 2_500, 2_500_000].map(show_micros), ["250 us", "2.50 ms", "2.50 s"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Proofs against a server that keeps nothing, which has to be found, and the load that follows its servers.
+//! Proofs against a server that stores nothing, which have to fail, and the load that follows its servers.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -12,8 +12,8 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use loadtest::load::{self, Control, Plan, Rate, Receipts, Shape, Whither};
-use loadtest::proof::{Proof, Scene, Verdict};
+use loadtest::load::{self, Control, Destination, Plan, Rate, Receipts, Shape};
+use loadtest::proof::{Event, Proof, Verdict};
 use loadtest::s3::FaultPlan;
 use loadtest::server::Program;
 use tempfile::TempDir;
@@ -32,15 +32,15 @@ fn plan() -> Plan {
     }
 }
 
-/// The floor acknowledges everything and stores nothing.
+/// The floor accepts everything and stores nothing.
 fn floor() -> Program {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_loadtest"));
     Program { path, args: vec!["baseline".into(), "floor".into()], env: Vec::new(), log: None }
 }
 
-fn proof(scene: Scene, program: Program, folder: &TempDir) -> Proof {
+fn proof(event: Event, program: Program, folder: &TempDir) -> Proof {
     Proof {
-        scene,
+        event,
         rounds: 2,
         seed: 7,
         life: Duration::from_millis(100)..=Duration::from_millis(150),
@@ -58,8 +58,8 @@ fn proof(scene: Scene, program: Program, folder: &TempDir) -> Proof {
     }
 }
 
-async fn against_floor(scene: Scene, folder: &TempDir) -> Verdict {
-    let proof = proof(scene, floor(), folder);
+async fn against_floor(event: Event, folder: &TempDir) -> Verdict {
+    let proof = proof(event, floor(), folder);
     let verdict = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap();
     let accepted = verdict.ledger.accepted;
     assert!(accepted > 0, "{verdict}");
@@ -68,28 +68,34 @@ async fn against_floor(scene: Scene, folder: &TempDir) -> Verdict {
     verdict
 }
 
+/// Started, killed and stopped.
+fn servers(verdict: &Verdict) -> (u32, u32, u32) {
+    (verdict.observed.starts, verdict.observed.kills, verdict.observed.stops)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_keeps_nothing_fails_and_its_traces_are_left() {
+async fn a_server_that_stores_nothing_fails_and_its_files_are_left() {
     let folder = TempDir::new().unwrap();
-    let verdict = against_floor(Scene::Kill, &folder).await;
-    assert_eq!(verdict.servers, (3, 2, 1), "{verdict}");
-    // It gives no receipts either.
+    let verdict = against_floor(Event::Kill, &folder).await;
+    assert_eq!(servers(&verdict), (3, 2, 1), "{verdict}");
+    // It has no receipts either.
     assert!(verdict.jobs.asked > 0 && verdict.jobs.stored == 0, "{verdict}");
     assert!(verdict.kept.unwrap().join("server-3.log").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_scene_with_several_servers_ends_all_of_them() {
+async fn each_event_with_several_servers_stops_all_of_them() {
     let folder = TempDir::new().unwrap();
-    assert_eq!(against_floor(Scene::Stop, &folder).await.servers, (3, 0, 3));
-    assert_eq!(against_floor(Scene::Takeover, &folder).await.servers, (3, 0, 3));
+    for event in [Event::Stop, Event::Takeover] {
+        assert_eq!(servers(&against_floor(event, &folder).await), (3, 0, 3));
+    }
 }
 
-/// How long the servers lived, and what was said first.
+/// What was reported first, and the lives of the servers.
 async fn lives(seed: u64) -> (String, Vec<String>) {
     let folder = TempDir::new().unwrap();
     let said = Mutex::new(Vec::new());
-    let proof = Proof { seed, ..proof(Scene::Kill, floor(), &folder) };
+    let proof = Proof { seed, ..proof(Event::Kill, floor(), &folder) };
     let verdict = proof.run(Control::default(), |text| said.lock().unwrap().push(text.to_owned()));
     assert_eq!(Box::pin(verdict).await.unwrap().seed, seed);
     let said = said.into_inner().unwrap();
@@ -98,7 +104,7 @@ async fn lives(seed: u64) -> (String, Vec<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_seed_is_told_and_repeats_the_times_at_which_servers_are_killed() {
+async fn a_seed_is_reported_and_repeats_the_times_at_which_servers_are_killed() {
     let (said, first) = lives(7).await;
     assert_eq!((said.as_str(), first.len()), ("kill: seed 7", 2));
     assert_eq!(lives(7).await.1, first);
@@ -106,19 +112,19 @@ async fn a_seed_is_told_and_repeats_the_times_at_which_servers_are_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_cannot_start_is_an_error_and_no_finding() {
+async fn a_program_that_cannot_start_is_an_error_and_not_a_finding() {
     let folder = TempDir::new().unwrap();
     let program = Program { path: "/bin/false".into(), args: Vec::new(), env: Vec::new(), log: None };
-    let proof = proof(Scene::Kill, program, &folder);
+    let proof = proof(Event::Kill, program, &folder);
     let wrong = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap_err();
     assert!(format!("{wrong:#}").contains("/bin/false"), "{wrong:#}");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left of what was no proof");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scenes_own_settings_cannot_be_given() {
+async fn settings_of_the_proof_itself_cannot_be_given() {
     let folder = TempDir::new().unwrap();
-    let mut proof = proof(Scene::Kill, floor(), &folder);
+    let mut proof = proof(Event::Kill, floor(), &folder);
     proof.program.env.push(("SPOOL_DIR".to_owned(), "/elsewhere".to_owned()));
     let wrong = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap_err();
     assert!(wrong.to_string().contains("SPOOL_DIR"), "{wrong:#}");
@@ -132,7 +138,7 @@ async fn count(State(counter): State<Arc<Counter>>, _: Bytes) -> (StatusCode, &'
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_goes_where_it_is_told_and_waits_while_that_is_nowhere() {
+async fn a_load_follows_its_destination_and_waits_while_there_is_none() {
     let mut servers = Vec::new();
     let mut serving = tokio::task::JoinSet::new();
     for _ in 0..2 {
@@ -144,18 +150,18 @@ async fn a_load_goes_where_it_is_told_and_waits_while_that_is_nowhere() {
     }
     let receipts = Arc::new(Receipts::new(5));
     let control = Control { receipts: Some(Arc::clone(&receipts)), ..Control::default() };
-    control.whither.send_replace(Whither::Nowhere);
+    control.destination.send_replace(Destination::Nowhere);
     let load = load::run(Plan { rate: Rate::UNPACED, ..plan() }, control.clone(), |_| {});
-    let play = async {
+    let switch = async {
         for (addr, count) in &mut servers {
-            assert_eq!(*count.borrow(), 0, "a request went where it was not told to");
-            control.whither.send_replace(Whither::To(*addr));
+            assert_eq!(*count.borrow(), 0, "a request went to another server");
+            control.destination.send_replace(Destination::To(*addr));
             count.wait_for(|count| *count >= 50).await.unwrap();
-            control.whither.send_replace(Whither::Nowhere);
+            control.destination.send_replace(Destination::Nowhere);
         }
         control.end.cancel();
     };
-    let (done, ()) = tokio::join!(Box::pin(load), play);
+    let (done, ()) = tokio::join!(Box::pin(load), switch);
     let done = done.unwrap();
     let counted: u64 = servers.iter().map(|(_, count)| *count.borrow()).sum();
     assert_eq!(done.tally.statuses[&202], counted);

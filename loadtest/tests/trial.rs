@@ -1,4 +1,4 @@
-//! Whole runs: against a toy server whose flaws are known, which have to be found, and against a real child process.
+//! Whole runs against a toy server with known flaws, which have to be found, and against a child process.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -17,21 +17,21 @@ use loadtest::load::{Control, Plan, Rate, Shape};
 use loadtest::readback::Store;
 use loadtest::report::Report;
 use loadtest::server::Program;
-use loadtest::trial::{Place, Target, Trial};
+use loadtest::trial::{TestedServer, TestedStore, Trial};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-/// What the toy does to its 20th request.
+/// The toy's flaw at its 20th request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Flaw {
     None,
     Loses,
     StoresTwice,
     Reprints,
-    RefusesButStores,
-    Refuses,
+    RejectsButStores,
+    Rejects,
 }
 
 struct Toy {
@@ -61,11 +61,11 @@ async fn take(State(toy): State<Arc<Toy>>, body: Bytes) -> StatusCode {
     if flaw == Flaw::StoresTwice {
         lines = lines.repeat(2);
     }
-    if ![Flaw::Loses, Flaw::Refuses].contains(&flaw) {
+    if ![Flaw::Loses, Flaw::Rejects].contains(&flaw) {
         tokio::fs::write(toy.folder.join(format!("{number}.ndjson")), lines).await.unwrap();
     }
-    let refuses = [Flaw::RefusesButStores, Flaw::Refuses].contains(&flaw);
-    if refuses { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::ACCEPTED }
+    let rejects = [Flaw::RejectsButStores, Flaw::Rejects].contains(&flaw);
+    if rejects { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::ACCEPTED }
 }
 
 fn plan(target: SocketAddr) -> Plan {
@@ -80,12 +80,6 @@ fn plan(target: SocketAddr) -> Plan {
     }
 }
 
-fn trial(plan: Plan, target: Target, place: Place) -> Trial {
-    let settle = Duration::ZERO;
-    let exit_limit = Duration::from_secs(10);
-    Trial { name: "test".to_owned(), plan, target, place, admin: None, stop_after: None, settle, exit_limit }
-}
-
 async fn against_toy(flaw: Flaw, change: impl FnOnce(&mut Plan)) -> Report {
     let folder = TempDir::new().unwrap();
     let toy = Arc::new(Toy { folder: folder.path().to_owned(), flaw, requests: AtomicU64::new(0) });
@@ -93,8 +87,8 @@ async fn against_toy(flaw: Flaw, change: impl FnOnce(&mut Plan)) -> Report {
     let mut plan = plan(listener.local_addr().unwrap());
     change(&mut plan);
     let router = Router::new().route("/v1/payloads", post(take)).with_state(toy);
-    let place = Place::Given(Store::Dir(folder.path().to_owned()));
-    let run = trial(plan, Target::Running, place).run(Control::default(), |_| {});
+    let store = TestedStore::Given(Store::Dir(folder.path().to_owned()));
+    let run = Trial::new("test", plan, TestedServer::Running, store).run(Control::default(), |_| {});
     tokio::select! {
         report = Box::pin(run) => report.unwrap(),
         wrong = async { axum::serve(listener, router).await } => panic!("the toy stopped: {wrong:?}"),
@@ -105,7 +99,8 @@ async fn against_toy(flaw: Flaw, change: impl FnOnce(&mut Plan)) -> Report {
 async fn a_server_without_flaws_passes() {
     let report = against_toy(Flaw::None, |_| {}).await;
     assert!(!report.failed(), "{report}");
-    assert_eq!((report.ledger.sent, report.ledger.accepted, report.ledger.stored), (500, 500, 500));
+    let totals = report.ledger.unwrap();
+    assert_eq!((totals.sent, totals.accepted, totals.stored), (500, 500, 500));
     assert_eq!(report.statuses[&202], 50);
     assert_eq!(report.connects, (4, 0));
     assert_eq!(report.objects.unwrap().count, 50);
@@ -114,24 +109,25 @@ async fn a_server_without_flaws_passes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_flaw_is_found() {
     let report = against_toy(Flaw::Loses, |_| {}).await;
-    assert_eq!(report.ledger.lost, 10, "{report}");
+    assert_eq!(report.ledger.unwrap().lost, 10, "{report}");
     assert!(report.failed());
     let report = against_toy(Flaw::StoresTwice, |_| {}).await;
-    assert_eq!(report.ledger.duplicated, 10, "{report}");
+    assert_eq!(report.ledger.unwrap().duplicated, 10, "{report}");
     assert!(report.failed());
     let report = against_toy(Flaw::Reprints, |_| {}).await;
-    assert_eq!((report.ledger.corrupt, report.ledger.lost), (10, 10), "{report}");
+    assert_eq!((report.ledger.unwrap().corrupt, report.ledger.unwrap().lost), (10, 10), "{report}");
     assert!(report.failed());
-    let report = against_toy(Flaw::RefusesButStores, |_| {}).await;
-    assert_eq!(report.ledger.stored_though_refused, 10, "{report}");
+    let report = against_toy(Flaw::RejectsButStores, |_| {}).await;
+    assert_eq!(report.ledger.unwrap().stored_though_rejected, 10, "{report}");
     assert!(report.failed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_is_no_failure() {
-    let report = against_toy(Flaw::Refuses, |_| {}).await;
+async fn a_rejection_is_not_a_failure() {
+    let report = against_toy(Flaw::Rejects, |_| {}).await;
     assert!(!report.failed(), "{report}");
-    assert_eq!((report.ledger.refused, report.ledger.stored), (10, 490));
+    let totals = report.ledger.unwrap();
+    assert_eq!((totals.rejected, totals.stored), (10, 490));
     assert_eq!(report.statuses[&503], 1);
 }
 
@@ -144,17 +140,17 @@ async fn a_paced_load_keeps_its_rate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mix_over_new_connections_and_other_endpoints_is_booked_payload_by_payload() {
+async fn a_mix_over_new_connections_is_recorded_payload_by_payload() {
     let report = against_toy(Flaw::None, |plan| {
         plan.requests = Some(40);
         plan.threads = 1;
         plan.shape = Shape::Mixed;
-        plan.endpoints = 7;
         plan.new_connections = 0.25;
     })
     .await;
     assert!(!report.failed(), "{report}");
-    assert_eq!((report.ledger.sent, report.ledger.stored), (2 * 164, 2 * 164));
+    let totals = report.ledger.unwrap();
+    assert_eq!((totals.sent, totals.stored), (2 * 164, 2 * 164));
     assert_eq!(report.connects, (4 + 10, 0));
 }
 
@@ -168,23 +164,24 @@ async fn a_child_is_started_measured_and_stopped() {
         log: Some(log.path().join("log")),
     };
     let plan = plan(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let trial = trial(plan, Target::Baseline(floor), Place::Nowhere);
+    let trial = Trial::new("test", plan, TestedServer::Baseline(floor), TestedStore::None);
     let report = Box::pin(trial.run(Control::default(), |_| {})).await.unwrap();
     assert!(!report.failed(), "{report}");
     assert_eq!(report.statuses[&202], 50);
     let server = report.server.unwrap();
     assert_eq!((server.exit.code, server.exit.killed), (Some(0), false));
     assert!(server.peak_memory > 1 << 20);
-    assert_eq!(report.program.unwrap().version.as_deref(), Some(concat!("loadtest ", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(report.settings["server version"], concat!("loadtest ", env!("CARGO_PKG_VERSION")));
     let in_samples: u64 = report.timeline.iter().map(|sample| sample.accepted).sum();
     assert_eq!(in_samples, 50, "the samples have to add up to the whole");
     assert!(std::fs::read_to_string(log.path().join("log")).unwrap().contains("listening addr=127.0.0.1:"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_cannot_start_is_an_error_and_not_a_wait() {
+async fn a_server_that_cannot_start_is_an_error() {
     let program = Program { path: "/bin/false".into(), args: Vec::new(), env: Vec::new(), log: None };
-    let trial = trial(plan(SocketAddr::from(([127, 0, 0, 1], 0))), Target::Spawn(program), Place::Fresh);
+    let plan = plan(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let trial = Trial::new("test", plan, TestedServer::Spawn(program), TestedStore::Fresh);
     let wrong = Box::pin(trial.run(Control::default(), |_| {})).await.unwrap_err();
     assert!(format!("{wrong:#}").contains("/bin/false"), "{wrong:#}");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use loadtest::attack::{Assault, Attack, Outcome, Peak, Watch};
+use loadtest::attack::{Attack, AttackRun, Monitor, Outcome, Peak};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -34,8 +34,8 @@ const SHORT_TIMEOUTS: &[(&str, &str)] =
 /// Attacks the server while other clients send batches. All of these must be accepted and stored. Stops the server.
 async fn attack_server(attack: Attack, connections: u32, duration: Duration, env: &[(&str, &str)]) -> Outcome {
     let mut server = Server::start(env).await;
-    let watch = Watch { pid: server.pid() };
-    let Peak { files, .. } = watch.look().unwrap();
+    let monitor = Monitor { pid: server.pid() };
+    let Peak { files, .. } = monitor.sample().unwrap();
     server.forget_peak();
     let resident = server.peak();
     let over = CancellationToken::new();
@@ -53,8 +53,9 @@ async fn attack_server(attack: Attack, connections: u32, duration: Duration, env
             sent
         });
     }
-    let assault = Assault { attack, target: server.public, connections, duration, persists: false, bandwidth: None };
-    let (outcome, peak) = watch.during(assault.run()).await;
+    let attack = Some(attack);
+    let run = AttackRun { attack, target: server.public, connections, duration, reconnects: false, bandwidth: None };
+    let (outcome, peak) = monitor.during(run.run()).await;
     over.cancel();
     let mut sent = senders.join_all().await.concat();
     assert!(sent.len() >= CLIENTS, "{} were served", sent.len());

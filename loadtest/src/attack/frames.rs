@@ -1,6 +1,6 @@
-//! HTTP/2 frames as bytes (RFC 9113, 4 to 6), with none of a client's manners: any type, any flags, any stream.
+//! HTTP/2 frames as bytes (RFC 9113, 4 to 6), without a client's checks: any type, any flags, any stream.
 
-/// What a connection begins with (RFC 9113, 3.4).
+/// The client's connection preface (RFC 9113, 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes of a frame's head: length, type, flags, stream.
@@ -35,12 +35,12 @@ pub const INITIAL_WINDOW_SIZE: u16 = 4;
 /// SETTINGS_MAX_FRAME_SIZE.
 pub const MAX_FRAME_SIZE: u16 = 5;
 
-/// `GET / http` of authority `x`, by HPACK's static table and without a change to the other (RFC 7541, 6.2.2).
+/// `GET / http` of authority `x`, with HPACK's static table alone (RFC 7541, 6.2.2).
 pub const GET: &[u8] = &[0x82, 0x86, 0x84, 0x01, 0x01, b'x'];
 /// The same with POST.
 pub const POST: &[u8] = &[0x83, 0x86, 0x84, 0x01, 0x01, b'x'];
 
-/// A frame with this payload, whatever it may be.
+/// A frame with this payload.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let [_, length @ ..] = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
     let [a, b, c, d] = stream.to_be_bytes();
@@ -53,7 +53,7 @@ pub fn opening(settings: &[(u16, u32)]) -> Vec<u8> {
     [PREFACE, &self::settings(settings)].concat()
 }
 
-/// SETTINGS with these.
+/// SETTINGS with these parameters.
 pub fn settings(settings: &[(u16, u32)]) -> Vec<u8> {
     let payload: Vec<u8> =
         settings.iter().flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
@@ -70,19 +70,18 @@ pub fn cancel(stream: u32) -> Vec<u8> {
     frame(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes())
 }
 
-/// WINDOW_UPDATE by so many bytes.
+/// WINDOW_UPDATE by this number of bytes.
 pub fn window_update(stream: u32, by: u32) -> Vec<u8> {
     frame(kind::WINDOW_UPDATE, 0, stream, &by.to_be_bytes())
 }
 
-/// A header field that is no part of a table, and does not become one: `name` and `value` as they are, up to 126 bytes
-/// each (RFC 7541, 6.2.2).
+/// A literal header field without indexing, name and value of up to 126 bytes each (RFC 7541, 6.2.2).
 pub fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
     let length = |text: &[u8]| [u8::try_from(text.len().min(126)).unwrap_or(126)];
     [&[0][..], &length(name), name, &length(value), value].concat()
 }
 
-/// A frame that came.
+/// A frame that was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the field of the same name in RFC 9113, 4.1")]
 pub struct Frame {
@@ -93,7 +92,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Takes the first frame off `bytes`; nothing if it is not whole yet.
+    /// Takes the first frame from `bytes`; `None` if it is incomplete.
     pub fn take(bytes: &mut Vec<u8>) -> Option<Self> {
         let &[x, y, z, kind, flags, a, b, c, d] = bytes.first_chunk::<HEAD>()?;
         let length = u32::from_be_bytes([0, x, y, z]) as usize;
@@ -118,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_that_is_written_is_read_back_once_it_is_whole() {
+    fn a_frame_that_is_written_is_read_back_once_it_is_complete() {
         let whole = [frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 7, 0, 0, 0, 11]), headers(7, END_STREAM, GET)].concat();
         for end in 0..17 {
             assert_eq!(Frame::take(&mut whole[..end].to_vec()), None);

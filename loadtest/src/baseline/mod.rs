@@ -1,31 +1,26 @@
-//! What millpond is compared with: the least that a server can do, and the three designs of the story that it comes
-//! from, which took a million requests a minute to S3 in Go and put every payload on its own.
-//!
-//! Each keeps the story's shape and its flaws, and is given what does not belong to the shape: the queue's size and the
-//! number of workers that millpond has by default, payloads that are not taken apart, and keys that never meet.
+//! Servers to compare millpond with: the least that a server can do, and a simpler design, which puts every payload as an
+//! object of its own. It has the default queue and workers of millpond.
 
-mod bucket;
-mod floor;
-mod intake;
-mod one_uploader;
 mod put_per_payload;
-mod task_per_payload;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use anyhow::Context;
+use axum::Router;
+use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::post;
 use axum::serve::ListenerExt;
 use clap::ValueEnum;
+use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 
-pub use self::bucket::{Bucket, Puts};
-
-use self::one_uploader::OneUploader;
+pub use self::put_per_payload::Bucket;
 use self::put_per_payload::PutPerPayload;
-use self::task_per_payload::TaskPerPayload;
 use crate::server::Program;
 
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -35,70 +30,54 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 pub enum Baseline {
     /// Reads each body and checks that it is JSON; stores nothing.
     Floor,
-    /// Starts a task for each payload, which puts it.
-    TaskPerPayload,
-    /// Sends payloads into one buffered channel, which one task drains, putting one after the other.
-    OneUploader,
-    /// Sends payloads to a dispatcher, which starts a task for each that waits for one of the workers, which puts it.
+    /// Sends payloads to a dispatcher, which starts a task for each that waits for a free worker, which puts it.
     PutPerPayload,
 }
 
-/// What the designs of the story are run with.
+/// The settings of [`Baseline::PutPerPayload`].
 #[derive(Debug)]
 pub struct Settings {
     /// Where payloads are put. The floor needs none.
     pub bucket: Option<Arc<Bucket>>,
     /// Workers of the dispatcher.
     pub workers: NonZeroUsize,
-    /// Payloads that the channels hold.
+    /// Payloads in the channel.
     pub queue: NonZeroUsize,
 }
 
 impl Baseline {
-    /// The designs of the story, in its order.
-    pub const STORY: [Self; 3] = [Self::TaskPerPayload, Self::OneUploader, Self::PutPerPayload];
-
-    /// The name that the command line uses.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Floor => "floor",
-            Self::TaskPerPayload => "task-per-payload",
-            Self::OneUploader => "one-uploader",
-            Self::PutPerPayload => "put-per-payload",
-        }
+    /// The name in the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// This very program as that server.
-    ///
-    /// # Errors
-    ///
-    /// The operating system would not say where this program lies.
+    /// This program as that server.
+    /// Errors: the path of this program is unknown.
     pub fn program(self) -> anyhow::Result<Program> {
         let path = std::env::current_exe().context("finding this program")?;
-        let args = ["baseline", self.name()].map(OsString::from).to_vec();
+        let args = vec![OsString::from("baseline"), self.name().into()];
         Ok(Program { path, args, env: Vec::new(), log: None })
     }
 
-    /// Serves until `shutdown` completes and the requests under way are answered. What has not been put by then is left
-    /// in tasks, and is lost when their runtime ends.
-    ///
-    /// # Errors
-    ///
-    /// Accepting connections failed for good, or there is no bucket for a design that needs one.
+    /// Serves until `shutdown` completes and requests under way have their responses. What has not been put by then is in
+    /// tasks, and is lost when their runtime ends.
+    /// Errors: accepting connections failed, or there is no bucket for a design that needs one.
     pub async fn serve(
         self,
         settings: &Settings,
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> anyhow::Result<()> {
-        let bucket = || settings.bucket.clone().with_context(|| format!("{} needs a bucket", self.name()));
-        let (workers, queue) = (settings.workers.get(), settings.queue.get());
-        let router = match self {
-            Self::Floor => floor::router(),
-            Self::TaskPerPayload => intake::router(TaskPerPayload::new(bucket()?)),
-            Self::OneUploader => intake::router(OneUploader::start(bucket()?, queue)),
-            Self::PutPerPayload => intake::router(PutPerPayload::start(&bucket()?, workers, queue)),
+        let handler = match self {
+            Self::Floor => post(accept),
+            Self::PutPerPayload => {
+                let bucket = settings.bucket.as_ref().with_context(|| format!("{} needs a bucket", self.name()))?;
+                let server = PutPerPayload::start(bucket, settings.workers.get(), settings.queue.get());
+                let server = Arc::new(server);
+                post(move |body: Bytes| async move { server.accept(&body).await })
+            }
         };
+        let router = Router::new().route("/", handler.clone()).route("/v1/payloads", handler);
         let listener = listener.tap_io(|stream| {
             let _ = stream.set_nodelay(true);
         });
@@ -107,14 +86,10 @@ impl Baseline {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_takes_each_by_its_name() {
-        for baseline in Baseline::value_variants() {
-            assert_eq!(Baseline::from_str(baseline.name(), false), Ok(*baseline));
-        }
+async fn accept(body: Bytes) -> impl IntoResponse {
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    match serde_json::from_slice::<&RawValue>(&body) {
+        Ok(_) => (StatusCode::ACCEPTED, json, r#"{"ack":"none"}"#),
+        Err(_) => (StatusCode::BAD_REQUEST, json, r#"{"title":"not JSON"}"#),
     }
 }

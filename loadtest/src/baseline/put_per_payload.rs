@@ -1,63 +1,93 @@
-//! The story's third design: a job queue, a dispatcher, and a pool of workers that each say when they are free. The
-//! dispatcher starts a task for each job, which waits for a free worker, so that the queue is always empty and its
-//! capacity bounds nothing: the jobs wait in the tasks. Each is one PUT.
+//! A simpler design: a channel, a dispatcher, and workers that put each payload as an object of its own. The dispatcher
+//! starts a task for each payload, which waits for a free worker, so that the channel is always empty and its capacity
+//! limits nothing: payloads wait in tasks, and are lost when the process ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
+use aws_sdk_s3::Client;
+use aws_sdk_s3::primitives::ByteStream;
+use axum::http::StatusCode;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use super::bucket::Bucket;
-use super::intake::{Intake, Payload};
+type Payload = Box<RawValue>;
 
-/// Where a worker takes its next job.
-type JobChannel = mpsc::Sender<Payload>;
+/// Where each payload becomes an object. One that the bucket rejects is lost.
+#[derive(Debug)]
+pub struct Bucket {
+    client: Client,
+    name: String,
+    started: AtomicU64,
+}
 
 pub(super) struct PutPerPayload {
-    job_queue: mpsc::Sender<Payload>,
-    _running: JoinSet<()>,
+    queue: mpsc::Sender<Payload>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    data: Vec<Payload>,
+}
+
+impl Bucket {
+    /// The bucket of that name.
+    pub fn new(client: Client, name: impl Into<String>) -> Self {
+        Self { client, name: name.into(), started: AtomicU64::new(0) }
+    }
+
+    async fn put(&self, payload: Payload) {
+        // With the time alone, of two payloads at once one would replace the other.
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        let time = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+        let body = Bytes::from(String::from(Box::<str>::from(payload)));
+        let put = self.client.put_object().bucket(&self.name).key(format!("{time}-{number}.ndjson"));
+        let _ = Box::pin(put.body(ByteStream::from(body)).send()).await;
+    }
 }
 
 impl PutPerPayload {
     pub(super) fn start(bucket: &Arc<Bucket>, max_workers: usize, max_queue: usize) -> Self {
-        let (job_queue, jobs) = mpsc::channel(max_queue);
-        let (worker_pool, free) = mpsc::channel(max_workers);
-        let mut running = JoinSet::new();
+        let (queue, mut queued) = mpsc::channel::<Payload>(max_queue);
+        let (pool, free) = mpsc::channel(max_workers);
+        let mut tasks = JoinSet::new();
         for _ in 0..max_workers {
-            running.spawn(work(Arc::clone(bucket), worker_pool.clone()));
+            let (bucket, pool) = (Arc::clone(bucket), pool.clone());
+            tasks.spawn(async move {
+                let (worker, mut jobs) = mpsc::channel::<Payload>(1);
+                while pool.send(worker.clone()).await.is_ok() {
+                    let Some(job) = jobs.recv().await else { return };
+                    bucket.put(job).await;
+                }
+            });
         }
-        running.spawn(dispatch(jobs, free));
-        Self { job_queue, _running: running }
-    }
-}
-
-impl Intake for PutPerPayload {
-    async fn take(&self, payload: Payload) {
-        // An error would mean that the dispatcher is gone, and it ends after this.
-        let _ = self.job_queue.send(payload).await;
-    }
-}
-
-async fn work(bucket: Arc<Bucket>, worker_pool: mpsc::Sender<JobChannel>) {
-    // The story's channel held nothing; this one holds the job that the worker, being free, is about to take.
-    let (job_channel, mut jobs) = mpsc::channel(1);
-    while worker_pool.send(job_channel.clone()).await.is_ok() {
-        let Some(job) = jobs.recv().await else { return };
-        bucket.put(job).await;
-    }
-}
-
-async fn dispatch(mut jobs: mpsc::Receiver<Payload>, free: mpsc::Receiver<JobChannel>) {
-    let free = Arc::new(Mutex::new(free));
-    let handing_over = TaskTracker::new();
-    while let Some(job) = jobs.recv().await {
-        let free = Arc::clone(&free);
-        handing_over.spawn(async move {
-            let worker = free.lock().await.recv().await;
-            if let Some(worker) = worker {
-                let _ = worker.send(job).await;
+        tasks.spawn(async move {
+            let (free, waiting) = (Arc::new(Mutex::new(free)), TaskTracker::new());
+            while let Some(job) = queued.recv().await {
+                let free = Arc::clone(&free);
+                waiting.spawn(async move {
+                    let worker: Option<mpsc::Sender<Payload>> = free.lock().await.recv().await;
+                    if let Some(worker) = worker {
+                        let _ = worker.send(job).await;
+                    }
+                });
             }
         });
+        Self { queue, _tasks: tasks }
+    }
+
+    pub(super) async fn accept(&self, body: &[u8]) -> StatusCode {
+        let Ok(envelope) = serde_json::from_slice::<Envelope>(body) else { return StatusCode::BAD_REQUEST };
+        for payload in envelope.data {
+            // An error would mean that the tasks have ended, and they end after this.
+            let _ = self.queue.send(payload).await;
+        }
+        StatusCode::OK
     }
 }

@@ -1,109 +1,171 @@
-//! The arguments of `compare`.
+//! The command `compare`: a reference and variants of a server under the same load in turns, so that both are of one
+//! machine at about the same time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
-use loadtest::baseline::Baseline;
-use loadtest::batch::{Encoding, Form};
-use loadtest::server::Program;
-use loadtest::trial::{Place, Target, Trial};
-use loadtest::units;
 
-use super::{FaultArgs, LoadArgs, S3_FLAGS, variable};
+use super::args::{LoadArgs, variable};
+use super::output::{self, Exit, note, show};
+use crate::baseline::Baseline;
+use crate::batch::{Encoding, Form};
+use crate::diff::{Diff, Rounds, groups};
+use crate::load::Control;
+use crate::report::Report;
+use crate::s3::FaultPlan;
+use crate::server::Program;
+use crate::trial::{TestedServer, TestedStore, Trial};
+
+/// How long to wait for what a baseline accepted to be in the store, before it is stopped.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// The name of a server without variants.
+const SERVER: &str = "server";
+
+/// After the name of a variant, its run by the build of `--against`.
+const AGAINST: &str = ", against";
 
 #[derive(Debug, Args)]
-pub(crate) struct CompareArgs {
-    /// The server to compare with the floor
+pub(super) struct CompareArgs {
+    /// The server to compare
     #[arg(long)]
     spawn: PathBuf,
+    /// Another build of the server, as the reference of each variant [default: the floor is the reference of all]
+    #[arg(long, conflicts_with = "baselines")]
+    against: Option<PathBuf>,
     /// A name and an environment for the server, as 'gzip:COMPRESSION=gzip,ACK=memory', repeated
     #[arg(long = "variant", value_name = "NAME:NAME=VALUE,…", value_parser = variant)]
     variants: Vec<Variant>,
     /// How often each is run
     #[arg(long, default_value_t = 5)]
-    pub(crate) rounds: usize,
-    /// Run the designs of the story too: a task per payload, one uploader, a dispatcher with a PUT per payload
-    #[arg(long, requires = "s3")]
+    rounds: usize,
+    /// Run a simpler design too, which puts each payload as an object of its own
+    #[arg(long, requires = "in_memory_s3")]
     baselines: bool,
-    /// Wait this long for what these accepted to be in the store, before they are stopped
-    #[arg(long, value_parser = units::duration, default_value = "10s")]
-    settle: Duration,
-    /// Store into an S3 server in this process instead of a folder
-    #[arg(long, group = "s3")]
-    in_process_s3: bool,
-    /// The same, but it keeps the objects in memory and costs as little as can be
-    #[arg(long, group = "s3")]
+    /// Store into an S3 server in this process, with the objects in memory, instead of a directory
+    #[arg(long)]
     in_memory_s3: bool,
     #[command(flatten)]
-    faults: FaultArgs,
-    /// A folder for the logs of the servers [default: they are thrown away]
-    #[arg(long)]
-    server_logs: Option<PathBuf>,
-    #[command(flatten)]
     load: LoadArgs,
-    /// Write all reports here too, as JSON
+    /// Write all reports to this file too, as JSON
     #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
+    json: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Variant {
+struct Variant {
     name: String,
     env: Vec<(String, String)>,
 }
 
+pub(super) async fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
+    let control = Control::default();
+    args.check()?;
+    output::check(&args.json)?;
+    let mut reports = Vec::new();
+    let mut broken = false;
+    let done = output::interruptible(&control, Box::pin(rounds(args, &control, &mut reports, &mut broken))).await;
+    // What has been measured is shown, also after an error.
+    for diff in args.diffs(&reports) {
+        show(diff.to_string().trim_end());
+    }
+    output::write_json(&args.json, &reports)?;
+    done?;
+    Ok(Exit::broken_if(broken))
+}
+
+/// Adds each report as soon as its run is over.
+async fn rounds(
+    args: &CompareArgs,
+    control: &Control,
+    reports: &mut Vec<Report>,
+    broken: &mut bool,
+) -> anyhow::Result<()> {
+    for round in 0..args.rounds {
+        for trial in args.round(round)? {
+            let name = trial.name.clone();
+            // A baseline promises nothing: what it loses is a figure.
+            let promises = matches!(trial.server, TestedServer::Spawn(_));
+            let run = Box::pin(output::watched(trial, control.child()));
+            let report = run.await.with_context(|| format!("round {round} of {name}"))?;
+            if control.end.is_cancelled() {
+                return Ok(());
+            }
+            let failed = promises && report.failed();
+            let verdict = if failed { "FAILED" } else { "done" };
+            note(&format!("round {round}  {name:<24}{:>9.0}/s   {verdict}", report.requests_per_second));
+            if failed {
+                show(&report.to_string());
+                *broken = true;
+            }
+            reports.push(report);
+        }
+    }
+    Ok(())
+}
+
 impl CompareArgs {
-    /// The trials of one round: the floor, the other baselines, then each variant.
-    pub(crate) fn round(&self, number: usize) -> anyhow::Result<Vec<Trial>> {
-        if self.baselines && (self.load.form != Form::Envelope || self.load.encoding != Encoding::Identity) {
-            bail!("the baselines take an envelope as it is: leave --form and --encoding out");
+    fn check(&self) -> anyhow::Result<()> {
+        let is_plain = self.load.form == Form::Envelope && self.load.encoding == Encoding::Identity;
+        if self.baselines && !is_plain {
+            bail!("the baselines take a plain envelope: leave --form and --encoding out");
         }
-        let unnamed = [Variant { name: "server".to_owned(), env: Vec::new() }];
-        let variants = if self.variants.is_empty() { &unnamed[..] } else { &self.variants };
-        let log = |name: &str| match &self.server_logs {
-            Some(folder) => folder.join(format!("{name}-{number}.log")),
-            None => PathBuf::from("/dev/null"),
-        };
-        let place = match (self.in_process_s3, self.in_memory_s3) {
-            (true, _) => Place::InProcess(self.faults.plan()?),
-            (_, true) => Place::InMemory(self.faults.plan()?),
-            (false, false) if self.faults.is_empty() => Place::Fresh,
-            (false, false) => bail!("--faults is for the S3 server of this process: use {S3_FLAGS}"),
-        };
-        let baseline = |baseline: Baseline, place: Place| {
-            let name = baseline.name();
-            let program = Program { log: Some(log(name)), ..baseline.program()? };
-            self.trial(name, Target::Baseline(program), place, self.settle)
-        };
-        let mut trials = vec![baseline(Baseline::Floor, Place::Nowhere)?];
-        for design in Baseline::STORY.into_iter().filter(|_| self.baselines) {
-            trials.push(baseline(design, place.clone())?);
+        if self.against.is_none() && (!is_plain || self.load.tls || self.load.http2) {
+            bail!(
+                "the floor takes a plain envelope over HTTP/1.1 without TLS: compare with another build, as --against"
+            );
         }
-        for variant in variants {
-            let program = Program {
-                path: self.spawn.clone(),
-                args: Vec::new(),
-                env: variant.env.clone(),
-                log: Some(log(&variant.name)),
+        Ok(())
+    }
+
+    /// The trials of one round.
+    fn round(&self, number: usize) -> anyhow::Result<Vec<Trial>> {
+        let log = Some(PathBuf::from("/dev/null"));
+        let store = if self.in_memory_s3 { TestedStore::InMemory(FaultPlan::none()) } else { TestedStore::Fresh };
+        let mut trials = Vec::new();
+        if self.against.is_none() {
+            let design = self.baselines.then(|| (Baseline::PutPerPayload, store.clone()));
+            for (baseline, store) in std::iter::once((Baseline::Floor, TestedStore::None)).chain(design) {
+                let program = Program { log: log.clone(), ..baseline.program()? };
+                let server = TestedServer::Baseline(program);
+                let trial = Trial::new(baseline.name(), self.load.plan()?, server, store);
+                trials.push(Trial { settle: SETTLE, ..trial });
+            }
+        }
+        let unnamed = [Variant { name: SERVER.to_owned(), env: Vec::new() }];
+        for Variant { name, env } in if self.variants.is_empty() { &unnamed[..] } else { &self.variants } {
+            let mut add = |name: String, path: &Path| -> anyhow::Result<()> {
+                let (path, env) = (path.to_owned(), env.clone());
+                let program = Program { path, args: Vec::new(), env, log: log.clone() };
+                let trial = Trial::new(name, self.load.plan()?, TestedServer::Spawn(program), store.clone());
+                trials.push(Trial { tls: self.load.tls, ..trial });
+                Ok(())
             };
-            trials.push(self.trial(&variant.name, Target::Spawn(program), place.clone(), Duration::ZERO)?);
+            if let Some(against) = &self.against {
+                add(format!("{name}{AGAINST}"), against)?;
+            }
+            add(name.clone(), &self.spawn)?;
+        }
+        // In every other round in the other order, so that none always has the warmer machine.
+        if number % 2 == 1 {
+            trials.reverse();
         }
         Ok(trials)
     }
 
-    fn trial(&self, name: &str, target: Target, place: Place, settle: Duration) -> anyhow::Result<Trial> {
-        Ok(Trial {
-            name: name.to_owned(),
-            plan: self.load.plan()?,
-            target,
-            place,
-            admin: None,
-            stop_after: None,
-            settle,
-            exit_limit: Duration::from_secs(60),
-        })
+    /// Each variant and its reference.
+    fn diffs(&self, reports: &[Report]) -> Vec<Diff> {
+        let groups = groups(reports);
+        let of = |name: &str| groups.iter().find(|(other, _)| *other == name);
+        let floor = Baseline::Floor.name();
+        let variants = groups.iter().filter(|(name, _)| !name.ends_with(AGAINST) && *name != floor);
+        let diffs = variants.filter_map(|(name, runs)| {
+            let (reference, before) = of(&format!("{name}{AGAINST}")).or_else(|| of(&floor))?;
+            Some(Diff::new(format!("{reference}  ->  {name}"), before, runs, Rounds::Paired))
+        });
+        diffs.collect()
     }
 }
 

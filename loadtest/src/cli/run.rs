@@ -1,114 +1,130 @@
-//! The arguments of `run`.
+//! The command `run`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use loadtest::baseline::Baseline;
-use loadtest::readback::Store;
-use loadtest::server::Program;
-use loadtest::trial::{self, Place, Target, Trial};
-use loadtest::units;
 
-use super::{FaultArgs, LoadArgs, S3_FLAGS, variable};
+use super::args::{FaultArgs, LoadArgs, secret, variable};
+use super::output::{self, Exit, show};
+use crate::client::Target;
+use crate::load::Control;
+use crate::readback::Store;
+use crate::server::Program;
+use crate::timeline::Admin;
+use crate::trial::{TestedServer, TestedStore, Trial};
+use crate::units;
 
 #[derive(Debug, Args)]
-pub(crate) struct RunArgs {
-    /// A server that is running, as http://127.0.0.1:8080
-    #[arg(long, group = "whom")]
+pub(super) struct RunArgs {
+    /// A server that is running, as https://millpond.example or http://127.0.0.1:8080
+    #[arg(long, required_unless_present = "spawn", conflicts_with = "spawn")]
     url: Option<String>,
-    /// Its admin listener, to look at its metrics once a second, as http://127.0.0.1:9090
+    /// A file with the certificate authorities to trust, in PEM [default: the system's]
+    #[arg(long, requires = "url")]
+    ca: Option<PathBuf>,
+    /// The server's admin listener, to read its metrics once a second, as http://127.0.0.1:9090
     #[arg(long, requires = "url")]
     admin_url: Option<String>,
+    /// A file with the token of the admin listener
+    #[arg(long)]
+    admin_token_file: Option<PathBuf>,
     /// A server to start on free ports, and to stop at the end
-    #[arg(long, group = "whom")]
+    #[arg(long)]
     spawn: Option<PathBuf>,
-    /// Start a baseline instead; of the floor nothing is read back
-    #[arg(long, group = "whom", value_name = "NAME")]
-    spawn_baseline: Option<Baseline>,
-    /// Environment of the server that is started, repeated
+    /// The environment of the server that is started, repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
     /// A file for the log of the server that is started [default: standard error]
     #[arg(long)]
     server_log: Option<PathBuf>,
-    /// Where the server's objects are: dir:PATH or s3://BUCKET/PREFIX [default with --spawn: a fresh folder]
-    #[arg(long, conflicts_with = "in_process_s3")]
+    /// The server's store: dir:PATH or s3://BUCKET/PREFIX [default with --spawn: a new directory]
+    #[arg(long, group = "where")]
     store: Option<String>,
-    /// Run an S3 server in this process and point the started server at it
-    #[arg(long)]
+    /// Run an S3 server in this process for the server that is started
+    #[arg(long, group = "where", requires = "spawn")]
     in_process_s3: bool,
-    /// The same, but it keeps the objects in memory and costs as little as can be
-    #[arg(long, conflicts_with_all = ["store", "in_process_s3"])]
+    /// The same with the objects in memory, which takes the least CPU
+    #[arg(long, group = "where", requires = "spawn")]
     in_memory_s3: bool,
     #[command(flatten)]
     faults: FaultArgs,
     #[command(flatten)]
     load: LoadArgs,
-    /// Send SIGTERM to the server this long after the load began
-    #[arg(long, value_parser = units::duration)]
-    stop_after: Option<Duration>,
     /// Wait this long for what was accepted to be in the store [default: 90s with --url, else 0]
     #[arg(long, value_parser = units::duration)]
     settle: Option<Duration>,
     /// How long the server may take to stop before it is killed
     #[arg(long, value_parser = units::duration, default_value = "60s")]
     exit_limit: Duration,
-    /// Write the report here too, as JSON
+    /// Write the report to this file too, as JSON
     #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
-    /// And here as one HTML file, with charts
+    json: Option<PathBuf>,
+    /// And to this file as a page with charts
     #[arg(long)]
-    pub(crate) html: Option<PathBuf>,
+    html: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: &RunArgs) -> anyhow::Result<Exit> {
+    let trial = args.trial().await?;
+    output::check(&args.json)?;
+    output::check(&args.html)?;
+    let control = Control::default();
+    let report = output::interruptible(&control, Box::pin(output::watched(trial, control.clone()))).await?;
+    show(report.to_string().trim_end());
+    output::write_json(&args.json, &report)?;
+    if let Some(path) = &args.html {
+        output::write(path, report.html()?.as_bytes())?;
+    }
+    // Without --store there was nothing to check.
+    let is_unchecked = args.store.is_some() && report.not_checked.is_some();
+    Ok(match report.failed() {
+        true => Exit::Broken,
+        false if is_unchecked || report.payloads.accepted == 0 => Exit::NotChecked,
+        false => Exit::Held,
+    })
 }
 
 impl RunArgs {
-    pub(crate) async fn trial(&self) -> anyhow::Result<Trial> {
+    async fn trial(&self) -> anyhow::Result<Trial> {
         let mut plan = self.load.plan()?;
-        let started =
-            |path: PathBuf| Program { path, args: Vec::new(), env: self.env.clone(), log: self.server_log.clone() };
-        let target = match (&self.url, &self.spawn, self.spawn_baseline) {
-            (Some(url), None, None) => {
-                let (address, path) = trial::resolve(url).await?;
-                plan.target = address;
+        let server = match (&self.url, &self.spawn) {
+            (Some(url), _) => {
+                if self.load.tls {
+                    bail!("--tls is for a server that is started here: use a URL with https://");
+                }
+                let (target, path) = Target::resolve(url, self.ca.as_deref()).await?;
+                plan.target = target;
                 plan.path = path.unwrap_or(plan.path);
-                Target::Running
+                TestedServer::Running
             }
-            (None, Some(path), None) => Target::Spawn(started(path.clone())),
-            (None, None, Some(baseline)) => {
-                let program = baseline.program()?;
-                Target::Baseline(Program { args: program.args, ..started(program.path) })
-            }
-            _ => bail!("give one of --url, --spawn and --spawn-baseline"),
+            (None, path) => TestedServer::Spawn(Program {
+                path: path.clone().context("give one of --url and --spawn")?,
+                args: Vec::new(),
+                env: self.env.clone(),
+                log: self.server_log.clone(),
+            }),
         };
-        if matches!(target, Target::Running) && self.stop_after.is_some() {
-            bail!("--stop-after is for a server that is started here: use --spawn");
-        }
-        if !self.in_process_s3 && !self.in_memory_s3 && !self.faults.is_empty() {
-            bail!("--faults is for the S3 server of this process: use {S3_FLAGS}");
-        }
-        let place = match (&self.store, &target) {
-            _ if self.in_process_s3 => Place::InProcess(self.faults.plan()?),
-            _ if self.in_memory_s3 => Place::InMemory(self.faults.plan()?),
-            (Some(store), _) => Place::Given(parse_store(store).await?),
-            (None, Target::Spawn(_)) => Place::Fresh,
-            (None, Target::Running | Target::Baseline(_)) => Place::Nowhere,
+        self.faults.check(self.in_process_s3 || self.in_memory_s3)?;
+        let store = match &self.store {
+            _ if self.in_process_s3 => TestedStore::InProcess(self.faults.plan()?),
+            _ if self.in_memory_s3 => TestedStore::InMemory(self.faults.plan()?),
+            Some(store) => TestedStore::Given(parse_store(store).await?),
+            None if self.url.is_some() => TestedStore::None,
+            None => TestedStore::Fresh,
         };
         let admin = match &self.admin_url {
-            Some(url) => Some(trial::resolve(url).await?.0),
+            Some(url) => Some(Target::resolve(url, self.ca.as_deref()).await?.0),
             None => None,
         };
         let settle = if self.url.is_some() { Duration::from_secs(90) } else { Duration::ZERO };
         Ok(Trial {
-            name: "loadtest".to_owned(),
-            plan,
-            target,
-            place,
-            admin,
-            stop_after: self.stop_after,
+            admin: Admin { target: admin, token: self.admin_token_file.as_deref().map(secret).transpose()? },
+            tls: self.load.tls,
             settle: self.settle.unwrap_or(settle),
             exit_limit: self.exit_limit,
+            ..Trial::new("loadtest", plan, server, store)
         })
     }
 }

@@ -1,4 +1,4 @@
-//! When requests are due, whatever the server does.
+//! When requests are due, independent of the server.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -11,45 +11,42 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 
-use super::curve::Curve;
+use super::Rate;
 
-/// Tokio's own timer rounds up to whole milliseconds, which would be read as latency. This often is fine enough, and
-/// costs a few percent of a core; arrivals go out half a tick late on average, which the report shows.
+/// Tokio's own timer rounds up to whole milliseconds, which would count as latency. This tick costs a few percent of a core;
+/// arrivals are sent half a tick late on average, which the report shows.
 const FINEST_TICK: Duration = Duration::from_micros(200);
 
 /// The arrivals that are due and not yet taken by a connection, in order.
 pub(super) struct Pacer {
-    /// None is no pace at all.
-    curve: Option<Curve>,
-    /// The number of the next arrival of the whole load that is this pacer's, and how far it is to the one after it.
+    rate: Rate,
+    /// The number of this pacer's next arrival among those of the whole load, and the step to the one after it.
     next: Cell<u64>,
     step: u64,
     due: RefCell<VecDeque<Instant>>,
-    /// One permit for each entry of `due`; its queue is fair, so that all connections take part.
+    /// One permit for each entry of `due`; its queue is fair, so that all connections are used.
     ready: Semaphore,
 }
 
 impl Pacer {
-    /// Every `step`-th arrival of the curve, from the `first`, which is counted from 0.
-    pub(super) fn new(curve: Option<Curve>, first: u64, step: u64) -> Self {
-        Self { curve, next: Cell::new(first + 1), step, due: RefCell::default(), ready: Semaphore::new(0) }
+    /// Every `step`-th arrival of the rate, from the `first`, which is counted from 0.
+    pub(super) fn new(rate: Rate, first: u64, step: u64) -> Self {
+        Self { rate, next: Cell::new(first + 1), step, due: RefCell::default(), ready: Semaphore::new(0) }
     }
 
-    /// Waits for the next arrival, and says when it was due. `None` when the load is over.
+    /// Waits for the next arrival, and returns when it was due. `None` when the load is over.
     pub(super) async fn next(&self) -> Option<Instant> {
-        if self.curve.is_none() {
+        if self.rate.is_unpaced() {
             return (!self.ready.is_closed()).then(Instant::now);
         }
         self.ready.acquire().await.ok()?.forget();
         self.due.borrow_mut().pop_front()
     }
 
-    /// Ends the load; returns how many arrivals were due that no connection was free for. Those that came due while this
-    /// thread did not run are among them, except for those of the last tick.
+    /// Ends the load; returns the number of arrivals that were due without a free connection. Those that became due while
+    /// this thread did not run are among them, except for those of the last tick.
     pub(super) fn close_at_end(&self, start: Instant) -> u64 {
-        if let Some(curve) = &self.curve {
-            self.release(curve, start, start.elapsed().saturating_sub(FINEST_TICK));
-        }
+        self.release(start, start.elapsed().saturating_sub(FINEST_TICK));
         let unsent = self.due.borrow().len();
         self.close();
         unsent as u64
@@ -65,9 +62,11 @@ impl Pacer {
         self.ready.is_closed()
     }
 
-    /// Lets arrivals come due for ever.
+    /// Releases arrivals as they become due, without an end.
     pub(super) async fn run(&self, start: Instant) -> anyhow::Result<()> {
-        let Some(curve) = &self.curve else { return std::future::pending().await };
+        if self.rate.is_unpaced() {
+            return std::future::pending().await;
+        }
         let timer =
             rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC);
         #[expect(
@@ -76,19 +75,19 @@ impl Pacer {
         )]
         let timer = AsyncFd::with_interest(timer.context("making a timer")?, Interest::READABLE)?;
         loop {
-            let Some(wait) = self.release(curve, start, start.elapsed()) else { return std::future::pending().await };
+            let Some(wait) = self.release(start, start.elapsed()) else { return std::future::pending().await };
             set(timer.get_ref(), wait.max(FINEST_TICK)).context("setting a timer")?;
-            // How often it has fired does not matter, the clock decides; setting it again takes that back.
+            // The clock decides, and not how often it has fired; setting it again resets that.
             timer.readable().await?.clear_ready();
         }
     }
 
-    /// Lets come due what has to by `now`, which counts from `start`; returns the time to the next, if there is one.
-    fn release(&self, curve: &Curve, start: Instant, now: Duration) -> Option<Duration> {
+    /// Releases the arrivals up to `now`, which counts from `start`; returns the time to the next, if there is one.
+    fn release(&self, start: Instant, now: Duration) -> Option<Duration> {
         let mut due = self.due.borrow_mut();
         let waiting = due.len();
         let wait = loop {
-            let at = curve.due(self.next.get()).and_then(|at| Duration::try_from_secs_f64(at).ok());
+            let at = self.rate.due(self.next.get()).and_then(|at| Duration::try_from_secs_f64(at).ok());
             match at.map(|at| at.checked_sub(now).filter(|wait| !wait.is_zero()).ok_or(at)) {
                 None => break None,
                 Some(Ok(wait)) => break Some(wait),
@@ -110,19 +109,18 @@ fn set(timer: &OwnedFd, wait: Duration) -> rustix::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rate::Rate;
     use super::*;
 
     fn pacer(rate: f64, first: u64, step: u64) -> Pacer {
-        Pacer::new(Some(Curve::new(Rate::steady(rate), None)), first, step)
+        Pacer::new(Rate::steady(rate), first, step)
     }
 
     #[tokio::test]
-    async fn arrivals_keep_their_times_even_if_nobody_takes_them_in_time() {
+    async fn arrivals_keep_their_times_if_they_are_taken_late() {
         let pacer = pacer(1_000.0, 0, 1);
         let taking = async {
             let first = pacer.next().await.unwrap();
-            // Twenty arrivals come due while this task, and with it the pacer, is kept busy.
+            // Twenty arrivals become due while this task, and with it the pacer, is busy.
             while first.elapsed() < Duration::from_millis(20) {
                 std::hint::spin_loop();
             }
@@ -143,20 +141,12 @@ mod tests {
     }
 
     #[test]
-    fn what_came_due_while_the_thread_did_not_run_is_due_at_the_end() {
-        let Some(start) = Instant::now().checked_sub(Duration::from_secs(1)) else { return };
-        let pacer = Pacer::new(Some(Curve::new(Rate::steady(100.0), Some(Duration::from_secs(1)))), 0, 1);
-        assert!(pacer.close_at_end(start) >= 99);
-        assert!(pacer.is_closed());
-    }
-
-    #[test]
-    fn pacers_that_share_a_curve_release_each_of_its_arrivals_once() {
+    fn pacers_that_share_a_rate_release_each_of_its_arrivals_once_however_late_they_run() {
         let Some(start) = Instant::now().checked_sub(Duration::from_secs(1)) else { return };
         let mut all: Vec<Duration> = Vec::new();
         for first in 0..3 {
             let pacer = pacer(100.0, first, 3);
-            let wait = pacer.release(pacer.curve.as_ref().unwrap(), start, start.elapsed()).unwrap();
+            let wait = pacer.release(start, start.elapsed()).unwrap();
             assert!(wait <= Duration::from_millis(30));
             all.extend(pacer.due.take().iter().map(|at| *at - start));
         }
@@ -165,5 +155,7 @@ mod tests {
         for (at, number) in all.iter().zip(1..=100_u64) {
             assert!(at.abs_diff(Duration::from_millis(10 * number)) < Duration::from_micros(1), "{number}: {at:?}");
         }
+        let pacer = pacer(100.0, 0, 1);
+        assert!(pacer.close_at_end(start) >= 99 && pacer.is_closed());
     }
 }

@@ -1,30 +1,25 @@
-//! How many requests a second are due, and how that changes over a load.
+//! How many requests a second are due.
 //!
-//! `20000` is a steady rate, `1000..20000` one that rises (or falls) evenly over the load's duration, and `0` no pace at
-//! all. A spike on top, `50000@10s+5s`, is another rate from 10 s on for 5 s.
+//! `20000` is a steady rate, and `0` no pace: as fast as responses arrive. A spike, `50000@10s+5s`, is another rate from
+//! 10 s on for 5 s.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
-
-use serde::Deserialize;
 
 use crate::units;
 
 /// Requests a second over all connections.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// At the beginning; 0 here and in `to` is as fast as they are answered.
-    pub from: f64,
-    /// At the end of the duration.
-    pub to: f64,
-    /// A time at which it is another.
+    /// Requests a second; 0 is as fast as responses arrive.
+    pub steady: f64,
+    /// A time with another rate.
     pub spike: Option<Spike>,
 }
 
-/// A time at which another rate holds.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(try_from = "String")]
+/// A time with another rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spike {
     /// Requests a second.
     pub rate: f64,
@@ -35,36 +30,49 @@ pub struct Spike {
 }
 
 impl Rate {
-    /// As fast as requests are answered.
+    /// As fast as responses arrive.
     pub const UNPACED: Self = Self::steady(0.0);
 
-    /// The same all the time.
+    /// The same rate all the time.
     pub const fn steady(rate: f64) -> Self {
-        Self { from: rate, to: rate, spike: None }
+        Self { steady: rate, spike: None }
     }
 
-    /// Whether there is no pace at all.
+    /// Whether there is no pace.
     pub fn is_unpaced(&self) -> bool {
-        self.from == 0.0 && self.to == 0.0
+        self.steady == 0.0
     }
 
-    /// Whether it makes sense for a load of this duration.
-    ///
-    /// # Errors
-    ///
-    /// A sentence that says what does not.
+    /// Whether it fits a load of this duration.
+    /// Errors: what does not fit.
     pub fn check(&self, duration: Option<Duration>) -> Result<(), String> {
-        if self.from != self.to && duration.is_none() {
-            return Err(format!("the rate {self} changes over the load's duration: give one"));
-        }
         let Some(spike) = self.spike else { return Ok(()) };
         if self.is_unpaced() {
-            return Err(format!("a spike of {spike} stands out from a rate only: give one above 0"));
+            return Err(format!("a spike of {spike} needs a rate: give one above 0"));
         }
         if duration.is_some_and(|duration| spike.at + spike.length > duration) {
             return Err(format!("the spike {spike} does not end before the load does"));
         }
         Ok(())
+    }
+
+    /// When the arrival of this number, from 1, is due, in seconds; `None` if it never is. Computed from the number, so that
+    /// no rounding error adds up.
+    pub(super) fn due(&self, number: u64) -> Option<f64> {
+        let mut left = number as f64;
+        let mut start = 0.0;
+        if let Some(spike) = self.spike {
+            let (at, length) = (spike.at.as_secs_f64(), spike.length.as_secs_f64());
+            for (rate, length) in [(self.steady, at), (spike.rate, length)] {
+                if left <= rate * length {
+                    return Some(start + left / rate);
+                }
+                left -= rate * length;
+                start += length;
+            }
+        }
+        let due = start + left / self.steady;
+        due.is_finite().then_some(due)
     }
 }
 
@@ -72,39 +80,14 @@ impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (from, to) = match text.split_once("..") {
-            Some((from, to)) => (per_second(from)?, per_second(to)?),
-            None => (per_second(text)?, per_second(text)?),
-        };
-        Ok(Self { from, to, spike: None })
+        per_second(text).map(Self::steady)
     }
 }
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.is_unpaced(), self.from == self.to) {
-            (true, _) => write!(f, "unpaced")?,
-            (false, true) => write!(f, "{}/s", self.from)?,
-            (false, false) => write!(f, "{}..{}/s", self.from, self.to)?,
-        }
+        if self.is_unpaced() { write!(f, "unpaced") } else { write!(f, "{}/s", self.steady) }?;
         self.spike.map_or(Ok(()), |spike| write!(f, " with a spike of {spike}"))
-    }
-}
-
-impl<'de> Deserialize<'de> for Rate {
-    /// A number, or the text of a ramp.
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Number(f64),
-            Text(String),
-        }
-        let text = match Written::deserialize(from)? {
-            Written::Number(number) => number.to_string(),
-            Written::Text(text) => text,
-        };
-        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -114,17 +97,9 @@ impl FromStr for Spike {
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.split_once('@').and_then(|(rate, when)| Some((rate, when.split_once('+')?)));
         let Some((rate, (at, length))) = parts else {
-            return Err(format!("{text:?} is no spike: expected RATE@START+LENGTH, as 50000@10s+5s"));
+            return Err(format!("{text:?} is not a spike: expected RATE@START+LENGTH, as 50000@10s+5s"));
         };
         Ok(Self { rate: per_second(rate)?, at: units::duration(at)?, length: units::duration(length)? })
-    }
-}
-
-impl TryFrom<String> for Spike {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
     }
 }
 
@@ -136,7 +111,7 @@ impl fmt::Display for Spike {
 
 fn per_second(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= 0.0);
-    rate.ok_or_else(|| format!("{text:?} is no rate: expected requests a second, 0 or more, as 20000 or 1000..20000"))
+    rate.ok_or_else(|| format!("{text:?} is not a rate: expected requests a second, 0 or more, as 20000"))
 }
 
 #[cfg(test)]
@@ -145,39 +120,42 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    #[test]
-    fn rates_and_spikes_are_read_and_shown_alike() {
-        for (text, shown) in [("0", "unpaced"), ("16667", "16667/s"), ("0.5", "0.5/s"), ("0..100", "0..100/s")] {
-            assert_eq!(text.parse::<Rate>().unwrap().to_string(), shown);
-        }
-        let spike: Spike = "50000@10s+500ms".parse().unwrap();
-        assert_eq!(spike, Spike { rate: 50_000.0, at: 10 * SECOND, length: SECOND / 2 });
-        assert_eq!(spike.to_string(), "50000@10s+0.5s");
+    fn spiked(rate: f64, spike: &str) -> Rate {
+        Rate { spike: Some(spike.parse().unwrap()), ..Rate::steady(rate) }
     }
 
     #[test]
-    fn nonsense_is_told_with_what_was_expected() {
-        for wrong in ["", "-1", "fast", "inf", "NaN", "1..", "..5", "1..2..3", "1-5"] {
-            let message = wrong.parse::<Rate>().unwrap_err();
-            assert!(message.contains("as 20000 or 1000..20000"), "{wrong}: {message}");
+    fn rates_and_spikes_are_read_and_shown_alike() {
+        for (text, shown) in [("0", "unpaced"), ("16667", "16667/s"), ("0.5", "0.5/s")] {
+            assert_eq!(text.parse::<Rate>().unwrap().to_string(), shown);
         }
-        for wrong in ["", "5", "5@1s", "5+1s", "5@1s5s"] {
-            assert!(wrong.parse::<Spike>().unwrap_err().contains("as 50000@10s+5s"), "{wrong}");
-        }
-        for wrong in ["x@1s+1s", "5@x+1s", "5@1s+x", "5@1h+1s"] {
+        assert_eq!(spiked(5.0, "50000@10s+500ms").to_string(), "5/s with a spike of 50000@10s+0.5s");
+        assert!(["", "-1", "fast", "inf", "NaN", "1..5"].iter().all(|wrong| wrong.parse::<Rate>().is_err()));
+        for wrong in ["", "5", "5@1s", "5+1s", "5@1s5s", "x@1s+1s", "5@x+1s", "5@1s+x", "5@1d+1s"] {
             assert!(wrong.parse::<Spike>().is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn a_rate_has_to_fit_its_load() {
-        let ramp: Rate = "10..20".parse().unwrap();
-        assert!(ramp.check(None).unwrap_err().contains("10..20/s"));
-        assert_eq!(ramp.check(Some(SECOND)), Ok(()));
-        let spike: Option<Spike> = "50@3s+2s".parse().ok();
-        let spiked = Rate { spike, ..Rate::steady(10.0) };
-        assert_eq!(spiked.check(Some(5 * SECOND)), Ok(()));
-        assert!(spiked.check(Some(4 * SECOND)).unwrap_err().contains("50@3s+2s"));
-        assert!(Rate { spike, ..Rate::UNPACED }.check(None).is_err());
+    fn a_spike_ends_before_its_load_and_needs_a_rate() {
+        let rate = spiked(10.0, "50@3s+2s");
+        assert_eq!(rate.check(Some(5 * SECOND)), Ok(()));
+        assert!(rate.check(Some(4 * SECOND)).unwrap_err().contains("50@3s+2s"));
+        assert!(spiked(0.0, "50@3s+2s").check(None).is_err());
+    }
+
+    #[test]
+    fn every_arrival_is_due_when_as_many_have_come() {
+        let close = |rate: &Rate, number, due: f64| (rate.due(number).unwrap() - due).abs() < 1e-6;
+        let steady = Rate::steady(250.0);
+        assert!(close(&steady, 1, 0.004) && close(&steady, 1_000_000, 4_000.0));
+        // 400 before the spike, 10,000 in it, and then the steady rate again.
+        let spiked = spiked(100.0, "5000@4s+2s");
+        for (number, due) in [(400, 4.0), (401, 4.0002), (10_400, 6.0), (10_500, 7.0)] {
+            assert!(close(&spiked, number, due), "{number}");
+        }
+        let pause = Rate { spike: Some("0@1s+2s".parse().unwrap()), ..Rate::steady(50.0) };
+        assert!(close(&pause, 50, 1.0) && close(&pause, 51, 3.02));
+        assert_eq!(Rate::steady(0.0).due(1), None);
     }
 }

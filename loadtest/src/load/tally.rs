@@ -1,4 +1,4 @@
-//! What a load has measured so far.
+//! The measurements of a load.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,25 +11,25 @@ const LONGEST: Duration = Duration::from_secs(600);
 
 /// The counts and latencies of some span of a load. All times are in microseconds.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Tally {
-    /// From when an accepted request was due to its answer.
+    /// From when an accepted request was due to its response.
     pub accepted: Latencies,
-    /// The same for refused ones.
-    pub refused: Latencies,
-    /// From when a request was due to when it was sent: what the generator itself, or the want of a free connection,
-    /// added.
+    pub rejected: Latencies,
+    /// From when a request was due to when it was sent: what the generator itself, or a wait for a free connection, added.
     pub late: Latencies,
-    /// Requests by the status of the answer.
     pub statuses: BTreeMap<u16, u64>,
-    /// Requests without an answer.
     pub unanswered: u64,
-    /// Connections made.
     pub connects: u64,
-    /// Connections that could not be made.
     pub connect_errors: u64,
+    /// Why the first of them could not be made.
+    pub connect_error: Option<String>,
     /// Requests that were due but that no connection was free for, or could be made for, before the end.
     pub unsent: u64,
 }
+
+/// Points of a curve from each to half of the share that is left.
+const CURVE_STEPS: u32 = 4;
 
 /// A histogram of times to three digits.
 #[derive(Debug, Clone)]
@@ -40,30 +40,31 @@ impl Tally {
     pub fn new() -> anyhow::Result<Self> {
         Ok(Self {
             accepted: Latencies::new()?,
-            refused: Latencies::new()?,
+            rejected: Latencies::new()?,
             late: Latencies::new()?,
             statuses: BTreeMap::new(),
             unanswered: 0,
             connects: 0,
             connect_errors: 0,
+            connect_error: None,
             unsent: 0,
         })
     }
 
-    /// Requests that were answered.
+    /// Requests with a response.
     pub fn answered(&self) -> u64 {
-        self.accepted.count() + self.refused.count()
+        self.accepted.count() + self.rejected.count()
     }
 
     pub(super) fn answer(&mut self, status: u16, latency: Duration) {
         *self.statuses.entry(status).or_default() += 1;
-        if (200..300).contains(&status) { &mut self.accepted } else { &mut self.refused }.record(latency);
+        if (200..300).contains(&status) { &mut self.accepted } else { &mut self.rejected }.record(latency);
     }
 
     /// Adds the other's counts to these and sets the other's back to zero.
     pub(super) fn take_from(&mut self, other: &mut Self) {
         self.accepted.take_from(&mut other.accepted);
-        self.refused.take_from(&mut other.refused);
+        self.rejected.take_from(&mut other.rejected);
         self.late.take_from(&mut other.late);
         for (status, count) in std::mem::take(&mut other.statuses) {
             *self.statuses.entry(status).or_default() += count;
@@ -71,6 +72,7 @@ impl Tally {
         self.unanswered += std::mem::take(&mut other.unanswered);
         self.connects += std::mem::take(&mut other.connects);
         self.connect_errors += std::mem::take(&mut other.connect_errors);
+        self.connect_error = self.connect_error.take().or(other.connect_error.take());
         self.unsent += std::mem::take(&mut other.unsent);
     }
 }
@@ -88,6 +90,12 @@ impl Latencies {
     /// The time that this share of them, from 0 to 1, did not exceed, in microseconds; 0 if there are none.
     pub fn quantile(&self, share: f64) -> u64 {
         if self.0.is_empty() { 0 } else { self.0.value_at_quantile(share) }
+    }
+
+    /// Shares, from 0 to 1, and the times that they did not exceed: closer the further out.
+    pub fn curve(&self) -> Vec<(f64, u64)> {
+        let points = self.0.iter_quantiles(CURVE_STEPS).filter(|point| point.quantile_iterated_to() < 1.0);
+        points.map(|point| (point.quantile_iterated_to(), point.value_iterated_to())).collect()
     }
 
     /// The usual quantiles.
@@ -109,15 +117,11 @@ impl Latencies {
 
 /// Times in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each is the quantile of its name")]
 pub struct Quantiles {
-    /// The median.
     pub p50: u64,
-    /// Of 90%.
     pub p90: u64,
-    /// Of 99%.
     pub p99: u64,
-    /// Of 99.9%.
     pub p99_9: u64,
-    /// The longest.
     pub max: u64,
 }

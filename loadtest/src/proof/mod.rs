@@ -1,19 +1,19 @@
-//! Whether what was acknowledged outlives what happens to servers, disks and stores.
+//! Proofs that acknowledged jobs survive what happens to servers, disks and stores.
 //!
-//! A [`Proof`] plays a [`Scene`]: servers are started on one `SPOOL_DIR` and one store, killed, stopped, replaced, or
-//! left without their store or their disk, while a load goes on over all of it. At the end the last server has to drain
-//! the spool and to end with 0, and one ledger is made over everything that was sent.
+//! In a [`Proof`], an [`Event`] happens again and again under load: servers are started on one `SPOOL_DIR` and one store,
+//! killed, stopped, replaced, or left without their store or their disk. At the end the last server has to drain the spool
+//! and to exit with 0, and one ledger is made of everything that was sent.
 //!
-//! What fails a proof: something accepted that is lost, corrupt or stored twice; anything at all stored twice; something
-//! stored that a 4xx refused; a segment, or `dead/`, left in the spool; a receipt that does not lead to its object; a
-//! server that does not start, ends by itself, or ends with another code than 0 when told to stop. What went unanswered
-//! or was answered with 5xx may be in the store or not.
+//! A proof fails if something accepted is lost, corrupt or stored twice; if anything at all is stored twice; if something
+//! with a 4xx response is stored; if a segment, or `dead/`, is left in the spool; if a receipt does not lead to its object;
+//! if a server does not start, exits by itself, or exits with another code than 0 when told to stop. Payloads without a
+//! response or with a 5xx response may be stored or not.
 
-mod depot;
-mod jobs;
-mod scenes;
+mod environment;
+mod events;
+mod receipts;
 mod spool;
-mod stage;
+mod store;
 mod tmpfs;
 mod verdict;
 
@@ -23,35 +23,37 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+pub use self::environment::Observed;
+use self::environment::{Environment, LoadState};
+pub use self::receipts::Jobs;
+pub use self::spool::SpoolContents;
+pub use self::verdict::Verdict;
+use crate::client::Target;
 use crate::load::{self, Control, Plan, Receipts};
 use crate::payload::Payloads;
 use crate::readback::Reader;
 use crate::s3::FaultPlan;
 use crate::server::{Program, Server};
 
-pub use self::jobs::Jobs;
-pub use self::spool::Remains;
-pub use self::verdict::Verdict;
+/// Settings of the server that the proof itself sets.
+const RESERVED: [&str; 4] = ["SPOOL_DIR", "STORE_DIR", "S3_BUCKET", "LISTEN_ADDR"];
 
-use self::stage::{Pulse, Stage};
-use self::verdict::Shown;
-
-/// What is said to a server's environment by the proof alone.
-const OURS: [&str; 4] = ["SPOOL_DIR", "STORE_DIR", "S3_BUCKET", "LISTEN_ADDR"];
-
-/// What happens. Its name is as the command line has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scene {
-    /// The server is killed at random moments, and started again.
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// The server is killed at random times, and started again.
     Kill,
     /// The store is away for a time, in one way after the other.
     Outage,
     /// Every PUT takes long.
     SlowStore,
-    /// The server is told to stop at random moments, and started again.
+    /// The server is told to stop at random times, and started again.
     Stop,
     /// The store is away until the spool is full, and comes back; in every other round the server is killed and started
     /// again in between.
@@ -60,28 +62,13 @@ pub enum Scene {
     Takeover,
 }
 
-impl Scene {
-    /// All of them.
-    pub const ALL: [Self; 6] = [Self::Kill, Self::Outage, Self::SlowStore, Self::Stop, Self::DiskFull, Self::Takeover];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "kill",
-            Self::Outage => "outage",
-            Self::SlowStore => "slow-store",
-            Self::Stop => "stop",
-            Self::DiskFull => "disk-full",
-            Self::Takeover => "takeover",
-        }
+impl Event {
+    /// The name in the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// The scene of this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|scene| scene.name() == name)
-    }
-
-    /// How often it happens unless that is said.
+    /// The default number of rounds.
     pub fn rounds(self) -> u32 {
         match self {
             Self::Kill => 20,
@@ -94,51 +81,45 @@ impl Scene {
     }
 }
 
-/// A proof to be carried out.
+/// A proof.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Proof {
-    /// What happens.
-    pub scene: Scene,
-    /// Of the random times at which it happens: the same seed and rounds have the same times.
+    pub event: Event,
+    /// The seed of the random times: the same seed and rounds have the same times.
     pub seed: u64,
-    /// How often.
     pub rounds: u32,
-    /// How long a server lives in a round: a random time in this range.
+    /// The range of a server's random life in a round.
     pub life: RangeInclusive<Duration>,
-    /// How long what lasts does: an outage, a slow store.
+    /// The duration of an outage, or of a slow store.
     pub span: Duration,
     /// What to send. It has no end of its own, and its target is filled in.
     pub plan: Plan,
-    /// The server. Its environment goes before the scene's.
     pub program: Program,
-    /// Whether objects go to an S3 server in this process instead of a folder.
     pub in_process_s3: bool,
-    /// What the S3 server does wrong, outages aside.
     pub faults: FaultPlan,
-    /// How many bytes [`Scene::DiskFull`] leaves for the spool.
+    /// The bytes that [`Event::DiskFull`] leaves for the spool.
     pub disk_bytes: usize,
     /// Whether that is the size of a file system (a tmpfs, if one can be mounted) and not `SPOOL_MAX_BYTES` alone.
     pub real_disk: bool,
-    /// How many receipts to follow up.
     pub receipts: usize,
-    /// How long the spool may take to drain, or a full one to take work again.
+    /// How long the spool may take to drain, or a full one to accept requests again.
     pub settle: Duration,
-    /// How long a server may take to stop.
     pub exit_limit: Duration,
-    /// Where to make the folder for the spool, the store and the logs; `None` is the system's for temporary files. It is
+    /// Where to make the directory for the spool, the store and the logs; `None` is the system's for temporary files. It is
     /// left there if the proof fails.
     pub folder: Option<PathBuf>,
 }
 
 impl Proof {
-    /// Carries it out, telling `say` what happens.
-    ///
-    /// # Errors
-    ///
-    /// It could not be set up, or the store could not be read. What a server does wrong is in the verdict.
+    /// Carries it out, and reports what happens to `say`.
+    /// Errors: it could not be set up, or the store could not be read. What a server does wrong is in the verdict.
     pub async fn run(mut self, control: Control, say: impl Fn(&str)) -> anyhow::Result<Verdict> {
-        for name in OURS {
-            ensure!(self.program.env.iter().all(|(given, _)| given != name), "{name} is for the scene to say");
+        for name in RESERVED {
+            ensure!(
+                self.program.env.iter().all(|(given, _)| given != name),
+                "{name} is set by the proof: leave it out"
+            );
         }
         self.plan.duration = None;
         self.plan.requests = None;
@@ -146,62 +127,69 @@ impl Proof {
             Some(parent) => TempDir::with_prefix_in("loadtest-", parent),
             None => TempDir::with_prefix("loadtest-"),
         }
-        .context("making a folder")?;
+        .context("making a directory")?;
         let receipts = Arc::new(Receipts::new(self.receipts));
         let control = Control { receipts: Some(Arc::clone(&receipts)), ..control };
-        // Also for a proof that does not come to its verdict.
-        say(&format!("{}: seed {}", self.scene.name(), self.seed));
-        let beat = watch::Sender::new(Pulse::default());
-        let mut stage = Stage::set(&self, folder.path(), control.clone(), beat.subscribe(), &say).await?;
-        // A program that does not even start the first time is no finding.
-        let first = stage.start().await?;
+        // Also for a proof without a verdict.
+        say(&format!("{}: seed {}", self.event.name(), self.seed));
+        let state = watch::Sender::new(LoadState::default());
+        let mut environment =
+            Environment::set_up(&self, folder.path(), control.clone(), state.subscribe(), &say).await?;
+        // A program that does not start the first time is an error and not a finding.
+        let first = environment.start().await?;
 
         let start = Instant::now();
         let load =
-            load::run(self.plan.clone(), control.clone(), |progress| beat.send_modify(|pulse| pulse.beat(progress)));
-        let play = async {
-            let last = Box::pin(scenes::play(&mut stage, first)).await;
+            load::run(self.plan.clone(), control.clone(), |progress| state.send_modify(|state| state.update(progress)));
+        let events = async {
+            let last = Box::pin(events::run(&mut environment, first)).await;
             control.end.cancel();
             last
         };
-        let (done, last) = tokio::join!(Box::pin(load), play);
+        let (done, last) = tokio::join!(Box::pin(load), events);
         let mut done = done?;
-        let jobs = self.close(&mut stage, last, receipts.take()).await;
+        let jobs = self.finish(&mut environment, last, receipts.take()).await;
 
-        let remains = Remains::of(&stage.spool()).context("looking into the spool")?;
+        let spool = SpoolContents::of(&environment.spool()).context("reading the spool")?;
         done.ledger.failed_may_stay();
-        let mut reader = Reader::new(stage.store()?, Payloads::new(self.plan.run, self.plan.payload_size));
+        let mut reader = Reader::new(environment.store()?, Payloads::new(self.plan.run, self.plan.payload_size));
         reader.read(&mut done.ledger).await?;
-        let shown = Shown { seconds: start.elapsed().as_secs_f64(), done, jobs, remains, objects: reader.objects() };
-        let (tracks, s3) = stage.strike().await;
-        let mut verdict = Verdict::new(&self, tracks, s3, shown);
+        let seconds = start.elapsed().as_secs_f64();
+        let (observed, s3) = environment.tear_down().await;
+        let mut verdict = Verdict::new(&self, observed, &done, jobs, spool);
+        (verdict.seconds, verdict.objects, verdict.s3) = (seconds, reader.objects(), s3);
         if verdict.failed() {
             verdict.kept = Some(folder.keep());
         }
         Ok(verdict)
     }
 
-    /// Lets the last server drain the spool, asks it about the receipts, and stops it.
-    async fn close(&self, stage: &mut Stage<'_>, last: anyhow::Result<Server>, receipts: Vec<Vec<u8>>) -> Jobs {
-        let closed = async {
+    /// Lets the last server drain the spool, looks up the receipts, and stops it.
+    async fn finish(
+        &self,
+        environment: &mut Environment<'_>,
+        last: anyhow::Result<Server>,
+        receipts: Vec<Vec<u8>>,
+    ) -> Jobs {
+        let finished = async {
             let mut server = match last {
                 Ok(server) => server,
-                // Another may do what that one could not.
+                // Another one may succeed.
                 Err(wrong) => {
-                    stage.broken(format!("{wrong:#}"));
-                    stage.store_back().await?;
-                    stage.start().await?
+                    environment.broken(format!("{wrong:#}"));
+                    environment.store_back().await?;
+                    environment.start().await?
                 }
             };
-            stage.drain(&mut server).await?;
-            let jobs = Jobs::ask(server.addr()?, &receipts, &self.plan, self.settle).await;
-            stage.stop(server).await?;
+            environment.drain(&mut server).await?;
+            let jobs = Jobs::look_up(&Target::from(server.addr()?), &receipts, &self.plan, self.settle).await;
+            environment.stop(server).await?;
             anyhow::Ok(jobs)
         };
-        match Box::pin(closed).await {
+        match Box::pin(finished).await {
             Ok(jobs) => jobs,
             Err(wrong) => {
-                stage.broken(format!("{wrong:#}"));
+                environment.broken(format!("{wrong:#}"));
                 Jobs::default()
             }
         }

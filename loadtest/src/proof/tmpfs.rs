@@ -1,4 +1,4 @@
-//! A file system of a size that can be filled.
+//! A file system of a limited size.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 pub(super) struct Tmpfs(PathBuf);
 
 impl Tmpfs {
-    /// Mounts one on the folder, which is made. That takes a root that may mount.
+    /// Mounts one on the folder, which is made. It needs the right to mount.
     pub(super) fn mount(folder: &Path, bytes: usize) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let mut mount = Command::new("mount");
@@ -23,7 +23,7 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        // Detached, since a server that is being killed may hold files in it for a moment more.
+        // Lazy, since a server that is being killed may have files open in it for a moment.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).stdin(Stdio::null()).output();
     }
 }

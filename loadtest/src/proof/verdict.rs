@@ -1,122 +1,88 @@
-//! What a proof has shown, as a table and as JSON.
+//! The result of a proof, as a table and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use super::stage::Tracks;
-use super::{Jobs, Proof, Remains};
+use super::environment::Observed;
+use super::{Event, Jobs, Proof, SpoolContents};
 use crate::ledger::Totals;
 use crate::load::{Done, Quantiles};
 use crate::readback::Objects;
-use crate::report::{S3Report, quantiles, row};
+use crate::report::{quantiles, row};
+use crate::s3::Stats;
 use crate::units::show_size;
 
-/// What a proof has shown.
+/// The result of a proof.
 #[derive(Debug, Clone, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Verdict {
-    /// The scene.
-    pub name: &'static str,
-    /// The id that its payloads bear.
+    /// What happened.
+    #[serde(rename = "name")]
+    pub event: Event,
     pub run: String,
-    /// Of the random times at which it happened.
     pub seed: u64,
-    /// How often it was to happen.
     pub rounds: u32,
-    /// From the first request to the last look at the store, in seconds.
+    /// From the first request to the check of the store, in seconds.
     pub seconds: f64,
-    /// Requests a second, as they were due.
     pub rate: String,
-    /// Requests a second that were answered or broken off, over the whole of the load.
     pub requests_per_second: f64,
-    /// Latency of accepted requests, from when they were due, with the time that there was no server.
+    /// Latency of accepted requests, from when they were due, including the time without a server.
     pub accepted: Quantiles,
-    /// Requests by the status of their answers.
     pub statuses: BTreeMap<u16, u64>,
-    /// Requests without an answer.
     pub unanswered: u64,
-    /// Servers started, killed, and told to stop.
-    pub servers: (u32, u32, u32),
-    /// The longest that a server took until it listened, and to stop, in seconds.
-    pub longest: (f64, f64),
-    /// The most memory that any server had resident, in bytes.
-    pub peak_memory: u64,
-    /// From the load's end until the spool was drained, in seconds.
-    pub drained_in: Option<f64>,
-    /// What the scene has to tell beside.
-    pub remarks: Vec<String>,
-    /// What lies in the spool at the end.
-    pub spool: Remains,
-    /// Where the receipts led to.
+    pub observed: Observed,
+    /// The spool at the end.
+    pub spool: SpoolContents,
     pub jobs: Jobs,
-    /// The objects in the store.
     pub objects: Objects,
-    /// What the S3 server in this process was asked, if there was one.
-    pub s3: Option<S3Report>,
-    /// What became of every payload.
+    /// The calls of the S3 server in this process, if there was one.
+    pub s3: Option<Stats>,
     pub ledger: Totals,
-    /// What went wrong, the ledger aside.
-    pub broken: Vec<String>,
     /// Where spool, store and logs were left.
     pub kept: Option<PathBuf>,
 }
 
-/// What is known at the end.
-#[derive(Debug)]
-pub(super) struct Shown {
-    pub(super) seconds: f64,
-    pub(super) done: Done,
-    pub(super) jobs: Jobs,
-    pub(super) remains: Remains,
-    pub(super) objects: Objects,
-}
-
 impl Verdict {
-    pub(super) fn new(proof: &Proof, tracks: Tracks, s3: Option<S3Report>, shown: Shown) -> Self {
-        let ledger = shown.done.ledger.totals();
-        let mut broken = tracks.broken;
-        broken.extend(shown.remains.wrong());
-        broken.extend(shown.jobs.wrong.iter().cloned());
-        if shown.jobs.wrong.is_empty() && shown.jobs.stored < shown.jobs.asked {
-            broken.push("receipts led nowhere".to_owned());
+    /// Without time, objects and calls of S3, which are filled in.
+    pub(super) fn new(proof: &Proof, mut observed: Observed, done: &Done, jobs: Jobs, spool: SpoolContents) -> Self {
+        let (ledger, tally) = (done.ledger.totals(), &done.tally);
+        let broken = &mut observed.broken;
+        broken.extend(spool.wrong());
+        broken.extend(jobs.wrong.iter().cloned());
+        if jobs.wrong.is_empty() && jobs.stored < jobs.asked {
+            broken.push("receipts do not lead to objects".to_owned());
         }
         if ledger.accepted == 0 {
             broken.push("nothing was accepted, so nothing was proved".to_owned());
         }
-        let tally = &shown.done.tally;
         Self {
-            name: proof.scene.name(),
+            event: proof.event,
             run: format!("{:08x}", proof.plan.run),
             seed: proof.seed,
             rounds: proof.rounds,
-            seconds: shown.seconds,
+            seconds: 0.0,
             rate: proof.plan.rate.to_string(),
             requests_per_second: (tally.answered() + tally.unanswered) as f64
-                / shown.done.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
+                / done.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
             accepted: tally.accepted.summary(),
             statuses: tally.statuses.clone(),
             unanswered: tally.unanswered,
-            servers: (tracks.starts, tracks.kills, tracks.stops),
-            longest: (tracks.start_longest.as_secs_f64(), tracks.stop_longest.as_secs_f64()),
-            peak_memory: tracks.peak_memory,
-            drained_in: tracks.drained_in.as_ref().map(Duration::as_secs_f64),
-            remarks: tracks.remarks,
-            spool: shown.remains,
-            jobs: shown.jobs,
-            objects: shown.objects,
-            s3,
+            observed,
+            spool,
+            jobs,
+            objects: Objects::default(),
+            s3: None,
             ledger,
-            broken,
             kept: None,
         }
     }
 
     /// Whether a promise was broken.
     pub fn failed(&self) -> bool {
-        self.ledger.failed() || !self.broken.is_empty()
+        self.ledger.failed() || !self.observed.broken.is_empty()
     }
 }
 
@@ -125,17 +91,22 @@ impl fmt::Display for Verdict {
         writeln!(
             f,
             "\n{}: run {}, seed {}, {}, {} rounds in {:.1} s\n",
-            self.name, self.run, self.seed, self.rate, self.rounds, self.seconds
+            self.event.name(),
+            self.run,
+            self.seed,
+            self.rate,
+            self.rounds,
+            self.seconds
         )?;
         let statuses: Vec<_> = self.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
         row(f, "requests by status", &format!("{}, unanswered: {}", statuses.join(", "), self.unanswered))?;
         row(f, "requests sent", &format!("{:.0}/s", self.requests_per_second))?;
         row(f, "latency accepted", &quantiles(&self.accepted))?;
-        let (starts, kills, stops) = self.servers;
+        let Observed { starts, kills, stops, longest_start, longest_stop, .. } = &self.observed;
         row(f, "servers", &format!("{starts} started, {kills} killed, {stops} stopped"))?;
-        row(f, "longest start, stop", &format!("{:.2} s, {:.2} s", self.longest.0, self.longest.1))?;
-        row(f, "peak memory", &show_size(self.peak_memory))?;
-        let drained = self.drained_in.map_or("never".to_owned(), |seconds| format!("in {seconds:.1} s"));
+        row(f, "longest start, stop", &format!("{longest_start:.2} s, {longest_stop:.2} s"))?;
+        row(f, "peak memory", &show_size(self.observed.peak_memory))?;
+        let drained = self.observed.drained_in.map_or("never".to_owned(), |seconds| format!("in {seconds:.1} s"));
         row(f, "spool drained", &drained)?;
         if let Some(s3) = &self.s3 {
             let faults: Vec<_> = s3.faults.iter().map(|(name, count)| format!(", {name}: {count}")).collect();
@@ -143,12 +114,12 @@ impl fmt::Display for Verdict {
         }
         row(f, "objects", &self.objects.to_string())?;
         row(f, "receipts", &format!("{} of {} lead to their objects", self.jobs.stored, self.jobs.asked))?;
-        for remark in &self.remarks {
+        for remark in &self.observed.remarks {
             row(f, "", remark)?;
         }
         write!(f, "\npayloads\n{}", self.ledger)?;
         writeln!(f, "\n{}", if self.failed() { "FAILED" } else { "holds" })?;
-        for wrong in &self.broken {
+        for wrong in &self.observed.broken {
             writeln!(f, "  {wrong}")?;
         }
         if let Some(kept) = &self.kept {

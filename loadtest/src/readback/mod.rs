@@ -1,4 +1,4 @@
-//! Reads a store back: every object, every line, into the ledger.
+//! Reads a store back: every line of every object, into the ledger.
 
 mod lines;
 
@@ -6,42 +6,49 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::types::Object;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Ledger;
 use crate::payload::Payloads;
-use crate::s3::{self, Memory};
+use crate::s3::{self, Memory, S3Server};
 use crate::units::show_size;
 
 use self::lines::Codec;
 
-/// Where objects lie.
+/// A store to read.
 #[derive(Debug, Clone)]
 pub enum Store {
-    /// A folder with objects at any depth.
+    /// A directory with objects at any depth.
     Dir(PathBuf),
     /// A bucket.
     S3 {
-        /// The way to it.
+        /// Its client.
         client: Client,
         /// Its name.
         bucket: String,
-        /// What the keys begin with; empty is all of them.
+        /// The prefix of the keys; empty is all of them.
         prefix: String,
     },
-    /// What an S3 server of this process holds in memory.
+    /// The memory of an S3 server in this process.
     Memory(Arc<Memory>),
 }
 
-/// Reads the objects of a store, each of them once however often it is called.
+/// The difference between the clocks of this machine and of the store that is allowed for.
+const CLOCK_SKEW: Duration = Duration::from_secs(600);
+
+/// Reads the objects of a store, each of them once.
 #[derive(Debug)]
 pub struct Reader {
     store: Store,
     payloads: Payloads,
+    is_shared: bool,
+    since: SystemTime,
     read: HashSet<String>,
     sizes: Vec<u64>,
     lines: u64,
@@ -50,38 +57,50 @@ pub struct Reader {
 
 /// The objects of a store in figures.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Objects {
-    /// How many there are.
     pub count: u64,
-    /// Their lines.
     pub lines: u64,
     /// Their bytes as stored.
     pub bytes: u64,
-    /// Bytes of the smallest.
     pub min: u64,
-    /// Bytes of the median.
     pub median: u64,
-    /// Bytes of the largest.
     pub max: u64,
 }
 
 impl Store {
+    /// The bucket of an S3 server in this process.
+    pub fn of(s3: &S3Server) -> Self {
+        match s3.memory() {
+            Some(memory) => Self::Memory(memory),
+            None => Self::S3 { client: s3.client(), bucket: s3.bucket().to_owned(), prefix: String::new() },
+        }
+    }
+
     /// A bucket as the `AWS_*` variables say; path style when an endpoint is set.
     pub async fn s3_from_env(bucket: &str, prefix: &str) -> Self {
         let client = s3::client_from_env().await;
-        Self::S3 { client, bucket: bucket.to_owned(), prefix: prefix.to_owned() }
+        // `a` is not to find what is under `ab/`.
+        let prefix = prefix.trim_end_matches('/');
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        Self::S3 { client, bucket: bucket.to_owned(), prefix }
     }
 
-    /// The names of all objects, in order.
-    async fn list(&self) -> anyhow::Result<Vec<String>> {
+    /// The names of all objects written since then, in order.
+    async fn list(&self, since: SystemTime) -> anyhow::Result<Vec<String>> {
         let mut names = Vec::new();
         match self {
-            Self::Dir(folder) => walk(folder, &mut names)?,
+            Self::Dir(folder) => walk(folder, since, &mut names)?,
             Self::S3 { client, bucket, prefix } => {
                 let mut pages = client.list_objects_v2().bucket(bucket).prefix(prefix).into_paginator().send();
                 while let Some(page) = pages.next().await {
                     let page = page.with_context(|| format!("listing s3://{bucket}/{prefix}"))?;
-                    names.extend(page.contents().iter().filter_map(|object| object.key()).map(str::to_owned));
+                    let written = |object: &Object| {
+                        let at = object.last_modified().and_then(|at| SystemTime::try_from(*at).ok());
+                        at.is_none_or(|at| at >= since)
+                    };
+                    let new = page.contents().iter().filter(|object| written(object));
+                    names.extend(new.filter_map(|object| object.key()).map(str::to_owned));
                 }
                 names.retain(|name| codec(Path::new(name)).is_some());
             }
@@ -106,25 +125,35 @@ impl Store {
 }
 
 impl Reader {
-    /// A reader for the payloads of one run.
+    /// A reader of a store that only the payloads of one run are in.
     pub fn new(store: Store, payloads: Payloads) -> Self {
-        Self { store, payloads, read: HashSet::new(), sizes: Vec::new(), lines: 0, scratch: Vec::new() }
+        let (read, sizes, scratch) = (HashSet::new(), Vec::new(), Vec::new());
+        Self { store, payloads, is_shared: false, since: SystemTime::UNIX_EPOCH, read, sizes, lines: 0, scratch }
     }
 
-    /// Books all that has come into the store since the last call. Memory is bounded by the largest object as stored.
-    ///
-    /// # Errors
-    ///
-    /// The store cannot be read. An object that makes no sense is booked as corrupt instead.
+    /// A reader of a store that other clients use too, for the payloads of a run that begins now.
+    pub fn shared(store: Store, payloads: Payloads) -> Self {
+        let since = SystemTime::now().checked_sub(CLOCK_SKEW).unwrap_or(SystemTime::UNIX_EPOCH);
+        Self { is_shared: true, since, ..Self::new(store, payloads) }
+    }
+
+    /// Whether other clients use the store too.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// Records everything that was written to the store since the last call. Memory is bounded by the largest object as
+    /// stored.
+    /// Errors: the store cannot be read. An object that cannot be decoded is recorded as corrupt instead.
     pub async fn read(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
-        for name in self.store.list().await? {
+        for name in self.store.list(self.since).await? {
             let Some(codec) = codec(Path::new(&name)) else { continue };
             if self.read.contains(&name) {
                 continue;
             }
             let object = self.store.get(&name).await?;
             self.sizes.push(object.len() as u64);
-            self.lines += lines::book(&object, codec, &self.payloads, ledger, &mut self.scratch);
+            self.lines += lines::record(&object, codec, &self.payloads, self.is_shared, ledger, &mut self.scratch);
             self.read.insert(name);
         }
         Ok(())
@@ -163,7 +192,7 @@ fn codec(name: &Path) -> Option<Codec> {
         .find_map(|(ending, codec)| name.ends_with(ending).then_some(codec))
 }
 
-fn walk(folder: &Path, names: &mut Vec<String>) -> anyhow::Result<()> {
+fn walk(folder: &Path, since: SystemTime, names: &mut Vec<String>) -> anyhow::Result<()> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         // A store that nothing was written to need not exist.
@@ -172,9 +201,10 @@ fn walk(folder: &Path, names: &mut Vec<String>) -> anyhow::Result<()> {
     };
     for entry in entries {
         let path = entry?.path();
+        let written = || path.metadata()?.modified();
         if path.is_dir() {
-            walk(&path, names)?;
-        } else if codec(&path).is_some() {
+            walk(&path, since, names)?;
+        } else if codec(&path).is_some() && written().is_ok_and(|at| at >= since) {
             names.push(path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.to_owned());
         }
     }
@@ -197,7 +227,7 @@ mod tests {
 
     fn line(sequence: u64) -> Vec<u8> {
         let mut line = br#"{"received_at":"2026-11-20T13:00:00.000Z","request_id":"r","payload":"#.to_vec();
-        PAYLOADS().write(Number { endpoint: 0, sequence }, &mut line);
+        PAYLOADS().write(Number { client: 0, sequence }, &mut line);
         line.extend_from_slice(b"}\n");
         line
     }
@@ -211,7 +241,7 @@ mod tests {
     fn ledger(accepted: usize) -> Ledger {
         let mut sent = Sent::default();
         let first = sent.take(accepted);
-        sent.book(first, accepted, Outcome::Accepted);
+        sent.record(first, accepted, Outcome::Accepted);
         Ledger::new([sent])
     }
 
@@ -234,7 +264,7 @@ mod tests {
         let zstd = [line(3), line(4)].map(|line| zstd::bulk::compress(&line, 1).unwrap()).concat();
         std::fs::write(sub.join("b.ndjson.zst"), zstd).unwrap();
         let mut bare = Vec::new();
-        PAYLOADS().write(Number { endpoint: 0, sequence: 5 }, &mut bare);
+        PAYLOADS().write(Number { client: 0, sequence: 5 }, &mut bare);
         std::fs::write(folder.path().join("c.ndjson"), bare).unwrap();
         std::fs::write(folder.path().join(".d.ndjson"), line(5)).unwrap();
         std::fs::write(folder.path().join("e.ndjson.tmp"), line(5)).unwrap();
@@ -248,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_torn_object_and_a_torn_line_are_corrupt_and_what_is_good_in_them_counts() {
+    async fn a_cut_object_and_a_cut_line_are_corrupt_and_their_intact_lines_count() {
         let folder = TempDir::new().unwrap();
         let mut torn = [member(&line(0)), member(&line(1))].concat();
         torn.truncate(torn.len() - 12);
@@ -260,10 +290,41 @@ mod tests {
         let mut ledger = ledger(3);
         read(&folder, &mut ledger).await;
         let totals = ledger.totals();
-        // The torn member, the torn line and the empty one; what the member held up to the tear counts or not.
+        // The cut member, the cut line and the empty one; the lines of the member before the cut count or not.
         assert!(totals.corrupt >= 3, "{totals:?}");
         assert!(totals.stored >= 2, "{totals:?}");
         assert!(totals.failed());
+    }
+
+    #[tokio::test]
+    async fn lines_of_other_clients_are_foreign_in_a_shared_store_and_corrupt_in_one_of_our_own() {
+        let folder = TempDir::new().unwrap();
+        let mut other_run = Vec::new();
+        Payloads::new(6, 290).write(Number { client: 0, sequence: 0 }, &mut other_run);
+        let others = [b"{\"level\":\"info\"}\n", &other_run[..], b"\nplain text\n"].concat();
+        std::fs::write(folder.path().join("a.ndjson"), others).unwrap();
+        std::fs::write(folder.path().join("b.ndjson"), [line(0), b"{\"payload\":{\"run\n".to_vec()].concat()).unwrap();
+        let found = async |is_shared| {
+            let mut ledger = ledger(1);
+            let store = Store::Dir(folder.path().to_owned());
+            let mut reader = if is_shared { Reader::shared(store, PAYLOADS()) } else { Reader::new(store, PAYLOADS()) };
+            reader.read(&mut ledger).await.unwrap();
+            let totals = ledger.totals();
+            (totals.stored, totals.foreign, totals.corrupt)
+        };
+        // The cut line is among lines of this run.
+        assert_eq!(found(true).await, (1, 3, 1));
+        assert_eq!(found(false).await, (1, 1, 3));
+    }
+
+    #[tokio::test]
+    async fn what_a_shared_store_held_before_the_run_is_not_read() {
+        let folder = TempDir::new().unwrap();
+        let old = std::fs::File::create(folder.path().join("a.ndjson")).unwrap();
+        old.set_modified(SystemTime::now() - 2 * CLOCK_SKEW).unwrap();
+        let mut reader = Reader::shared(Store::Dir(folder.path().to_owned()), PAYLOADS());
+        reader.read(&mut ledger(0)).await.unwrap();
+        assert_eq!(reader.objects().count, 0);
     }
 
     #[tokio::test]

@@ -1,63 +1,36 @@
-//! Reports read back from the files they were written to.
+//! Reports read back from their files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
-use thiserror::Error;
 
 use super::{FORMAT, Report};
 
-/// Why a file of reports cannot be read, and what can be done about it.
-#[derive(Debug, Error)]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum Unreadable {
-    #[error("{} cannot be read: give a file that `loadtest run`, `compare` or `scenario` wrote with --json", .0.display())]
-    File(PathBuf, #[source] std::io::Error),
-    #[error("{} is no JSON: give a file that `loadtest run`, `compare` or `scenario` wrote with --json", .0.display())]
-    Json(PathBuf, #[source] serde_json::Error),
-    #[error("{} holds no report: give a file that `loadtest run`, `compare` or `scenario` wrote with --json", .0.display())]
-    NoReport(PathBuf),
-    #[error("{} is of format {found}, and this loadtest reads {FORMAT}: run the load again with this one", .path.display())]
-    Format { path: PathBuf, found: u64 },
-    #[error("{} is not as this loadtest writes it: run the load again with this one", .0.display())]
-    Shape(PathBuf, #[source] serde_json::Error),
-}
-
 /// The reports in a file: one of `run`, or all of `compare` or of a scenario; never none.
-///
-/// # Errors
-///
-/// It cannot be read, or is no such file.
-pub fn read(path: &Path) -> Result<Vec<Report>, Unreadable> {
-    let bytes = std::fs::read(path).map_err(|wrong| Unreadable::File(path.to_owned(), wrong))?;
-    parse(path, &bytes)
+/// Errors: it cannot be read, or has no such reports.
+pub fn read(path: &Path) -> anyhow::Result<Vec<Report>> {
+    let what =
+        || format!("{}: give a file that `loadtest run`, `compare` or `scenario` wrote with --json", path.display());
+    parse(&std::fs::read(path).with_context(what)?).with_context(what)
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Report>, Unreadable> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|wrong| Unreadable::Json(path.to_owned(), wrong))?;
-    let values = match value {
+fn parse(bytes: &[u8]) -> anyhow::Result<Vec<Report>> {
+    let values = match serde_json::from_slice(bytes).context("not JSON")? {
         Value::Array(values) => values,
-        // A scenario's: its question and its answer stand beside the reports.
+        // A scenario's file has its question and its answer beside the reports.
         Value::Object(mut fields) => match fields.remove("reports") {
             Some(Value::Array(values)) => values,
             _ => vec![Value::Object(fields)],
         },
         one => vec![one],
     };
-    if values.is_empty() {
-        return Err(Unreadable::NoReport(path.to_owned()));
-    }
-    let read = |value: Value| {
-        // The format first: of another one, nothing else can be relied on.
-        match value.get("format").and_then(Value::as_u64) {
-            None => return Err(Unreadable::NoReport(path.to_owned())),
-            Some(found) if found != u64::from(FORMAT) => {
-                return Err(Unreadable::Format { path: path.to_owned(), found });
-            }
-            Some(_) => {}
-        }
-        Report::deserialize(value).map_err(|wrong| Unreadable::Shape(path.to_owned(), wrong))
+    ensure!(!values.is_empty(), "no report");
+    let read = |value: Value| match value.get("format").and_then(Value::as_u64) {
+        Some(found) if found == u64::from(FORMAT) => Ok(Report::deserialize(value)?),
+        Some(found) => bail!("format {found}, and this loadtest reads {FORMAT}: run the load again"),
+        None => bail!("not a report"),
     };
     values.into_iter().map(read).collect()
 }
@@ -65,50 +38,23 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Report>, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample::report;
-
-    fn read(text: &str) -> Result<Vec<Report>, Unreadable> {
-        parse(Path::new("a.json"), text.as_bytes())
-    }
+    use crate::report::sample;
 
     #[test]
     fn what_is_written_is_read_back_the_same() {
-        let one = report();
+        let one = sample();
         let text = serde_json::to_string(&one).unwrap();
-        assert_eq!(read(&text).unwrap(), vec![one.clone()]);
-        assert_eq!(read(&format!("[{text},{text}]")).unwrap(), [one.clone(), one.clone()]);
-        let scenario = format!("{{\"name\":\"overload\",\"question\":\"?\",\"reports\":[{text},{text}]}}");
-        assert_eq!(read(&scenario).unwrap(), [one.clone(), one]);
-    }
-
-    #[test]
-    fn a_report_from_before_the_load_told_its_length_is_still_read() {
-        let mut old = serde_json::to_value(report()).unwrap();
-        let load = old["load"].as_object_mut().unwrap();
-        for name in ["threads", "duration", "requests", "faults"] {
-            load.remove(name).unwrap();
+        for (text, count) in
+            [(text.clone(), 1), (format!("[{text},{text}]"), 2), (format!("{{\"reports\":[{text}]}}"), 1)]
+        {
+            assert_eq!(parse(text.as_bytes()).unwrap(), vec![one.clone(); count]);
         }
-        assert_eq!(read(&old.to_string()).unwrap()[0].load.threads, None);
-    }
-
-    #[test]
-    fn what_cannot_be_read_says_what_to_do() {
-        let mut other = serde_json::to_value(report()).unwrap();
-        other["format"] = 99.into();
-        let mut torn = serde_json::to_value(report()).unwrap();
-        torn["ledger"] = Value::Null;
-        for (text, expected) in [
-            ("", "no JSON"),
-            ("[]", "holds no report"),
-            ("{\"name\":\"kill\",\"reports\":[]}", "holds no report"),
-            ("{\"name\":\"kill\"}", "holds no report"),
-            (&*other.to_string(), "format 99"),
-            (&*torn.to_string(), "not as this loadtest writes it"),
-        ] {
-            let wrong = read(text).unwrap_err().to_string();
-            assert!(wrong.contains(expected) && wrong.starts_with("a.json ") && wrong.contains("loadtest"), "{wrong}");
+        for (wrong, why) in
+            [("", "not JSON"), ("[]", "no report"), ("{}", "not a report"), ("{\"format\":99}", "format 99")]
+        {
+            assert!(format!("{:#}", parse(wrong.as_bytes()).unwrap_err()).contains(why), "{wrong}");
         }
-        let wrong = super::read(Path::new("there/is/none.json")).unwrap_err();
-        assert!(wrong.to_string().contains("none.json cannot be read"), "{wrong}");
+        let wrong = read(Path::new("there/is/none.json")).unwrap_err();
+        assert!(wrong.to_string().contains("none.json: give a file"), "{wrong:#}");
     }
 }

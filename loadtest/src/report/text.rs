@@ -2,68 +2,72 @@
 
 use std::fmt;
 
-use super::{LoadReport, Report};
+use super::Report;
 use crate::load::Quantiles;
 use crate::units::{show_micros, show_size};
 
-/// What is shown where there is no figure.
-pub(super) const NONE: &str = "-";
-
-impl fmt::Display for LoadReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rate, connections, payloads_per_request, payload_size, encoding, form, .. } = self;
-        write!(
-            f,
-            "{rate} over {connections} connections, {payloads_per_request} payloads of {payload_size} bytes a request, \
-             {encoding} {form}"
-        )
-    }
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let load = &self.load;
         if let Some(conclusion) = &self.conclusion {
             writeln!(f, "\n{}: {conclusion}", self.name)?;
         }
-        writeln!(f, "\n{}: run {}, {load}", self.name, self.run)?;
+        let setting = |name: &str| self.settings.get(name).map_or("-", |value| value);
+        let [rate, connections, protocol] = ["load rate", "load connections", "load protocol"].map(setting);
+        writeln!(f, "\n{}: run {}, {rate} over {connections} connections, {protocol}", self.name, self.run)?;
         writeln!(f, "\nrequests")?;
-        let statuses: Vec<_> = self.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
         row(f, "answered", &format!("{:.0}/s for {:.1} s", self.requests_per_second, self.seconds))?;
-        row(f, "by status", &statuses.join(", "))?;
+        row(f, "by status", &counts(&self.statuses))?;
         row(f, "unanswered, never sent", &format!("{}, {}", self.unanswered, self.unsent))?;
         row(f, "connections, failed", &format!("{}, {}", self.connects.0, self.connects.1))?;
+        if let Some(error) = &self.connect_error {
+            row(f, "first connection error", error)?;
+        }
         row(f, "latency accepted", &quantiles(&self.accepted))?;
-        if self.refused.max > 0 {
-            row(f, "latency refused", &quantiles(&self.refused))?;
+        if self.rejected.max > 0 {
+            row(f, "latency rejected", &quantiles(&self.rejected))?;
         }
-        if load.is_paced() {
-            row(f, "sent late by", &quantiles(&self.late))?;
+        if let Some(late) = &self.late {
+            row(f, "sent late by", &quantiles(late))?;
         }
-        let own = self.per_request(format!("{:.2} us a request", self.own_cpu_micros_per_request));
-        row(f, "CPU of loadtest itself", &own)?;
+        let per_response = |figure: String| if self.answered_requests() > 0 { figure } else { "-".to_owned() };
+        let own = format!("{:.2} us a request", self.own_cpu_micros_per_request);
+        row(f, "CPU of loadtest", &per_response(own))?;
         if let Some(server) = &self.server {
-            let request = self.per_request(format!("{:.2} us", server.cpu_micros_per_request));
-            let payload = self.per_request(format!("{:.3} us", server.cpu_micros_per_payload));
             writeln!(f, "\nserver")?;
-            row(f, "CPU", &format!("{request} a request, {payload} a payload, {:.2} s in all", server.cpu_seconds))?;
+            let [request, payload] = [server.cpu_micros_per_request, server.cpu_micros_per_payload]
+                .map(|micros| per_response(format!("{micros:.2} us")));
+            row(f, "CPU", &format!("{request} a request, {payload} a payload, {:.2} s in total", server.cpu_seconds))?;
             row(f, "peak memory", &show_size(server.peak_memory))?;
             let killed = if server.exit.killed { ", killed after the limit" } else { "" };
-            row(f, "end", &format!("{} after {:.2} s{killed}", server.exit.status, server.exit.seconds))?;
+            row(f, "exit", &format!("{} after {:.2} s{killed}", server.exit.status, server.exit.seconds))?;
+        }
+        if let Some(why) = &self.no_metrics {
+            row(f, "metrics", &format!("not available: {why}"))?;
         }
         if let Some(s3) = &self.s3 {
             writeln!(f, "\nS3")?;
             row(f, "PUTs", &format!("{}, {} stored, {} at once at most", s3.puts, s3.stored, s3.in_flight_peak))?;
-            let faults: Vec<_> = s3.faults.iter().map(|(name, count)| format!("{name}: {count}")).collect();
-            row(f, "faults", &if faults.is_empty() { "none".to_owned() } else { faults.join(", ") })?;
+            row(f, "faults", &if s3.faults.is_empty() { "none".to_owned() } else { counts(&s3.faults) })?;
         }
         if let Some(objects) = &self.objects {
             writeln!(f, "\nstore")?;
             row(f, "objects", &objects.to_string())?;
         }
-        writeln!(f, "\npayloads{}", if self.checked { "" } else { " (no store was read)" })?;
-        write!(f, "{}", self.ledger)
+        writeln!(f, "\npayloads")?;
+        match (&self.ledger, &self.not_checked) {
+            (Some(totals), _) => write!(f, "{totals}"),
+            (None, why) => {
+                write!(f, "{}", self.payloads)?;
+                let why = why.as_deref().unwrap_or("no store was read");
+                ["stored", "lost, duplicated, corrupt"].iter().try_for_each(|name| row(f, name, "not checked"))?;
+                writeln!(f, "\nnot checked: {why}")
+            }
+        }
     }
+}
+
+fn counts(of: &std::collections::BTreeMap<impl fmt::Display, u64>) -> String {
+    of.iter().map(|(name, count)| format!("{name}: {count}")).collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {
@@ -72,7 +76,7 @@ pub(crate) fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::R
 
 pub(crate) fn quantiles(of: &Quantiles) -> String {
     if of.max == 0 {
-        return NONE.to_owned();
+        return "-".to_owned();
     }
     let [p50, p90, p99, p99_9, max] = [of.p50, of.p90, of.p99, of.p99_9, of.max].map(show_micros);
     format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
@@ -80,16 +84,29 @@ pub(crate) fn quantiles(of: &Quantiles) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::report::Conclusion;
-    use crate::report::sample::report;
+    use crate::report::{Conclusion, Report, sample};
 
     #[test]
     fn the_question_of_a_scenario_and_its_answer_come_first() {
         let (question, answer) = ("Is p99 under 1 ms?".to_owned(), "p99 is over 1ms (p99 1.2 ms)".to_owned());
-        let mut report = report();
-        report.conclusion = Some(Conclusion { question, holds: false, answer });
-        let text = report.to_string();
-        let first = "\nloadtest: Is p99 under 1 ms?\nNO: p99 is over 1ms (p99 1.2 ms)\n";
-        assert!(text.starts_with(first), "{text}");
+        let conclusion = Some(Conclusion { question, holds: false, answer });
+        let text = Report { conclusion, ..sample() }.to_string();
+        assert!(text.starts_with("\nloadtest: Is p99 under 1 ms?\nNO: p99 is over 1ms (p99 1.2 ms)\n"), "{text}");
+    }
+
+    #[test]
+    fn without_a_check_nothing_is_said_to_be_lost_or_not_lost() {
+        let text = Report { ledger: None, not_checked: Some("no --store".to_owned()), ..sample() }.to_string();
+        assert!(text.contains("accepted                           49990\n"), "{text}");
+        assert!(
+            text.contains("lost, duplicated, corrupt not checked\n") && text.ends_with("not checked: no --store\n")
+        );
+        assert!(sample().to_string().contains("  lost                                   0\n"));
+    }
+
+    #[test]
+    fn without_a_response_there_is_no_figure_for_each() {
+        let text = Report { statuses: [].into(), ..sample() }.to_string();
+        assert!(text.contains("- a request, - a payload, 2.00 s in total"), "{text}");
     }
 }

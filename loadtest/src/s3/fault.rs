@@ -1,16 +1,16 @@
-//! What the store does wrong, and how often.
+//! Faults of the store, and how often they happen.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::ensure;
 use tokio::sync::watch;
 
 use crate::units;
 
-/// One way for a call to go wrong.
+/// A fault of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// 503 with S3's `SlowDown` error; nothing is stored.
@@ -21,32 +21,34 @@ pub enum Fault {
     AccessDenied,
     /// 404 with S3's `NoSuchBucket`; nothing is stored.
     NoSuchBucket,
-    /// The connection is closed without an answer; nothing is stored.
+    /// The connection is closed without a response; nothing is stored.
     DropBefore,
-    /// The call is carried out, then the connection is closed without an answer.
+    /// The call is carried out, then the connection is closed without a response.
     DropAfter,
-    /// The call is carried out, then answered with 503 and S3's `ServiceUnavailable` error, whatever came of it.
+    /// The call is carried out, then the response is 503 with S3's `ServiceUnavailable` error, whatever the result.
     UnavailableAfter,
-    /// No answer until the plan is changed (the call then proceeds as if nothing had been) or the client goes away.
+    /// No response until the plan changes (the call then proceeds without a fault) or the client disconnects.
     Hang,
-    /// The call is carried out, but only after this long.
+    /// The call is carried out after this time.
     Delay(Duration),
 }
 
+/// The faults without a time, with the names in the command line and the statistics.
+const NAMES: [(&str, Fault); 8] = [
+    ("slowdown", Fault::SlowDown),
+    ("500", Fault::InternalError),
+    ("denied", Fault::AccessDenied),
+    ("no-bucket", Fault::NoSuchBucket),
+    ("drop-before", Fault::DropBefore),
+    ("drop-after", Fault::DropAfter),
+    ("503-after", Fault::UnavailableAfter),
+    ("hang", Fault::Hang),
+];
+
 impl Fault {
-    /// The name that the command line and the statistics use.
+    /// The name in the command line and the statistics.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::SlowDown => "slowdown",
-            Self::InternalError => "500",
-            Self::AccessDenied => "denied",
-            Self::NoSuchBucket => "no-bucket",
-            Self::DropBefore => "drop-before",
-            Self::DropAfter => "drop-after",
-            Self::UnavailableAfter => "503-after",
-            Self::Hang => "hang",
-            Self::Delay(_) => "delay",
-        }
+        NAMES.iter().find(|(_, fault)| *fault == self).map_or("delay", |(name, _)| name)
     }
 }
 
@@ -56,7 +58,70 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The share and the kinds, as `20% drop-after, delay:50ms`; of a plan of nothing, nothing.
+impl FromStr for Fault {
+    type Err = String;
+
+    /// Reads a [`Fault::name`]; a delay has its time, as `delay:50ms`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(time) = text.strip_prefix("delay:") {
+            return units::duration(time).map(Self::Delay);
+        }
+        let found = NAMES.iter().find(|(name, _)| *name == text);
+        found.map(|(_, fault)| *fault).ok_or_else(|| {
+            let names: Vec<_> = NAMES.iter().map(|(name, _)| *name).collect();
+            format!("{text:?} is not a fault: expected {} or delay:TIME", names.join(", "))
+        })
+    }
+}
+
+/// The faults of calls: a share of them, spread evenly, the kinds in turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FaultPlan {
+    share: f64,
+    kinds: Vec<Fault>,
+    every_call: bool,
+}
+
+impl FaultPlan {
+    /// No faults.
+    pub fn none() -> Self {
+        Self { share: 0.0, kinds: Vec::new(), every_call: false }
+    }
+
+    /// This fault in every PutObject.
+    pub fn always(fault: Fault) -> Self {
+        Self { share: 1.0, kinds: vec![fault], every_call: false }
+    }
+
+    /// These faults in turn, in a share of the PutObject calls from 0 to 1.
+    /// Errors: A share outside 0 to 1, or a share above 0 without a kind.
+    pub fn share(share: f64, kinds: impl Into<Vec<Fault>>) -> anyhow::Result<Self> {
+        let kinds = kinds.into();
+        ensure!((0.0..=1.0).contains(&share), "the share of faults must be from 0 to 1, not {share}");
+        ensure!(share == 0.0 || !kinds.is_empty(), "a share of faults needs at least one kind");
+        Ok(Self { share, kinds, every_call: false })
+    }
+
+    /// Applies the plan to every call, also to reads and listings.
+    #[must_use]
+    pub fn on_every_call(self) -> Self {
+        Self { every_call: true, ..self }
+    }
+
+    /// The fault of the `n`th call under this plan, counted from 0.
+    fn fault(&self, n: u64) -> Option<Fault> {
+        // Faulty calls before and after this one: where the product passes a whole number, one is due. Of any five calls,
+        // "one in five" is one.
+        let due = |calls: u64| (calls as f64 * self.share + 1e-9).floor() as u64;
+        let (before, after) = (due(n), due(n + 1));
+        if after == before || self.kinds.is_empty() {
+            return None;
+        }
+        self.kinds.get(usize::try_from(before).ok()? % self.kinds.len()).copied()
+    }
+}
+
+/// The share and the kinds, as `20% drop-after, delay:50ms`; empty without faults.
 impl fmt::Display for FaultPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.kinds.is_empty() {
@@ -71,80 +136,6 @@ impl fmt::Display for FaultPlan {
     }
 }
 
-impl FromStr for Fault {
-    type Err = anyhow::Error;
-
-    /// Reads a [`Fault::name`]; a delay carries its time, as `delay:50ms`.
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        if let Some(time) = text.strip_prefix("delay:") {
-            return Ok(Self::Delay(units::duration(time).map_err(|wrong| anyhow!(wrong))?));
-        }
-        Ok(match text {
-            "slowdown" => Self::SlowDown,
-            "500" => Self::InternalError,
-            "denied" => Self::AccessDenied,
-            "no-bucket" => Self::NoSuchBucket,
-            "drop-before" => Self::DropBefore,
-            "drop-after" => Self::DropAfter,
-            "503-after" => Self::UnavailableAfter,
-            "hang" => Self::Hang,
-            _ => bail!(
-                "{text:?} is no fault: expected slowdown, 500, denied, no-bucket, drop-before, drop-after, 503-after, hang or delay:TIME"
-            ),
-        })
-    }
-}
-
-/// Which calls go wrong and in which ways: a share of them, spread evenly, the kinds taking turns.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FaultPlan {
-    share: f64,
-    kinds: Vec<Fault>,
-    every_call: bool,
-}
-
-impl FaultPlan {
-    /// Nothing goes wrong.
-    pub fn none() -> Self {
-        Self { share: 0.0, kinds: Vec::new(), every_call: false }
-    }
-
-    /// Every PutObject goes wrong in this one way.
-    pub fn always(fault: Fault) -> Self {
-        Self { share: 1.0, kinds: vec![fault], every_call: false }
-    }
-
-    /// A share of the PutObject calls, from 0 to 1, goes wrong, in each of these ways in turn.
-    ///
-    /// # Errors
-    ///
-    /// A share outside 0 to 1, or a share of something with no kind given.
-    pub fn share(share: f64, kinds: impl Into<Vec<Fault>>) -> anyhow::Result<Self> {
-        let kinds = kinds.into();
-        ensure!((0.0..=1.0).contains(&share), "the share of faults must be from 0 to 1, not {share}");
-        ensure!(share == 0.0 || !kinds.is_empty(), "a share of faults needs at least one kind");
-        Ok(Self { share, kinds, every_call: false })
-    }
-
-    /// Applies the plan to every call, reads and listings too, and no longer to PutObject alone.
-    #[must_use]
-    pub fn on_every_call(self) -> Self {
-        Self { every_call: true, ..self }
-    }
-
-    /// What happens to the `n`th call under this plan, counted from 0.
-    fn fault(&self, n: u64) -> Option<Fault> {
-        // Faulty calls so far, before and after this one: where the product passes a whole number, one is due. The
-        // pattern is even and the same in every run, so that "one in five" means it for any five calls.
-        let due = |calls: u64| (calls as f64 * self.share + 1e-9).floor() as u64;
-        let (before, after) = (due(n), due(n + 1));
-        if after == before || self.kinds.is_empty() {
-            return None;
-        }
-        self.kinds.get(usize::try_from(before).ok()? % self.kinds.len()).copied()
-    }
-}
-
 /// The plan in force, which may be changed while calls are running.
 #[derive(Debug)]
 pub struct Faults {
@@ -155,9 +146,9 @@ pub struct Faults {
 #[derive(Debug)]
 struct Turn {
     plan: FaultPlan,
-    /// Calls the plan has been applied to.
+    /// Calls that the plan was applied to.
     calls: u64,
-    /// Told apart from a plan that is merely counted further.
+    /// Changes with the plan, and not with the calls.
     version: u64,
 }
 
@@ -167,7 +158,7 @@ impl Faults {
         Self { current: watch::Sender::new(turn), is_put_only: AtomicBool::new(false) }
     }
 
-    /// Puts a plan in force from the next call on, and lets every hung call proceed.
+    /// Puts a plan in force from the next call on, and lets hung calls proceed.
     pub fn set(&self, plan: FaultPlan) {
         self.current.send_modify(|turn| {
             turn.plan = plan;
@@ -176,7 +167,7 @@ impl Faults {
         });
     }
 
-    /// Every call but PutObject is answered with 403 from now on, as it is for a role that may do nothing else.
+    /// Rejects every call but PutObject with 403 from now on, as for a role that is allowed nothing else.
     pub fn allow_put_alone(&self) {
         self.is_put_only.store(true, Ordering::Release);
     }
@@ -185,7 +176,7 @@ impl Faults {
         !is_put && self.is_put_only.load(Ordering::Acquire)
     }
 
-    /// Decides about one call, and counts it.
+    /// The fault of the next call, which is counted.
     pub(super) fn next(&self, is_put: bool) -> Option<Fault> {
         let mut fault = None;
         self.current.send_if_modified(|turn| {
@@ -202,7 +193,7 @@ impl Faults {
     pub(super) async fn changed(&self) {
         let mut current = self.current.subscribe();
         let version = current.borrow().version;
-        // An error means that the server, which owns the sender, is gone: then there is nobody left to answer.
+        // An error means that the server, which owns the sender, has stopped.
         let _ = current.wait_for(|turn| turn.version != version).await;
     }
 }
@@ -212,32 +203,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_spread_evenly_and_the_kinds_take_turns() {
+    fn a_share_is_spread_evenly_and_the_kinds_are_in_turn() {
         let plan = FaultPlan::share(0.2, [Fault::SlowDown, Fault::Hang]).unwrap();
         let faults: Vec<_> = (0..20).map(|n| plan.fault(n)).collect();
-        assert_eq!(faults.iter().flatten().count(), 4);
-        for five in faults.chunks(5) {
-            assert_eq!(five.iter().flatten().count(), 1);
-        }
+        assert!(faults.chunks(5).all(|five| five.iter().flatten().count() == 1));
         let kinds: Vec<_> = faults.into_iter().flatten().collect();
         assert_eq!(kinds, [Fault::SlowDown, Fault::Hang, Fault::SlowDown, Fault::Hang]);
-    }
-
-    #[test]
-    fn none_and_always_mean_it() {
         assert!((0..100).all(|n| FaultPlan::none().fault(n).is_none()));
         assert!((0..100).all(|n| FaultPlan::always(Fault::Hang).fault(n) == Some(Fault::Hang)));
+        assert!(FaultPlan::share(1.5, [Fault::Hang]).is_err() && FaultPlan::share(0.5, []).is_err());
     }
 
     #[test]
     fn names_are_read_back() {
-        for name in ["slowdown", "500", "denied", "no-bucket", "drop-before", "drop-after", "503-after", "hang"] {
-            assert_eq!(name.parse::<Fault>().unwrap().name(), name);
-        }
-        assert_eq!("delay:50ms".parse::<Fault>().unwrap(), Fault::Delay(Duration::from_millis(50)));
-        assert!("delay:soon".parse::<Fault>().is_err());
-        assert!("flood".parse::<Fault>().is_err());
-        assert!(FaultPlan::share(1.5, [Fault::Hang]).is_err());
-        assert!(FaultPlan::share(0.5, []).is_err());
+        assert!(NAMES.iter().all(|(name, fault)| name.parse() == Ok(*fault) && fault.name() == *name));
+        assert_eq!("delay:50ms".parse::<Fault>(), Ok(Fault::Delay(Duration::from_millis(50))));
+        assert!("delay:soon".parse::<Fault>().is_err() && "flood".parse::<Fault>().is_err());
     }
 }

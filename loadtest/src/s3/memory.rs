@@ -1,5 +1,5 @@
-//! Objects in this process's memory, and the few calls that a server under test makes. What it takes is bounded: beyond
-//! that PUTs are refused, and nobody can read it any more, since what was stored and what was lost could not be told apart.
+//! Objects in this process's memory, and the few calls that a server under test makes. Its size is limited: beyond it PUTs
+//! are rejected, and it cannot be read any more, since a missing object may be one that was rejected.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,30 +12,30 @@ use s3s::Body;
 
 use crate::units::show_size;
 
-use super::service::error;
+use super::error::error;
 
-/// What the SDKs put before the names of an object's metadata.
+/// The prefix of the headers with an object's metadata.
 pub(super) const METADATA: &str = "x-amz-meta-";
 
-/// What an object takes beside its body, in bytes, more or less: its key, its metadata, and its place among the others.
-/// Without it, many small objects would take many times the limit.
+/// The memory of an object beside its body, in bytes, roughly: its key, its metadata, and the map's entry. Without it, many
+/// small objects would take many times the limit.
 const OBJECT_COST: usize = 1 << 10;
 
 /// A bucket in memory.
 #[derive(Debug)]
 pub struct Memory {
     bucket: String,
-    /// Of what all objects cost, in bytes.
+    /// In bytes of all objects.
     limit: usize,
     held: Mutex<Held>,
 }
 
 #[derive(Debug, Default)]
 struct Held {
-    /// By key, as it stands in the path of a request: escapes and all.
+    /// By key as in the path of a request, with its escapes.
     objects: BTreeMap<String, Object>,
     bytes: usize,
-    /// Whether an object was refused for want of room.
+    /// Whether an object was rejected because of the limit.
     full: bool,
 }
 
@@ -46,7 +46,7 @@ struct Object {
 }
 
 impl Object {
-    /// What it takes of the limit, in bytes.
+    /// Its share of the limit, in bytes.
     fn cost(&self) -> usize {
         self.body.len() + OBJECT_COST
     }
@@ -57,15 +57,12 @@ impl Memory {
         Self { bucket: bucket.to_owned(), limit, held: Mutex::default() }
     }
 
-    /// The keys of all objects, in order, as they stand in URLs.
-    ///
-    /// # Errors
-    ///
-    /// It was full, and has refused an object.
+    /// The keys of all objects, in order, as in URLs.
+    /// Errors: it has rejected an object.
     pub fn keys(&self) -> anyhow::Result<Vec<String>> {
         let held = self.held();
         let limit = show_size(self.limit as u64);
-        ensure!(!held.full, "the S3 server in memory takes no more than {limit}: send less, or store in a folder");
+        ensure!(!held.full, "the S3 server in memory is limited to {limit}: send less, or store in a directory");
         Ok(held.objects.keys().cloned().collect())
     }
 
@@ -74,7 +71,7 @@ impl Memory {
         self.held().objects.get(key).map(|object| object.body.clone())
     }
 
-    pub(super) fn answer(&self, request: &Request<Bytes>) -> anyhow::Result<Response<Body>> {
+    pub(super) fn respond(&self, request: &Request<Bytes>) -> anyhow::Result<Response<Body>> {
         let path = request.uri().path().trim_start_matches('/');
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
         if bucket != self.bucket {
@@ -94,8 +91,7 @@ impl Memory {
 
     fn put(&self, key: &str, request: &Request<Bytes>) -> anyhow::Result<Response<Body>> {
         let (headers, body) = (request.headers(), request.body());
-        // A copy: the body is a piece of what was read from the connection, and would keep the whole of it. It is made
-        // before the lock is taken, which all requests share.
+        // A copy: the body shares the connection's buffer and would keep all of it. It is made before the lock is taken.
         let copy = Object {
             body: Bytes::from(body.to_vec()),
             metadata: headers

@@ -1,8 +1,9 @@
-//! An S3 server in this process that can be told to go wrong.
+//! An S3 server in this process with faults.
 //!
-//! Over a folder, s3s and s3s-fs speak the protocol and check the signatures. In memory it does no more than a PUT takes,
-//! so that beside a server under test it hardly counts. What stands before either injects the faults.
+//! Over a directory, s3s and s3s-fs speak the protocol and check the signatures. In memory it does only what a PUT needs, so
+//! that it takes little CPU from a server under test. The service before either injects the faults.
 
+mod error;
 mod fault;
 mod memory;
 mod service;
@@ -31,13 +32,13 @@ pub use self::fault::{Fault, FaultPlan, Faults};
 pub use self::memory::Memory;
 pub use self::stats::Stats;
 
-use self::service::{Keeper, Shared};
+use self::service::{Backend, Shared};
 use self::stats::Counters;
 
-/// The region that the server is said to be in.
+/// The region that clients sign for.
 pub const REGION: &str = "us-east-1";
 
-/// What a client signs its requests with.
+/// The keys that a client signs its requests with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// As `AWS_ACCESS_KEY_ID`.
@@ -47,7 +48,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Well-known nonsense: it guards nothing, and it has to be the same after a restart.
+    /// The keys of AWS's documentation: they guard nothing, and have to be the same after a restart.
     fn example() -> Self {
         Self {
             access_key: "AKIAIOSFODNN7EXAMPLE".to_owned(),
@@ -62,25 +63,19 @@ pub struct S3Server {
     bucket: String,
     credentials: Credentials,
     shared: Arc<Shared>,
-    /// The one task that accepts, which owns those of the connections.
+    /// The task that accepts connections and owns their tasks.
     accepting: JoinSet<()>,
 }
 
 impl S3Server {
-    /// Serves the folder `root`, which is made if need be, with `bucket` in it, on a free port of the loopback.
-    ///
-    /// # Errors
-    ///
-    /// The folder cannot be made or the address cannot be bound.
+    /// Serves the directory `root`, which is made if it is missing, with `bucket` in it, on a free loopback port.
+    /// Errors: the folder cannot be made or the address cannot be bound.
     pub async fn start(root: &Path, bucket: &str) -> anyhow::Result<Self> {
         Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), root, bucket).await
     }
 
-    /// The same on a given address, so that a stopped server can be started again where its clients look for it.
-    ///
-    /// # Errors
-    ///
-    /// The folder cannot be made or the address cannot be bound.
+    /// The same on a given address, so that a stopped server can be started again for the same clients.
+    /// Errors: the folder cannot be made or the address cannot be bound.
     pub async fn start_on(listen: SocketAddr, root: &Path, bucket: &str) -> anyhow::Result<Self> {
         let folder = root.join(bucket);
         tokio::fs::create_dir_all(&folder).await.with_context(|| format!("making the bucket {}", folder.display()))?;
@@ -88,29 +83,26 @@ impl S3Server {
         let credentials = Credentials::example();
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(&*credentials.access_key, &*credentials.secret_key));
-        Self::listen(listen, bucket, credentials, Keeper::Folder(builder.build())).await
+        Self::listen(listen, bucket, credentials, Backend::Folder(builder.build())).await
     }
 
-    /// Serves `bucket` out of this process's memory, which takes objects of up to `limit` bytes in all, on a free port of
-    /// the loopback. Signatures are not checked. Knows PUT, GET and HEAD of an object and HEAD of the bucket; for what is
-    /// there, ask [`memory`](Self::memory).
-    ///
-    /// # Errors
-    ///
-    /// The address cannot be bound.
+    /// Serves `bucket` from this process's memory, with objects of up to `limit` bytes in total, on a free loopback port.
+    /// Signatures are not checked. Supports PUT, GET and HEAD of an object and HEAD of the bucket; [`memory`](Self::memory)
+    /// has the objects.
+    /// Errors: the address cannot be bound.
     pub async fn start_in_memory(bucket: &str, limit: usize) -> anyhow::Result<Self> {
-        let keeper = Keeper::Memory(Arc::new(Memory::new(bucket, limit)));
-        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), bucket, Credentials::example(), keeper).await
+        let backend = Backend::Memory(Arc::new(Memory::new(bucket, limit)));
+        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), bucket, Credentials::example(), backend).await
     }
 
     async fn listen(
         listen: SocketAddr,
         bucket: &str,
         credentials: Credentials,
-        keeper: Keeper,
+        backend: Backend,
     ) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
-            keeper,
+            backend,
             faults: Faults::new(),
             counters: Counters::default(),
             writes: TaskTracker::new(),
@@ -128,7 +120,7 @@ impl S3Server {
         self.addr
     }
 
-    /// The URL it answers at, as `AWS_ENDPOINT_URL_S3` wants it.
+    /// Its URL, for `AWS_ENDPOINT_URL_S3`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.addr)
     }
@@ -138,7 +130,7 @@ impl S3Server {
         &self.bucket
     }
 
-    /// The one pair of keys it takes.
+    /// The keys that it accepts.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
     }
@@ -171,36 +163,36 @@ impl S3Server {
         Client::from_conf(config)
     }
 
-    /// What it keeps, if it keeps it in memory.
+    /// Its objects, if they are in memory.
     pub fn memory(&self) -> Option<Arc<Memory>> {
-        match &self.shared.keeper {
-            Keeper::Memory(memory) => Some(Arc::clone(memory)),
-            Keeper::Folder(_) => None,
+        match &self.shared.backend {
+            Backend::Memory(memory) => Some(Arc::clone(memory)),
+            Backend::Folder(_) => None,
         }
     }
 
-    /// What goes wrong, and the way to change it.
+    /// Its faults.
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
     }
 
-    /// The counts up to now.
+    /// The counts so far.
     pub fn stats(&self) -> Stats {
         self.shared.counters.snapshot()
     }
 
-    /// Waits until the counts satisfy `enough`, and returns them. The caller bounds the time.
+    /// Waits until the counts satisfy `enough`, and returns them. The caller limits the time.
     pub async fn stats_when(&self, enough: impl FnMut(&Stats) -> bool) -> Stats {
         let mut counts = self.shared.counters.watch();
         match counts.wait_for(enough).await {
             Ok(stats) => stats.clone(),
-            // The sender lives in `self`, so this cannot be; the counts as they are say no less.
+            // The sender is in `self`, so this does not happen.
             Err(_) => self.stats(),
         }
     }
 
-    /// Stops: connections are refused and running calls cut off from here on, and none of its tasks is left when this
-    /// returns. What was being written is there whole.
+    /// Stops: connections are refused, running calls are aborted, and all its tasks have ended when this returns. Objects
+    /// that were being written are complete.
     pub async fn stop(mut self) {
         self.accepting.shutdown().await;
         self.shared.writes.close();
@@ -221,7 +213,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                // Out of file descriptors or a client already gone: neither is a reason to stop serving.
+                // Out of file descriptors, or the client has disconnected: serving goes on.
                 let Ok((stream, _)) = accepted else {
                     tokio::task::yield_now().await;
                     continue;
@@ -229,12 +221,12 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 let _ = stream.set_nodelay(true);
                 let shared = Arc::clone(&shared);
                 connections.spawn(async move {
-                    let service = service_fn(move |request| Arc::clone(&shared).answer(request));
-                    // Its errors are the faults, and clients that hang up.
+                    let service = service_fn(move |request| Arc::clone(&shared).respond(request));
+                    // Its errors are the faults, and clients that disconnect.
                     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
-            // Finished ones are taken out, or the set would grow with every connection ever made.
+            // Otherwise the set would grow with every connection.
             Some(_) = connections.join_next() => {}
         }
     }

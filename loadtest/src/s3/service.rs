@@ -1,4 +1,4 @@
-//! One call: the fault that is due, around what keeps the objects.
+//! One call: the fault that is due, and the backend.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,34 +7,35 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, IF_NONE_MATCH};
+use hyper::header::IF_NONE_MATCH;
 use hyper::{Method, Request, Response, StatusCode};
 use s3s::Body;
 use s3s::service::S3Service;
 use tokio_util::task::TaskTracker;
 
+use super::error::error;
 use super::fault::{Fault, Faults};
 use super::memory::{METADATA, Memory};
 use super::stats::Counters;
 
-/// An object's metadata may have so many bytes, names and values together.
+/// S3's limit of an object's metadata, names and values together.
 const METADATA_MAX_BYTES: usize = 2048;
 
-/// What every connection shares.
+/// Shared by all connections.
 pub(super) struct Shared {
-    pub(super) keeper: Keeper,
+    pub(super) backend: Backend,
     pub(super) faults: Faults,
     pub(super) counters: Counters,
-    /// PUTs that are being written. They run to their end even if the client hangs up, as in S3: an object is there
-    /// with its metadata, or not at all.
+    /// PUTs that are being written. They complete even if the client disconnects, as in S3: an object is stored with its
+    /// metadata, or not at all.
     pub(super) writes: TaskTracker,
-    /// Keys being written under a condition. s3s-fs looks whether the object exists before it writes, so that two conditional PUTs at
-    /// once would both succeed; S3 answers 409 to the second.
+    /// Keys of conditional PUTs that are being written. s3s-fs checks for the object before it writes, so that two at once
+    /// would both succeed; S3 responds with 409 to the second.
     pub(super) writing: Mutex<HashSet<String>>,
 }
 
-/// What keeps the objects.
-pub(super) enum Keeper {
+/// Where the objects are.
+pub(super) enum Backend {
     /// s3s-fs, in a folder.
     Folder(S3Service),
     /// This process.
@@ -42,13 +43,13 @@ pub(super) enum Keeper {
 }
 
 impl Shared {
-    /// Answers one request; an error makes hyper close the connection without an answer.
-    pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> anyhow::Result<Response<Body>> {
+    /// Responds to one request; an error makes hyper close the connection without a response.
+    pub(super) async fn respond(self: Arc<Self>, request: Request<Incoming>) -> anyhow::Result<Response<Body>> {
         let is_put = is_put_object(&request);
         let _in_flight = is_put.then(|| self.counters.put());
         let (head, body) = request.into_parts();
-        // The body is taken in before anything else: an answer to a half-read request would cost the client its
-        // connection, and every fault would look like a dropped one.
+        // The body first: a response to a request that was read in part closes the connection, and every fault would look
+        // like a dropped connection.
         let body = body.collect().await.context("reading the request's body")?.to_bytes();
         let request = Request::from_parts(head, body);
 
@@ -95,7 +96,7 @@ impl Shared {
 
     async fn carry_out(self: &Arc<Self>, is_put: bool, request: Request<Bytes>) -> anyhow::Result<Response<Body>> {
         if !is_put {
-            return self.keeper.call(request).await;
+            return self.backend.call(request).await;
         }
         let shared = Arc::clone(self);
         self.writes.spawn(async move { shared.put(request).await }).await.context("writing the object")?
@@ -119,24 +120,24 @@ impl Shared {
                 "The conditional request cannot succeed due to a conflicting operation against this resource.",
             );
         }
-        let answer = self.keeper.call(request).await?;
-        if answer.status().is_success() {
+        let response = self.backend.call(request).await?;
+        if response.status().is_success() {
             self.counters.stored();
         }
-        Ok(answer)
+        Ok(response)
     }
 }
 
-impl Keeper {
+impl Backend {
     async fn call(&self, request: Request<Bytes>) -> anyhow::Result<Response<Body>> {
         match self {
             Self::Folder(s3) => s3.call(request.map(Body::from)).await.map_err(|wrong| anyhow::anyhow!("{wrong:?}")),
-            Self::Memory(memory) => memory.answer(&request),
+            Self::Memory(memory) => memory.respond(&request),
         }
     }
 }
 
-/// Holds a key for one writer.
+/// The permit to write a key.
 struct Writing<'a> {
     keys: &'a Mutex<HashSet<String>>,
     key: String,
@@ -155,17 +156,9 @@ impl Drop for Writing<'_> {
     }
 }
 
-/// A PUT to `/bucket/key` that is neither a copy nor a part of an upload.
+/// A PUT to `/bucket/key` that is neither a copy nor a part of a multipart upload.
 fn is_put_object(request: &Request<Incoming>) -> bool {
     let has_key = request.uri().path().trim_start_matches('/').split_once('/').is_some_and(|(_, key)| !key.is_empty());
     let is_part = request.uri().query().is_some_and(|query| query.contains("uploadId="));
     request.method() == Method::PUT && has_key && !is_part && !request.headers().contains_key("x-amz-copy-source")
-}
-
-pub(super) fn error(status: StatusCode, code: &str, message: &str) -> anyhow::Result<Response<Body>> {
-    let xml = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message>\
-         <RequestId>0000000000000000</RequestId><HostId>loadtest</HostId></Error>"
-    );
-    Ok(Response::builder().status(status).header(CONTENT_TYPE, "application/xml").body(Body::from(xml))?)
 }

@@ -1,22 +1,21 @@
-//! What the server has been asked, counted so that a test can wait for a number instead of for a time.
+//! The calls of the server, counted so that a test can wait for a number instead of for a time.
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// The counts of one [`S3Server`](super::S3Server), since its start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Stats {
     /// PutObject calls whose head has arrived.
     pub puts: u64,
-    /// PutObject calls that succeeded, whether or not their answer got out.
+    /// PutObject calls that succeeded, whether or not their response was sent.
     pub stored: u64,
-    /// PutObject calls under way now, hung ones included.
     pub in_flight: u64,
-    /// The most PutObject calls that were ever under way at once.
     pub in_flight_peak: u64,
-    /// Faults injected into calls of any sort, by [`Fault::name`](super::Fault::name).
-    pub faults: BTreeMap<&'static str, u64>,
+    pub faults: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -35,11 +34,11 @@ impl Counters {
         self.0.send_modify(|stats| stats.stored += 1);
     }
 
-    pub(super) fn fault(&self, name: &'static str) {
-        self.0.send_modify(|stats| *stats.faults.entry(name).or_default() += 1);
+    pub(super) fn fault(&self, name: &str) {
+        self.0.send_modify(|stats| *stats.faults.entry(name.to_owned()).or_default() += 1);
     }
 
-    /// Counts a PUT as under way until the guard goes, which it also does when its client hangs up.
+    /// Counts a PUT as under way until the guard is dropped, also because its client disconnects.
     pub(super) fn put(&self) -> InFlight<'_> {
         self.0.send_modify(|stats| {
             stats.puts += 1;
@@ -51,6 +50,18 @@ impl Counters {
 }
 
 pub(super) struct InFlight<'a>(&'a Counters);
+
+impl Stats {
+    /// Adds the counts of a server that has stopped before.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.puts += other.puts;
+        self.stored += other.stored;
+        self.in_flight_peak = self.in_flight_peak.max(other.in_flight_peak);
+        for (name, count) in &other.faults {
+            *self.faults.entry(name.clone()).or_default() += count;
+        }
+    }
+}
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {

@@ -1,4 +1,4 @@
-//! A server's log: copied on, and searched for the addresses it listens on.
+//! A server's log: copied, and searched for its addresses.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -37,13 +37,12 @@ impl Log {
         self.found.subscribe()
     }
 
-    /// Copies lines to the end. A log that cannot be written is no reason to stop reading: the server would block.
+    /// Copies all lines. If the log cannot be written, reading goes on: otherwise the server would block.
     pub(super) async fn copy(self, from: impl AsyncRead + Unpin) {
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
         while matches!(from.read_until(b'\n', &mut line).await, Ok(read) if read > 0) {
-            let text = without_colours(&String::from_utf8_lossy(&line));
-            self.found.send_if_modified(|found| note(&text, found));
+            self.found.send_if_modified(|found| note(&String::from_utf8_lossy(&line), found));
             match &self.file {
                 Some(file) => {
                     let mut file = file.lock().await;
@@ -59,7 +58,7 @@ impl Log {
     }
 }
 
-/// Notes the address that a line tells, as `listening addr=…` or `admin listening addr=…`.
+/// Takes the address in a line, as `listening addr=…` or `admin listening addr=…`.
 fn note(line: &str, found: &mut Addresses) -> bool {
     let Some((before, address)) = line.split_once("listening addr=") else { return false };
     let end = address.find(|c: char| c.is_whitespace() || c == ',').unwrap_or(address.len());
@@ -69,26 +68,14 @@ fn note(line: &str, found: &mut Addresses) -> bool {
     true
 }
 
-/// The text without terminal escapes (`ESC [ … letter`).
-fn without_colours(line: &str) -> String {
-    let mut parts = line.split('\x1b');
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        plain.push_str(part.split_once(|c: char| c.is_ascii_alphabetic()).map_or("", |(_, rest)| rest));
-    }
-    plain
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn both_addresses_are_found_in_a_log_with_colours() {
+    fn both_addresses_are_found() {
         let mut found = Addresses::default();
-        let admin =
-            "\x1b[2m2026\x1b[0m \x1b[32m INFO\x1b[0m admin listening \x1b[3maddr\x1b[0m\x1b[2m=\x1b[0m127.0.0.1:9090\n";
-        assert!(note(&without_colours(admin), &mut found));
+        assert!(note("INFO millpond: admin listening addr=127.0.0.1:9090\n", &mut found));
         assert_eq!(found.public, None);
         assert!(note("INFO millpond: listening addr=127.0.0.1:8080 workers=2\n", &mut found));
         assert!(!note("INFO listening soon\n", &mut found));

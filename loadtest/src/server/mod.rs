@@ -1,4 +1,4 @@
-//! A server program as a child of this process: started on free ports, measured, told to stop, and gone at the end.
+//! A server program as a child process: started on free ports, measured, and stopped.
 
 mod log;
 mod usage;
@@ -20,23 +20,23 @@ pub use self::usage::Usage;
 
 use self::log::{Addresses, Log};
 
-/// How long a server may take until it says where it listens.
+/// How long a server may take until it logs its address.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// How often a stopping server is measured, since a process that is gone can no longer be.
+/// How often a stopping server is measured, since a process that has exited cannot be.
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 
-/// A process and its pipes end at almost the same time; the one is not waited for much longer than for the other.
+/// A process and its pipes end at almost the same time: the wait for the second of them.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// What to start.
+/// A program to start.
 #[derive(Debug, Clone)]
 pub struct Program {
     /// The executable.
     pub path: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// Its environment beside this process's own; `LISTEN_ADDR` and `ADMIN_ADDR` are set to free ports unless given.
+    /// Its environment beside this process's own; `LISTEN_ADDR` and `ADMIN_ADDR` are free ports unless given.
     pub env: Vec<(String, String)>,
     /// Where its log goes; `None` is this process's standard error.
     pub log: Option<PathBuf>,
@@ -47,38 +47,41 @@ pub struct Program {
 pub struct Server {
     child: Child,
     pid: Pid,
-    /// What its log has said of them up to now.
+    /// Those that it has logged so far.
     addresses: watch::Receiver<Addresses>,
-    /// The last that could be measured.
+    /// The last measurement.
     usage: Usage,
     /// The tasks that read its log.
     log: JoinSet<()>,
 }
 
-/// How a server went.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How a server exited.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Exit {
     /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// What it says in words.
     pub status: String,
-    /// From the signal, or from the beginning of the wait, to its end, in seconds.
+    /// From the signal to its exit, in seconds.
     pub seconds: f64,
-    /// Whether it had to be killed since it did not end in time.
     pub killed: bool,
-    /// The last measures taken.
     pub usage: Usage,
 }
 
 impl Server {
-    /// Starts the program and waits until it has said where it listens.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be started, ends before it listens, or does not say so in 20 s.
+    /// Starts the program and waits until it has logged its address.
+    /// Errors: it cannot be started, exits before it listens, or does not log its address in 20 s.
     pub async fn start(program: &Program) -> anyhow::Result<Self> {
         let shown = program.path.display();
         let mut command = Command::new(&program.path);
+        // The settings of another store in this process's environment must not add to those that are given.
+        if program.env.iter().any(|(name, _)| name == "STORE_DIR") {
+            for other in ["S3_BUCKET", "S3_PREFIX", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"] {
+                command.env_remove(other);
+            }
+        } else if program.env.iter().any(|(name, _)| name == "S3_BUCKET") {
+            command.env_remove("STORE_DIR").env_remove("S3_PREFIX");
+        }
         command
             .args(&program.args)
             .envs([("LISTEN_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0"), ("NO_COLOR", "1")])
@@ -86,7 +89,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Ctrl-C at the terminal is for this process: it stops the load first, and then the server.
+            // Ctrl-C at the terminal is for this process, which stops the load first, and then the server.
             .process_group(0)
             .kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("starting {shown}"))?;
@@ -103,26 +106,26 @@ impl Server {
         }
         tokio::select! {
             found = tokio::time::timeout(START_LIMIT, listening.wait_for(|found| found.public.is_some())) => {
-                match found.with_context(|| format!("{shown} did not say where it listens"))? {
+                match found.with_context(|| format!("{shown} did not log its address"))? {
                     Ok(_) => {}
-                    // Its pipes close a moment before it can be waited for.
+                    // Its pipes close a moment before it exits.
                     Err(_) => match tokio::time::timeout(LAST_LINES, child.wait()).await {
-                        Ok(status) => bail!("{shown} ended before it listened: {}", status?),
-                        Err(_) => bail!("{shown} closed its log without saying where it listens"),
+                        Ok(status) => bail!("{shown} exited before it listened: {}", status?),
+                        Err(_) => bail!("{shown} closed its log without an address in it"),
                     }
                 }
             }
-            status = child.wait() => bail!("{shown} ended before it listened: {}", status?),
+            status = child.wait() => bail!("{shown} exited before it listened: {}", status?),
         }
         Ok(Self { child, pid, addresses: listening, usage: Usage::default(), log: tasks })
     }
 
     /// The address that takes payloads.
     pub fn addr(&self) -> anyhow::Result<SocketAddr> {
-        self.addresses.borrow().public.context("the server did not say where it listens")
+        self.addresses.borrow().public.context("the server did not log its address")
     }
 
-    /// Looks up the address of its admin listener, which it may say a moment after the other.
+    /// A function for the address of its admin listener, which it may log a moment after the other.
     pub fn admin_addr(&self) -> impl Fn() -> Option<SocketAddr> + use<> {
         let addresses = self.addresses.clone();
         move || addresses.borrow().admin
@@ -133,7 +136,7 @@ impl Server {
         self.pid.as_raw_nonzero().get().cast_unsigned()
     }
 
-    /// What it has used up to now; the last known figures if it is gone.
+    /// What it has used so far; the last measurement if it has exited.
     pub fn usage(&mut self) -> Usage {
         if let Some(usage) = Usage::of(self.pid()) {
             self.usage = usage;
@@ -141,20 +144,14 @@ impl Server {
         self.usage
     }
 
-    /// Tells it to stop (SIGTERM), and returns at once.
-    ///
-    /// # Errors
-    ///
-    /// It is gone already.
+    /// Sends it SIGTERM.
+    /// Errors: it has exited.
     pub fn terminate(&self) -> anyhow::Result<()> {
         rustix::process::kill_process(self.pid, Signal::TERM).context("sending SIGTERM to the server")
     }
 
-    /// Waits for its end, however long that takes, and measures it meanwhile. May be given up and called again.
-    ///
-    /// # Errors
-    ///
-    /// The operating system would not tell.
+    /// Waits for its exit and measures it meanwhile. Cancel-safe.
+    /// Errors: the operating system failed.
     pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         let mut sampling = tokio::time::interval(SAMPLE_EVERY);
         loop {
@@ -167,11 +164,8 @@ impl Server {
         }
     }
 
-    /// Waits for its end, and kills it when `limit` has passed.
-    ///
-    /// # Errors
-    ///
-    /// The operating system would not tell.
+    /// Waits for its exit, and kills it when `limit` has passed.
+    /// Errors: the operating system failed.
     pub async fn wait(mut self, limit: Duration) -> anyhow::Result<Exit> {
         let start = Instant::now();
         let in_time = tokio::time::timeout(limit, self.ended()).await;
@@ -185,11 +179,8 @@ impl Server {
         }
     }
 
-    /// Kills it (SIGKILL) at once, and waits until it is gone.
-    ///
-    /// # Errors
-    ///
-    /// The operating system would not do it.
+    /// Kills it (SIGKILL), and waits for its exit.
+    /// Errors: the operating system failed.
     pub async fn kill(mut self) -> anyhow::Result<Exit> {
         let start = Instant::now();
         self.usage();
@@ -200,7 +191,7 @@ impl Server {
 
     async fn exit(mut self, status: ExitStatus, start: Instant, killed: bool) -> anyhow::Result<Exit> {
         let seconds = start.elapsed().as_secs_f64();
-        // The pipes end with the process, unless it left children behind; its log is not worth waiting for those.
+        // The pipes end with the process, unless it left children behind.
         let last_lines = async { while self.log.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LAST_LINES, last_lines).await;
         Ok(Exit { code: status.code(), status: status.to_string(), seconds, killed, usage: self.usage })

@@ -1,42 +1,45 @@
-//! What a process has used, from `/proc` (proc(5)).
-
-use std::time::Duration;
+//! CPU and memory of a process, from `/proc` (proc(5)).
 
 use serde::{Deserialize, Serialize};
 
 /// CPU time and memory of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Usage {
     /// User and system time of all its threads, in microseconds, to the clock tick (10 ms).
     pub cpu_micros: u64,
     /// Resident memory now, in bytes.
     pub resident: u64,
-    /// The most that was ever resident, in bytes.
     pub peak: u64,
 }
 
 impl Usage {
-    /// The usage of a running process; `None` if there is no such process any more.
+    /// The usage of a running process; `None` if it has exited.
     pub fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         parse(&stat, &status, rustix::param::clock_ticks_per_second())
     }
 
-    /// The CPU time.
-    pub fn cpu(&self) -> Duration {
-        Duration::from_micros(self.cpu_micros)
+    /// CPU seconds.
+    pub fn cpu_seconds(&self) -> f64 {
+        self.cpu_micros as f64 / 1e6
+    }
+
+    /// CPU microseconds from `before` to this measurement.
+    pub(crate) fn cpu_since(&self, before: &Self) -> u64 {
+        self.cpu_micros.saturating_sub(before.cpu_micros)
     }
 }
 
 fn parse(stat: &str, status: &str, ticks_per_second: u64) -> Option<Usage> {
-    // The second field is the program's name in brackets, which may hold spaces and brackets itself; after it, user and
-    // system time are the 12th and 13th.
+    // The second field is the program's name in brackets, which may contain spaces and brackets; user and system time are
+    // the 12th and 13th after it.
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<u64>().ok();
     let ticks = ticks()? + ticks()?;
-    // A process that has ended and not been waited for has no memory, and no line about it.
+    // A process that has exited and was not waited for has no such lines.
     let memory = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)

@@ -1,0 +1,131 @@
+//! The command `prove`: proofs one after the other, each with a verdict.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+
+use super::args::{FaultArgs, LoadArgs, variable};
+use super::output::{self, Exit, note, show};
+use crate::load::{Control, Rate};
+use crate::proof::{Event, Proof, Verdict};
+use crate::s3::{Fault, FaultPlan};
+use crate::server::Program;
+use crate::units;
+
+/// The fault of a slow store, unless `--faults` says otherwise.
+const SLOW: Fault = Fault::Delay(Duration::from_secs(2));
+
+/// The rate, unless `--rate` says otherwise.
+const RATE: Rate = Rate::steady(2_000.0);
+
+#[derive(Debug, Args)]
+pub(super) struct ProveArgs {
+    /// What happens to the servers, or to their store or disk
+    #[arg(required = true, value_enum)]
+    events: Vec<Event>,
+    /// The server to start, and to start again
+    #[arg(long)]
+    spawn: PathBuf,
+    /// The environment of the servers, repeated; it overrides that of the proof
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1]
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// The seed of the random times at which it happens; a verdict has its seed [default: random]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The shortest life of a server in a round of kill, stop and takeover
+    #[arg(long, value_parser = units::duration, default_value = "200ms")]
+    min_life: Duration,
+    /// The longest life
+    #[arg(long, value_parser = units::duration, default_value = "1500ms")]
+    max_life: Duration,
+    /// How long a store is away, or slow
+    #[arg(long, value_parser = units::duration, default_value = "8s")]
+    span: Duration,
+    /// The size of the disk that becomes full: a tmpfs, where one can be mounted
+    #[arg(long, value_parser = units::size, default_value = "16MiB")]
+    disk: usize,
+    /// Fill SPOOL_MAX_BYTES instead of a disk, even where a tmpfs can be mounted
+    #[arg(long)]
+    no_tmpfs: bool,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// How many receipts to look up
+    #[arg(long, default_value_t = 200)]
+    receipts: usize,
+    /// How long the spool may take to drain, or a full one to accept requests again
+    #[arg(long, value_parser = units::duration, default_value = "60s")]
+    settle: Duration,
+    /// How long a server may take to stop before it is killed
+    #[arg(long, value_parser = units::duration, default_value = "60s")]
+    exit_limit: Duration,
+    /// Store into an S3 server in this process instead of a directory
+    #[arg(long)]
+    in_process_s3: bool,
+    #[command(flatten)]
+    faults: FaultArgs,
+    /// Where to make a directory for spool, store and logs; it stays if the proof fails [default: for temporary files]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Write the verdicts to this file too, as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: &ProveArgs) -> anyhow::Result<Exit> {
+    output::check(&args.json)?;
+    let control = Control::default();
+    let verdicts = output::interruptible(&control, Box::pin(all(args, &control))).await?;
+    output::write_json(&args.json, &verdicts)?;
+    Ok(Exit::broken_if(verdicts.iter().any(Verdict::failed)))
+}
+
+async fn all(args: &ProveArgs, control: &Control) -> anyhow::Result<Vec<Verdict>> {
+    let mut verdicts = Vec::new();
+    for event in &args.events {
+        let proof = args.proof(*event)?;
+        let verdict = Box::pin(proof.run(control.child(), note)).await.with_context(|| event.name())?;
+        show(&verdict.to_string());
+        verdicts.push(verdict);
+        if control.end.is_cancelled() {
+            break;
+        }
+    }
+    Ok(verdicts)
+}
+
+impl ProveArgs {
+    fn proof(&self, event: Event) -> anyhow::Result<Proof> {
+        ensure!(self.min_life <= self.max_life, "--min-life is longer than --max-life");
+        let is_slow = event == Event::SlowStore;
+        let in_process_s3 = self.in_process_s3 || is_slow;
+        self.faults.check(in_process_s3)?;
+        ensure!(!self.load.tls, "a proof has several servers, without certificates: leave --tls out");
+        let mut plan = self.load.plan()?;
+        if plan.rate.is_unpaced() {
+            plan.rate = RATE;
+        }
+        Ok(Proof {
+            event,
+            rounds: self.rounds.unwrap_or(event.rounds()),
+            // Short enough to be typed.
+            seed: self.seed.unwrap_or_else(|| fastrand::u32(..).into()),
+            life: self.min_life..=self.max_life,
+            span: self.span,
+            plan,
+            program: Program { path: self.spawn.clone(), args: Vec::new(), env: self.env.clone(), log: None },
+            in_process_s3,
+            faults: if is_slow && self.faults.is_empty() { FaultPlan::always(SLOW) } else { self.faults.plan()? },
+            disk_bytes: self.disk,
+            real_disk: !self.no_tmpfs,
+            receipts: self.receipts,
+            settle: self.settle,
+            exit_limit: self.exit_limit,
+            folder: self.dir.clone(),
+        })
+    }
+}
