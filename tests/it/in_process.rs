@@ -145,7 +145,7 @@ impl InProcess {
         }
     }
 
-    /// Stops it gently: all that was accepted is stored.
+    /// Stops it gently: all accepted jobs are stored.
     pub(crate) async fn stop(mut self) -> ExitSummary {
         self.stop.drain();
         self.ended().await

@@ -84,7 +84,7 @@ async fn clients_cannot_forge_log_lines() {
         let mut server = Server::start(&[("RUST_LOG", "debug"), ("LOG_FORMAT", format)]).await;
         send_everywhere(&server).await;
         assert_eq!(server.stop().await, Some(0));
-        server.logged("all that was accepted is stored").await;
+        server.logged("all accepted jobs are stored").await;
         let log = server.log();
         assert!(log.contains("request rejected"), "rejections are logged");
         for line in log.lines() {
