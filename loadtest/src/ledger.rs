@@ -167,7 +167,7 @@ pub struct Totals {
     pub duplicated: u64,
     /// Lines and objects in the store that differ from what was sent.
     pub corrupt: u64,
-    /// Rejected, and in the store all the same.
+    /// Rejected, but in the store.
     pub stored_though_rejected: u64,
     /// With a 5xx response and in the store, where that is [allowed](Ledger::failed_may_stay).
     pub stored_though_failed: u64,

@@ -76,7 +76,7 @@ impl Payloads {
         decimal(number.client.into(), out);
         out.extend_from_slice(b",\"sequence\":");
         decimal(number.sequence, out);
-        // The fields below take up to 225 bytes; a payload that has no room for them is its number and its trace.
+        // The fields below need up to 225 bytes; a payload that has no room for them is its number and its trace.
         if self.size >= 286 {
             fields(&mut noise, number, out);
         }

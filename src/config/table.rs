@@ -109,24 +109,3 @@ pub const SETTINGS: &[Setting] = &[
 pub(super) fn find(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.name == name)
 }
-
-/// The setting that `name` probably misspells.
-///
-/// Short names need an exact match: within two edits of `ACK` are many ordinary names.
-pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    let upper = name.to_ascii_uppercase();
-    SETTINGS
-        .iter()
-        .map(|setting| (strsim::damerau_levenshtein(&upper, setting.name), setting.name))
-        .filter(|(edits, near)| *edits <= edits_allowed(near))
-        .min()
-        .map(|(_, near)| near)
-}
-
-fn edits_allowed(name: &str) -> usize {
-    match name.len() {
-        0..=4 => 0,
-        5..=7 => 1,
-        _ => 2,
-    }
-}

@@ -2,7 +2,7 @@
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::table;
+use super::SETTINGS;
 
 /// Names that other programs use for a setting of millpond or of the AWS SDK, and the right name.
 const FOREIGN_NAMES: [(&str, &str); 16] = [
@@ -77,13 +77,22 @@ pub(super) fn foreign_name(name: &str) -> Option<&'static str> {
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let upper = name.to_ascii_uppercase();
     if !upper.starts_with("AWS_") {
-        return table::nearest(name);
+        return closest(&name.to_ascii_uppercase(), SETTINGS.iter().map(|setting| setting.name), setting_edits);
     }
     if AWS_NAMES.contains(&name) || name.starts_with("AWS_ENDPOINT_URL") {
         return None;
     }
     let names = AWS_NAMES.into_iter().chain(["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]);
     closest(&upper, names, |near| if near.len() < AWS_SHORT { 1 } else { 2 })
+}
+
+/// Short names need an exact match: within two edits of `ACK` are many ordinary names.
+fn setting_edits(name: &str) -> usize {
+    match name.len() {
+        0..=4 => 0,
+        5..=7 => 1,
+        _ => 2,
+    }
 }
 
 /// The candidate with the fewest edits to `name`, if these are at most `max_edits` of the candidate.

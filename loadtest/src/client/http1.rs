@@ -55,7 +55,7 @@ impl Http1 {
             self.stream.flush().await
         };
         let sent = sent.await;
-        // A server may reject before it has read everything, and close: then there is a response to read all the same.
+        // A server may reject before it has read everything, and close: then there is still a response to read.
         match (sent, self.read_response().await) {
             (_, Ok(response)) => Ok(response),
             (Err(wrong), Err(_)) | (Ok(()), Err(wrong)) => Err(wrong),

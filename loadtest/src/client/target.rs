@@ -1,4 +1,4 @@
-//! Where requests go: an address, the name that stands in them, and the certificates that are trusted.
+//! Where requests go: an address, the host name in them, and the certificates that are trusted.
 
 use std::fmt;
 use std::io;

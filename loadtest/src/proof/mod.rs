@@ -58,7 +58,7 @@ pub enum Event {
     /// The store is away until the spool is full, and comes back; in every other round the server is killed and started
     /// again in between.
     DiskFull,
-    /// A second server takes over from the first on the same spool: while it serves, while it drains, as it is killed.
+    /// A second server replaces the first on the same spool: while it serves, while it drains, as it is killed.
     Takeover,
 }
 
