@@ -56,7 +56,7 @@ impl Default for AuditLog {
 }
 
 impl AuditLog {
-    /// Logs a rejection, unless one of the same kind was logged less than [`LINE_INTERVAL`] ago.
+    /// Logs a rejection, unless one of the same kind was logged less than `LINE_INTERVAL` ago.
     pub fn denied(&self, kind: Denial, request: &DeniedRequest<'_>) {
         let throttle = match kind {
             Denial::NoToken => &self.no_token,

@@ -54,6 +54,7 @@ Settings are environment variables. Sizes are bytes, or have a unit: 512KiB, 8Mi
 Times are seconds, or have a unit: 200ms, 60s, 5m, 1h.
 ";
 
+#[derive(Clone, Copy)]
 enum Command {
     Serve,
     Check,

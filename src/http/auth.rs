@@ -49,7 +49,7 @@ impl Identity {
 
     /// The tenant of the envelope's token, if the headers had no token. With tenants, a token that is not a string is
     /// rejected in any case.
-    pub(super) fn from_envelope(&self, token: Option<Token<'_>>) -> Result<Option<Arc<Tenant>>, Problem> {
+    pub(super) fn tenant_of_envelope(&self, token: Option<Token<'_>>) -> Result<Option<Arc<Tenant>>, Problem> {
         if matches!(self, Self::Anonymous) {
             return Ok(None);
         }

@@ -231,7 +231,7 @@ impl Decoding {
             DecodeError::OutOfBudget => Problem::Internal,
         })?;
         let BatchRequest { identity, ack, body_bytes, .. } = &mut self.request;
-        if let Some(tenant) = identity.from_envelope(batch.token)? {
+        if let Some(tenant) = identity.tenant_of_envelope(batch.token)? {
             *identity = Identity::Tenant(tenant);
             ack.check(identity)?;
             reservation.move_to(identity.share())?;

@@ -18,7 +18,7 @@ use crate::units;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// A server that is running, as https://millpond.example or http://127.0.0.1:8080
+    /// A server that is running, as `https://millpond.example` or `http://127.0.0.1:8080`
     #[arg(long, required_unless_present = "spawn", conflicts_with = "spawn")]
     url: Option<String>,
     /// A file with the certificate authorities to trust, in PEM [default: the system's]
