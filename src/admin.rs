@@ -144,11 +144,11 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     }
     let health = &admin.health;
     let failing = |side| health.segments.outage(side);
-    let troubles = [
+    let outages = [
         ("spool", health.spool_outage().or_else(|| failing(Side::Spool))),
         ("store", health.store_outage().or_else(|| failing(Side::Store))),
     ];
-    reasons.extend(troubles.into_iter().filter_map(|(what, trouble)| Some(Reason::of(what, trouble?))));
+    reasons.extend(outages.into_iter().filter_map(|(what, outage)| Some(Reason::of(what, outage?))));
     if admin.spool.space().is_some_and(|space| space.is_nearly_full()) {
         reasons.push(Reason::now("spool full"));
     }

@@ -16,14 +16,14 @@ use crate::config::{self, Ack, Settings, TenantSettings};
 use crate::context::PipelineContext;
 use crate::disk::Disk;
 use crate::health::Health;
-use crate::http::{ApiState, PublicService, render_rejection};
+use crate::http::{ApiState, PublicService, rejection_outcome, render_rejection};
 use crate::log_throttle::LogThrottle;
-use crate::metrics::{Balance, Metrics};
+use crate::metrics::{Balance, Metrics, Route};
 use crate::permissions::is_readable_by_others;
 use crate::pipeline::Pipeline;
 use crate::queue::queue;
 use crate::reload::{Reload, WatchedFiles};
-use crate::server::{self, ServerConfig, Timeouts, Tls, TrustedProxies};
+use crate::server::{self, ServerConfig, ServerMetrics, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
 use crate::store::Store;
@@ -32,10 +32,10 @@ use crate::worker::backoff;
 
 /// How often the spool is searched for folders of processes that have exited.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(2);
-/// How often a failure of this is logged.
-const ADOPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// The same while some folders are still to be adopted.
+/// The same while some folders are not adopted yet.
 const ADOPT_WAITING_INTERVAL: Duration = Duration::from_millis(200);
+/// How often a failed search is logged.
+const ADOPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Segments in memory in addition to one for each worker; with that many, the dispatcher takes no jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
 /// The share of `SHUTDOWN_GRACE` in which requests in flight must finish.
@@ -227,11 +227,12 @@ pub async fn run(
         pipeline.drained().await
     };
     tokio::select! {
+        biased;
+        () = shutdown.aborted() => tracing::warn!("aborting on a second signal"),
         drained = timeout_at(deadline, drained) => match drained {
             Ok(result) => failure = failure.or(result.err()),
             Err(_) => tracing::warn!("SHUTDOWN_GRACE has passed; aborting"),
         },
-        () = shutdown.aborted() => tracing::warn!("aborting on a second signal"),
     }
     // Both may block in a system call, and share one deadline.
     let deadline = Instant::now() + ABORT_TIMEOUT;
@@ -262,6 +263,7 @@ fn serve_public(
     context: &PipelineContext,
 ) -> impl Future<Output = ()> + Send + use<> {
     let Settings { http, transport, .. } = settings;
+    let metrics = Arc::clone(&context.metrics);
     let config = ServerConfig {
         max_connections: http.max_connections,
         timeouts: Timeouts { header: http.header_timeout, idle: http.idle_timeout },
@@ -270,7 +272,11 @@ fn serve_public(
         proxy_protocol: transport.proxy_protocol,
         max_per_address: transport.max_connections_per_address,
         render: render_rejection,
-        metrics: Some(Arc::clone(&context.metrics)),
+        metrics: Some(ServerMetrics {
+            connections: context.metrics.connections.clone(),
+            failed_connections: context.metrics.failed_connections.clone(),
+            on_reject: Box::new(move |rejection| metrics.request(Route::Other, rejection_outcome(rejection))),
+        }),
     };
     let public = PublicService::new(Arc::new(state));
     server::serve(listener, move |peer| public.of(peer), config, context.shutdown.drain_token())

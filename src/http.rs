@@ -12,11 +12,11 @@ mod jobs;
 mod origin;
 mod payloads;
 mod problem;
-mod receipt;
 mod request_id;
+mod response;
 mod service;
 mod state;
 
-pub use problem::render_rejection;
+pub use problem::{rejection_outcome, render_rejection};
 pub use service::PublicService;
 pub use state::ApiState;

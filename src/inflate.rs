@@ -74,23 +74,27 @@ pub fn inflate_with_budget(
     }
 }
 
-/// The initial size of the buffer: the length that the body declares, or an estimate. The client may declare any length,
-/// so nothing else depends on it. Unused memory costs nothing; a buffer that is too small slows small bodies down.
-pub fn expected_len(encoding: Encoding, body: &[u8]) -> usize {
-    let usual = body.len().saturating_mul(USUAL_RATIO);
+/// The decompressed length that the body declares, if its format has one. The client may declare any length.
+pub(crate) fn declared_len(encoding: Encoding, body: &[u8]) -> Option<usize> {
     match encoding {
         // The length of the last member (RFC 1952, 2.3.1).
         Encoding::Gzip => {
-            let declared = body.last_chunk().map_or(usual, |length| u32::from_le_bytes(*length) as usize);
-            declared.min(body.len().saturating_mul(DEFLATE_RATIO_MAX))
+            let declared = u32::from_le_bytes(*body.last_chunk()?) as usize;
+            Some(declared.min(body.len().saturating_mul(DEFLATE_RATIO_MAX)))
         }
-        Encoding::Deflate => usual,
+        Encoding::Deflate => None,
         // The length of the first frame, which is optional (RFC 8878, 3.1.1.1.4).
-        Encoding::Zstd => match zstd::zstd_safe::get_frame_content_size(body) {
-            Ok(Some(length)) => usize::try_from(length).unwrap_or(usize::MAX),
-            Ok(None) | Err(_) => usual,
-        },
+        Encoding::Zstd => {
+            let length = zstd::zstd_safe::get_frame_content_size(body).ok()??;
+            Some(usize::try_from(length).unwrap_or(usize::MAX))
+        }
     }
+}
+
+/// The initial size of the buffer: the declared length, or an estimate. Unused memory costs nothing; a buffer that is too
+/// small slows small bodies down.
+fn expected_len(encoding: Encoding, body: &[u8]) -> usize {
+    declared_len(encoding, body).unwrap_or_else(|| body.len().saturating_mul(USUAL_RATIO))
 }
 
 /// The buffer for a decompressed body.

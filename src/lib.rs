@@ -28,7 +28,7 @@ mod keyed_semaphores;
 mod log_throttle;
 pub mod metrics;
 pub mod permissions;
-pub mod pipeline;
+mod pipeline;
 pub mod queue;
 pub mod reload;
 mod rfc3339;

@@ -67,11 +67,13 @@ fn main() -> ExitCode {
         (Some("--check"), None) => Command::Check,
         (Some("--help" | "-h"), None) => return print(&help()),
         (Some("--version" | "-V"), None) => return print(&format!("millpond {}\n", env!("CARGO_PKG_VERSION"))),
-        _ => return refuse("millpond: unknown arguments; settings are environment variables, see millpond --help"),
+        _ => {
+            return usage_error("millpond: unknown arguments; settings are environment variables, see millpond --help");
+        }
     };
     let settings = match Settings::from_vars(std::env::vars_os()) {
         Ok(settings) => settings,
-        Err(error) => return refuse(&format!("millpond: {error}")),
+        Err(error) => return usage_error(&format!("millpond: {error}")),
     };
     init_log(&settings.log);
     match run(command, settings) {
@@ -231,7 +233,7 @@ async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
         .and_then(|opened| Ok((opened, Spool::dead_files(&settings.spool, &RealDisk)?)));
     let ((spool, adopted), (damaged, damaged_bytes)) = match opened {
         Ok(opened) => opened,
-        Err(error) => return Ok(refuse(&format!("millpond: {error:#}"))),
+        Err(error) => return Ok(usage_error(&format!("millpond: {error:#}"))),
     };
     let adopted = adopted.len();
     spool.close();
@@ -321,7 +323,7 @@ fn print(text: &str) -> ExitCode {
 }
 
 /// Prints to standard error, because logging has not started.
-fn refuse(text: &str) -> ExitCode {
+fn usage_error(text: &str) -> ExitCode {
     let _: std::io::Result<()> = std::io::stderr().write_all(format!("{text}\n").as_bytes());
     ExitCode::from(EXIT_USAGE)
 }

@@ -16,7 +16,7 @@ use crate::spool::Backlog;
 use crate::store::Store;
 use crate::worker::{UploadLimit, Uploader};
 
-/// The dispatcher and its workers. They exit after the queue is closed, and not before.
+/// The dispatcher and its workers. They exit only after the queue is closed.
 pub(crate) struct Pipeline {
     tasks: JoinSet<()>,
     dispatcher: task::Id,

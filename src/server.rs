@@ -10,11 +10,11 @@ mod proxy_protocol;
 mod rejection;
 mod tls;
 
-pub use acceptor::ServerConfig;
+pub use acceptor::{ServerConfig, ServerMetrics};
 pub use connection::Timeouts;
 pub(crate) use connection::{HEADERS_MAX, WireBytes, end_connection};
 pub use listener::{bind, serve, serve_connection};
 pub(crate) use peer::{ClientAddress, network};
 pub use peer::{Peer, TrustedProxies};
-pub use rejection::{Rejection, RenderedRejection};
+pub use rejection::Rejection;
 pub use tls::{Tls, TlsError};

@@ -36,7 +36,7 @@ pub use open::OpenSegment;
 pub use sealed::SealedSegment;
 pub use share::SpoolShare;
 pub use space::Space;
-pub use status::{SegmentStatus, Segments, State};
+pub use status::{SegmentState, SegmentStatus, Segments};
 
 use crate::config::{ObjectSettings, SpoolSettings};
 use crate::disk::{Disk, on_blocking_thread};
@@ -110,7 +110,7 @@ impl Spool {
         Ok((files.len(), files.iter().map(|file| file.len).sum()))
     }
 
-    /// A spool in a folder, and the segments that dead processes have left there.
+    /// A spool in a folder, and the segments that exited processes have left there.
     ///
     /// # Errors
     /// The folder cannot be read or written.
@@ -146,12 +146,12 @@ impl Spool {
             len,
             age: None,
             committed: committed.map(|committed| (committed.jobs, committed.payloads)),
-            attempts: Attempts::of_dead_process(),
+            attempts: Attempts::of_exited_process(),
             source: Source::File { path: adopted.path, folder: adopted.folder, charge: adopted.charge, len },
         }
     }
 
-    /// The folders of dead processes that the last call of [`adopt`](Self::adopt) did not adopt.
+    /// The folders of exited processes that the last call of [`adopt`](Self::adopt) did not adopt.
     pub fn unadopted(&self) -> Unadopted {
         self.disk.as_ref().map(|disk| disk.folders.unadopted()).unwrap_or_default()
     }
@@ -237,7 +237,8 @@ impl Spool {
             segment.status.set_jobs(salvage.total_jobs);
         }
         let is_dead = salvage.jobs == 0 && salvage.payloads == 0;
-        let state = if is_dead { State::Dead } else { State::Stored { dead: salvage.lost_indexes().into() } };
+        let state =
+            if is_dead { SegmentState::Dead } else { SegmentState::Stored { dead: salvage.lost_indexes().into() } };
         if let Some(lost) = salvage.possibly_lost {
             segment.status.set_possibly_lost(lost.indexes());
         }

@@ -148,7 +148,7 @@ impl Uploader {
         self.context.metrics.ledger.accepted(all_jobs.saturating_sub(jobs), all_payloads.saturating_sub(payloads));
     }
 
-    /// Records in the ledger what a dead process had accepted, and in `salvage` what is missing of what was committed.
+    /// Records in the ledger what a exited process had accepted, and in `salvage` what is missing of what was committed.
     fn record(&self, segment: &mut SealedSegment, mut salvage: Salvage) -> Salvage {
         let metrics = &self.context.metrics;
         let id = segment.status.id();

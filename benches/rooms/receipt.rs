@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use divan::{Bencher, black_box};
 use millpond::segment::{Compression, JobId, SegmentId};
-use millpond::spool::{Spool, State};
+use millpond::spool::{SegmentState, Spool};
 
 use crate::sample::now;
 
@@ -35,13 +35,13 @@ fn find(bencher: Bencher<'_, '_>, segments: usize) {
     let ids: Vec<_> = (0..segments)
         .map(|_| {
             let status = spool.open(now(), 0).unwrap().status;
-            spool.segments().settle(&status, State::Stored { dead: Arc::default() });
+            spool.segments().settle(&status, SegmentState::Stored { dead: Arc::default() });
             status.id()
         })
         .collect();
     let mut ids = ids.iter().cycle();
     bencher.bench_local(|| {
         let status = spool.segments().find(*ids.next().unwrap()).unwrap();
-        assert!(status.state() != State::Dead);
+        assert!(status.state() != SegmentState::Dead);
     });
 }

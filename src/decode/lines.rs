@@ -127,9 +127,9 @@ impl OwnedLinesPlan {
         self.bytes
     }
 
-    /// The memory of the body and of its list of payloads.
-    pub fn body_bytes(&self) -> usize {
-        self.body.len() + self.payloads.len() * size_of::<Range<u32>>()
+    /// The memory of the plan: the body, its list of payloads and the part that every line repeats.
+    pub fn plan_bytes(&self) -> usize {
+        self.body.len() + self.payloads.len() * size_of::<Range<u32>>() + self.wrapper.head.len()
     }
 
     /// Writes the lines.

@@ -23,14 +23,14 @@ const HIGH_BITS: u64 = ONES << 7;
 
 /// The name of a member.
 #[derive(Debug, Clone)]
-pub(super) struct Name {
+pub(super) struct MemberName {
     hash: u64,
     /// Its position in the text, without quotes.
     start: u32,
     end: u32,
 }
 
-impl Name {
+impl MemberName {
     pub(super) fn range(&self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
@@ -39,7 +39,7 @@ impl Name {
 /// The names of all open objects. The innermost object is last.
 #[derive(Debug)]
 pub(super) struct Names {
-    open: Vec<Name>,
+    open: Vec<MemberName>,
     /// A hash table of indexes into the names of one object, from 1; 0 is an empty slot.
     table: Vec<u32>,
     keys: (u64, u64),
@@ -61,12 +61,12 @@ impl Names {
         let is_folded = has_escape || !name.is_ascii();
         let hash = if is_folded { self.hash(fold(name).as_bytes()) } else { self.hash(name.as_bytes()) };
         // `Batch::parse` rejects longer texts.
-        self.open.push(Name { hash, start: range.start as u32, end: range.end as u32 });
+        self.open.push(MemberName { hash, start: range.start as u32, end: range.end as u32 });
         is_folded
     }
 
     /// Removes the names from `first` on, which are those of the innermost object. Returns the second name of a duplicate.
-    pub(super) fn end_object(&mut self, text: &str, first: usize) -> Option<Name> {
+    pub(super) fn end_object(&mut self, text: &str, first: usize) -> Option<MemberName> {
         let names = self.open.get(first..).unwrap_or_default();
         let duplicate = match names.len() {
             0 | 1 => None,
@@ -112,7 +112,7 @@ fn to_ascii_lower(word: u64) -> u64 {
     word | capitals >> 2
 }
 
-fn find_in_small<'n>(text: &str, names: &'n [Name]) -> Option<&'n Name> {
+fn find_in_small<'n>(text: &str, names: &'n [MemberName]) -> Option<&'n MemberName> {
     // A Bloom filter of the hashes.
     let mut seen = 0_u64;
     for (index, name) in names.iter().enumerate() {
@@ -129,7 +129,7 @@ fn find_in_small<'n>(text: &str, names: &'n [Name]) -> Option<&'n Name> {
 }
 
 /// Open addressing with linear probing.
-fn find_by_table<'n>(text: &str, names: &'n [Name], table: &mut Vec<u32>) -> Option<&'n Name> {
+fn find_by_table<'n>(text: &str, names: &'n [MemberName], table: &mut Vec<u32>) -> Option<&'n MemberName> {
     let slots = (names.len() * SLOTS_PER_NAME).next_power_of_two();
     table.clear();
     table.resize(slots, 0);
@@ -156,7 +156,7 @@ fn find_by_table<'n>(text: &str, names: &'n [Name], table: &mut Vec<u32>) -> Opt
     None
 }
 
-fn is_equal(text: &str, one: &Name, other: &Name) -> bool {
+fn is_equal(text: &str, one: &MemberName, other: &MemberName) -> bool {
     one.hash == other.hash && {
         let [one, other] = [one, other].map(|name| text.get(name.range()).unwrap_or_default());
         one.eq_ignore_ascii_case(other) || fold(one) == fold(other)

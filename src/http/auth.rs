@@ -83,8 +83,8 @@ impl Identity {
                 let secs = wait.as_secs_f64().max(RETRY_AFTER_MIN_SECS) * (1.0 + fastrand::f64() / 2.0);
                 Problem::RateLimited { limit, retry_after: secs.ceil() as u64 }
             }
-            RateLimitExceeded::AboveBurst { burst: most } => Problem::TooLarge(format!(
-                "{amount} exceeds the burst of {most} that this tenant's {} and burst_seconds allow: split the batch",
+            RateLimitExceeded::AboveBurst { burst } => Problem::TooLarge(format!(
+                "{amount} exceeds the burst of {burst} that this tenant's {} and burst_seconds allow: split the batch",
                 limit.name()
             )),
         })

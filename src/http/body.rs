@@ -22,7 +22,7 @@ const FRAMING_BASE_BYTES: u64 = 128 * 1024;
 const FRAMING_PER_BYTE: u64 = 8;
 
 /// The format by `Content-Type`; JSON without one.
-pub(super) fn form(headers: &HeaderMap) -> Result<BatchFormat, Problem> {
+pub(super) fn format(headers: &HeaderMap) -> Result<BatchFormat, Problem> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(BatchFormat::Json) };
     if value == "application/json" {
         return Ok(BatchFormat::Json);

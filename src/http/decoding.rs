@@ -17,7 +17,7 @@ use crate::decode::{
     Batch, BatchFormat, BatchMetadata, DecodeError, LimitExceeded, Limits, Lines, LinesPlan, OwnedLinesPlan, Readers,
     Record,
 };
-use crate::inflate::{Encoding, InflateError, expected_len, inflate_with_budget};
+use crate::inflate::{Encoding, InflateError, declared_len, inflate_with_budget};
 use crate::keyed_semaphores::KeyedSemaphores;
 use crate::log_throttle::LogThrottle;
 use crate::queue::{Reservation, Share};
@@ -119,7 +119,7 @@ impl Decoder {
             let lines = match work {
                 Work::Decode(body) => decoding.large(&body, &mut reservation)?,
                 Work::Write(plan) => {
-                    decoding.reserve(plan.bytes() + plan.body_bytes(), &mut reservation)?;
+                    decoding.reserve(plan.bytes() + plan.plan_bytes(), &mut reservation)?;
                     plan.write()
                 }
             };
@@ -163,7 +163,7 @@ impl Decoding {
             None if body.len() > INLINE_MAX_BYTES => return Ok(Inline::TooLarge(Work::Decode(body))),
             None => body,
             // The size that a body declares saves inflating most large bodies twice.
-            Some(encoding) if body.len().max(expected_len(encoding, &body)) > INLINE_MAX_BYTES => {
+            Some(encoding) if is_declared_large(encoding, &body) => {
                 return Ok(Inline::TooLarge(Work::Decode(body)));
             }
             Some(encoding) => match inflate_with_budget(encoding, &body, INLINE_MAX_BYTES, &mut |_| true) {
@@ -176,14 +176,16 @@ impl Decoding {
         };
         // A small body is not counted while it is decoded: each thread has one at a time.
         let batch = self.parse(&decoded, 0, reservation)?;
+        self.authorize(&batch, reservation)?;
         let meta = self.meta();
         let plan = self.plan(&batch, &meta, decoded.len())?;
         if plan.bytes() <= INLINE_LINES_MAX_BYTES {
             self.reserve(plan.bytes() + slices(&batch), reservation)?;
             return Ok(Inline::Lines(plan.write()));
         }
-        // Their memory is reserved when it is their turn to be written, as that of a large body is.
         let plan = plan.into_owned(decoded.clone()).ok_or(Problem::Internal)?;
+        // The memory of the lines is reserved when they are written, as that of a large body is.
+        self.reserve(plan.plan_bytes(), reservation)?;
         Ok(Inline::TooLarge(Work::Write(plan)))
     }
 
@@ -201,19 +203,15 @@ impl Decoding {
     /// The lines of a decompressed body. `buffers` is the memory of the body in all of its forms.
     fn lines(&mut self, body: &[u8], buffers: usize, reservation: &mut Reservation) -> Result<Lines, Problem> {
         let batch = self.parse(body, buffers, reservation)?;
+        self.authorize(&batch, reservation)?;
         let meta = self.meta();
         let plan = self.plan(&batch, &meta, body.len())?;
         self.reserve(buffers + slices(&batch) + plan.bytes(), reservation)?;
         Ok(plan.write())
     }
 
-    /// Parses the batch, and authenticates it if the headers had no token.
-    fn parse<'b>(
-        &mut self,
-        body: &'b [u8],
-        buffers: usize,
-        reservation: &mut Reservation,
-    ) -> Result<Batch<'b>, Problem> {
+    /// Parses the batch within its limits.
+    fn parse<'b>(&self, body: &'b [u8], buffers: usize, reservation: &mut Reservation) -> Result<Batch<'b>, Problem> {
         let DecodeLimits { record, readers, max_line_bytes, .. } = self.limits;
         let mut limits = Limits::new(self.request.body_bytes, record, readers);
         let overhead = self.meta().min_line_overhead();
@@ -224,12 +222,16 @@ impl Decoding {
         let mut budget = Budget::new(buffers, self.limits, reservation);
         let parsed = Batch::parse(body, self.request.format, &limits, &mut |bytes| budget.reserve(bytes));
         budget.outcome?;
-        let batch = parsed.map_err(|error| match error {
+        parsed.map_err(|error| match error {
             DecodeError::Invalid(invalid) => invalid.into(),
             DecodeError::LimitExceeded(over @ LimitExceeded::Payloads(_)) => self.too_many_lines(over),
             DecodeError::LimitExceeded(over) => Problem::TooLarge(format!("{over}: split the batch")),
             DecodeError::OutOfBudget => Problem::Internal,
-        })?;
+        })
+    }
+
+    /// Authenticates the client by the envelope, if the headers had no token, and counts the batch against its rate limits.
+    fn authorize(&mut self, batch: &Batch<'_>, reservation: &mut Reservation) -> Result<(), Problem> {
         let BatchRequest { identity, ack, body_bytes, .. } = &mut self.request;
         if let Some(tenant) = identity.tenant_of_envelope(batch.token)? {
             *identity = Identity::Tenant(tenant);
@@ -238,8 +240,7 @@ impl Decoding {
             identity.take(RateLimit::Requests, 1)?;
             identity.take(RateLimit::Bytes, *body_bytes)?;
         }
-        identity.take(RateLimit::Payloads, batch.payloads.len())?;
-        Ok(batch)
+        identity.take(RateLimit::Payloads, batch.payloads.len())
     }
 
     /// Plans the lines of a body of `decoded_bytes`, within their limits.
@@ -283,6 +284,11 @@ impl Decoding {
             self.limits.max_line_bytes
         ))
     }
+}
+
+/// Whether a compressed body is too large for the async thread, as far as it says.
+fn is_declared_large(encoding: Encoding, body: &[u8]) -> bool {
+    body.len() > INLINE_MAX_BYTES || declared_len(encoding, body).is_some_and(|length| length > INLINE_MAX_BYTES)
 }
 
 /// Memory of the list of payloads.

@@ -7,7 +7,7 @@
 //! The limit of an address falls as the total rises: it is a quarter of what the address uses plus what is free. So the last
 //! part remains for new addresses, however many others use all that they may.
 //!
-//! A health check has a reserve of its own, so that a load balancer over its limit does not take the server for dead.
+//! A health check has a reserve of its own, so that a load balancer over its limit still sees that the server works.
 //!
 //! A request over the budget is rejected. The response uses memory as well, from a second reserve. When that is used up, the
 //! clients do not read their responses, and a connection that sends one more request is ended.
@@ -32,11 +32,11 @@ const HEADER_LINE_BYTES: usize = 240;
 /// Memory of the response to a rejected request until it is written.
 const REJECTION_BYTES: usize = 2 * 1024;
 /// The budget of requests in flight.
-const ADMITTED: Limits = Limits { max: 64 << 20, reserved: 16 << 20, address_min: 128 << 10 };
+const ADMITTED: ChargeLimits = ChargeLimits { max: 64 << 20, reserved: 16 << 20, address_min: 128 << 10 };
 /// The reserve for rejections.
-const REJECTED: Limits = Limits { max: 8 << 20, reserved: 2 << 20, address_min: 16 << 10 };
+const REJECTED: ChargeLimits = ChargeLimits { max: 8 << 20, reserved: 2 << 20, address_min: 16 << 10 };
 /// The reserve for health checks that exceed the budget.
-const HEALTH: Limits = Limits { max: 4 << 20, reserved: 2 << 20, address_min: 128 << 10 };
+const HEALTH: ChargeLimits = ChargeLimits { max: 4 << 20, reserved: 2 << 20, address_min: 128 << 10 };
 /// An address may use one part in this many of what it uses plus what is free.
 const ADDRESS_PART: usize = 4;
 
@@ -45,7 +45,7 @@ static PROCESS_LIMIT_LOG: LogThrottle = LogThrottle::for_clients();
 
 /// Limits of one kind of charge, in bytes.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
+struct ChargeLimits {
     /// For the process.
     max: usize,
     /// The part of it for addresses that use no more than `address_min`.
@@ -124,10 +124,10 @@ impl InFlight {
             }
         }
         let is_full = used.total.admitted + REQUEST_BYTES + header_bytes > ADMITTED.max;
-        let has_room = used.take(address, Kind::Rejected, REJECTION_BYTES);
+        let fits = used.take(address, Kind::Rejected, REJECTION_BYTES);
         drop(used);
         log_rejection(client.filter(|_| !is_full));
-        if !has_room {
+        if !fits {
             return Admission::Exhausted;
         }
         let problem = if is_full { Problem::TooManyRequests } else { Problem::TooManyRequestsFromAddress };
@@ -164,7 +164,7 @@ fn log_rejection(address: Option<IpAddr>) {
 }
 
 impl Kind {
-    fn limits(self) -> Limits {
+    fn limits(self) -> ChargeLimits {
         match self {
             Self::Admitted => ADMITTED,
             Self::Rejected => REJECTED,
@@ -173,7 +173,7 @@ impl Kind {
     }
 }
 
-impl Limits {
+impl ChargeLimits {
     /// What an address that uses `held` may use when `total` is used. Above `address_min`, addresses never reach the reserved
     /// part, however many they are: each leaves three quarters of what is free before it.
     fn of_address(self, held: usize, total: usize) -> usize {

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::auth::Identity;
 use super::client_permits::ClientKey;
 use super::problem::Problem;
-use super::receipt::{JobBody, json};
+use super::response::{JobBody, json};
 use super::state::ApiState;
 use crate::log_throttle::LogThrottle;
 use crate::segment::{Compression, JobId};
@@ -70,12 +70,12 @@ pub(super) struct Parameters {
 impl Parameters {
     /// How long to wait; zero without the parameter.
     fn wait(query: Result<Query<Self>, QueryRejection>) -> Result<Duration, Problem> {
-        let Query(Self { wait }) = query
-            .map_err(|error| Problem::InvalidQuery(format!("{error}: the only parameter is wait, such as ?wait=10")))?;
+        let Query(Self { wait }) = query.map_err(|_| {
+            Problem::InvalidQuery("invalid query: this route knows only `wait`, once, such as ?wait=10")
+        })?;
         let Some(seconds) = wait else { return Ok(Duration::ZERO) };
         let seconds = seconds.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
-        let seconds =
-            seconds.ok_or_else(|| Problem::InvalidQuery("wait is a number of seconds, such as 10".to_owned()))?;
+        let seconds = seconds.ok_or_else(|| Problem::InvalidQuery("wait is a number of seconds, such as 10"))?;
         Ok(Duration::try_from_secs_f64(seconds).unwrap_or(WAIT_MAX).min(WAIT_MAX))
     }
 }
@@ -117,9 +117,9 @@ pub(super) async fn get(
             match settled {
                 settled if settled.is_dead(job.index) && segment.is_possibly_lost(job.index) => JobState::PossiblyLost,
                 settled if settled.is_dead(job.index) => JobState::Dead,
-                spool::State::Spooled => JobState::Spooled { key: key() },
-                spool::State::Stored { .. } => JobState::Stored { key: key() },
-                spool::State::Dead => JobState::Dead,
+                spool::SegmentState::Spooled => JobState::Spooled { key: key() },
+                spool::SegmentState::Stored { .. } => JobState::Stored { key: key() },
+                spool::SegmentState::Dead => JobState::Dead,
             }
         }
         None => look_up(&state, job, &client, deadline).await?,
@@ -147,10 +147,10 @@ async fn look_up(state: &ApiState, job: JobId, client: &ClientKey, deadline: Ins
                 Some((_, StoredObject { total_jobs: Some(total), .. })) if job.index >= total => {
                     return Err(Problem::UnknownJob);
                 }
-                Some((_, StoredObject { dead, .. })) if dead.iter().any(|places| places.contains(&job.index)) => {
+                Some((_, StoredObject { dead, .. })) if dead.iter().any(|range| range.contains(&job.index)) => {
                     return Ok(JobState::Dead);
                 }
-                Some((key, StoredObject { unsure, .. })) if unsure.iter().any(|places| places.contains(&job.index)) => {
+                Some((key, StoredObject { unsure, .. })) if unsure.iter().any(|range| range.contains(&job.index)) => {
                     return Ok(JobState::Unknown { key });
                 }
                 Some((key, _)) => return Ok(JobState::Stored { key }),
@@ -226,7 +226,7 @@ impl JobState {
         json(
             StatusCode::OK,
             &JobBody {
-                job: Some(job),
+                job,
                 state: name,
                 object: key.map(|key| state.object_name(key)),
                 detail: matches!(self, Self::PossiblyLost).then_some(POSSIBLY_LOST),

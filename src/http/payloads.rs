@@ -15,8 +15,8 @@ use super::auth::Identity;
 use super::client_permits::ClientKey;
 use super::decoding::BatchRequest;
 use super::problem::Problem;
-use super::receipt::{AcceptedBody, json};
 use super::request_id::RequestId;
+use super::response::{AcceptedBody, json};
 use super::state::ApiState;
 use super::{body, origin};
 use crate::config::Ack;
@@ -37,14 +37,12 @@ pub(super) struct Parameters {
 impl Parameters {
     /// The requested level; the lowest without one.
     fn ack(query: Result<Query<Self>, QueryRejection>) -> Result<Ack, Problem> {
-        let Query(Self { ack }) = query.map_err(|error| {
-            Problem::InvalidQuery(format!("{error}: the only parameter is ack, such as ?ack=stored"))
+        let Query(Self { ack }) = query.map_err(|_| {
+            Problem::InvalidQuery("invalid query: this route knows only `ack`, once, such as ?ack=stored")
         })?;
         match ack {
             None => Ok(Ack::Memory),
-            Some(level) => {
-                level.parse().map_err(|()| Problem::InvalidQuery("ack is one of memory, disk and stored".to_owned()))
-            }
+            Some(level) => level.parse().map_err(|()| Problem::InvalidQuery("ack is one of memory, disk and stored")),
         }
     }
 }
@@ -71,7 +69,7 @@ pub(super) async fn post(
     identity.take(RateLimit::Requests, 1)?;
     let ack = RequestedAck::new(Parameters::ack(query)?, &state.settings);
     ack.check(&identity)?;
-    let format = body::form(&parts.headers)?;
+    let format = body::format(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
     if matches!((&identity, format), (Identity::Unauthenticated(_), BatchFormat::Ndjson)) {
         // NDJSON has no envelope, so no token can follow.
@@ -88,7 +86,7 @@ pub(super) async fn post(
         identity.take(RateLimit::Bytes, body.len())?;
     }
     let level = ack.level();
-    // Whose permit a wait for the store uses. In memory mode that includes a wait for `disk`.
+    // The client whose permit a wait for the store uses. In memory mode, a wait for `disk` is one as well.
     let waiter = (level > committed_level(&state)).then(|| ClientKey::new(identity.tenant().map(Tenant::name), client));
     let request =
         BatchRequest { format, encoding, received_at, id: id.clone(), identity, client, body_bytes: body.len(), ack };
@@ -187,8 +185,8 @@ async fn stored_or(state: &ApiState, receipt: &Receipt, deadline: Instant, commi
     match settled {
         // Damaged on disk after its commit.
         Some(settled) if settled.is_dead(receipt.index) => Err(Problem::NotConfirmed),
-        Some(spool::State::Stored { .. }) => Ok(Ack::Stored),
-        Some(spool::State::Spooled | spool::State::Dead) | None => Ok(committed),
+        Some(spool::SegmentState::Stored { .. }) => Ok(Ack::Stored),
+        Some(spool::SegmentState::Spooled | spool::SegmentState::Dead) | None => Ok(committed),
     }
 }
 

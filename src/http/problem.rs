@@ -1,4 +1,4 @@
-//! Every rejection of a request, with its status, its outcome in the metrics and what the client is told (RFC 9457).
+//! Every rejection of a request, with its status, its outcome in the metrics and its problem document (RFC 9457).
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ use crate::log_throttle::LogThrottle;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};
 use crate::segment::InvalidJobId;
-use crate::server::{HEADERS_MAX, Rejection, RenderedRejection};
+use crate::server::{HEADERS_MAX, Rejection};
 use crate::spool::SpoolError;
 use crate::tenants::RateLimit;
 
@@ -30,7 +30,7 @@ static INTERNAL_ERROR_LOG: LogThrottle = LogThrottle::for_clients();
 
 /// Why a request is rejected. The message says what happened and what to do; the time of a retry is added to it.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum Problem {
+pub(super) enum Problem {
     #[error(transparent)]
     InvalidBatch(#[from] decode::InvalidBatch),
     #[error("{0}")]
@@ -38,7 +38,7 @@ pub(crate) enum Problem {
     #[error("{0}")]
     InvalidHead(&'static str),
     #[error("{0}")]
-    InvalidQuery(String),
+    InvalidQuery(&'static str),
     #[error(transparent)]
     InvalidReceipt(#[from] InvalidJobId),
     #[error("the envelope's `token` is not a string: send it as a JSON string")]
@@ -66,7 +66,7 @@ pub(crate) enum Problem {
     CrossOrigin,
     #[error("not found: POST batches to /v1/payloads")]
     NotFound,
-    #[error("unknown job: this server does not hold it, and its object is not in the store, or not yet")]
+    #[error("unknown job: it is not on this server, and its object is not in the store yet")]
     UnknownJob,
     #[error("method not allowed: see the Allow header")]
     MethodNotAllowed,
@@ -104,7 +104,9 @@ pub(crate) enum Problem {
     SpoolFull,
     #[error("commits to the spool fail; the batch was not accepted")]
     SpoolFailed,
-    #[error("the commit was not confirmed in time: the batch may be stored or not, and a retry may store it twice")]
+    #[error(
+        "the commit was not confirmed, so the batch may be stored: send it again only if a duplicate is better than a loss"
+    )]
     NotConfirmed,
     #[error("the store cannot be asked for the state of the job")]
     StoreUnavailable,
@@ -139,7 +141,7 @@ enum Retry {
 
 /// The body of a rejection. Its type is `about:blank`, so its title is the reason phrase of the status.
 #[derive(Serialize)]
-struct Members<'a> {
+struct ProblemDocument<'a> {
     title: &'a str,
     status: u16,
     detail: String,
@@ -320,7 +322,8 @@ impl Problem {
             _ => (None, None),
         };
         let title = status.canonical_reason().unwrap_or_default();
-        let members = Members { title, status: status.as_u16(), detail, payload, byte, request_id: id.as_str() };
+        let members =
+            ProblemDocument { title, status: status.as_u16(), detail, payload, byte, request_id: id.as_str() };
         (serde_json::to_vec(&members).unwrap_or_default(), members.detail)
     }
 }
@@ -335,18 +338,22 @@ impl IntoResponse for Problem {
 }
 
 /// The response to a connection that is rejected before a request of it was read, for the public and the admin listener.
-pub fn render_rejection(rejection: Rejection) -> RenderedRejection {
+pub fn render_rejection(rejection: Rejection) -> Vec<u8> {
     let (problem, id) = (Problem::from(rejection), RequestId::new());
-    let (status, outcome, _) = problem.class();
     let mut headers = HeaderMap::new();
     let (body, _) = problem.write(&id, &mut headers, u64::default);
     headers.insert(CONTENT_LENGTH, body.len().into());
     headers.insert(X_REQUEST_ID, id.into());
-    let mut response = format!("HTTP/1.1 {status}\r\n").into_bytes();
+    let mut response = format!("HTTP/1.1 {}\r\n", problem.class().0).into_bytes();
     for (name, value) in &headers {
         response.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
     response.extend_from_slice(b"\r\n");
     response.extend_from_slice(&body);
-    RenderedRejection { response, outcome }
+    response
+}
+
+/// How a rejected connection is counted.
+pub fn rejection_outcome(rejection: Rejection) -> Outcome {
+    Problem::from(rejection).outcome()
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 use super::SegmentId;
 
 /// Names a job, as `<segment id>.<index>`.
@@ -18,6 +20,12 @@ pub struct JobId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected a receipt from the `job` of a response: a UUIDv7, a dot and a number")]
 pub struct InvalidJobId;
+
+impl Serialize for JobId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 impl FromStr for JobId {
     type Err = InvalidJobId;

@@ -9,7 +9,7 @@ use axum::http::Request;
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::service::Service;
-use prometheus::IntGauge;
+use prometheus::{IntCounter, IntGauge};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -19,11 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{self, Timeouts};
 use super::peer::{Peer, TrustedProxies, network};
 use super::proxy_protocol;
-use super::rejection::{Rejection, RenderedRejection};
+use super::rejection::Rejection;
 use super::tls::Tls;
 use crate::keyed_semaphores::{KeyedPermit, KeyedSemaphores};
 use crate::log_throttle::LogThrottle;
-use crate::metrics::{Metrics, Outcome, Route};
 
 /// Rejected connections that are sent a response at the same time; more are closed without one.
 const REJECTIONS_MAX: usize = 64;
@@ -42,15 +41,25 @@ pub struct ServerConfig {
     pub proxy_protocol: bool,
     /// Open connections of one address, trusted proxies excepted.
     pub max_per_address: Option<usize>,
-    /// Makes the responses to connections that are rejected.
-    pub render: fn(Rejection) -> RenderedRejection,
+    /// Makes the complete HTTP/1.1 response to a connection that is rejected.
+    pub render: fn(Rejection) -> Vec<u8>,
     /// Counts connections and rejections, if they are counted.
-    pub metrics: Option<Arc<Metrics>>,
+    pub metrics: Option<ServerMetrics>,
+}
+
+/// What is counted of a listener's connections.
+pub struct ServerMetrics {
+    /// Open connections.
+    pub connections: IntGauge,
+    /// Connections that failed before their first request.
+    pub failed_connections: IntCounter,
+    /// Counts a rejection.
+    pub on_reject: Box<dyn Fn(Rejection) + Send + Sync>,
 }
 
 impl ServerConfig {
     /// Plain TCP from every address, without a limit for each.
-    pub fn plain(max_connections: usize, timeouts: Timeouts, render: fn(Rejection) -> RenderedRejection) -> Self {
+    pub fn plain(max_connections: usize, timeouts: Timeouts, render: fn(Rejection) -> Vec<u8>) -> Self {
         Self {
             max_connections,
             timeouts,
@@ -74,9 +83,9 @@ pub(super) struct Acceptor<F> {
     address_limit_log: LogThrottle,
 }
 
-/// The response to a rejected connection, and the permit to send it.
+/// A rejected connection, with the permit to send the response.
 pub(super) struct PendingRejection {
-    response: Vec<u8>,
+    rejection: Rejection,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -129,7 +138,7 @@ where
             }
         };
         if slow {
-            self.count(Outcome::Slow);
+            self.count(Rejection::SlowHeaders);
         }
     }
 
@@ -143,30 +152,30 @@ where
 
     /// Counts a rejection. Returns it if it can be sent now.
     pub(super) fn reject(&self, rejection: Rejection) -> Option<PendingRejection> {
-        let RenderedRejection { response, outcome } = (self.config.render)(rejection);
-        self.count(outcome);
+        self.count(rejection);
         let permit = Arc::clone(&self.rejections).try_acquire_owned().ok()?;
-        Some(PendingRejection { response, _permit: permit })
+        Some(PendingRejection { rejection, _permit: permit })
     }
 
     /// Sends a rejection and closes the connection.
-    pub(super) async fn send(&self, stream: TcpStream, rejection: PendingRejection) {
+    pub(super) async fn send(&self, stream: TcpStream, pending: PendingRejection) {
+        let response = (self.config.render)(pending.rejection);
         match &self.config.tls {
-            None => connection::send_and_close(stream, &rejection.response).await,
+            None => connection::send_and_close(stream, &response).await,
             Some(tls) => {
                 let Ok(address) = stream.peer_addr() else { return };
                 let deadline = Instant::now() + self.config.timeouts.header;
                 let handshake = self.handshake(tls.accept_http1(stream), address.ip(), deadline);
                 if let Some(stream) = Box::pin(handshake).await {
-                    Box::pin(connection::send_and_close(stream, &rejection.response)).await;
+                    Box::pin(connection::send_and_close(stream, &response)).await;
                 }
             }
         }
     }
 
-    fn count(&self, outcome: Outcome) {
+    fn count(&self, rejection: Rejection) {
         if let Some(metrics) = &self.config.metrics {
-            metrics.request(Route::Other, outcome);
+            (metrics.on_reject)(rejection);
         }
     }
 

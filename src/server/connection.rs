@@ -34,7 +34,7 @@ pub(crate) use activity::WireBytes;
 use activity::{Activity, TrackedService, Verdict};
 use stream::MeteredStream;
 
-use super::rejection::{Rejection, RenderedRejection};
+use super::rejection::Rejection;
 
 /// Header lines of a request; more are rejected with 431. hyper reserves memory for this many on each connection of HTTP/1.
 /// Over HTTP/2 it has no such limit, so the service checks it as well.
@@ -48,7 +48,7 @@ const READ_BUFFER_MAX_BYTES: usize = 64 * 1024;
 const STREAMS_MAX: u32 = 128;
 const H2_HEADERS_MAX_BYTES: u32 = 16 * 1024;
 /// HTTP/2: the lowest limit that a frame may have (RFC 9113, 4.2); this much of an incomplete frame is buffered.
-const FRAME_MAX_BYTES: u32 = 16 * 1024;
+const H2_FRAME_MAX_BYTES: u32 = 16 * 1024;
 /// HTTP/2: flow control window of a stream and of a connection: a body of the default `MAX_BODY_BYTES` without waiting.
 const WINDOW_BYTES: u32 = 1 << 20;
 /// HTTP/2: bytes of a response that are buffered while the client has no window for them; responses are a few hundred bytes.
@@ -92,7 +92,7 @@ pub(super) async fn run<IO, S>(
     stream: IO,
     service: S,
     timeouts: Timeouts,
-    render: fn(Rejection) -> RenderedRejection,
+    render: fn(Rejection) -> Vec<u8>,
     stop: CancellationToken,
 ) -> bool
 where
@@ -106,7 +106,7 @@ where
     let is_slow = serve_http(stream, service, timeouts, stop, &activity).await;
     if let Ok(stream) = returned.try_recv() {
         if is_slow {
-            send_and_close(stream, &render(Rejection::SlowHeaders).response).await;
+            send_and_close(stream, &render(Rejection::SlowHeaders)).await;
         } else if !activity.is_ending() {
             close(stream).await;
         }
@@ -133,7 +133,7 @@ where
     builder.http1().max_headers(HEADERS_MAX);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
     builder.http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(H2_HEADERS_MAX_BYTES);
-    builder.http2().max_frame_size(FRAME_MAX_BYTES).max_send_buf_size(SEND_MAX_BYTES);
+    builder.http2().max_frame_size(H2_FRAME_MAX_BYTES).max_send_buf_size(SEND_MAX_BYTES);
     builder.http2().initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
     builder.http2().max_pending_accept_reset_streams(RESETS_PENDING_MAX);
     builder.http2().max_local_error_reset_streams(RESETS_CAUSED_MAX);
@@ -186,7 +186,7 @@ pub(super) async fn send_and_close(mut stream: impl AsyncRead + AsyncWrite + Unp
 
 async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let linger = async {
-        // TLS has a message to write here, for which a client that does not read makes no room. An error means that the
+        // TLS has a message to write here, which blocks if the client does not read. An error means that the
         // client has closed already.
         if stream.shutdown().await.is_ok() {
             let mut unread = stream.take(LINGER_MAX_BYTES);

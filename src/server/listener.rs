@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::acceptor::{Acceptor, ServerConfig};
 use super::connection::{self, Timeouts};
 use super::peer::Peer;
-use super::rejection::{Rejection, RenderedRejection};
+use super::rejection::Rejection;
 use crate::log_throttle::LogThrottle;
 
 /// Connections that the kernel keeps until they are accepted; it lowers this to its own `somaxconn`.
@@ -96,7 +96,7 @@ pub async fn serve_connection<IO, S>(
     stream: IO,
     service: S,
     timeouts: Timeouts,
-    render: fn(Rejection) -> RenderedRejection,
+    render: fn(Rejection) -> Vec<u8>,
     stop: CancellationToken,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -65,8 +65,8 @@ pub(super) enum ReadMode {
 }
 
 impl Attempts {
-    /// The dead process may have stored the object and died before it removed the segment.
-    pub(super) fn of_dead_process() -> Self {
+    /// The exited process may have stored the object and died before it removed the segment.
+    pub(super) fn of_exited_process() -> Self {
         Self { may_be_stored: true, ..Self::default() }
     }
 

@@ -24,10 +24,10 @@ use uuid::Uuid;
 
 use super::folder::{Folder, LOCK, VERSION, is_readable, version};
 use super::names::SegmentName;
-use super::space::{Charge, Space};
+use super::space::{FileCharge, Space};
 use crate::disk::{Disk, Entry, with_path};
 
-/// The most folders of dead processes that are adopted at the same time. Each takes an open file.
+/// The most folders of exited processes that are adopted at the same time. Each takes an open file.
 pub const ADOPTED_FOLDERS_MAX: usize = 64;
 /// Adopted folders may take the process's limit of open files divided by this.
 const FILES_PART: u64 = 8;
@@ -36,16 +36,16 @@ const PROBE: &str = "probe";
 /// The attempts to create this process's folder. Another process may remove a new folder before it is locked.
 const CREATE_ATTEMPTS: usize = 3;
 
-/// A segment that a dead process has left.
+/// A segment that a exited process has left.
 #[derive(Debug)]
 pub(super) struct AdoptedSegment {
     pub(super) name: SegmentName,
     pub(super) path: PathBuf,
     pub(super) folder: Arc<Folder>,
-    pub(super) charge: Charge,
+    pub(super) charge: FileCharge,
 }
 
-/// Folders of dead processes that are not adopted.
+/// Folders of exited processes that are not adopted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unadopted {
     /// Folders that wait until others are done.
@@ -157,7 +157,7 @@ impl Folders {
         }
     }
 
-    /// Adopts the folders of dead processes, up to the limit.
+    /// Adopts the folders of exited processes, up to the limit.
     pub(super) fn adopt(&self, space: &Arc<Space>) -> io::Result<Vec<AdoptedSegment>> {
         let adopted_max = adopted_max();
         // Until an adopted folder is done, the others would have to wait again.
@@ -183,7 +183,7 @@ impl Folders {
                 // The other folders are adopted anyway, and the next call retries this one.
                 Err(error) => {
                     let reason = format!("cannot be adopted: {error}");
-                    self.log_once(&entry.name, &format!("the folder of a dead process {reason}"));
+                    self.log_once(&entry.name, &format!("the folder of a exited process {reason}"));
                     unadopted.failing += 1;
                     unadopted.reason.get_or_insert_with(|| format!("folder {} {reason}", entry.name));
                 }
@@ -193,7 +193,7 @@ impl Folders {
         Ok(adopted)
     }
 
-    /// The folders of dead processes that the last call of [`adopt`](Self::adopt) did not adopt.
+    /// The folders of exited processes that the last call of [`adopt`](Self::adopt) did not adopt.
     pub(super) fn unadopted(&self) -> Unadopted {
         self.unadopted.lock().clone()
     }
@@ -223,7 +223,7 @@ impl Folders {
         };
         folder.add_segments(segments.len());
         if !segments.is_empty() {
-            tracing::info!(folder = %path.display(), segments = segments.len(), "adopted the segments of a dead process");
+            tracing::info!(folder = %path.display(), segments = segments.len(), "adopted the segments of a exited process");
         }
         // Ends the adoption: a folder without segments is removed.
         self.segment_removed(&folder);
@@ -296,7 +296,7 @@ fn create(root: &Path, disk: &dyn Disk) -> io::Result<Folder> {
     }
 }
 
-/// The first folder of a dead process.
+/// The first folder of a exited process.
 fn reuse(root: &Path, disk: &dyn Disk) -> io::Result<Option<Folder>> {
     for entry in disk.list(root).map_err(with_path(root))? {
         let path = root.join(&entry.name);

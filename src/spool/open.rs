@@ -12,7 +12,7 @@ use super::folder::Folder;
 use super::names::Committed;
 use super::sealed::Source;
 use super::share::SpoolShare;
-use super::space::Charge;
+use super::space::FileCharge;
 use super::status::SegmentStatus;
 use super::{Attempts, SealedSegment, SpoolError};
 use crate::disk::{Disk, DiskFile, with_path};
@@ -55,7 +55,7 @@ pub(super) struct SegmentFile {
     file: Box<dyn DiskFile>,
     path: PathBuf,
     folder: Arc<Folder>,
-    charge: Charge,
+    charge: FileCharge,
     id: SegmentId,
     /// The next append. Kept for its capacity.
     buffer: Vec<u8>,
@@ -148,7 +148,7 @@ impl SegmentFile {
     pub(super) fn create(
         disk: &Arc<dyn Disk>,
         folder: &Arc<Folder>,
-        charge: Charge,
+        charge: FileCharge,
         id: SegmentId,
         compression: Compression,
     ) -> io::Result<Self> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::attempts::Attempts;
 use super::folder::Folder;
-use super::space::Charge;
+use super::space::FileCharge;
 use super::status::SegmentStatus;
 
 /// A sealed segment.
@@ -38,14 +38,14 @@ pub(super) enum Source {
     File {
         path: PathBuf,
         folder: Arc<Folder>,
-        charge: Charge,
+        charge: FileCharge,
         /// The length of the file up to the last commit that succeeded.
         len: usize,
     },
 }
 
 impl SealedSegment {
-    /// Whether a dead process opened it.
+    /// Whether a exited process opened it.
     pub fn is_adopted(&self) -> bool {
         self.age.is_none()
     }

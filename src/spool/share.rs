@@ -44,13 +44,13 @@ impl SpoolShare {
 /// The charges of one segment's tenants. Released on drop.
 #[derive(Debug, Default)]
 pub(super) struct TenantCharges {
-    by_tenant: HashMap<usize, Charged>,
+    by_tenant: HashMap<usize, TenantCharge>,
     /// Bytes that were distributed so far, including those of tenants without a share.
     distributed: usize,
 }
 
 #[derive(Debug)]
-struct Charged {
+struct TenantCharge {
     share: SpoolShare,
     bytes: usize,
 }
@@ -85,7 +85,7 @@ impl TenantCharges {
             return;
         }
         let charged = self.by_tenant.entry(share.id());
-        charged.or_insert_with(|| Charged { share: share.clone(), bytes: 0 }).bytes += bytes;
+        charged.or_insert_with(|| TenantCharge { share: share.clone(), bytes: 0 }).bytes += bytes;
         share.0.add(bytes);
     }
 
@@ -97,7 +97,7 @@ impl TenantCharges {
     }
 }
 
-impl Drop for Charged {
+impl Drop for TenantCharge {
     fn drop(&mut self) {
         self.share.0.release(self.bytes);
     }

@@ -14,7 +14,7 @@ pub struct Space(Bound);
 
 /// The space of one file. Released on drop.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub(super) struct FileCharge {
     space: Arc<Space>,
     bytes: usize,
     blocks: usize,
@@ -48,20 +48,20 @@ impl Space {
     }
 
     /// Charges a new file of `bytes`; none if there is no space.
-    pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+    pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<FileCharge> {
         let mut charge = self.count(0);
         charge.grow_to(bytes).then_some(charge)
     }
 
     /// Charges an existing file, even if that exceeds the bound.
-    pub(super) fn count(self: &Arc<Self>, bytes: usize) -> Charge {
+    pub(super) fn count(self: &Arc<Self>, bytes: usize) -> FileCharge {
         let blocks = bytes.div_ceil(BLOCK);
         self.0.add(blocks * BLOCK);
-        Charge { space: Arc::clone(self), bytes, blocks, tenants: TenantCharges::default() }
+        FileCharge { space: Arc::clone(self), bytes, blocks, tenants: TenantCharges::default() }
     }
 }
 
-impl Charge {
+impl FileCharge {
     /// Charges the growth of the file to `bytes`. Returns false, and charges nothing, if there is no space.
     pub(super) fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.div_ceil(BLOCK).saturating_sub(self.blocks) * BLOCK;
@@ -93,7 +93,7 @@ impl Charge {
     }
 }
 
-impl Drop for Charge {
+impl Drop for FileCharge {
     fn drop(&mut self) {
         self.space.0.release(self.blocks * BLOCK);
     }

@@ -15,7 +15,7 @@ const REMEMBERED_MAX: usize = 4096;
 
 /// The state of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum SegmentState {
     /// In the spool, open or sealed.
     Spooled,
     /// In the store, except for the jobs with these indexes, which were damaged on disk.
@@ -27,7 +27,7 @@ pub enum State {
     Dead,
 }
 
-impl State {
+impl SegmentState {
     /// Whether the job with this index is lost.
     pub fn is_dead(&self, index: u32) -> bool {
         match self {
@@ -48,12 +48,12 @@ pub struct SegmentStatus {
     jobs: AtomicU32,
     /// The indexes of jobs that are lost if they were acknowledged, which is unknown.
     possibly_lost: OnceLock<Range<u32>>,
-    state: watch::Sender<State>,
+    state: watch::Sender<SegmentState>,
 }
 
 impl SegmentStatus {
     fn new(id: SegmentId, compression: Compression, jobs: u32) -> Arc<Self> {
-        let (key, possibly_lost, state) = (OnceLock::new(), OnceLock::new(), watch::Sender::new(State::Spooled));
+        let (key, possibly_lost, state) = (OnceLock::new(), OnceLock::new(), watch::Sender::new(SegmentState::Spooled));
         Arc::new(Self { id, compression, key, jobs: AtomicU32::new(jobs), possibly_lost, state })
     }
 
@@ -91,14 +91,14 @@ impl SegmentStatus {
     }
 
     /// The current state.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> SegmentState {
         self.state.borrow().clone()
     }
 
     /// Waits until the segment has left the spool. Cancel safe.
-    pub async fn settled(&self) -> State {
+    pub async fn settled(&self) -> SegmentState {
         let mut states = self.state.subscribe();
-        let settled = states.wait_for(|state| *state != State::Spooled).await.map(|state| state.clone());
+        let settled = states.wait_for(|state| *state != SegmentState::Spooled).await.map(|state| state.clone());
         // The sender is in `self`.
         settled.unwrap_or_else(|_| self.state())
     }
@@ -138,11 +138,11 @@ impl Segments {
     /// The number of segments in the spool, including open ones.
     pub fn spooled(&self) -> usize {
         let known = self.0.read();
-        known.segments.values().filter(|segment| *segment.state.borrow() == State::Spooled).count()
+        known.segments.values().filter(|segment| *segment.state.borrow() == SegmentState::Spooled).count()
     }
 
     /// The segment has left the spool: wakes those that wait for it.
-    pub fn settle(&self, status: &SegmentStatus, state: State) {
+    pub fn settle(&self, status: &SegmentStatus, state: SegmentState) {
         status.state.send_replace(state);
         let mut known = self.0.write();
         known.settled.push_back(status.id);

@@ -29,11 +29,12 @@
 //! Errors name the line and never repeat its content, which may be a misplaced token.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer};
+use serde::de::{self, Deserializer, Error as _, SeqAccess, Visitor};
 
 use crate::config::Ack;
 use crate::digest::Digest;
@@ -153,7 +154,7 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with `name` and `tokens_sha256`")]
 struct UncheckedTenant {
-    name: Name,
+    name: TenantName,
     tokens_sha256: Tokens,
     #[serde(default)]
     limits: RateLimits,
@@ -161,44 +162,56 @@ struct UncheckedTenant {
     ack_max: Option<Ack>,
 }
 
-#[derive(Deserialize)]
-#[serde(try_from = "Vec<UncheckedTenant>")]
 struct TenantList(Vec<TenantEntry>);
 
-impl TryFrom<Vec<UncheckedTenant>> for TenantList {
-    type Error = String;
+impl<'de> Deserialize<'de> for TenantList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(TenantListVisitor)
+    }
+}
 
-    fn try_from(tenants: Vec<UncheckedTenant>) -> Result<Self, String> {
-        if tenants.is_empty() {
-            return Err(
-                "no tenant is listed, so every request would be rejected: add a tenant, or unset TOKENS_FILE to \
-                        disable authentication"
-                    .to_owned(),
-            );
-        }
-        if tenants.len() > TENANTS_MAX {
-            return Err(format!("the file lists more than {TENANTS_MAX} tenants"));
-        }
-        let (mut names, mut digests) = (HashSet::new(), HashSet::new());
-        let check = |tenant| {
-            let UncheckedTenant { name: Name(name), tokens_sha256: Tokens(tokens), limits, ack_max } = tenant;
+/// Checks each tenant when it is read, so that an error has the line of the tenant.
+struct TenantListVisitor;
+
+impl<'de> Visitor<'de> for TenantListVisitor {
+    type Value = TenantList;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of tenants")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<TenantList, A::Error> {
+        let (mut tenants, mut names, mut digests) = (Vec::new(), HashSet::new(), HashSet::new());
+        while let Some(tenant) = list.next_element()? {
+            let UncheckedTenant { name: TenantName(name), tokens_sha256: Tokens(tokens), limits, ack_max } = tenant;
+            if tenants.len() >= TENANTS_MAX {
+                return Err(A::Error::custom(format_args!("the file lists more than {TENANTS_MAX} tenants")));
+            }
             if !names.insert(name.clone()) {
-                return Err(format!("tenant {name} is listed twice: merge the two entries"));
+                return Err(A::Error::custom(format_args!("tenant {name} is listed twice: merge the two entries")));
             }
             if !tokens.iter().all(|token| digests.insert(*token)) {
-                return Err(format!("a token of tenant {name} is listed twice: a token belongs to one tenant only"));
+                return Err(A::Error::custom(format_args!(
+                    "a token of tenant {name} is listed twice: a token belongs to one tenant only"
+                )));
             }
-            Ok(TenantEntry { name, tokens, limits, ack_max })
-        };
-        tenants.into_iter().map(check).collect::<Result<_, _>>().map(Self)
+            tenants.push(TenantEntry { name, tokens, limits, ack_max });
+        }
+        if tenants.is_empty() {
+            return Err(A::Error::custom(
+                "no tenant is listed, so every request would be rejected: add a tenant, or unset TOKENS_FILE to disable \
+                 authentication",
+            ));
+        }
+        Ok(TenantList(tenants))
     }
 }
 
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
-struct Name(String);
+struct TenantName(String);
 
-impl TryFrom<String> for Name {
+impl TryFrom<String> for TenantName {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
@@ -264,6 +277,7 @@ mod tests {
     const ONE: &str = "1b4f0e9851971998e732078544c96b36c3d01cedf7caa332359d6f1d83567014";
     const EXAMPLE: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
     const TWO: &str = "60303AE22B998861BCE3B28F33EEC1BE758A213C86C93C076DBE9F558C11C752";
+    const THREE: &str = "fd61a03af4f77d870fc21e05e7e80678095c92d808cfb3b5c279ee04c74aca13";
     const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     fn wrong(text: &str) -> (usize, String) {
@@ -315,6 +329,7 @@ mod tests {
             (list(&[entry(&"a".repeat(65), ONE)]), 2, "1 to 64 letters"),
             (list(&[entry("a\\n", ONE)]), 2, "1 to 64 letters"),
             (list(&[entry("a", ONE), entry("a", TWO)]), 6, "tenant a is listed twice"),
+            (list(&[entry("a", ONE), entry("a", TWO), entry("b", THREE)]), 6, "tenant a is listed twice"),
             (list(&[entry("a", ONE), entry("b", &ONE.to_ascii_uppercase())]), 6, "a token of tenant b is listed twice"),
             ("{\"tenants\":[{\"name\":\"a\",\"tokens_sha256\":[]}]}".to_owned(), 1, "1 to 16 tokens"),
             ("{\"tenants\":[{\"name\":\"a\"}]}".to_owned(), 1, "missing field `tokens_sha256`"),

@@ -118,7 +118,7 @@ impl Activity {
         u64::try_from(now.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Holds the connection against its time limits.
+    /// Compares the activity with the time limits.
     pub(super) fn verdict(&self, now: Instant, timeouts: Timeouts) -> Verdict {
         if let Some(since) = self.blocked_since.load(Ordering::Relaxed).checked_sub(1) {
             let passed = u128::from(self.millis(now).saturating_sub(since));

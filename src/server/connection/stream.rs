@@ -1,7 +1,7 @@
 //! The socket of one connection, as hyper reads and writes it.
 //!
-//! It records the [`Activity`] of the connection, bounds what is read in one turn of its task, so that a client that always
-//! has more to send does not keep the others from theirs, and ends a flood of HTTP/2 frames that belong to no request. When
+//! It records the [`Activity`] of the connection, limits what is read in one poll of its task, so that a client that
+//! always has more to send does not delay the others, and ends a flood of HTTP/2 frames that belong to no request. When
 //! hyper drops it, the socket itself goes back to the connection's task, which closes it.
 
 use std::io::{self, IoSlice};

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::segment::JobId;
 
@@ -20,7 +20,7 @@ pub(super) struct AcceptedBody<'a> {
     pub(super) request_id: &'a str,
     pub(super) payloads: u32,
     pub(super) ack: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "display")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) job: Option<JobId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) object: Option<Cow<'a, str>>,
@@ -29,20 +29,12 @@ pub(super) struct AcceptedBody<'a> {
 /// The state of a job.
 #[derive(Serialize)]
 pub(super) struct JobBody<'a> {
-    #[serde(serialize_with = "display")]
-    pub(super) job: Option<JobId>,
+    pub(super) job: JobId,
     pub(super) state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) object: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) detail: Option<&'static str>,
-}
-
-fn display<S: Serializer>(job: &Option<JobId>, serializer: S) -> Result<S::Ok, S::Error> {
-    match job {
-        Some(job) => serializer.collect_str(job),
-        None => serializer.serialize_none(),
-    }
 }
 
 /// A response with `body` as one line of JSON.
