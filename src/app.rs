@@ -139,7 +139,7 @@ pub fn read_admin_token(settings: &mut Settings) -> anyhow::Result<()> {
 pub fn open_tenants(settings: &Settings, reload: &Reload) -> anyhow::Result<Option<TenantsFile>> {
     let Some(TenantSettings { file, .. }) = &settings.tenants else { return Ok(None) };
     let opened = TenantsFile::open(file.clone(), reload);
-    opened.map(Some).with_context(|| format!("TOKENS_FILE={} is invalid", file.display()))
+    opened.map(Some).with_context(|| format!("TOKENS_FILE={}", file.display()))
 }
 
 /// Runs the server until `shutdown` or a failure. `adopted` are the segments to store first.

@@ -246,9 +246,10 @@ pub(super) fn log_filter(text: &str) -> Result<(Targets, Vec<String>), String> {
         text.parse().map_err(|_| "a level such as info, or levels by target such as info,millpond=debug".to_owned())?;
     let warnings = typos::unknown_targets(text, &filter)?;
     // These log a warning for each violation of the protocol, so a client could flood the log.
-    let filter = ["h2", "rustls"].into_iter().filter(|name| !text.contains(name)).fold(filter, |filter, name| {
-        let level = filter.default_level().unwrap_or(LevelFilter::OFF).min(LevelFilter::ERROR);
-        filter.with_target(name, level)
-    });
+    let filter =
+        ["aws_config", "h2", "rustls"].into_iter().filter(|name| !text.contains(name)).fold(filter, |filter, name| {
+            let level = filter.default_level().unwrap_or(LevelFilter::OFF).min(LevelFilter::ERROR);
+            filter.with_target(name, level)
+        });
     Ok((filter, warnings))
 }

@@ -136,7 +136,7 @@ impl<'a> Scanner<'a> {
     pub(super) fn expected(&self, expected: &str, inside: &str) -> ScanError {
         let reason = match self.peek() {
             Some(_) => format!("not JSON: expected {expected}"),
-            None => format!("not JSON: EOF while parsing {inside}"),
+            None => format!("not JSON: the text ends inside {inside}"),
         };
         ScanError::Invalid { reason, offset: self.offset }
     }
@@ -295,7 +295,7 @@ impl<'a> Scanner<'a> {
                 Some(_) => {
                     return self.invalid(self.offset, "not JSON: control character in a string: escape it");
                 }
-                None => return self.invalid(self.offset, "not JSON: EOF while parsing a string"),
+                None => return self.invalid(self.offset, "not JSON: the text ends inside a string"),
             }
         }
     }

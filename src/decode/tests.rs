@@ -125,7 +125,7 @@ fn errors_name_the_payload_and_the_byte() {
         (b"{\"data\":[{},null]}", BatchFormat::Json, Some(1), 12, "null"),
         (b"[{\"a\":1},{\"a\":}]", BatchFormat::Json, Some(1), 14, "not JSON"),
         (b"[{\n\"a\":1},\n{\"a\" 1}]", BatchFormat::Json, Some(1), 16, "not JSON"),
-        (b"[{\"a\":1}", BatchFormat::Json, Some(1), 8, "not JSON: EOF"),
+        (b"[{\"a\":1}", BatchFormat::Json, Some(1), 8, "not JSON: the text ends inside"),
         (b"[{\"a\":1}] x", BatchFormat::Json, None, 10, "trailing"),
         (b"{}\n{}\n{\"a\":01}\n{}", BatchFormat::Ndjson, Some(2), 12, "not JSON"),
         (b"{}\n{} {}\n", BatchFormat::Ndjson, Some(1), 6, "trailing"),

@@ -84,7 +84,8 @@ impl Identity {
                 Problem::RateLimited { limit, retry_after: secs.ceil() as u64 }
             }
             RateLimitExceeded::AboveBurst { burst } => Problem::TooLarge(format!(
-                "{amount} exceeds the burst of {burst} that this tenant's {} and burst_seconds allow: split the batch",
+                "{amount} {} exceed the tenant's burst of {burst} ({} times burst_seconds): split the batch",
+                limit.unit(),
                 limit.name()
             )),
         })

@@ -333,8 +333,74 @@ fn not_inflated(error: &InflateError) -> Problem {
         }
         // The budget has the reason.
         InflateError::OutOfBudget => Problem::Internal,
-        InflateError::Corrupt(error) => {
-            Problem::InvalidBody(format!("the body does not match its Content-Encoding: {error}"))
-        }
+        InflateError::Corrupt(error) => Problem::InvalidBody(format!(
+            "the body does not match its Content-Encoding ({error}): compress it as the header says, or remove the header"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::{GzEncoder, ZlibEncoder};
+
+    use super::*;
+    use crate::config::Settings;
+    use crate::queue::{JobQueue, queue};
+
+    fn decoding(encoding: Option<Encoding>, body: &Bytes) -> Decoding {
+        let settings = Settings::from_vars([]).unwrap();
+        let request = BatchRequest {
+            format: BatchFormat::Json,
+            encoding,
+            received_at: SystemTime::UNIX_EPOCH,
+            id: RequestId::new(),
+            identity: Identity::Anonymous,
+            client: None,
+            body_bytes: body.len(),
+            ack: RequestedAck::new(settings.http.ack, &settings.http),
+        };
+        Decoding { request, limits: DecodeLimits::new(&settings.http, usize::MAX, usize::MAX) }
+    }
+
+    fn inline(encoding: Option<Encoding>, body: &Bytes, queue: &JobQueue) -> (Inline, Reservation) {
+        let mut reservation = queue.reserve(None);
+        let inline = decoding(encoding, body).inline(body.clone(), &mut reservation);
+        (inline.unwrap_or_else(|problem| panic!("{problem}")), reservation)
+    }
+
+    #[test]
+    fn a_small_body_with_large_lines_waits_with_its_memory_reserved() {
+        let (queue, _receiver) = queue(10, 1 << 30, Arc::default());
+        let version = "v".repeat(60_000);
+        let body = Bytes::from(format!("{{\"version\":\"{version}\",\"data\":[{{}},{{}},{{}},{{}},{{}}]}}"));
+        let (Inline::TooLarge(Work::Write(plan)), _reservation) = inline(None, &body, &queue) else {
+            panic!("its lines are written on a blocking thread")
+        };
+        assert!(plan.plan_bytes() >= body.len() + version.len());
+        assert_eq!(queue.depth().now().1, plan.plan_bytes());
+        assert!(plan.bytes() > INLINE_LINES_MAX_BYTES && plan.write().bytes.len() == plan.bytes());
+    }
+
+    #[test]
+    fn only_a_declared_length_sends_a_small_compressed_body_to_a_blocking_thread() {
+        let (queue, _receiver) = queue(10, 1 << 30, Arc::default());
+        // Random digits compress to about half of their size.
+        let data = |bytes: usize| {
+            let digits: String = std::iter::repeat_with(|| fastrand::digit(10)).take(bytes).collect();
+            format!("[{{\"digits\":\"{digits}\"}}]")
+        };
+        let mut deflate = ZlibEncoder::new(Vec::new(), Compression::default());
+        deflate.write_all(data(INLINE_MAX_BYTES - 100).as_bytes()).unwrap();
+        let body = Bytes::from(deflate.finish().unwrap());
+        assert!(body.len() > INLINE_MAX_BYTES / 10);
+        assert!(matches!(inline(Some(Encoding::Deflate), &body, &queue).0, Inline::Lines(_)));
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+        gzip.write_all(data(INLINE_MAX_BYTES + 100).as_bytes()).unwrap();
+        let body = Bytes::from(gzip.finish().unwrap());
+        assert!(body.len() < INLINE_MAX_BYTES);
+        assert!(matches!(inline(Some(Encoding::Gzip), &body, &queue).0, Inline::TooLarge(Work::Decode(_))));
     }
 }

@@ -60,13 +60,15 @@ pub(super) enum Problem {
         tenant: Option<String>,
     },
     #[error(
-        "a web page sent this request, TOKENS_FILE is not set, and the page's origin is not this server's: the operator can \
-         allow the origin in ALLOWED_ORIGINS"
+        "requests from web pages of other origins are rejected: the operator can allow the origin in ALLOWED_ORIGINS, or set \
+         TOKENS_FILE"
     )]
     CrossOrigin,
     #[error("not found: POST batches to /v1/payloads")]
     NotFound,
-    #[error("unknown job: it is not on this server, and its object is not in the store yet")]
+    #[error(
+        "unknown job: neither this server nor the store has it. If another server accepted it, try again after its OBJECT_MAX_AGE"
+    )]
     UnknownJob,
     #[error("method not allowed: see the Allow header")]
     MethodNotAllowed,

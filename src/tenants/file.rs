@@ -97,8 +97,8 @@ fn one() -> u64 {
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The file cannot be read.
-    #[error("the file cannot be read: {0}")]
-    Io(#[from] io::Error),
+    #[error("cannot be read: {0}")]
+    Io(io::Error),
     /// The file exceeds 64 MiB.
     #[error("the file exceeds {FILE_MAX_BYTES} bytes: distribute the tenants over several servers")]
     TooLarge,
@@ -114,7 +114,8 @@ pub enum FileError {
 
 pub(super) fn read(path: &Path) -> Result<Vec<TenantEntry>, FileError> {
     let mut text = Vec::new();
-    std::fs::File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_end(&mut text)?;
+    let file = std::fs::File::open(path).map_err(FileError::Io)?;
+    file.take(FILE_MAX_BYTES + 1).read_to_end(&mut text).map_err(FileError::Io)?;
     if text.len() as u64 > FILE_MAX_BYTES {
         return Err(FileError::TooLarge);
     }

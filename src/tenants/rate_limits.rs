@@ -37,6 +37,15 @@ impl RateLimit {
             Self::Bytes => "bytes_per_second",
         }
     }
+
+    /// What it counts.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Payloads => "payloads",
+            Self::Bytes => "bytes",
+        }
+    }
 }
 
 /// How a limit was exceeded.

@@ -71,6 +71,6 @@ async fn a_requested_reload_and_its_result_are_audited() {
     server.signal(Signal::HUP);
     server.logged("reloaded files").await;
     let lines = audited(&server);
-    assert!(lines.iter().any(|line| line.contains("reload requested")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("SIGHUP: reloading")), "{lines:?}");
     assert!(lines.iter().any(|line| line.contains("tokens.json") && line.contains("is_requested=true")), "{lines:?}");
 }

@@ -92,7 +92,7 @@ async fn bad_input_is_refused_with_its_status_and_leaves_nothing_behind() {
         (400, JSON, b"{\"data\":{\"a\":1}}".to_vec(), "`data` is not an array"),
         (400, JSON, b"{\"data\":[{},17]}".to_vec(), "payload 1: expected an object, found a number"),
         (400, JSON, b"[{},{\"a\":tru}]".to_vec(), "payload 1: not JSON"),
-        (400, JSON, b"[{}".to_vec(), "not JSON: EOF"),
+        (400, JSON, b"[{}".to_vec(), "not JSON: the text ends inside"),
         (400, JSON, b"[{\"a\":1}]]".to_vec(), "trailing"),
         (400, JSON, b"\xef\xbb\xbf[{}]".to_vec(), "byte order mark"),
         (400, JSON, b"[{\"a\":\"\xc3\x28\"}]".to_vec(), "not UTF-8 (byte 7)"),

@@ -93,7 +93,9 @@ async fn a_batch_above_the_burst_is_413_and_not_429() {
     let file = TokensFile::new(&[("a", &["t"], r#"{"payloads_per_second":1}"#)]);
     let server = file.start(&[]).await;
     let large = format!("[{}{{}}]", "{},".repeat(10_000));
-    assert!(send(&server, "t", &large).await.refusal(413).contains("10001 exceeds the burst of 10000"));
+    assert!(
+        send(&server, "t", &large).await.refusal(413).contains("10001 payloads exceed the tenant's burst of 10000")
+    );
     assert_eq!(send(&server, "t", "[{}]").await.status, 202, "the rejected batch has not used the limit");
 }
 

@@ -46,6 +46,8 @@ async fn a_response_names_the_level_that_was_reached_and_the_object() {
     assert!(server.send(&with_query("ak=stored", "{}")).await.refusal(400).contains("knows only `ack`"));
     let misspelt = get(server.public, &format!("/v1/jobs/{}?waits=10", disk.json()["job"].as_str().unwrap())).await;
     assert!(misspelt.refusal(400).contains("knows only `wait`"));
+    let long = get(server.public, &format!("/v1/jobs/x?{}", "%01".repeat(5000))).await;
+    assert!(long.refusal(400).len() < 200, "a rejection does not repeat the request");
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(server.lines().len(), 4);
 }
