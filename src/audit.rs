@@ -21,8 +21,10 @@ pub enum Denial {
     NoToken,
     /// 403: no tenant has this token.
     UnknownToken,
-    /// 403: the client lacks the permission.
-    NotAllowed,
+    /// 403: the client may not request this ack level.
+    AckNotAllowed,
+    /// 403: a web page of another origin.
+    CrossOrigin,
 }
 
 /// A rejected request.
@@ -40,18 +42,20 @@ pub struct DeniedRequest<'a> {
     pub detail: &'a str,
 }
 
-/// Logs rejections.
+/// Logs rejections. Each kind has a throttle of its own.
 #[derive(Debug)]
 pub struct AuditLog {
     no_token: LogThrottle,
     unknown_token: LogThrottle,
-    not_allowed: LogThrottle,
+    ack_not_allowed: LogThrottle,
+    cross_origin: LogThrottle,
 }
 
 impl Default for AuditLog {
     fn default() -> Self {
-        let [no_token, unknown_token, not_allowed] = [(); 3].map(|()| LogThrottle::new(LINE_INTERVAL));
-        Self { no_token, unknown_token, not_allowed }
+        let [no_token, unknown_token, ack_not_allowed, cross_origin] =
+            [(); 4].map(|()| LogThrottle::new(LINE_INTERVAL));
+        Self { no_token, unknown_token, ack_not_allowed, cross_origin }
     }
 }
 
@@ -61,7 +65,8 @@ impl AuditLog {
         let throttle = match kind {
             Denial::NoToken => &self.no_token,
             Denial::UnknownToken => &self.unknown_token,
-            Denial::NotAllowed => &self.not_allowed,
+            Denial::AckNotAllowed => &self.ack_not_allowed,
+            Denial::CrossOrigin => &self.cross_origin,
         };
         let Some(suppressed) = throttle.permit() else { return };
         let DeniedRequest { status, client, tenant, request_id, detail } = request;

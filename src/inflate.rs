@@ -11,6 +11,8 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 const USUAL_RATIO: usize = 10;
 /// The limit of the format (RFC 1951: 258 bytes for two bits).
 const DEFLATE_RATIO_MAX: usize = 1032;
+/// zstd cannot do better (RFC 8878: a block of one repeated byte has 4 bytes for at most 128 KiB).
+const ZSTD_RATIO_MAX: usize = 32 * 1024;
 
 /// The minimum growth of the buffer, for bodies that are longer than expected.
 const MIN_GROWTH: usize = 8 * 1024;
@@ -86,7 +88,8 @@ pub(crate) fn declared_len(encoding: Encoding, body: &[u8]) -> Option<usize> {
         // The length of the first frame, which is optional (RFC 8878, 3.1.1.1.4).
         Encoding::Zstd => {
             let length = zstd::zstd_safe::get_frame_content_size(body).ok()??;
-            Some(usize::try_from(length).unwrap_or(usize::MAX))
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            Some(length.min(body.len().saturating_mul(ZSTD_RATIO_MAX)))
         }
     }
 }

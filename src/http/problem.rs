@@ -263,8 +263,8 @@ impl Problem {
         let (kind, tenant) = match self {
             Self::NoToken => (Denial::NoToken, None),
             Self::UnknownToken => (Denial::UnknownToken, None),
-            Self::AckNotAllowed { tenant, .. } => (Denial::NotAllowed, tenant.as_deref()),
-            _ if self.class().0 == StatusCode::FORBIDDEN => (Denial::NotAllowed, None),
+            Self::AckNotAllowed { tenant, .. } => (Denial::AckNotAllowed, tenant.as_deref()),
+            Self::CrossOrigin => (Denial::CrossOrigin, None),
             _ => return,
         };
         let (status, detail) = (self.class().0.as_u16(), self.to_string());

@@ -62,9 +62,11 @@ impl Peer {
     pub(crate) fn client(&self, headers: &HeaderMap) -> IpAddr {
         let mut client = self.address;
         let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
-        let mut forwarded = lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));
+        // Each part is parsed alone, so that a client's invalid bytes do not hide what a proxy has appended to its line.
+        let mut forwarded = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
         while self.trusts(client) {
-            let Some(next) = forwarded.next().and_then(|text| parse_address(text.trim())) else { break };
+            let text = forwarded.next().and_then(|part| str::from_utf8(part).ok());
+            let Some(next) = text.and_then(|text| parse_address(text.trim())) else { break };
             client = next;
         }
         client
@@ -126,6 +128,10 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
         assert_eq!(client("10.0.0.1", &["203.0.113.9, unknown, 10.0.0.2"]), "10.0.0.2");
         assert_eq!(client("10.0.0.1", &["203.0.113.9,"]), "10.0.0.1");
+        let peer = Peer::new([10, 0, 0, 1].into(), TrustedProxies::new(&["10.0.0.0/8".parse().unwrap()]));
+        let invalid = HeaderValue::from_bytes(b"\xff, 203.0.113.9").unwrap();
+        let headers = HeaderMap::from_iter([(X_FORWARDED_FOR, invalid)]);
+        assert_eq!(peer.client(&headers).to_string(), "203.0.113.9", "invalid bytes of a client hide nothing");
     }
 
     #[test]
