@@ -75,7 +75,7 @@ impl Parameters {
         })?;
         let Some(seconds) = wait else { return Ok(Duration::ZERO) };
         let seconds = seconds.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
-        let seconds = seconds.ok_or_else(|| Problem::InvalidQuery("wait is a number of seconds, such as 10"))?;
+        let seconds = seconds.ok_or(Problem::InvalidQuery("wait is a number of seconds, such as 10"))?;
         Ok(Duration::try_from_secs_f64(seconds).unwrap_or(WAIT_MAX).min(WAIT_MAX))
     }
 }
