@@ -22,32 +22,24 @@ use serde::Serialize;
 
 use crate::context::PipelineContext;
 use crate::digest::Digest;
-use crate::health::{Health, Outage, Side};
-use crate::metrics::Metrics;
+use crate::health::{Outage, Side};
 use crate::queue::QueueDepth;
 use crate::rfc3339;
 use crate::server::Peer;
-use crate::shutdown::Shutdown;
-use crate::spool::{Backlog, Spool};
 
 const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The state that the admin routes show.
 pub struct Admin {
-    health: Arc<Health>,
-    metrics: Arc<Metrics>,
+    context: PipelineContext,
     depth: QueueDepth,
-    backlog: Arc<Backlog>,
-    spool: Arc<Spool>,
-    shutdown: Shutdown,
 }
 
 impl Admin {
     /// The state of the pipeline and the queue.
-    pub fn new(context: &PipelineContext, depth: QueueDepth) -> Self {
-        let PipelineContext { spool, backlog, health, metrics, shutdown } = context.clone();
-        Self { health, metrics, depth, backlog, spool, shutdown }
+    pub fn new(context: PipelineContext, depth: QueueDepth) -> Self {
+        Self { context, depth }
     }
 }
 
@@ -62,7 +54,7 @@ pub struct AdminService {
 impl AdminService {
     /// `/metrics`, `/live` and `/ready`, behind `token` if there is one.
     pub fn new(admin: Admin, token: Option<Digest>) -> Self {
-        let guard = Arc::new(Guard::new(token, admin.metrics.admin_token_failures.clone()));
+        let guard = Arc::new(Guard::new(token, admin.context.metrics.admin_token_failures.clone()));
         let routes = Router::new()
             .route("/metrics", get(metrics))
             .route("/live", get(|| async { "ok\n" }))
@@ -92,10 +84,10 @@ impl Service<Request<Incoming>> for AdminService {
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.metrics.render(
+    match admin.context.metrics.render(
         admin.depth.now(),
-        admin.backlog.waiting(),
-        admin.spool.space().map_or(0, |space| space.used()),
+        admin.context.backlog.waiting(),
+        admin.context.spool.space().map_or(0, |space| space.used()),
     ) {
         Ok(text) => ([(CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response(),
         Err(error) => {
@@ -139,20 +131,20 @@ impl Reason {
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let mut reasons = Vec::new();
-    if admin.shutdown.is_draining() {
+    if admin.context.shutdown.is_draining() {
         reasons.push(Reason::now("draining"));
     }
-    let health = &admin.health;
+    let health = &admin.context.health;
     let failing = |side| health.segments.outage(side);
     let outages = [
         ("spool", health.spool_outage().or_else(|| failing(Side::Spool))),
         ("store", health.store_outage().or_else(|| failing(Side::Store))),
     ];
     reasons.extend(outages.into_iter().filter_map(|(what, outage)| Some(Reason::of(what, outage?))));
-    if admin.spool.space().is_some_and(|space| space.is_nearly_full()) {
+    if admin.context.spool.space().is_some_and(|space| space.is_nearly_full()) {
         reasons.push(Reason::now("spool full"));
     }
-    let unadopted = admin.spool.unadopted();
+    let unadopted = admin.context.spool.unadopted();
     if unadopted.failing > 0 {
         reasons.push(Reason { detail: unadopted.reason, ..Reason::now("spool folders not adopted") });
     }

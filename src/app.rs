@@ -174,7 +174,7 @@ pub async fn run(
     if is_durable {
         background.spawn(adopt(context.clone()));
     }
-    let admin = AdminService::new(Admin::new(&context, jobs.depth()), settings.admin_token);
+    let admin = AdminService::new(Admin::new(context.clone(), jobs.depth()), settings.admin_token);
     background.spawn(serve_admin(listeners.admin, admin));
     let (tls, files) = listeners.tls.unzip();
     if let (Some(tls), Some(files)) = (tls.clone(), files) {

@@ -187,19 +187,19 @@ impl Dispatcher {
     fn commit(&mut self, segment: &mut OpenSegment, count: usize) -> Result<(), SpoolError> {
         let began = Instant::now();
         let PipelineContext { health, metrics, .. } = &self.context;
-        let batch = self.drained.get(..count).unwrap_or_default();
-        let payloads = batch.iter().map(|job| job.lines.payloads).sum();
-        let lines = batch.iter().map(|job| job.lines.bytes.as_slice());
+        let jobs = self.drained.get(..count).unwrap_or_default();
+        let payloads = jobs.iter().map(|job| job.lines.payloads).sum();
+        let lines = jobs.iter().map(|job| job.lines.bytes.as_slice());
         let encoder = &mut self.encoder;
         let first = segment.commit(count as u32, payloads, |out| encoder.pack(lines, out))?;
         // Before the acknowledgement, so that a tenant never has more on disk than it is charged for.
-        segment.charge_tenants(batch.iter().map(|job| (job.spool_share(), job.lines.bytes.len())));
+        segment.charge_tenants(jobs.iter().map(|job| (job.spool_share(), job.lines.bytes.len())));
         // Before the jobs can be stored.
-        let (jobs, accepted) = batch
+        let (accepted_jobs, accepted_payloads) = jobs
             .iter()
             .filter(|job| job.is_accepted_by_commit())
-            .fold((0, 0), |(jobs, sum), job| (jobs + 1, sum + u64::from(job.lines.payloads)));
-        metrics.ledger.accepted(jobs, accepted);
+            .fold((0, 0), |(count, sum), job| (count + 1, sum + u64::from(job.lines.payloads)));
+        metrics.ledger.accepted(accepted_jobs, accepted_payloads);
         metrics.frame_jobs.observe(count as f64);
         metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
         health.spool_succeeded();

@@ -170,7 +170,7 @@ async fn an_invalid_certificate_or_key_is_an_error_at_start() {
         (&[("TLS_CERT", "nowhere.pem"), ("TLS_KEY", key)], "TLS_CERT=nowhere.pem: No such file"),
         (&[("TLS_CERT", key), ("TLS_KEY", key)], "expected a certificate"),
         (&[("TLS_CERT", cert), ("TLS_KEY", cert)], "expected an unencrypted private key"),
-        (&[("TLS_CERT", cert), ("TLS_KEY", text(&other.key))], "no pair"),
+        (&[("TLS_CERT", cert), ("TLS_KEY", text(&other.key))], "do not match"),
     ];
     for (env, said) in bad {
         for arguments in [&[][..], &["--check"]] {
