@@ -27,9 +27,9 @@ use crate::diff::Diff;
 use crate::s3::{self, S3Server};
 use crate::{report, units};
 
-/// Sends millpond numbered payloads, reads the store back, and reports what became of every one.
+/// Sends millpond numbered payloads, reads the store back, and reports the result of each payload.
 ///
-/// Exits with 0 if all promises held, with 1 if one was broken, and with 2 if that could not be checked.
+/// Exits with 0 if all guarantees held, with 1 if one was broken, and with 2 if that could not be checked.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
