@@ -1,10 +1,10 @@
-# Two stages: the toolchain stays behind, the final image holds the binary, the CA certificates and a base system.
+# Two stages: the final image has the binary, the CA certificates and a base system, but no toolchain.
 
 FROM rust:1.95-bookworm AS builder
 WORKDIR /build
 
-# The dependencies, compiled against empty crates: this layer is built again only when a manifest or the lock changes.
-# `cargo clean` forgets the empty crate, so that the next layer cannot mistake it for the real one by its time stamps.
+# The dependencies, compiled for empty crates: this layer is rebuilt only when a manifest or Cargo.lock changes. `cargo
+# clean` removes the empty crate, so that the next layer compiles the real one even if its files are older.
 COPY Cargo.toml Cargo.lock ./
 COPY loadtest/Cargo.toml loadtest/
 RUN mkdir -p src loadtest/src \
@@ -20,11 +20,11 @@ RUN cargo build --release --locked -p millpond
 
 FROM debian:bookworm-slim
 
-# TLS to S3 is checked against the system's root certificates, which the slim image lacks.
+# TLS connections to S3 need the system's root certificates, which the slim image lacks.
 COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 
-# Whatever must outlive the container lies under this one folder: mount a volume of the host here. A folder of the host
-# keeps the host's owner, so it has to belong to 10001 before the container starts (.ebextensions/40-host.config).
+# All data that must outlive the container is under this directory: mount a volume here. A directory of the host keeps
+# its owner, so it must belong to 10001 before the container starts (.ebextensions/40-host.config).
 RUN install -d -o 10001 -g 10001 -m 0750 /var/lib/millpond
 ENV SPOOL_DIR=/var/lib/millpond/spool \
     STORE_DIR=/var/lib/millpond/objects
@@ -32,16 +32,18 @@ WORKDIR /var/lib/millpond
 
 COPY --from=builder /build/target/release/millpond /usr/local/bin/millpond
 
-# A number: it needs no entry in the image's passwd, and the host can name the same owner.
+# A number needs no entry in /etc/passwd of the image, and the host can use the same one as the owner of the volume.
 USER 10001:10001
 
-# The public edge alone. The admin listener stays on the container's loopback.
+# Only the public listener. The admin listener is on the container's loopback, unless ADMIN_ADDR and ADMIN_TOKEN are
+# set.
 EXPOSE 8080
 
-# Starts the drain, which takes up to SHUTDOWN_GRACE. `docker stop` kills after 10 s: give it `-t` above the grace.
+# Starts a graceful shutdown of up to SHUTDOWN_GRACE. `docker stop` kills after 10 s: give it a `-t` above
+# SHUTDOWN_GRACE.
 STOPSIGNAL SIGTERM
 
-# No HEALTHCHECK: Docker only displays its outcome. What acts on health, a load balancer or an orchestrator, asks
-# GET /health itself, and the image needs no HTTP client for it.
+# No HEALTHCHECK: Docker only displays its result, and it would need an HTTP client in the image. Load balancers and
+# orchestrators request GET /health themselves.
 
 ENTRYPOINT ["/usr/local/bin/millpond"]

@@ -112,12 +112,14 @@ fn settings(a: &[&Report], b: &[&Report]) -> Vec<(String, [Option<String>; 2])> 
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b] = self.runs;
-        let what = if a.max(b) > 1 { "medians, and the ratio with its interval of 95%" } else { "one run each" };
+        let what =
+            if a.max(b) > 1 { "medians; ratio of the geometric means, with its 95% interval" } else { "one run each" };
         writeln!(f, "\n{}: {a} and {b} runs, {what}", self.name)?;
         for (name, values) in &self.settings {
             let [a, b] = values.each_ref().map(|value| value.as_deref().unwrap_or("-"));
             writeln!(f, "  {name:<26}{a}  ->  {b}")?;
         }
+        writeln!(f, "  {:<26}{:>14}{:>14}  ratio", "", "before", "after")?;
         for Change { name, shown: [a, b], interval, verdict } in &self.changes {
             let interval = interval.map_or_else(String::new, |interval| interval.to_string());
             writeln!(f, "  {name:<26}{a:>14}{b:>14}  {interval:<24}{verdict}")?;

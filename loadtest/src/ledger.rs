@@ -175,6 +175,9 @@ pub struct Totals {
     pub stored_though_unanswered: u64,
     /// Lines of other clients and of other runs in the store.
     pub foreign: u64,
+    /// Accepted, and not in the store of a server that may still have them in an open segment.
+    #[serde(default)]
+    pub not_stored_yet: u64,
 }
 
 /// Payloads by what their clients were told.
@@ -222,6 +225,11 @@ impl Totals {
         self.lost + self.duplicated + self.corrupt + self.stored_though_rejected > 0
     }
 
+    /// Counts the lost payloads as not stored yet: their segments may be open.
+    pub fn unsettle(&mut self) {
+        self.not_stored_yet += std::mem::take(&mut self.lost);
+    }
+
     /// Whether the store holds anything of this run.
     pub fn found(&self) -> bool {
         self.stored + self.corrupt > 0
@@ -234,6 +242,9 @@ impl fmt::Display for Totals {
         for (name, count, must_be_zero) in self.in_store() {
             let mark = if must_be_zero && count > 0 { "  <- must be 0" } else { "" };
             writeln!(f, "  {name:<26}{count:>14}{mark}")?;
+        }
+        if self.not_stored_yet > 0 {
+            writeln!(f, "  {:<26}{:>14}", "not stored yet, or lost", self.not_stored_yet)?;
         }
         Ok(())
     }

@@ -20,8 +20,19 @@ const SHORTEST_SPAN: f64 = 0.25;
 const SCRAPE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The gauges of millpond that show its load, without their prefix.
-const GAUGES: [&str; 7] =
-    ["queue_jobs", "queue_bytes", "busy_workers", "upload_limit", "segments_waiting", "spool_bytes", "connections"];
+const GAUGES: [&str; 8] = [
+    "queue_jobs",
+    "queue_bytes",
+    "busy_workers",
+    "upload_limit",
+    "segments_waiting",
+    "spool_bytes",
+    "connections",
+    JOBS_WAITING,
+];
+
+/// Jobs that are accepted and not stored yet.
+const JOBS_WAITING: &str = "jobs_waiting";
 
 /// A span of a run, usually of a second. The spans of a run add up to the whole of it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -83,6 +94,15 @@ pub struct Admin {
     pub target: Option<Target>,
     /// Its token, if it has one.
     pub token: Option<String>,
+}
+
+impl Admin {
+    /// Whether the metrics say that every accepted job is stored. `false` if there are none.
+    pub(crate) async fn is_idle(&self) -> bool {
+        let Some(target) = &self.target else { return false };
+        let gauges = scrape(target, self.token.as_deref()).await.unwrap_or_default();
+        gauges.get(JOBS_WAITING) == Some(&0)
+    }
 }
 
 /// Completes samples with the server's metrics and usage. What is not available is left out: the server may be down.

@@ -152,7 +152,7 @@ async fn without_a_store_or_with_a_wrong_prefix_nothing_is_said_to_be_lost_or_ke
     let deployment = Deployment::start().await;
     for (more, code, why) in [
         ("", 0, "not checked: no --store was given"),
-        ("--store s3://objects/yours --settle 2s", 2, "s3://objects/yours/ holds no line of this run in 0 objects"),
+        ("--store s3://objects/yours --settle 2s", 2, "no line of this run is in s3://objects/yours/ (0 objects"),
         ("--store s3://elsewhere/mine", 2, "not checked: listing s3://elsewhere/mine/"),
     ] {
         let output = deployment.run(more).await;
@@ -161,6 +161,22 @@ async fn without_a_store_or_with_a_wrong_prefix_nothing_is_said_to_be_lost_or_ke
         assert!(text.contains(why) && text.contains("accepted                             100"), "{text}");
         assert!(text.contains("lost, duplicated, corrupt not checked"), "{text}");
     }
+    deployment.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_is_lost_only_if_the_server_had_the_time_to_store_it_or_says_that_nothing_waits() {
+    let deployment = Deployment::start().await;
+    let arguments = deployment.arguments().replace(SMALL, "--connections 2 --rate 20 --duration 3s");
+    let arguments = format!("{arguments} --store s3://objects/mine");
+    let env = deployment.s3.env();
+    let open = loadtest(&format!("{arguments} --settle 0s"), &env).await;
+    assert_eq!(open.status.code(), Some(2), "{}", text(&open));
+    let has_row = |output: &Output, name: &str| text(output).lines().any(|line| line.trim().starts_with(name));
+    assert!(has_row(&open, "not stored yet, or lost") && has_row(&open, "not checked: objects may still be open"));
+    let settled = loadtest(&arguments, &env).await;
+    assert_eq!(settled.status.code(), Some(0), "{}", text(&settled));
+    assert!(!has_row(&settled, "not stored yet") && !has_row(&settled, "not checked"));
     deployment.stop().await;
 }
 
@@ -215,9 +231,10 @@ async fn a_comparison_prints_an_interval_for_each_variant_and_its_reference() {
     let variants = "--variant memory:ACK=memory --variant disk:ACK=disk";
     let floor = loadtest(&format!("compare --spawn {spawn} {small} {variants}"), &[]).await;
     let builds = loadtest(&format!("compare --spawn {spawn} --against {spawn} --tls --http2 {small}"), &[]).await;
-    for (output, names) in
-        [(&floor, &["floor  ->  memory", "floor  ->  disk"][..]), (&builds, &["server, against  ->  server"][..])]
-    {
+    for (output, names) in [
+        (&floor, &["floor  ->  memory", "floor  ->  disk"][..]),
+        (&builds, &["server (--against)  ->  server (--spawn)"][..]),
+    ] {
         let text = text(output);
         assert_eq!(output.status.code(), Some(0), "{text}");
         assert!(names.iter().all(|name| text.contains(&format!("{name}: 2 and 2 runs"))), "{text}");

@@ -70,8 +70,17 @@ pub(super) async fn run(args: &AttackArgs) -> anyhow::Result<Exit> {
         show(&row(&report));
         reports.push(report);
     }
+    for Report { name, unsent, .. } in reports.iter().filter(|report| report.unsent > 0) {
+        show(&format!("{name}: requests not sent in time: {unsent}; this machine or the server is too busy"));
+    }
     output::write_json(&args.json, &reports)?;
-    Ok(Exit::broken_if(reports.iter().any(|report| report.failed() || not_accepted(report) > 0)))
+    Ok(if reports.iter().any(|report| report.failed() || not_accepted(report) > 0) {
+        Exit::Broken
+    } else if reports.iter().any(|report| report.unsent > 0) {
+        Exit::NotChecked
+    } else {
+        Exit::Held
+    })
 }
 
 impl AttackArgs {
@@ -87,9 +96,9 @@ impl AttackArgs {
     }
 }
 
-/// Requests of the load that were rejected, unanswered or never sent, and connections that could not be made.
+/// Requests of the load that were sent and not accepted, and connections that could not be made.
 fn not_accepted(report: &Report) -> u64 {
-    report.answered_requests() - report.accepted_requests() + report.unanswered + report.unsent + report.connects.1
+    report.answered_requests() - report.accepted_requests() + report.unanswered + report.connects.1
 }
 
 fn row(report: &Report) -> String {

@@ -163,7 +163,12 @@ impl CompareArgs {
         let variants = groups.iter().filter(|(name, _)| !name.ends_with(AGAINST) && *name != floor);
         let diffs = variants.filter_map(|(name, runs)| {
             let (reference, before) = of(&format!("{name}{AGAINST}")).or_else(|| of(&floor))?;
-            Some(Diff::new(format!("{reference}  ->  {name}"), before, runs, Rounds::Paired))
+            let what = if reference.ends_with(AGAINST) {
+                format!("{name} (--against)  ->  {name} (--spawn)")
+            } else {
+                format!("{reference}  ->  {name}")
+            };
+            Some(Diff::new(what, before, runs, Rounds::Paired))
         });
         diffs.collect()
     }

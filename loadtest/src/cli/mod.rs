@@ -27,9 +27,9 @@ use crate::diff::Diff;
 use crate::s3::{self, S3Server};
 use crate::{report, units};
 
-/// Sends millpond numbered payloads, reads the store back, and reports what became of every one.
+/// Sends millpond numbered payloads, reads the store back, and reports the result of each payload.
 ///
-/// Exits with 0 if all promises held, with 1 if one was broken, and with 2 if that could not be checked.
+/// Exits with 0 if all guarantees held, with 1 if one was broken, and with 2 if that could not be checked.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -47,9 +47,9 @@ enum Command {
     Baseline(BaselineArgs),
     /// Run scenarios, each a file that asks a question; exits with 1 if an answer is no
     Scenario(scenario::ScenarioArgs),
-    /// Kill, starve or replace servers under load, and check that nothing accepted was lost
+    /// Kill, stop or replace servers under load, and check that nothing accepted was lost
     Prove(Box<prove::ProveArgs>),
-    /// Load the floor, other baselines or another build, and variants of a server in turn, and show the differences
+    /// Compare a server or its variants with a baseline or another build
     Compare(Box<compare::CompareArgs>),
     /// Show what changed from one JSON report of `run`, `scenario` or `compare` to another
     Diff(DiffArgs),
@@ -142,7 +142,7 @@ async fn serve_s3(args: &S3Args) -> anyhow::Result<Exit> {
         show(&format!("export {name}={value}"));
     }
     stop_signal()?.await;
-    note(&format!("{:?}", server.stats()));
+    note(&server.stats().to_string());
     server.stop().await;
     Ok(Exit::Held)
 }

@@ -16,6 +16,9 @@ use crate::timeline::Admin;
 use crate::trial::{TestedServer, TestedStore, Trial};
 use crate::units;
 
+/// The default wait for uploads after the last segment was sealed.
+const UPLOAD_TIME: Duration = Duration::from_secs(30);
+
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     /// A server that is running, as `https://millpond.example` or `http://127.0.0.1:8080`
@@ -52,7 +55,10 @@ pub(super) struct RunArgs {
     faults: FaultArgs,
     #[command(flatten)]
     load: LoadArgs,
-    /// Wait this long for what was accepted to be in the store [default: 90s with --url, else 0]
+    /// The OBJECT_MAX_AGE of the server at --url; only a longer --settle, or its metrics, prove that a payload is lost
+    #[arg(long, value_parser = units::duration, default_value = "60s")]
+    object_max_age: Duration,
+    /// Wait this long for what was accepted to be in the store [default: --object-max-age + 30s with --url, else 0]
     #[arg(long, value_parser = units::duration)]
     settle: Option<Duration>,
     /// How long the server may take to stop before it is killed
@@ -118,11 +124,12 @@ impl RunArgs {
             Some(url) => Some(Target::resolve(url, self.ca.as_deref()).await?.0),
             None => None,
         };
-        let settle = if self.url.is_some() { Duration::from_secs(90) } else { Duration::ZERO };
+        let settle = if self.url.is_some() { self.object_max_age + UPLOAD_TIME } else { Duration::ZERO };
         Ok(Trial {
             admin: Admin { target: admin, token: self.admin_token_file.as_deref().map(secret).transpose()? },
             tls: self.load.tls,
             settle: self.settle.unwrap_or(settle),
+            object_max_age: self.object_max_age,
             exit_limit: self.exit_limit,
             ..Trial::new("loadtest", plan, server, store)
         })

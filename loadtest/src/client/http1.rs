@@ -95,7 +95,7 @@ impl Http1 {
 
     async fn read_more(&mut self) -> io::Result<usize> {
         match self.stream.read_buf(&mut self.input).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection closed without a response")),
             read => Ok(read),
         }
     }

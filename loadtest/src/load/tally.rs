@@ -24,6 +24,8 @@ pub struct Tally {
     pub connect_errors: u64,
     /// Why the first of them could not be made.
     pub connect_error: Option<String>,
+    /// Why the first request on a connection had no response.
+    pub request_error: Option<String>,
     /// Requests that were due but that no connection was free for, or could be made for, before the end.
     pub unsent: u64,
 }
@@ -47,6 +49,7 @@ impl Tally {
             connects: 0,
             connect_errors: 0,
             connect_error: None,
+            request_error: None,
             unsent: 0,
         })
     }
@@ -73,6 +76,7 @@ impl Tally {
         self.connects += std::mem::take(&mut other.connects);
         self.connect_errors += std::mem::take(&mut other.connect_errors);
         self.connect_error = self.connect_error.take().or(other.connect_error.take());
+        self.request_error = self.request_error.take().or(other.request_error.take());
         self.unsent += std::mem::take(&mut other.unsent);
     }
 }

@@ -270,8 +270,8 @@ impl Sender {
             }
         };
         let latency = due.elapsed();
-        let response: Option<Response> = response.ok().and_then(Result::ok);
-        let outcome = response.map_or(Outcome::Unanswered, |response| Outcome::of_status(response.status));
+        let response: io::Result<Response> = response.map_err(io::Error::from).flatten();
+        let outcome = response.as_ref().map_or(Outcome::Unanswered, |response| Outcome::of_status(response.status));
         if let (Outcome::Accepted, Some(receipts)) = (outcome, &shared.control.receipts) {
             receipts.offer(match connection {
                 Connection::Http1(connection) => connection.body(),
@@ -281,9 +281,12 @@ impl Sender {
         {
             let mut tally = shared.tally();
             tally.late.record(late);
-            match response {
-                Some(response) => tally.answer(response.status, latency),
-                None => tally.unanswered += 1,
+            match &response {
+                Ok(response) => tally.answer(response.status, latency),
+                Err(wrong) => {
+                    tally.unanswered += 1;
+                    tally.request_error.get_or_insert_with(|| wrong.to_string());
+                }
             }
         }
         if let Connection::Http1(connection) = connection {
@@ -293,7 +296,7 @@ impl Sender {
                 buffers.push(buffer);
             }
         }
-        if !response.is_some_and(|response| response.keep_alive) {
+        if !response.is_ok_and(|response| response.keep_alive) {
             self.connection = None;
         }
         shared.stock.borrow_mut().record(request, outcome);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::figure::{Direction, FIGURES, Figure};
 pub use self::file::read;
-pub(crate) use self::text::{quantiles, row};
+pub(crate) use self::text::{counts, quantiles, row};
 use crate::attack::AttackReport;
 use crate::ledger::{Counts, Totals};
 use crate::load::Quantiles;
@@ -54,6 +54,7 @@ pub struct Report {
     /// Connections made, and those that could not be made.
     pub connects: (u64, u64),
     pub connect_error: Option<String>,
+    pub request_error: Option<String>,
     /// CPU of this program for each response, the S3 server in it included, in microseconds.
     pub own_cpu_micros_per_request: f64,
     /// What the server used, if this program started it.

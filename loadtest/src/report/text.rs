@@ -17,10 +17,17 @@ impl fmt::Display for Report {
         writeln!(f, "\nrequests")?;
         row(f, "answered", &format!("{:.0}/s for {:.1} s", self.requests_per_second, self.seconds))?;
         row(f, "by status", &counts(&self.statuses))?;
-        row(f, "unanswered, never sent", &format!("{}, {}", self.unanswered, self.unsent))?;
-        row(f, "connections, failed", &format!("{}, {}", self.connects.0, self.connects.1))?;
+        row(f, "without a response", &self.unanswered.to_string())?;
+        if let Some(error) = &self.request_error {
+            let hint = if self.statuses.is_empty() { "; is the scheme of --url right?" } else { "" };
+            row(f, "first error", &format!("{error}{hint}"))?;
+        }
+        row(f, "never sent", &self.unsent.to_string())?;
+        row(f, "connections", &self.connects.0.to_string())?;
+        row(f, "failed connections", &self.connects.1.to_string())?;
         if let Some(error) = &self.connect_error {
-            row(f, "first connection error", error)?;
+            let hint = if error.contains("certificate") { "; give its certificate authority with --ca" } else { "" };
+            row(f, "first connection error", &format!("{error}{hint}"))?;
         }
         row(f, "latency accepted", &quantiles(&self.accepted))?;
         if self.rejected.max > 0 {
@@ -47,7 +54,7 @@ impl fmt::Display for Report {
         if let Some(s3) = &self.s3 {
             writeln!(f, "\nS3")?;
             row(f, "PUTs", &format!("{}, {} stored, {} at once at most", s3.puts, s3.stored, s3.in_flight_peak))?;
-            row(f, "faults", &if s3.faults.is_empty() { "none".to_owned() } else { counts(&s3.faults) })?;
+            row(f, "faults", &counts(&s3.faults))?;
         }
         if let Some(objects) = &self.objects {
             writeln!(f, "\nstore")?;
@@ -55,7 +62,8 @@ impl fmt::Display for Report {
         }
         writeln!(f, "\npayloads")?;
         match (&self.ledger, &self.not_checked) {
-            (Some(totals), _) => write!(f, "{totals}"),
+            (Some(totals), None) => write!(f, "{totals}"),
+            (Some(totals), Some(why)) => write!(f, "{totals}\nnot checked: {why}\n"),
             (None, why) => {
                 write!(f, "{}", self.payloads)?;
                 let why = why.as_deref().unwrap_or("no store was read");
@@ -66,7 +74,10 @@ impl fmt::Display for Report {
     }
 }
 
-fn counts(of: &std::collections::BTreeMap<impl fmt::Display, u64>) -> String {
+pub(crate) fn counts(of: &std::collections::BTreeMap<impl fmt::Display, u64>) -> String {
+    if of.is_empty() {
+        return "none".to_owned();
+    }
     of.iter().map(|(name, count)| format!("{name}: {count}")).collect::<Vec<_>>().join(", ")
 }
 

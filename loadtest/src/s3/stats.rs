@@ -1,9 +1,12 @@
 //! The calls of the server, counted so that a test can wait for a number instead of for a time.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use crate::report::counts;
 
 /// The counts of one [`S3Server`](super::S3Server), since its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +63,13 @@ impl Stats {
         for (name, count) in &other.faults {
             *self.faults.entry(name.clone()).or_default() += count;
         }
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { puts, stored, in_flight_peak, faults, .. } = self;
+        write!(f, "PUTs {puts}, stored {stored}, at most {in_flight_peak} at once, faults {}", counts(faults))
     }
 }
 

@@ -1,11 +1,12 @@
 //! One run from beginning to end: a store, a server, a load, perhaps an attack beside it, and the check of the store.
 
 mod settings;
+mod settle;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
@@ -14,7 +15,6 @@ use tokio::sync::mpsc;
 
 use crate::attack::{AttackReport, AttackRun, Monitor};
 use crate::client::{SelfSigned, Target};
-use crate::ledger::Ledger;
 use crate::load::{self, Control, Plan};
 use crate::payload::Payloads;
 use crate::readback::{Reader, Store};
@@ -28,9 +28,6 @@ const BUCKET: &str = "millpond";
 
 /// The limit of an S3 server in memory, in bytes: some 15 s of the most that two cores send, compressed.
 const MEMORY_LIMIT: usize = 1 << 30;
-
-/// The interval of reading a running server's store.
-const READ_EVERY: Duration = Duration::from_millis(500);
 
 /// The server that is tested.
 #[derive(Debug, Clone)]
@@ -74,6 +71,8 @@ pub struct Trial {
     pub attack: Option<AttackRun>,
     /// How long to wait after the load until everything accepted is in the store of the running server.
     pub settle: Duration,
+    /// The `OBJECT_MAX_AGE` of the running server: until then, what it accepted may be in an open segment.
+    pub object_max_age: Duration,
     pub exit_limit: Duration,
 }
 
@@ -113,6 +112,7 @@ impl Trial {
             tls: false,
             attack: None,
             settle: Duration::ZERO,
+            object_max_age: Duration::ZERO,
             exit_limit: Duration::from_secs(60),
         }
     }
@@ -146,8 +146,8 @@ impl Trial {
         let mut loaded = self.load(server.as_mut(), &control, progress).await?;
         let ledger = &mut loaded.done.ledger;
         let settled = match &mut reader {
-            Some(reader) => settle(reader, ledger, self.settle).await,
-            None => Ok(()),
+            Some(reader) => settle::settle(reader, ledger, self.settle, &self.admin).await,
+            None => Ok(false),
         };
         let exit = match server {
             Some(server) => Some(self.stop(server, &control).await?),
@@ -158,13 +158,16 @@ impl Trial {
             s3.faults().set(FaultPlan::none());
             s3.stats()
         });
-        let (mut objects, mut not_checked) = (None, None);
+        let (mut objects, mut not_checked, mut is_idle) = (None, None, false);
         match &mut reader {
             None => not_checked = Some("no --store was given".to_owned()),
             Some(reader) => {
                 let read = match settled {
-                    Ok(()) => reader.read(ledger).await,
-                    wrong => wrong,
+                    Ok(idle) => {
+                        is_idle = idle;
+                        reader.read(ledger).await
+                    }
+                    Err(wrong) => Err(wrong),
                 };
                 match read {
                     Ok(()) => objects = Some(reader.objects()),
@@ -176,20 +179,38 @@ impl Trial {
         if let Some(s3) = s3 {
             s3.stop().await;
         }
-        let totals = loaded.done.ledger.totals();
+        let mut totals = loaded.done.ledger.totals();
         if let (Some(objects), TestedStore::Given(_)) = (&objects, &self.store)
             && totals.accepted > 0
             && !totals.found()
         {
             not_checked = Some(format!(
-                "{} holds no line of this run in {} objects written since the load began: check --store and the server's \
-                 S3_PREFIX or STORE_DIR, and that --settle is longer than its OBJECT_MAX_AGE",
+                "no line of this run is in {} ({} objects were written there since the load began): check --store and the \
+                 server's S3_PREFIX or STORE_DIR, and that --settle is longer than its OBJECT_MAX_AGE",
                 self.store, objects.count
             ));
+        }
+        let is_checked = not_checked.is_none();
+        if is_checked && totals.lost > 0 && !is_idle && !self.is_settled() {
+            not_checked = Some(format!(
+                "objects may still be open: {} accepted payloads are not in the store after --settle {:?}; give a --settle above \
+                 the server's OBJECT_MAX_AGE (--object-max-age) and the time of its uploads, or --admin-url. If the number stays \
+                 the same, they are lost",
+                totals.lost, self.settle
+            ));
+            totals.unsettle();
         }
         let own_cpu = loaded.own.cpu_since(&own_before);
         let tally = &loaded.done.tally;
         let answered = tally.answered();
+        if matches!(self.server, TestedServer::Running) && totals.accepted == 0 && answered > 0 {
+            let hint = if tally.statuses.keys().any(|status| matches!(status, 401 | 403)) {
+                ": check --token-file"
+            } else {
+                ""
+            };
+            not_checked = Some(format!("no payload was accepted{hint}"));
+        }
         let server = exit.map(|exit| {
             // A server that has exited during the load could not be measured after it.
             let after = if loaded.server.cpu_micros > before.cpu_micros { loaded.server } else { exit.usage };
@@ -220,12 +241,13 @@ impl Trial {
             unsent: tally.unsent,
             connects: (tally.connects, tally.connect_errors),
             connect_error: tally.connect_error.clone(),
+            request_error: tally.request_error.clone(),
             own_cpu_micros_per_request: own_cpu as f64 / answered.max(1) as f64,
             server,
             objects,
             s3: stats,
             payloads: totals.counts(),
-            ledger: not_checked.is_none().then_some(totals),
+            ledger: is_checked.then_some(totals),
             not_checked,
             timeline: loaded.timeline,
             no_metrics: loaded.no_metrics,
@@ -332,6 +354,12 @@ impl Trial {
         }
     }
 
+    /// Whether the server has had the time to seal every segment: one that has exited has.
+    fn is_settled(&self) -> bool {
+        let is_running = matches!(self.server, TestedServer::Running);
+        !is_running || self.object_max_age.is_zero() || self.settle > self.object_max_age
+    }
+
     async fn stop(&self, server: Server, control: &Control) -> anyhow::Result<Exit> {
         if !control.server_leaving.is_cancelled() {
             // If it has exited, its exit code says more than this error.
@@ -339,19 +367,6 @@ impl Trial {
         }
         server.wait(self.exit_limit).await
     }
-}
-
-/// Reads the store of a running server until everything accepted is there, or the limit has passed.
-async fn settle(reader: &mut Reader, ledger: &mut Ledger, limit: Duration) -> anyhow::Result<()> {
-    let start = Instant::now();
-    while start.elapsed() < limit {
-        reader.read(ledger).await?;
-        if ledger.complete() {
-            break;
-        }
-        tokio::time::sleep(READ_EVERY).await;
-    }
-    Ok(())
 }
 
 fn now() -> String {
