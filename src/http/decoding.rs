@@ -251,9 +251,15 @@ impl Decoding {
         decoded_bytes: usize,
     ) -> Result<LinesPlan<'b>, Problem> {
         let plan = LinesPlan::new(batch, meta);
-        let overhead = plan.overhead().saturating_add(slices(batch));
-        if plan.bytes() > self.limits.max_line_bytes || overhead > self.max_overhead(decoded_bytes) {
+        if plan.bytes() > self.limits.max_line_bytes {
             return Err(self.too_many_lines(format_args!("the stored lines would take {} bytes", plan.bytes())));
+        }
+        let (overhead, max) = (plan.overhead().saturating_add(slices(batch)), self.max_overhead(decoded_bytes));
+        if overhead > max {
+            return Err(Problem::TooLarge(format!(
+                "the fields that every stored line repeats would take {overhead} bytes in addition to the payloads, which exceeds \
+                 {max} ({OVERHEAD_BASE_BYTES}, and {OVERHEAD_PER_BYTE} for each byte as sent): send fewer payloads in a batch"
+            )));
         }
         Ok(plan)
     }
@@ -279,8 +285,8 @@ impl Decoding {
     fn too_many_lines(&self, what: impl fmt::Display) -> Problem {
         Problem::TooLarge(format!(
             "{what}; the stored lines of a batch may have {} bytes (the lowest of MAX_QUEUE_BYTES, the tenant's share of it, \
-             what SPOOL_MAX_BYTES can hold and {LINES_PER_DECODED} times MAX_DECODED_BYTES), of which {OVERHEAD_BASE_BYTES} \
-             and {OVERHEAD_PER_BYTE} for each byte as sent may be other than payloads: split the batch",
+             what SPOOL_MAX_BYTES can hold and {LINES_PER_DECODED} times MAX_DECODED_BYTES), of which the fields that every line \
+             repeats may take {OVERHEAD_BASE_BYTES} and {OVERHEAD_PER_BYTE} for each byte as sent: split the batch",
             self.limits.max_line_bytes
         ))
     }
