@@ -118,10 +118,10 @@ struct Reason {
 }
 
 impl Reason {
-    fn of(what: &'static str, trouble: Outage) -> Self {
-        let since = trouble.since.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).ok();
-        let since_time = since.map(|_| rfc3339::with_seconds(trouble.since));
-        Self { what, detail: Some(trouble.message), since, since_time }
+    fn of(what: &'static str, outage: Outage) -> Self {
+        let since = outage.since.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).ok();
+        let since_time = since.map(|_| rfc3339::with_seconds(outage.since));
+        Self { what, detail: Some(outage.message), since, since_time }
     }
 
     fn now(what: &'static str) -> Self {

@@ -21,7 +21,7 @@ const REPORTED_AFTER: Duration = Duration::from_secs(3);
 /// component that fails and recovers again and again does not fill the log.
 const OUTAGE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The state that `/health` and `/ready` are answered from.
+/// The state behind `/health` and `/ready`.
 #[derive(Debug)]
 pub struct Health {
     store: Component,

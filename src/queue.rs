@@ -6,7 +6,7 @@
 
 mod capacity;
 mod drain_rate;
-mod linger;
+mod linger_wait;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::spool::{SegmentStatus, SpoolError, SpoolShare};
 use capacity::Capacity;
 pub use capacity::{Full, Reservation, Share, ShareLimits};
 use drain_rate::DrainRate;
-use linger::LingerWait;
+use linger_wait::LingerWait;
 
 /// The outcome of the commit of a job.
 type Outcome = Result<Receipt, SpoolError>;

@@ -278,7 +278,7 @@ impl Uploader {
         let delay = delay(segment.attempts.failures, was_draining);
         segment.attempts.failures = segment.attempts.failures.saturating_add(1);
         let (id, attempt) = (segment.status.id(), segment.attempts.failures);
-        tracing::debug!(segment = %id, attempt, ?delay, %error, "upload failed; will retry");
+        tracing::debug!(segment = %id, attempt, ?delay, %error, "segment deferred; the upload will be retried");
         backlog.defer(segment, delay);
         if shutdown.is_draining() && !was_draining {
             backlog.retry_now(true);

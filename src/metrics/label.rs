@@ -72,7 +72,7 @@ label! {
         Draining = "draining",
         /// Not a batch: 2xx, or 503 of a health check.
         Other = "other",
-        /// 500, or 503 because the store does not answer a lookup.
+        /// 500, or 503 because the store does not respond to a lookup.
         Failed = "failed",
     }
 }

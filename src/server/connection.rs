@@ -5,7 +5,7 @@
 //! connection is shut down gracefully, and one whose client does not read its responses is dropped.
 //!
 //! A socket that is closed while it holds unread bytes resets the connection, and the client may lose the last response
-//! (RFC 9112, 9.6). So the connection lingers: what still arrives is read and discarded for a while.
+//! (RFC 9112, 9.6). So what still arrives is read and discarded for a while.
 
 mod activity;
 mod frames;
@@ -40,8 +40,8 @@ use super::rejection::Rejection;
 /// Over HTTP/2 it has no such limit, so the service checks it as well.
 pub(crate) const HEADERS_MAX: usize = 100;
 /// How long, and for how many bytes, a closing connection is read so that the client gets its last response.
-const LINGER_TIME: Duration = Duration::from_secs(2);
-const LINGER_MAX_BYTES: u64 = 16 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+const DISCARD_MAX_BYTES: u64 = 16 << 20;
 /// HTTP/1: the request line with its headers, and the pieces in which a body is read.
 const READ_BUFFER_MAX_BYTES: usize = 64 * 1024;
 /// HTTP/2: concurrent requests of one connection, and the size of the headers of one.
@@ -179,21 +179,21 @@ where
 /// Sends a rendered response to a client whose request was not read, and closes the connection.
 pub(super) async fn send_and_close(mut stream: impl AsyncRead + AsyncWrite + Unpin, response: &[u8]) {
     // A short response fits the socket's buffer, so only a client that does not read keeps it waiting.
-    if timeout(LINGER_TIME, stream.write_all(response)).await.is_ok() {
+    if timeout(DISCARD_TIME, stream.write_all(response)).await.is_ok() {
         close(stream).await;
     }
 }
 
 async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
-    let linger = async {
+    let discard = async {
         // TLS has a message to write here, which blocks if the client does not read. An error means that the
         // client has closed already.
         if stream.shutdown().await.is_ok() {
-            let mut unread = stream.take(LINGER_MAX_BYTES);
+            let mut unread = stream.take(DISCARD_MAX_BYTES);
             let _: Result<_, _> = copy(&mut unread, &mut sink()).await;
         }
     };
-    let _: Result<_, _> = timeout(LINGER_TIME, linger).await;
+    let _: Result<_, _> = timeout(DISCARD_TIME, discard).await;
 }
 
 /// Owns the tasks that hyper spawns for HTTP/2 streams. Each task holds a clone, so they are aborted explicitly.

@@ -92,8 +92,8 @@ fn memory_for_payloads_is_reserved_before_it_is_allocated() {
         reserved.is_sorted() && reserved.last().is_some_and(|bytes| *bytes >= capacity * size_of::<&str>()),
         "{reserved:?}"
     );
-    let refused = Batch::parse(body.as_bytes(), BatchFormat::Json, &LIMITS, &mut |bytes| bytes < 4096);
-    assert_eq!(refused.unwrap_err(), DecodeError::OutOfBudget);
+    let error = Batch::parse(body.as_bytes(), BatchFormat::Json, &LIMITS, &mut |bytes| bytes < 4096);
+    assert_eq!(error.unwrap_err(), DecodeError::OutOfBudget);
 }
 
 #[test]

@@ -116,9 +116,9 @@ mod tests {
 
     #[test]
     fn the_cause_is_the_innermost_error_without_debug_output() {
-        let refused = no_response(&Wrapping(ErrorKind::ConnectionRefused.into()), false);
-        assert_eq!(refused.0, "connection refused");
-        assert!(refused.1.contains("AWS_ENDPOINT_URL_S3"));
+        let failure = no_response(&Wrapping(ErrorKind::ConnectionRefused.into()), false);
+        assert_eq!(failure.0, "connection refused");
+        assert!(failure.1.contains("AWS_ENDPOINT_URL_S3"));
         let certificate = io::Error::new(ErrorKind::InvalidData, "invalid peer certificate: UnknownIssuer");
         let (cause, remedy) = no_response(&Wrapping(certificate), false);
         assert!(cause.contains("UnknownIssuer") && remedy.contains("CA"), "{cause}; {remedy}");
