@@ -1,9 +1,9 @@
 //! `GET /v1/jobs/{job}`: the state of a job, by its receipt.
 //!
 //! The state of a segment that this process holds, or held recently, is in memory. Any other is looked up in the store by the
-//! key that follows from the receipt, so every machine of a fleet knows the state of every stored job. That takes one call for a job that
-//! a machine with the same settings has stored, and two for any other. While the request waits, the lookup is repeated at
-//! growing intervals.
+//! key that follows from the receipt, so every machine of a fleet knows the state of every stored job. That takes one call
+//! for a job that a machine with the same settings has stored, and two for any other. While the request waits, the lookup is
+//! repeated at growing intervals.
 //!
 //! With tenants, the route needs a token. Any tenant may ask for any job: nothing is kept per job, so its tenant is not known,
 //! and the response contains nothing of its payloads.
