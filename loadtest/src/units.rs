@@ -1,5 +1,7 @@
 //! Times and sizes as the server's settings have them: `200ms`, `60s`, `5m`, `1h`; `512`, `512KiB`, `8MiB`.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
@@ -36,6 +38,14 @@ pub fn show_size(bytes: u64) -> String {
         1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
         _ => format!("{:.2} GiB", bytes as f64 / 1_073_741_824.0),
     }
+}
+
+/// Counts by name, as `name: count, …`.
+pub(crate) fn show_counts(of: &BTreeMap<impl Display, u64>) -> String {
+    if of.is_empty() {
+        return "none".to_owned();
+    }
+    of.iter().map(|(name, count)| format!("{name}: {count}")).collect::<Vec<_>>().join(", ")
 }
 
 /// A time of so many microseconds in the largest unit that keeps it at 1 or more.

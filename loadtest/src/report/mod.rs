@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::figure::{Direction, FIGURES, Figure};
 pub use self::file::read;
-pub(crate) use self::text::{counts, quantiles, row};
+pub(crate) use self::text::{quantiles, row};
 use crate::attack::AttackReport;
 use crate::ledger::{Counts, Totals};
 use crate::load::Quantiles;

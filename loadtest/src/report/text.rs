@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Report;
 use crate::load::Quantiles;
-use crate::units::{show_micros, show_size};
+use crate::units::{show_counts, show_micros, show_size};
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -16,7 +16,7 @@ impl fmt::Display for Report {
         writeln!(f, "\n{}: run {}, {rate} over {connections} connections, {protocol}", self.name, self.run)?;
         writeln!(f, "\nrequests")?;
         row(f, "answered", &format!("{:.0}/s for {:.1} s", self.requests_per_second, self.seconds))?;
-        row(f, "by status", &counts(&self.statuses))?;
+        row(f, "by status", &show_counts(&self.statuses))?;
         row(f, "without a response", &self.unanswered.to_string())?;
         if let Some(error) = &self.request_error {
             let hint = if self.statuses.is_empty() { "; is the scheme of --url right?" } else { "" };
@@ -54,7 +54,7 @@ impl fmt::Display for Report {
         if let Some(s3) = &self.s3 {
             writeln!(f, "\nS3")?;
             row(f, "PUTs", &format!("{}, {} stored, {} at once at most", s3.puts, s3.stored, s3.in_flight_peak))?;
-            row(f, "faults", &counts(&s3.faults))?;
+            row(f, "faults", &show_counts(&s3.faults))?;
         }
         if let Some(objects) = &self.objects {
             writeln!(f, "\nstore")?;
@@ -72,13 +72,6 @@ impl fmt::Display for Report {
             }
         }
     }
-}
-
-pub(crate) fn counts(of: &std::collections::BTreeMap<impl fmt::Display, u64>) -> String {
-    if of.is_empty() {
-        return "none".to_owned();
-    }
-    of.iter().map(|(name, count)| format!("{name}: {count}")).collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {

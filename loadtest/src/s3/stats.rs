@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::report::counts;
+use crate::units::show_counts;
 
 /// The counts of one [`S3Server`](super::S3Server), since its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ impl Stats {
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { puts, stored, in_flight_peak, faults, .. } = self;
-        write!(f, "PUTs {puts}, stored {stored}, at most {in_flight_peak} at once, faults {}", counts(faults))
+        write!(f, "PUTs {puts}, stored {stored}, at most {in_flight_peak} at once, faults {}", show_counts(faults))
     }
 }
 
