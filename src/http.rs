@@ -5,6 +5,7 @@ mod auth;
 mod body;
 mod charged;
 mod client_permits;
+mod decoder;
 mod decoding;
 mod head;
 mod in_flight;

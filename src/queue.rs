@@ -20,6 +20,7 @@ use crate::spool::{SegmentStatus, SpoolError, SpoolShare};
 use capacity::Capacity;
 pub use capacity::{Full, Reservation, Share, ShareLimits};
 use drain_rate::DrainRate;
+pub(crate) use drain_rate::retry_after;
 use linger_wait::LingerWait;
 
 /// The outcome of the commit of a job.

@@ -38,7 +38,7 @@ fn run(bencher: Bencher<'_, '_>, bodies: &[Vec<u8>], payloads: usize, form: Batc
     bencher.bench_local(|| {
         let body = black_box(bodies.next().unwrap());
         let batch = decode::Batch::parse(body, form, &limits(body.len()), &mut |_| true).unwrap();
-        let lines = LinesPlan::new(&batch, &meta()).write();
+        let lines = LinesPlan::new(batch, &meta()).write();
         assert_eq!(black_box(lines).payloads as usize, payloads);
     });
 }

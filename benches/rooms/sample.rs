@@ -49,7 +49,7 @@ impl Batch {
     pub(crate) fn lines(self, number: u32) -> Lines {
         let body = self.body(batch::Form::Envelope, number);
         let batch = decode::Batch::parse(&body, decode::BatchFormat::Json, &limits(body.len()), &mut |_| true).unwrap();
-        LinesPlan::new(&batch, &meta()).write()
+        LinesPlan::new(batch, &meta()).write()
     }
 }
 

@@ -79,7 +79,7 @@ fn decoded(body: &[u8], form: BatchFormat) {
         let _: bool = token.text().is_some();
     }
     let meta = |record| BatchMetadata { received_at: UNIX_EPOCH, request_id: "fuzz", tenant: None, record };
-    let write = |record| LinesPlan::new(&batch, &meta(record)).write();
+    let write = |record| LinesPlan::new(batch.clone(), &meta(record)).write();
     let (bare, envelope) = (write(Record::Payload), write(Record::Envelope));
     assert_eq!(batch.payloads.len(), bare.payloads as usize);
     assert_eq!(bare.payloads, envelope.payloads);
@@ -100,7 +100,7 @@ fn decoded(body: &[u8], form: BatchFormat) {
         }));
     }
     // The plan knows the size of the lines.
-    assert_eq!(LinesPlan::new(&batch, &meta(Record::Envelope)).bytes(), envelope.bytes.len());
+    assert_eq!(LinesPlan::new(batch.clone(), &meta(Record::Envelope)).bytes(), envelope.bytes.len());
 }
 
 /// The lines. Each of them ends with a line feed.

@@ -77,7 +77,7 @@ pub(super) fn foreign_name(name: &str) -> Option<&'static str> {
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let upper = name.to_ascii_uppercase();
     if !upper.starts_with("AWS_") {
-        return closest(&name.to_ascii_uppercase(), SETTINGS.iter().map(|setting| setting.name), setting_edits);
+        return closest(&upper, SETTINGS.iter().map(|setting| setting.name), setting_edits);
     }
     if AWS_NAMES.contains(&name) || name.starts_with("AWS_ENDPOINT_URL") {
         return None;

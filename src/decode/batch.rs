@@ -19,7 +19,7 @@ pub enum BatchFormat {
 }
 
 /// A batch. The payloads are slices of the body.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch<'a> {
     /// JSON objects in the order of the body; at least one.
     pub payloads: Vec<&'a str>,

@@ -59,7 +59,7 @@ pub struct Lines {
 /// the fields of the envelope, so the lines can be much larger than the body.
 #[derive(Debug)]
 pub struct LinesPlan<'a> {
-    batch: &'a Batch<'a>,
+    payloads: Vec<&'a str>,
     wrapper: Wrapper,
     overhead: usize,
     bytes: usize,
@@ -83,14 +83,14 @@ struct Wrapper {
 
 impl<'a> LinesPlan<'a> {
     /// Plans the lines of `batch`.
-    pub fn new(batch: &'a Batch<'a>, meta: &BatchMetadata<'_>) -> Self {
+    pub fn new(batch: Batch<'a>, meta: &BatchMetadata<'_>) -> Self {
         let wrapper = match meta.record {
-            Record::Envelope => Wrapper { head: head(batch, meta), tail: RECORD_END },
+            Record::Envelope => Wrapper { head: head(&batch, meta), tail: RECORD_END },
             Record::Payload => Wrapper { head: Vec::new(), tail: END },
         };
         let overhead = (wrapper.head.len() + wrapper.tail.len()).saturating_mul(batch.payloads.len());
         let bytes = batch.payloads.iter().fold(overhead, |sum, payload| sum.saturating_add(payload.len()));
-        Self { batch, wrapper, overhead, bytes }
+        Self { payloads: batch.payloads, wrapper, overhead, bytes }
     }
 
     /// The size of the lines.
@@ -103,9 +103,14 @@ impl<'a> LinesPlan<'a> {
         self.overhead
     }
 
+    /// The memory of the list of payloads, which the plan keeps until the lines are written.
+    pub fn list_bytes(&self) -> usize {
+        self.payloads.capacity() * size_of::<&str>()
+    }
+
     /// Writes the lines.
     pub fn write(&self) -> Lines {
-        write(&self.wrapper, self.batch.payloads.iter().map(|payload| payload.as_bytes()), self.bytes)
+        write(&self.wrapper, self.payloads.iter().map(|payload| payload.as_bytes()), self.bytes)
     }
 
     /// The same plan for another thread; `None` unless `body` is the memory that the batch was parsed from.
@@ -116,7 +121,7 @@ impl<'a> LinesPlan<'a> {
             // A body is smaller than 4 GiB.
             Some(start as u32..end as u32)
         };
-        let payloads = self.batch.payloads.iter().map(range).collect::<Option<_>>()?;
+        let payloads = self.payloads.iter().map(range).collect::<Option<_>>()?;
         Some(OwnedLinesPlan { body, payloads, wrapper: self.wrapper, bytes: self.bytes })
     }
 }

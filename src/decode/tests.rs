@@ -26,12 +26,12 @@ fn read<'a>(body: &'a [u8], format: BatchFormat, limits: &Limits) -> Result<Batc
 }
 
 fn decode(body: &[u8], format: BatchFormat, meta: &BatchMetadata<'_>) -> Result<Lines, InvalidBatch> {
-    Ok(LinesPlan::new(&read(body, format, &LIMITS)?, meta).write())
+    Ok(LinesPlan::new(read(body, format, &LIMITS)?, meta).write())
 }
 
 /// The lines without the checks for readers.
 fn decode_any(body: &str, format: BatchFormat) -> Result<String, InvalidBatch> {
-    let lines = LinesPlan::new(&read(body.as_bytes(), format, &ANY)?, &BARE).write();
+    let lines = LinesPlan::new(read(body.as_bytes(), format, &ANY)?, &BARE).write();
     Ok(String::from_utf8(lines.bytes).unwrap())
 }
 
@@ -177,10 +177,10 @@ fn nesting_is_limited() {
 fn a_plan_knows_the_size_of_the_lines_and_another_thread_can_write_them() {
     let body: &[u8] = br#"{"version":"0123456789","data":[{},{},{}]}"#;
     let batch = read(body, BatchFormat::Json, &LIMITS).unwrap();
-    let plan = LinesPlan::new(&batch, &META);
+    let plan = LinesPlan::new(batch.clone(), &META);
     let lines = plan.write();
     assert_eq!((plan.bytes(), plan.overhead()), (lines.bytes.len(), lines.bytes.len() - 3 * "{}".len()));
-    assert_eq!(LinesPlan::new(&batch, &META).into_owned(Bytes::from_static(body)).unwrap().write(), lines);
+    assert_eq!(LinesPlan::new(batch, &META).into_owned(Bytes::from_static(body)).unwrap().write(), lines);
     assert!(plan.into_owned(Bytes::from_static(b"another body")).is_none());
 }
 

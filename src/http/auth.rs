@@ -11,12 +11,10 @@ use axum::http::{HeaderMap, HeaderName};
 use super::problem::Problem;
 use crate::decode::Token;
 use crate::headers::bearer;
-use crate::queue::Share;
+use crate::queue::{Share, retry_after};
 use crate::tenants::{RateLimit, RateLimitExceeded, Tenant, Tenants};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// The shortest `Retry-After` of a client over a rate limit, in seconds, before jitter.
-const RETRY_AFTER_MIN_SECS: f64 = 1.0;
 
 /// Who sent a request.
 #[derive(Debug, Clone)]
@@ -80,8 +78,7 @@ impl Identity {
         let Some(tenant) = self.tenant() else { return Ok(()) };
         tenant.rate_limiters().take(limit, amount).map_err(|over| match over {
             RateLimitExceeded::RetryAfter(wait) => {
-                let secs = wait.as_secs_f64().max(RETRY_AFTER_MIN_SECS) * (1.0 + fastrand::f64() / 2.0);
-                Problem::RateLimited { limit, retry_after: secs.ceil() as u64 }
+                Problem::RateLimited { limit, retry_after: retry_after(wait.as_secs_f64(), fastrand::f64()) }
             }
             RateLimitExceeded::AboveBurst { burst } => Problem::TooLarge(format!(
                 "{amount} {} exceed the tenant's burst of {burst} ({} times burst_seconds): split the batch",

@@ -2,11 +2,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
 use super::ack::RequestedAck;
 use super::auth::Identity;
@@ -18,10 +16,7 @@ use crate::decode::{
     Record,
 };
 use crate::inflate::{Encoding, InflateError, declared_len, inflate_with_budget};
-use crate::keyed_semaphores::KeyedSemaphores;
-use crate::log_throttle::LogThrottle;
-use crate::queue::{Reservation, Share};
-use crate::server::network;
+use crate::queue::Reservation;
 use crate::tenants::{RateLimit, Tenant};
 
 /// A decompressed body up to this size is decoded on the async thread, which costs less than handing it to another one. A
@@ -37,9 +32,6 @@ const OVERHEAD_PER_BYTE: usize = 32;
 const PAYLOAD_MIN_BYTES: usize = 2;
 /// Memory of a payload while its batch is decoded.
 const SLICE_BYTES: usize = size_of::<&str>();
-
-/// A client can repeat a body that triggers a bug.
-static PANIC_LOG: LogThrottle = LogThrottle::for_clients();
 
 /// The limits of decoding.
 #[derive(Debug, Clone, Copy)]
@@ -62,15 +54,6 @@ impl DecodeLimits {
     }
 }
 
-/// Decodes small bodies where they were read, and large bodies on blocking threads, as many at once as there are cores: that
-/// bounds the memory of decoding. A tenant, or an address without one, waits for its own large bodies first.
-#[derive(Debug)]
-pub(super) struct Decoder {
-    limits: DecodeLimits,
-    large_bodies: Arc<Semaphore>,
-    by_address: KeyedSemaphores<IpAddr>,
-}
-
 /// A request with a body to decode.
 pub(super) struct BatchRequest {
     pub(super) format: BatchFormat,
@@ -85,63 +68,14 @@ pub(super) struct BatchRequest {
     pub(super) ack: RequestedAck,
 }
 
-impl Decoder {
-    pub(super) fn new(limits: DecodeLimits) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { limits, large_bodies: Arc::new(Semaphore::new(cores)), by_address: KeyedSemaphores::new(cores) }
-    }
-
-    /// The lines of a body, with the reservation of their bytes.
-    pub(super) async fn decode(
-        &self,
-        request: BatchRequest,
-        body: Bytes,
-        mut reservation: Reservation,
-    ) -> Result<(Lines, Reservation), Problem> {
-        let mut decoding = Decoding { request, limits: self.limits };
-        let work = match decoding.inline(body, &mut reservation)? {
-            Inline::Lines(lines) => return Ok((lines, reservation)),
-            Inline::TooLarge(work) => work,
-        };
-        let share = decoding.request.identity.tenant().and_then(Tenant::share);
-        let (mut of_tenant, mut of_address) = (None, None);
-        match (share, decoding.request.client) {
-            (Some(share), _) => {
-                of_tenant = Some(Share::decode_permits(share).acquire_owned().await.map_err(|_| Problem::Internal)?);
-            }
-            (None, Some(client)) => of_address = self.by_address.acquire(network(client)).await,
-            (None, None) => {}
-        }
-        let permit = Arc::clone(&self.large_bodies).acquire_owned().await.map_err(|_| Problem::Internal)?;
-        // The permits and the reservation move along: if the client disconnects, the work and its memory remain.
-        let decoded = tokio::task::spawn_blocking(move || {
-            let _permits = (of_tenant, of_address, permit);
-            let lines = match work {
-                Work::Decode(body) => decoding.large(&body, &mut reservation)?,
-                Work::Write(plan) => {
-                    decoding.reserve(plan.bytes() + plan.plan_bytes(), &mut reservation)?;
-                    plan.write()
-                }
-            };
-            Ok((lines, reservation))
-        });
-        decoded.await.unwrap_or_else(|error| {
-            if let Some(suppressed) = PANIC_LOG.permit() {
-                tracing::error!(%error, suppressed, "decoding failed");
-            }
-            Err(Problem::Internal)
-        })
-    }
-}
-
 /// The result of decoding on the async thread.
-enum Inline {
+pub(super) enum Inline {
     Lines(Lines),
     TooLarge(Work),
 }
 
 /// Work for a blocking thread.
-enum Work {
+pub(super) enum Work {
     /// The body is large.
     Decode(Bytes),
     /// The body is small and parsed, but its lines are large.
@@ -149,38 +83,19 @@ enum Work {
 }
 
 /// A request on its way from body to lines.
-struct Decoding {
-    request: BatchRequest,
-    limits: DecodeLimits,
+pub(super) struct Decoding {
+    pub(super) request: BatchRequest,
+    pub(super) limits: DecodeLimits,
 }
 
 impl Decoding {
     /// Decodes a small body, and finds out what is left to do for a large one.
-    fn inline(&mut self, body: Bytes, reservation: &mut Reservation) -> Result<Inline, Problem> {
-        let max_decoded = self.limits.max_decoded_bytes;
-        let decoded = match self.request.encoding {
-            None if body.len() > max_decoded => return Err(not_inflated(&InflateError::TooLarge(max_decoded))),
-            None if body.len() > INLINE_MAX_BYTES => return Ok(Inline::TooLarge(Work::Decode(body))),
-            None => body,
-            // The size that a body declares saves inflating most large bodies twice.
-            Some(encoding) if is_declared_large(encoding, &body) => {
-                return Ok(Inline::TooLarge(Work::Decode(body)));
-            }
-            Some(encoding) => match inflate_with_budget(encoding, &body, INLINE_MAX_BYTES, &mut |_| true) {
-                Ok(inflated) if inflated.len() <= max_decoded => inflated.into(),
-                Err(error @ InflateError::Corrupt(_)) => return Err(not_inflated(&error)),
-                Ok(_) | Err(InflateError::TooLarge(_) | InflateError::OutOfBudget) => {
-                    return Ok(Inline::TooLarge(Work::Decode(body)));
-                }
-            },
-        };
+    pub(super) fn inline(&mut self, body: Bytes, reservation: &mut Reservation) -> Result<Inline, Problem> {
+        let Some(decoded) = self.inflate_small(&body)? else { return Ok(Inline::TooLarge(Work::Decode(body))) };
         // A small body is not counted while it is decoded: each thread has one at a time.
-        let batch = self.parse(&decoded, 0, reservation)?;
-        self.authorize(&batch, reservation)?;
-        let meta = self.meta();
-        let plan = self.plan(&batch, &meta, decoded.len())?;
+        let plan = self.plan(&decoded, 0, reservation)?;
         if plan.bytes() <= INLINE_LINES_MAX_BYTES {
-            self.reserve(plan.bytes() + slices(&batch), reservation)?;
+            self.reserve(plan.bytes() + plan.list_bytes(), reservation)?;
             return Ok(Inline::Lines(plan.write()));
         }
         let plan = plan.into_owned(decoded.clone()).ok_or(Problem::Internal)?;
@@ -189,8 +104,28 @@ impl Decoding {
         Ok(Inline::TooLarge(Work::Write(plan)))
     }
 
+    /// The decompressed body; `None` if it is too large for the async thread.
+    fn inflate_small(&self, body: &Bytes) -> Result<Option<Bytes>, Problem> {
+        let max_decoded = self.limits.max_decoded_bytes;
+        let Some(encoding) = self.request.encoding else {
+            if body.len() > max_decoded {
+                return Err(not_inflated(&InflateError::TooLarge(max_decoded)));
+            }
+            return Ok((body.len() <= INLINE_MAX_BYTES).then(|| body.clone()));
+        };
+        // The size that a body declares saves inflating most large bodies twice.
+        if body.len().max(declared_len(encoding, body).unwrap_or_default()) > INLINE_MAX_BYTES {
+            return Ok(None);
+        }
+        match inflate_with_budget(encoding, body, INLINE_MAX_BYTES, &mut |_| true) {
+            Ok(inflated) if inflated.len() <= max_decoded => Ok(Some(inflated.into())),
+            Err(error @ InflateError::Corrupt(_)) => Err(not_inflated(&error)),
+            Ok(_) | Err(InflateError::TooLarge(_) | InflateError::OutOfBudget) => Ok(None),
+        }
+    }
+
     /// Decodes a body of any size.
-    fn large(&mut self, body: &[u8], reservation: &mut Reservation) -> Result<Lines, Problem> {
+    pub(super) fn large(&mut self, body: &[u8], reservation: &mut Reservation) -> Result<Lines, Problem> {
         let Some(encoding) = self.request.encoding else { return self.lines(body, body.len(), reservation) };
         let mut budget = Budget::new(body.len(), self.limits, reservation);
         let max = self.limits.max_decoded_bytes;
@@ -202,12 +137,32 @@ impl Decoding {
 
     /// The lines of a decompressed body. `buffers` is the memory of the body in all of its forms.
     fn lines(&mut self, body: &[u8], buffers: usize, reservation: &mut Reservation) -> Result<Lines, Problem> {
+        let plan = self.plan(body, buffers, reservation)?;
+        self.reserve(buffers + plan.list_bytes() + plan.bytes(), reservation)?;
+        Ok(plan.write())
+    }
+
+    /// Parses and authorizes the batch, and plans its lines within their limits.
+    fn plan<'b>(
+        &mut self,
+        body: &'b [u8],
+        buffers: usize,
+        reservation: &mut Reservation,
+    ) -> Result<LinesPlan<'b>, Problem> {
         let batch = self.parse(body, buffers, reservation)?;
         self.authorize(&batch, reservation)?;
-        let meta = self.meta();
-        let plan = self.plan(&batch, &meta, body.len())?;
-        self.reserve(buffers + slices(&batch) + plan.bytes(), reservation)?;
-        Ok(plan.write())
+        let plan = LinesPlan::new(batch, &self.meta());
+        if plan.bytes() > self.limits.max_line_bytes {
+            return Err(self.too_many_lines(format_args!("the stored lines would take {} bytes", plan.bytes())));
+        }
+        let (overhead, max) = (plan.overhead().saturating_add(plan.list_bytes()), self.max_overhead(body.len()));
+        if overhead > max {
+            return Err(Problem::TooLarge(format!(
+                "the fields that every stored line repeats would take {overhead} bytes in addition to the payloads, which exceeds \
+                 {max} ({OVERHEAD_BASE_BYTES}, and {OVERHEAD_PER_BYTE} for each byte as sent): send fewer payloads in a batch"
+            )));
+        }
+        Ok(plan)
     }
 
     /// Parses the batch within its limits.
@@ -243,28 +198,7 @@ impl Decoding {
         identity.take(RateLimit::Payloads, batch.payloads.len())
     }
 
-    /// Plans the lines of a body of `decoded_bytes`, within their limits.
-    fn plan<'b>(
-        &self,
-        batch: &'b Batch<'b>,
-        meta: &BatchMetadata<'_>,
-        decoded_bytes: usize,
-    ) -> Result<LinesPlan<'b>, Problem> {
-        let plan = LinesPlan::new(batch, meta);
-        if plan.bytes() > self.limits.max_line_bytes {
-            return Err(self.too_many_lines(format_args!("the stored lines would take {} bytes", plan.bytes())));
-        }
-        let (overhead, max) = (plan.overhead().saturating_add(slices(batch)), self.max_overhead(decoded_bytes));
-        if overhead > max {
-            return Err(Problem::TooLarge(format!(
-                "the fields that every stored line repeats would take {overhead} bytes in addition to the payloads, which exceeds \
-                 {max} ({OVERHEAD_BASE_BYTES}, and {OVERHEAD_PER_BYTE} for each byte as sent): send fewer payloads in a batch"
-            )));
-        }
-        Ok(plan)
-    }
-
-    fn reserve(&self, bytes: usize, reservation: &mut Reservation) -> Result<(), Problem> {
+    pub(super) fn reserve(&self, bytes: usize, reservation: &mut Reservation) -> Result<(), Problem> {
         let mut budget = Budget::new(0, self.limits, reservation);
         budget.reserve(bytes);
         budget.outcome
@@ -290,16 +224,6 @@ impl Decoding {
             self.limits.max_line_bytes
         ))
     }
-}
-
-/// Whether a compressed body is too large for the async thread, as far as it says.
-fn is_declared_large(encoding: Encoding, body: &[u8]) -> bool {
-    body.len() > INLINE_MAX_BYTES || declared_len(encoding, body).is_some_and(|length| length > INLINE_MAX_BYTES)
-}
-
-/// Memory of the list of payloads.
-fn slices(batch: &Batch<'_>) -> usize {
-    batch.payloads.capacity() * SLICE_BYTES
 }
 
 /// The memory of decoding, reserved from the queue's bytes before it is allocated.
@@ -348,6 +272,7 @@ fn not_inflated(error: &InflateError) -> Problem {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::sync::Arc;
 
     use flate2::Compression;
     use flate2::write::{GzEncoder, ZlibEncoder};

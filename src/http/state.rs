@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client_permits::ClientPermits;
-use super::decoding::{DecodeLimits, Decoder};
+use super::decoder::Decoder;
+use super::decoding::DecodeLimits;
 use super::in_flight::InFlight;
 use super::problem::Problem;
 use crate::audit::AuditLog;

@@ -6,9 +6,15 @@ use parking_lot::Mutex;
 
 /// The length of a measuring window.
 const WINDOW: Duration = Duration::from_secs(1);
-/// Bounds of `Retry-After`, before jitter. The upper one also applies while no job leaves the queue.
+/// The shortest `Retry-After`, before jitter.
 const RETRY_AFTER_MIN_SECS: f64 = 1.0;
+/// The longest one that follows from the drain rate. It also applies while no job leaves the queue.
 const RETRY_AFTER_MAX_SECS: f64 = 30.0;
+
+/// The `Retry-After` for a wait of `secs`, plus up to half as `jitter` goes from 0 to 1.
+pub(crate) fn retry_after(secs: f64, jitter: f64) -> u64 {
+    (secs.max(RETRY_AFTER_MIN_SECS) * (1.0 + jitter / 2.0)).ceil() as u64
+}
 
 /// The rate at which jobs leave the queue, over the last complete window.
 #[derive(Debug)]
@@ -40,7 +46,7 @@ impl DrainRate {
         let per_sec = windows.per_sec.max(windows.jobs as f64 / WINDOW.as_secs_f64());
         drop(windows);
         let secs = if per_sec > 0.0 { queued as f64 / per_sec } else { RETRY_AFTER_MAX_SECS };
-        (secs.clamp(RETRY_AFTER_MIN_SECS, RETRY_AFTER_MAX_SECS) * (1.0 + jitter / 2.0)).ceil() as u64
+        retry_after(secs.min(RETRY_AFTER_MAX_SECS), jitter)
     }
 }
 
