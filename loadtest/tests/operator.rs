@@ -221,6 +221,7 @@ async fn a_started_server_is_loaded_over_tls_and_http_2_with_compressed_bodies()
     let output = loadtest(&format!("scenario secure --duration 1s --json {found}"), &[]).await;
     assert!(folder.path().join("secure-1.html").exists(), "{}", text(&output));
     let report = &report(&format!("{found}/secure.json"))["reports"][0];
+    assert!(!report["server"]["threads"].as_array().unwrap().is_empty());
     assert_eq!((&report["ledger"]["lost"], &report["settings"]["load encoding"]), (&0.into(), &"zstd".into()));
 }
 

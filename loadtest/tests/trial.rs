@@ -171,6 +171,9 @@ async fn a_child_is_started_measured_and_stopped() {
     let server = report.server.unwrap();
     assert_eq!((server.exit.code, server.exit.killed), (Some(0), false));
     assert!(server.peak_memory > 1 << 20);
+    // The floor does its work on the runtime's threads.
+    assert!(server.threads.iter().any(|thread| thread.name == "tokio-rt-worker"), "{:?}", server.threads);
+    assert_eq!(server.serial_cpu_micros_per_request, None);
     assert_eq!(report.settings["server version"], concat!("loadtest ", env!("CARGO_PKG_VERSION")));
     let in_samples: u64 = report.timeline.iter().map(|sample| sample.accepted).sum();
     assert_eq!(in_samples, 50, "the samples have to add up to the whole");

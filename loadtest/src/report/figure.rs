@@ -29,13 +29,14 @@ pub struct Figure {
 }
 
 /// All of them, in order.
-pub const FIGURES: [Figure; 24] = {
+pub const FIGURES: [Figure; 25] = {
     use Direction::{Down, Either, Up};
     [
         figure("requests answered", Up, rate, |report| Some(report.requests_per_second)),
         figure("requests accepted", Up, rate, |report| Some(report.accepted_per_second())),
         figure("CPU a request", Down, cpu, |report| of_each(report, |server| server.cpu_micros_per_request)),
         figure("CPU a payload", Down, cpu, |report| of_each(report, |server| server.cpu_micros_per_payload)),
+        figure("serial CPU a request", Down, cpu, serial_cpu_per_request),
         figure("CPU a stored payload", Down, cpu, cpu_per_stored_payload),
         figure("CPU in total", Down, seconds, |report| Some(report.server.as_ref()?.cpu_seconds)),
         figure("peak memory", Down, size, |report| Some(report.server.as_ref()?.peak_memory as f64)),
@@ -83,6 +84,11 @@ fn cpu_per_stored_payload(report: &Report) -> Option<f64> {
 /// What the server used for each request, if any was answered.
 fn of_each(report: &Report, of: fn(&ServerReport) -> f64) -> Option<f64> {
     (report.answered_requests() > 0).then_some(of(report.server.as_ref()?))
+}
+
+/// The same of its busiest thread that is no worker of the runtime, if it has one.
+fn serial_cpu_per_request(report: &Report) -> Option<f64> {
+    report.server.as_ref()?.serial_cpu_micros_per_request.filter(|_| report.answered_requests() > 0)
 }
 
 /// A count of the ledger, if the store was checked.

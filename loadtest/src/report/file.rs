@@ -49,6 +49,10 @@ mod tests {
         {
             assert_eq!(parse(text.as_bytes()).unwrap(), vec![one.clone(); count]);
         }
+        // Of a report from before a member was added, the member has its default.
+        let server = "{\"format\":2,\"server\":{\"cpu_seconds\":2.0}}";
+        let server = parse(server.as_bytes()).unwrap().remove(0).server.unwrap();
+        assert!(server.threads.is_empty() && server.serial_cpu_micros_per_request.is_none());
         for (wrong, why) in
             [("", "not JSON"), ("[]", "no report"), ("{}", "not a report"), ("{\"format\":99}", "format 99")]
         {

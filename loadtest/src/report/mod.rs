@@ -3,6 +3,7 @@
 mod figure;
 mod file;
 mod text;
+mod threads;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub use self::figure::{Direction, FIGURES, Figure};
 pub use self::file::read;
 pub(crate) use self::text::{quantiles, row};
+pub use self::threads::ThreadReport;
+pub(crate) use self::threads::{by_name, serial};
 use crate::attack::AttackReport;
 use crate::ledger::{Counts, Totals};
 use crate::load::Quantiles;
@@ -76,10 +79,16 @@ pub struct Report {
 
 /// What the server used, and how it exited.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct ServerReport {
     pub cpu_micros_per_request: f64,
     pub cpu_micros_per_payload: f64,
+    /// The CPU a request of the busiest thread that is no worker of the runtime: it limits the rate, whatever the number of
+    /// cores. `None` if the server has no such thread beside its main thread.
+    pub serial_cpu_micros_per_request: Option<f64>,
+    /// Those that ran when the load ended.
+    pub threads: Vec<ThreadReport>,
     /// CPU seconds from its start to its exit.
     pub cpu_seconds: f64,
     pub peak_memory: u64,
@@ -161,6 +170,21 @@ pub(crate) fn sample() -> Report {
         server: Some(ServerReport {
             cpu_micros_per_request: 40.0,
             cpu_micros_per_payload: 4.0,
+            serial_cpu_micros_per_request: Some(9.0),
+            threads: vec![
+                ThreadReport {
+                    name: "runtime".to_owned(),
+                    count: 2,
+                    cpu_micros_per_request: 30.0,
+                    busiest_micros_per_request: 16.0,
+                },
+                ThreadReport {
+                    name: "dispatcher".to_owned(),
+                    count: 1,
+                    cpu_micros_per_request: 9.0,
+                    busiest_micros_per_request: 9.0,
+                },
+            ],
             cpu_seconds: 2.0,
             peak_memory: 40 << 20,
             exit,

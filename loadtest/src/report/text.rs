@@ -6,6 +6,9 @@ use super::Report;
 use crate::load::Quantiles;
 use crate::units::{show_counts, show_micros, show_size};
 
+/// Less CPU a request, in microseconds, would be shown as 0.
+const LEAST_SHOWN: f64 = 0.005;
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(conclusion) = &self.conclusion {
@@ -44,6 +47,14 @@ impl fmt::Display for Report {
             let [request, payload] = [server.cpu_micros_per_request, server.cpu_micros_per_payload]
                 .map(|micros| per_response(format!("{micros:.2} us")));
             row(f, "CPU", &format!("{request} a request, {payload} a payload, {:.2} s in total", server.cpu_seconds))?;
+            let busy = server.threads.iter().filter(|thread| thread.cpu_micros_per_request >= LEAST_SHOWN);
+            let threads: Vec<_> = busy.map(ToString::to_string).collect();
+            if !threads.is_empty() {
+                row(f, "CPU by thread", &per_response(threads.join(", ")))?;
+            }
+            if let Some(micros) = server.serial_cpu_micros_per_request {
+                row(f, "serial CPU a request", &per_response(format!("{micros:.2} us")))?;
+            }
             row(f, "peak memory", &show_size(server.peak_memory))?;
             let killed = if server.exit.killed { ", killed after the limit" } else { "" };
             row(f, "exit", &format!("{} after {:.2} s{killed}", server.exit.status, server.exit.seconds))?;
@@ -88,7 +99,7 @@ pub(crate) fn quantiles(of: &Quantiles) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::report::{Conclusion, Report, sample};
+    use crate::report::{Conclusion, Report, ThreadReport, sample};
 
     #[test]
     fn the_question_of_a_scenario_and_its_answer_come_first() {
@@ -112,5 +123,16 @@ mod tests {
     fn without_a_response_there_is_no_figure_for_each() {
         let text = Report { statuses: [].into(), ..sample() }.to_string();
         assert!(text.contains("- a request, - a payload, 2.00 s in total"), "{text}");
+        assert!(text.contains("serial CPU a request      -\n"), "{text}");
+    }
+
+    #[test]
+    fn threads_are_listed_if_they_used_cpu() {
+        let mut report = sample();
+        report.server.as_mut().unwrap().threads.push(ThreadReport { name: "idle".to_owned(), ..Default::default() });
+        let text = report.to_string();
+        let threads =
+            "CPU by thread             runtime 30.00 us (2 threads, the busiest 16.00 us), dispatcher 9.00 us\n";
+        assert!(text.contains(threads) && text.contains("serial CPU a request      9.00 us\n"), "{text}");
     }
 }

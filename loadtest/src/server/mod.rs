@@ -1,6 +1,7 @@
 //! A server program as a child process: started on free ports, measured, and stopped.
 
 mod log;
+mod threads;
 mod usage;
 
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub use self::threads::{Thread, Threads};
 pub use self::usage::Usage;
 
 use self::log::{Addresses, Log};

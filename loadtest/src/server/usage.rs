@@ -18,7 +18,7 @@ impl Usage {
     pub fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        parse(&stat, &status, rustix::param::clock_ticks_per_second())
+        parse(&stat, &status)
     }
 
     /// CPU seconds.
@@ -32,19 +32,23 @@ impl Usage {
     }
 }
 
-fn parse(stat: &str, status: &str, ticks_per_second: u64) -> Option<Usage> {
+/// User and system time in the `stat` of a process or of a thread, in microseconds.
+pub(super) fn cpu_micros(stat: &str) -> Option<u64> {
     // The second field is the program's name in brackets, which may contain spaces and brackets; user and system time are
     // the 12th and 13th after it.
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<u64>().ok();
-    let ticks = ticks()? + ticks()?;
+    Some((ticks()? + ticks()?) * 1_000_000 / rustix::param::clock_ticks_per_second())
+}
+
+fn parse(stat: &str, status: &str) -> Option<Usage> {
     // A process that has exited and was not waited for has no such lines.
     let memory = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
     };
-    Some(Usage { cpu_micros: ticks * 1_000_000 / ticks_per_second, resident: memory("VmRSS")?, peak: memory("VmHWM")? })
+    Some(Usage { cpu_micros: cpu_micros(stat)?, resident: memory("VmRSS")?, peak: memory("VmHWM")? })
 }
 
 #[cfg(test)]
@@ -55,10 +59,11 @@ mod tests {
     fn the_fields_are_found_behind_any_name() {
         let stat = "42 (a) (b 1) S 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 3 0 100 1 2";
         let status = "Name:\ta\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
-        let usage = parse(stat, status, 100).unwrap();
-        assert_eq!(usage, Usage { cpu_micros: 2_000_000, resident: 1 << 20, peak: 2 << 20 });
-        assert_eq!(parse(stat, "Name:\ta\n", 100), None);
-        assert_eq!(parse("nonsense", status, 100), None);
+        let usage = parse(stat, status).unwrap();
+        let cpu_micros = 200 * 1_000_000 / rustix::param::clock_ticks_per_second();
+        assert_eq!(usage, Usage { cpu_micros, resident: 1 << 20, peak: 2 << 20 });
+        assert_eq!(parse(stat, "Name:\ta\n"), None);
+        assert_eq!(parse("nonsense", status), None);
     }
 
     #[test]

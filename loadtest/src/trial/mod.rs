@@ -18,9 +18,9 @@ use crate::client::{SelfSigned, Target};
 use crate::load::{self, Control, Plan};
 use crate::payload::Payloads;
 use crate::readback::{Reader, Store};
-use crate::report::{FORMAT, Report, ServerReport};
+use crate::report::{self, FORMAT, Report, ServerReport};
 use crate::s3::{FaultPlan, S3Server};
-use crate::server::{Exit, Program, Server, Usage};
+use crate::server::{Exit, Program, Server, Threads, Usage};
 use crate::timeline::{Admin, Observer, Sample};
 
 /// The bucket of an S3 server in this process.
@@ -81,6 +81,7 @@ struct Loaded {
     done: load::Done,
     /// What the server, and this process, had used by its end.
     server: Usage,
+    threads: Threads,
     own: Usage,
     timeline: Vec<Sample>,
     no_metrics: Option<String>,
@@ -141,6 +142,7 @@ impl Trial {
         let mut reader = self.reader(fresh.path(), s3.as_ref());
 
         let before = server.as_mut().map(Server::usage).unwrap_or_default();
+        let threads_before = server.as_ref().map(|server| Threads::of(server.pid())).unwrap_or_default();
         let own_before = Usage::of(std::process::id()).unwrap_or_default();
         let began = now();
         let mut loaded = self.load(server.as_mut(), &control, progress).await?;
@@ -215,9 +217,12 @@ impl Trial {
             // A server that has exited during the load could not be measured after it.
             let after = if loaded.server.cpu_micros > before.cpu_micros { loaded.server } else { exit.usage };
             let per_request = after.cpu_since(&before) as f64 / answered.max(1) as f64;
+            let threads = loaded.threads.since(&threads_before);
             ServerReport {
                 cpu_micros_per_request: per_request,
                 cpu_micros_per_payload: per_request / self.plan.shape.mean(),
+                serial_cpu_micros_per_request: report::serial(&threads, answered),
+                threads: report::by_name(&threads, answered),
                 cpu_seconds: exit.usage.cpu_seconds(),
                 peak_memory: exit.usage.peak.max(after.peak),
                 exit,
@@ -319,7 +324,8 @@ impl Trial {
             let done = load::run(self.plan.clone(), control.clone(), report).await?;
             // At once, and not after the last scrape.
             let usage = |pid: Option<u32>| pid.and_then(Usage::of).unwrap_or_default();
-            anyhow::Ok((done, usage(pid), usage(Some(std::process::id()))))
+            let (server, own) = (usage(pid), usage(Some(std::process::id())));
+            anyhow::Ok((done, server, own, pid.map(Threads::of).unwrap_or_default()))
         };
         // Beside the load, so that a slow scrape does not delay it.
         let observe = async {
@@ -336,8 +342,8 @@ impl Trial {
         };
         let all = async {
             let (loaded, (timeline, no_metrics), attack) = tokio::join!(load, observe, attack);
-            let (done, server, own) = loaded?;
-            Ok(Loaded { done, server, own, timeline, no_metrics, attack: attack? })
+            let (done, server, own, threads) = loaded?;
+            Ok(Loaded { done, server, threads, own, timeline, no_metrics, attack: attack? })
         };
         let exit = async {
             if let Some(server) = server {
