@@ -2,24 +2,20 @@
 //! machine at about the same time.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 
 use super::args::{LoadArgs, variable};
+use super::baseline;
 use super::output::{self, Exit, note, show};
 use crate::baseline::Baseline;
-use crate::batch::{Encoding, Form};
 use crate::diff::{Diff, Rounds, groups};
 use crate::load::Control;
 use crate::report::Report;
 use crate::s3::FaultPlan;
 use crate::server::Program;
 use crate::trial::{TestedServer, TestedStore, Trial};
-
-/// How long to wait for what a baseline accepted to be in the store, before it is stopped.
-const SETTLE: Duration = Duration::from_secs(10);
 
 /// The name of a server without variants.
 const SERVER: &str = "server";
@@ -108,11 +104,10 @@ async fn rounds(
 
 impl CompareArgs {
     fn check(&self) -> anyhow::Result<()> {
-        let is_plain = self.load.form == Form::Envelope && self.load.encoding == Encoding::Identity;
-        if self.baselines && !is_plain {
+        if self.baselines && !self.load.is_plain() {
             bail!("the baselines take a plain envelope: leave --form and --encoding out");
         }
-        if self.against.is_none() && (!is_plain || self.load.tls || self.load.http2) {
+        if self.against.is_none() && !self.load.suits_baselines() {
             bail!(
                 "the floor takes a plain envelope over HTTP/1.1 without TLS: compare with another build, as --against"
             );
@@ -128,10 +123,7 @@ impl CompareArgs {
         if self.against.is_none() {
             let design = self.baselines.then(|| (Baseline::PutPerPayload, store.clone()));
             for (baseline, store) in std::iter::once((Baseline::Floor, TestedStore::None)).chain(design) {
-                let program = Program { log: log.clone(), ..baseline.program()? };
-                let server = TestedServer::Baseline(program);
-                let trial = Trial::new(baseline.name(), self.load.plan()?, server, store);
-                trials.push(Trial { settle: SETTLE, ..trial });
+                trials.push(baseline::trial(baseline, baseline.name(), self.load.plan()?, store)?);
             }
         }
         let unnamed = [Variant { name: SERVER.to_owned(), env: Vec::new() }];

@@ -2,6 +2,7 @@
 
 mod args;
 mod attack;
+mod baseline;
 mod compare;
 mod output;
 mod prove;
