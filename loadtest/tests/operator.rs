@@ -226,6 +226,30 @@ async fn a_started_server_is_loaded_over_tls_and_http_2_with_compressed_bodies()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_scenario_that_asks_for_ratios_runs_the_floor_and_the_server_in_turns() {
+    let folder = TempDir::new().unwrap();
+    let scenario = folder.path().join("ratios.toml");
+    let asks = "question = \"Is it close to the floor?\"\nstore = \"memory-s3\"\nrounds = 2\n[load]\nconnections = 2\n\
+                [[floor]]\nrate = 200\ncpu = 1e9\np99 = 1e9\n";
+    std::fs::write(&scenario, asks).unwrap();
+    let found = folder.path().display();
+    let output = loadtest(&format!("scenario {} --duration 500ms --json {found}", scenario.display()), &[]).await;
+    let text = text(&output);
+    assert!(text.contains("floor at 200/s  ->  server: 2 and 2 runs"), "{text}");
+    let finding = report(&format!("{found}/ratios.json"));
+    let answer = finding["conclusion"]["answer"].as_str().unwrap();
+    assert!(answer.contains("CPU a request ") && answer.contains("(at most 1000000000), p99.9 "), "{text}");
+    let reports = finding["reports"].as_array().unwrap();
+    let names: Vec<_> = reports.iter().map(|report| report["name"].as_str().unwrap()).collect();
+    let (floor, server) = ("ratios, floor at 200/s", "ratios, server at 200/s");
+    assert_eq!(names, [floor, server, floor, server], "{text}");
+    for pair in reports.chunks(2) {
+        assert_eq!((&pair[0]["ledger"], &pair[1]["ledger"]["lost"]), (&Value::Null, &0.into()), "{text}");
+        assert_eq!(pair[1]["settings"]["store"], "an S3 server in loadtest, in memory");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_prints_an_interval_for_each_variant_and_its_reference() {
     let spawn = millpond().display().to_string();
     let small = "--rounds 2 --duration 300ms --rate 200 --connections 2";

@@ -5,7 +5,7 @@ use crate::report::{Conclusion, Report};
 use crate::units::{show_micros, show_size};
 
 /// With more than this share of requests unanswered or never sent, the 99th percentile has no bound.
-const LAST_SHARE: f64 = 0.01;
+pub(super) const LAST_SHARE: f64 = 0.01;
 
 /// A rejection's CPU is the rest after that of the acceptances. With fewer rejections than acceptances it would have the
 /// error of all of these; and CPU is in ticks of 10 ms, which over this many rejections are 1 us each.
@@ -19,7 +19,7 @@ pub(super) struct Overload {
     pub(super) beyond: Vec<(f64, Report)>,
 }
 
-fn conclusion(question: &str, seen: &[String], misses: &[String]) -> Conclusion {
+pub(super) fn conclusion(question: &str, seen: &[String], misses: &[String]) -> Conclusion {
     let (seen, holds) = (seen.join("; "), misses.is_empty());
     let answer = if holds { seen } else { format!("{} ({seen})", misses.join("; ")) };
     Conclusion { question: question.to_owned(), holds, answer }
@@ -71,7 +71,7 @@ pub(super) fn of_overload(question: &str, overload: &Overload, pass: &Pass) -> C
 }
 
 /// The limits that a load misses.
-fn misses(report: &Report, pass: &Pass) -> Vec<String> {
+pub(super) fn misses(report: &Report, pass: &Pass) -> Vec<String> {
     let mut misses = Vec::new();
     let mut miss = |is_missed: bool, what: String| {
         if is_missed {
@@ -83,7 +83,7 @@ fn misses(report: &Report, pass: &Pass) -> Vec<String> {
     miss(!pass.rejections && rejected > 0, format!("{rejected} requests were rejected"));
     let missing = report.unanswered + report.unsent;
     let all = report.answered_requests() + missing;
-    let is_unbounded = missing as f64 > LAST_SHARE * all as f64;
+    let is_unbounded = !is_bounded(report, LAST_SHARE);
     miss(is_unbounded, format!("{missing} of {all} requests were not answered, so p99 has no bound"));
     if let Some(limit) = pass.p99 {
         miss(u128::from(report.accepted.p99) > limit.as_micros(), format!("p99 is over {limit:?}"));
@@ -98,7 +98,14 @@ fn misses(report: &Report, pass: &Pass) -> Vec<String> {
     misses
 }
 
-fn rejected(report: &Report) -> u64 {
+/// Whether at most this share of the requests has no response. With more, the quantile that has this share above it has no
+/// bound.
+pub(super) fn is_bounded(report: &Report, share: f64) -> bool {
+    let missing = report.unanswered + report.unsent;
+    missing as f64 <= share * (report.answered_requests() + missing) as f64
+}
+
+pub(super) fn rejected(report: &Report) -> u64 {
     report.answered_requests() - report.accepted_requests()
 }
 
@@ -112,7 +119,7 @@ fn peak_memory(report: &Report) -> u64 {
 }
 
 /// The server's CPU for each response, in microseconds.
-fn cpu_per_response(report: &Report) -> f64 {
+pub(super) fn cpu_per_response(report: &Report) -> f64 {
     report.server.as_ref().map_or(0.0, |server| server.cpu_micros_per_request)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! question = "What happens?"    # what the scenario answers
-//! store = "directory"           # or "s3", a server in this process, which can have faults
+//! store = "directory"           # or "s3", a server in this process, which can have faults; "memory-s3": objects in memory
 //! [faults]                      # of that server: faults = ["delay:50ms"], fault-share = 1.0
 //! [server]                      # the environment of the server: COMPRESSION = "gzip"
 //! [load]                        # the options of `run`: rate = 16667, shape = "m", tls = true
@@ -12,6 +12,20 @@
 //! The ledger always has to hold. With `overload = [2, 5, 10]` the load is sent at these multiples of the most that the
 //! server accepts; `peak-share` is the share of that which it has to keep accepting, and `rejection-share` the limit of a
 //! rejection's CPU as a share of an acceptance's.
+//!
+//! With `[[floor]]` the limits are ratios to the floor, a server that stores nothing:
+//!
+//! ```toml
+//! rounds = 5                    # how often the floor and the server are run at each rate, in turns
+//! [[floor]]                     # repeated, for several rates
+//! rate = 16667                  # of the load, which then has none in [load]
+//! cpu = 1.7                     # at most this many times the floor's CPU a request
+//! p99 = 4.0                     # and these latencies
+//! p999 = 5.0
+//! ```
+//!
+//! A ratio is the median over the rounds of the server's figure divided by the floor's in the same round. The ledger and the
+//! limits of `[pass]` have to hold in every run of the server, without a rejection.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,8 +36,12 @@ use clap::Args;
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use super::floor::Limits;
 use crate::cli::args::{FaultArgs, LoadArgs};
 use crate::units;
+
+/// Rounds beside the floor, unless the file says otherwise.
+const ROUNDS: usize = 5;
 
 macro_rules! built_in {
     ($($name:literal),* $(,)?) => {
@@ -58,15 +76,19 @@ struct File {
     #[serde(default)]
     overload: Vec<f64>,
     #[serde(default)]
+    floor: Vec<Limits>,
+    rounds: Option<usize>,
+    #[serde(default)]
     pass: Table,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum StoreKind {
     #[default]
     Directory,
     S3,
+    MemoryS3,
 }
 
 /// The limits of a yes, beside a ledger that holds.
@@ -103,6 +125,10 @@ pub(super) struct Scenario {
     pub(super) load: LoadArgs,
     /// The multiples of an overload; empty for one load.
     pub(super) overload: Vec<f64>,
+    /// The rates beside the floor; empty for one load.
+    pub(super) floor: Vec<Limits>,
+    /// How often each is run beside the floor.
+    pub(super) rounds: usize,
     pub(super) pass: Pass,
 }
 
@@ -140,7 +166,21 @@ impl Scenario {
             ensure!(file.overload.iter().all(|times| *times > 1.0), "an overload is more than 1 times the peak");
             ensure!(plan.rate.is_unpaced(), "an overload has the rate of its multiples: leave it out");
         }
-        ensure!(file.store == StoreKind::S3 || faults.is_empty(), "faults are for store = \"s3\"");
+        if file.floor.is_empty() {
+            ensure!(file.rounds.is_none(), "rounds goes with [[floor]]");
+        } else {
+            ensure!(file.overload.is_empty(), "overload and [[floor]] exclude each other");
+            ensure!(plan.rate.is_unpaced(), "the load has the rate of each [[floor]]: leave it out of [load]");
+            ensure!(
+                load.suits_baselines(),
+                "the floor takes a plain envelope over HTTP/1.1 without TLS: leave form, encoding, http2 and tls out of [load]"
+            );
+            ensure!(!pass.rejections, "beside the floor nothing may be rejected: leave rejections out of [pass]");
+            ensure!(file.rounds != Some(0), "rounds is 1 or more");
+            file.floor.iter().try_for_each(Limits::check)?;
+        }
+        let has_s3 = file.store != StoreKind::Directory;
+        ensure!(has_s3 || faults.is_empty(), "faults are for store = \"s3\" or \"memory-s3\"");
         Ok(Self {
             name: name.to_owned(),
             question: file.question,
@@ -149,6 +189,8 @@ impl Scenario {
             env: file.server.into_iter().collect(),
             load,
             overload: file.overload,
+            floor: file.floor,
+            rounds: file.rounds.unwrap_or(ROUNDS),
             pass,
         })
     }
@@ -204,6 +246,14 @@ mod tests {
     }
 
     #[test]
+    fn the_floor_has_rates_and_limits() {
+        let text = "question = \"?\"\nstore = \"memory-s3\"\n[load]\n[[floor]]\nrate = 5\ncpu = 1.7\n[[floor]]\nrate = 9\np99 = 2";
+        let scenario = Scenario::parse("x", text).unwrap();
+        let rates: Vec<f64> = scenario.floor.iter().map(|limits| limits.rate).collect();
+        assert_eq!((scenario.store, rates, scenario.rounds), (StoreKind::MemoryS3, vec![5.0, 9.0], 5));
+    }
+
+    #[test]
     fn a_file_with_a_mistake_is_rejected_and_says_why() {
         for (text, part) in [
             ("[load]", "question"),
@@ -223,6 +273,22 @@ mod tests {
             ("question = \"?\"\noverload = [0.5]\n[load]", "more than 1"),
             ("question = \"?\"\n[load]\n[faults]\nfaults = [\"500\"]", "store = \"s3\""),
             ("question = \"?\"\n[load]\n[faults]\nfaults = [\"fire\"]", "\"fire\" is not a fault"),
+            ("question = \"?\"\nrounds = 5\n[load]", "rounds goes with [[floor]]"),
+            ("question = \"?\"\nrounds = 0\n[load]\n[[floor]]\nrate = 5\np99 = 2", "rounds is 1 or more"),
+            ("question = \"?\"\noverload = [2]\n[load]\n[[floor]]\nrate = 5\np99 = 2", "exclude each other"),
+            ("question = \"?\"\n[load]\nrate = 5\n[[floor]]\nrate = 5\np99 = 2", "leave it out of [load]"),
+            ("question = \"?\"\n[load]\nencoding = \"gzip\"\n[[floor]]\nrate = 5\np99 = 2", "a plain envelope"),
+            ("question = \"?\"\n[load]\ntls = true\n[[floor]]\nrate = 5\np99 = 2", "without TLS"),
+            ("question = \"?\"\n[load]\nhttp2 = true\n[[floor]]\nrate = 5\np99 = 2", "over HTTP/1.1"),
+            (
+                "question = \"?\"\n[load]\n[pass]\nrejections = true\n[[floor]]\nrate = 5\np99 = 2",
+                "leave rejections out",
+            ),
+            ("question = \"?\"\n[load]\n[[floor]]\np99 = 2", "missing field `rate`"),
+            ("question = \"?\"\n[load]\n[[floor]]\nrate = 0\np99 = 2", "the rate of a [[floor]] is above 0"),
+            ("question = \"?\"\n[load]\n[[floor]]\nrate = 5", "at 5/s has no limit: give cpu, p99 or p999"),
+            ("question = \"?\"\n[load]\n[[floor]]\nrate = 5\ncpu = 0", "at 5/s are above 0"),
+            ("question = \"?\"\n[load]\n[[floor]]\nrate = 5\np95 = 2", "unknown field `p95`"),
         ] {
             let wrong = format!("{:#}", Scenario::parse("x", text).unwrap_err());
             assert!(wrong.contains(part), "{text}\n{wrong}");

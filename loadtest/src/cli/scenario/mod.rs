@@ -2,17 +2,22 @@
 
 mod answer;
 mod file;
+mod floor;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
 use self::answer::Overload;
 use self::file::{BUILT_IN, Scenario, StoreKind};
+use self::floor::Measured;
+use super::baseline;
 use super::output::{self, Exit, note, show};
+use crate::baseline::Baseline;
+use crate::diff::Diff;
 use crate::load::{Control, Plan, Rate};
 use crate::report::{Conclusion, Report};
 use crate::server::Program;
@@ -47,6 +52,23 @@ struct Finding {
     name: String,
     conclusion: Conclusion,
     reports: Vec<Report>,
+    /// Of the runs beside the floor, which are too many to show each.
+    #[serde(skip)]
+    diffs: Vec<Diff>,
+}
+
+impl Finding {
+    fn show(&self) {
+        if !self.diffs.is_empty() {
+            show(&format!("\n{}: {}", self.name, self.conclusion));
+        }
+        for report in self.reports.iter().filter(|report| self.diffs.is_empty() || report.failed()) {
+            show(&report.to_string());
+        }
+        for diff in &self.diffs {
+            show(diff.to_string().trim_end());
+        }
+    }
 }
 
 pub(super) async fn run(args: &ScenarioArgs) -> anyhow::Result<Exit> {
@@ -71,9 +93,7 @@ async fn all(args: &ScenarioArgs, scenarios: &[Scenario], control: &Control) -> 
         let log = logs.join(format!("{}.log", scenario.name));
         let runner = Runner { args, scenario, control, log };
         let finding = Box::pin(runner.run()).await.with_context(|| format!("scenario {}", scenario.name))?;
-        for report in &finding.reports {
-            show(&report.to_string());
-        }
+        finding.show();
         if let Some(folder) = &args.json {
             output::write_json(&Some(folder.join(format!("{}.json", finding.name))), &finding)?;
             for (report, number) in finding.reports.iter().zip(1..) {
@@ -97,8 +117,14 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     async fn run(&self) -> anyhow::Result<Finding> {
-        let Scenario { name, question, overload, pass, .. } = self.scenario;
-        let (conclusion, mut reports) = if overload.is_empty() {
+        let Scenario { name, question, overload, floor, pass, .. } = self.scenario;
+        let mut diffs = Vec::new();
+        let (conclusion, mut reports) = if !floor.is_empty() {
+            let measured = self.beside_floor().await?;
+            diffs = measured.iter().map(Measured::diff).collect();
+            let conclusion = floor::of_floor(question, &measured, pass);
+            (conclusion, measured.into_iter().flat_map(|measured| measured.rounds).flatten().collect())
+        } else if overload.is_empty() {
             let report = self.load(name, self.plan()?).await?;
             (answer::of_load(question, &report, pass), vec![report])
         } else {
@@ -111,7 +137,42 @@ impl Runner<'_> {
         for report in &mut reports {
             report.conclusion = Some(conclusion.clone());
         }
-        Ok(Finding { name: name.clone(), conclusion, reports })
+        Ok(Finding { name: name.clone(), conclusion, reports, diffs })
+    }
+
+    /// The floor and the server at each rate, in every other round in the other order, so that neither always has the warmer
+    /// machine.
+    async fn beside_floor(&self) -> anyhow::Result<Vec<Measured>> {
+        let Scenario { name, floor, rounds, .. } = self.scenario;
+        let mut all = Vec::new();
+        for limits in floor {
+            let at = format!("at {}/s", limits.rate);
+            let plan = || anyhow::Ok(Plan { rate: Rate::steady(limits.rate), ..self.plan()? });
+            let run_floor = async || {
+                let name = format!("{name}, floor {at}");
+                let trial = baseline::trial(Baseline::Floor, name, plan()?, TestedStore::None)?;
+                Box::pin(output::watched(trial, self.control.child())).await
+            };
+            let run_server = async || self.load(&format!("{name}, server {at}"), plan()?).await;
+            let mut measured = Measured { limits: *limits, rounds: Vec::new() };
+            for round in 0..*rounds {
+                note(&format!("{name} {at}, round {} of {rounds}", round + 1));
+                let (floor, server);
+                if round % 2 == 0 {
+                    floor = run_floor().await?;
+                    server = run_server().await?;
+                } else {
+                    server = run_server().await?;
+                    floor = run_floor().await?;
+                }
+                if self.control.end.is_cancelled() {
+                    bail!("interrupted in round {} of {rounds} {at}", round + 1);
+                }
+                measured.rounds.push([floor, server]);
+            }
+            all.push(measured);
+        }
+        Ok(all)
     }
 
     /// First as fast as responses arrive, to find the most that the server accepts; half of that, for the cost of an
@@ -134,6 +195,7 @@ impl Runner<'_> {
         let store = match self.scenario.store {
             StoreKind::Directory => TestedStore::Fresh,
             StoreKind::S3 => TestedStore::InProcess(self.scenario.faults.plan()?),
+            StoreKind::MemoryS3 => TestedStore::InMemory(self.scenario.faults.plan()?),
         };
         let trial = Trial::new(name, plan, TestedServer::Spawn(self.program()?), store);
         let trial = Trial { tls: self.scenario.load.tls, ..trial };
