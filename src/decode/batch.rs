@@ -143,7 +143,7 @@ impl<'a> Parser<'a, '_> {
         let bytes = self.text.as_bytes();
         while let Some(rest) = bytes.get(self.scanner.offset()..).filter(|rest| !rest.is_empty()) {
             let end = self.scanner.offset() + memchr(b'\n', rest).unwrap_or(rest.len());
-            self.scanner.begin_line(end).map_err(|error| self.error(error, None))?;
+            self.scanner.begin_line(end).map_err(|error| self.error(*error, None))?;
             self.scanner.skip_whitespace();
             if self.scanner.peek().is_some() {
                 let index = self.payloads.list.len();
@@ -172,7 +172,7 @@ impl<'a> Parser<'a, '_> {
         loop {
             self.payload()?;
             let index = Some(self.payloads.list.len());
-            if !self.scanner.next_element(b']').map_err(|error| self.error(error, index))? {
+            if !self.scanner.next_element(b']').map_err(|error| self.error(*error, index))? {
                 return Ok(());
             }
         }
@@ -180,7 +180,7 @@ impl<'a> Parser<'a, '_> {
 
     fn payload(&mut self) -> Result<(), DecodeError> {
         let (start, index) = (self.scanner.offset(), Some(self.payloads.list.len()));
-        let payload = self.scanner.value(0).map_err(|error| self.error(error, index))?;
+        let payload = self.scanner.value(0).map_err(|error| self.error(*error, index))?;
         if !payload.starts_with('{') {
             return Err(invalid(&format!("expected an object, found {}", kind(payload)), index, start));
         }
@@ -192,7 +192,7 @@ impl<'a> Parser<'a, '_> {
         let start = self.scanner.offset();
         let members = self.members()?;
         let payload = if members.has_data { None } else { Some(0) };
-        self.scanner.end_members().map_err(|error| self.error(error, payload))?;
+        self.scanner.end_members().map_err(|error| self.error(*error, payload))?;
         if !members.has_data {
             let payload = self.text.get(start..self.scanner.offset()).unwrap_or_default();
             return Ok(Batch { payloads: vec![payload], ..Batch::default() });
@@ -209,7 +209,7 @@ impl<'a> Parser<'a, '_> {
         }
         loop {
             let offset = self.scanner.offset();
-            let name = self.scanner.member().map_err(|error| self.error(error, None))?;
+            let name = self.scanner.member().map_err(|error| self.error(*error, None))?;
             if name == "data" {
                 if std::mem::replace(&mut members.has_data, true) {
                     return Err(invalid("the envelope has `data` twice", None, offset));
@@ -222,17 +222,17 @@ impl<'a> Parser<'a, '_> {
                     }
                     None => {
                         let error = self.scanner.expected("an array", "an object");
-                        return Err(self.error(error, None));
+                        return Err(self.error(*error, None));
                     }
                 }
             } else {
-                let value = self.scanner.value(1).map_err(|error| self.error(error, None))?;
+                let value = self.scanner.value(1).map_err(|error| self.error(*error, None))?;
                 members.push(offset, name, value, self.limits.members);
             }
             if members.has_data && members.has_too_many {
                 return Err(DecodeError::LimitExceeded(LimitExceeded::Members(self.limits.members)));
             }
-            if !self.scanner.next_element(b'}').map_err(|error| self.error(error, None))? {
+            if !self.scanner.next_element(b'}').map_err(|error| self.error(*error, None))? {
                 return Ok(members);
             }
         }

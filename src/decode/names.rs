@@ -13,6 +13,8 @@ use std::sync::LazyLock;
 
 /// The names of an object with at most this many members are compared without a hash table.
 const SMALL_OBJECT_MAX: usize = 16;
+/// The initial capacity for names: most payloads have fewer.
+const USUAL_NAMES: usize = 32;
 /// Spark compares upper case, so the two lower-case forms of sigma are equal.
 const SIGMA: char = 'σ';
 const FINAL_SIGMA: char = 'ς';
@@ -47,7 +49,7 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new() -> Self {
-        Self { open: Vec::new(), table: Vec::new(), keys: *KEYS }
+        Self { open: Vec::with_capacity(USUAL_NAMES), table: Vec::new(), keys: *KEYS }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -57,12 +59,24 @@ impl Names {
     /// Adds the name in `range` of the text to the innermost object. Returns whether the name had to be folded, because it
     /// has escapes or non-ASCII letters.
     pub(super) fn push(&mut self, text: &str, range: Range<usize>, has_escape: bool) -> bool {
-        let name = text.get(range.clone()).unwrap_or_default();
-        let is_folded = has_escape || !name.is_ascii();
-        let hash = if is_folded { self.hash(fold(name).as_bytes()) } else { self.hash(name.as_bytes()) };
+        let is_folded = has_escape || !text.as_bytes().get(range.clone()).is_some_and(<[u8]>::is_ascii);
+        let hash = if is_folded {
+            let name = fold(text.get(range.clone()).unwrap_or_default());
+            self.hash(name.as_bytes(), 0..name.len())
+        } else {
+            self.hash(text.as_bytes(), range.clone())
+        };
         // `Batch::parse` rejects longer texts.
         self.open.push(MemberName { hash, start: range.start as u32, end: range.end as u32 });
         is_folded
+    }
+
+    /// Adds a name of at most seven ASCII letters without escapes, given as a little-endian word, to the innermost object.
+    #[inline]
+    pub(super) fn push_short(&mut self, name: u64, range: Range<usize>) {
+        let hash = self.keys.0 ^ range.len() as u64;
+        let hash = if range.is_empty() { hash } else { self.mix(hash ^ to_ascii_lower(name)) };
+        self.open.push(MemberName { hash, start: range.start as u32, end: range.end as u32 });
     }
 
     /// Removes the names from `first` on, which are those of the innermost object. Returns the second name of a duplicate.
@@ -78,14 +92,21 @@ impl Names {
         duplicate
     }
 
-    /// Hashes a name with its ASCII letters in lower case.
-    fn hash(&self, name: &[u8]) -> u64 {
-        let (chunks, rest) = name.as_chunks::<8>();
-        let mut hash = self.keys.0 ^ name.len() as u64;
+    /// Hashes the name in `range` of `text` with its ASCII letters in lower case.
+    fn hash(&self, text: &[u8], range: Range<usize>) -> u64 {
+        let (chunks, rest) = text.get(range.clone()).unwrap_or_default().as_chunks::<8>();
+        let mut hash = self.keys.0 ^ range.len() as u64;
         for chunk in chunks {
             hash = self.mix(hash ^ to_ascii_lower(u64::from_le_bytes(*chunk)));
         }
-        let last = rest.iter().fold(0, |last, byte| last << 8 | u64::from(*byte));
+        if rest.is_empty() {
+            return hash;
+        }
+        // One load of the eight bytes before the end instead of one for each byte of the rest.
+        let last = match text.get(..range.end).and_then(<[u8]>::last_chunk) {
+            Some(eight) => u64::from_le_bytes(*eight) >> (64 - 8 * rest.len()),
+            None => rest.iter().rev().fold(0, |last, byte| last << 8 | u64::from(*byte)),
+        };
         self.mix(hash ^ to_ascii_lower(last))
     }
 

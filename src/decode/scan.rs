@@ -25,6 +25,7 @@ const NUMBER_BYTES_PER_STEP: usize = 8;
 const SHOWN_NAME_CHARS: usize = 80;
 
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
+const HIGH_BITS: u64 = ONES << 7;
 
 /// Why scanning stopped.
 #[derive(Debug)]
@@ -50,7 +51,8 @@ pub(super) struct Scanner<'a> {
     names: Names,
 }
 
-type ScanResult<T = ()> = Result<T, ScanError>;
+/// The error is boxed, so that the result of each value fits in a register.
+type ScanResult<T = ()> = Result<T, Box<ScanError>>;
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(text: &'a str, is_strict: bool, max_depth: usize, max_steps: usize) -> Self {
@@ -133,20 +135,22 @@ impl<'a> Scanner<'a> {
     }
 
     /// The error for an unexpected byte, or for the end of the input.
-    pub(super) fn expected(&self, expected: &str, inside: &str) -> ScanError {
+    #[cold]
+    pub(super) fn expected(&self, expected: &str, inside: &str) -> Box<ScanError> {
         let reason = match self.peek() {
             Some(_) => format!("not JSON: expected {expected}"),
             None => format!("not JSON: the text ends inside {inside}"),
         };
-        ScanError::Invalid { reason, offset: self.offset }
+        Box::new(ScanError::Invalid { reason, offset: self.offset })
     }
 
+    #[cold]
     fn invalid<T>(&self, offset: usize, reason: impl Into<String>) -> ScanResult<T> {
-        Err(ScanError::Invalid { reason: reason.into(), offset })
+        Err(Box::new(ScanError::Invalid { reason: reason.into(), offset }))
     }
 
     fn spend(&mut self, steps: usize) -> ScanResult {
-        self.steps_left = self.steps_left.checked_sub(steps).ok_or(ScanError::TooManySteps)?;
+        self.steps_left = self.steps_left.checked_sub(steps).ok_or_else(|| Box::new(ScanError::TooManySteps))?;
         Ok(())
     }
 
@@ -215,6 +219,15 @@ impl<'a> Scanner<'a> {
             return Err(self.expected("the name of a member, in quotes", "an object"));
         }
         let start = self.offset + 1;
+        if let Some((name, length)) = short_name(self.input, start)
+            && self.names.len() < OPEN_NAMES_MAX
+        {
+            self.offset = start + length + 1;
+            if self.is_strict {
+                self.names.push_short(name, start..start + length);
+            }
+            return self.spend(1);
+        }
         let has_escape = self.string()?;
         if !self.is_strict {
             return self.spend(1);
@@ -351,15 +364,22 @@ fn folded_name_steps(name: &[u8], has_escape: bool) -> usize {
     FOLDED_NAME_STEPS + name.len() / bytes_per_step + FOLDED_LETTER_STEPS * letters
 }
 
+/// A name of at most seven ASCII letters without escapes that begins at `start`, as a little-endian word, and its length.
+#[inline]
+fn short_name(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
+    let word = word_at(bytes, start)?;
+    let hits = special_bytes(word);
+    let end = hits.trailing_zeros() & !7;
+    let is_quote = hits != 0 && (word >> end) & 0xff == u64::from(b'"');
+    let name = word & !(u64::MAX << (end & 63));
+    (is_quote && name & HIGH_BITS == 0).then_some((name, (end / 8) as usize))
+}
+
 /// The offset of the next quote, backslash or control character, or of the end.
+#[inline]
 fn find_special(bytes: &[u8], mut offset: usize) -> usize {
-    while let Some(chunk) = bytes.get(offset..).and_then(<[u8]>::first_chunk) {
-        let word = u64::from_le_bytes(*chunk);
-        let controls = word.wrapping_sub(ONES * 0x20);
-        let quotes = (word ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
-        let backslashes = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-        // A borrow only sets bits above the first true hit.
-        let hits = (controls | quotes | backslashes) & !word & (ONES << 7);
+    while let Some(word) = word_at(bytes, offset) {
+        let hits = special_bytes(word);
         if hits != 0 {
             return offset + (hits.trailing_zeros() / 8) as usize;
         }
@@ -369,4 +389,20 @@ fn find_special(bytes: &[u8], mut offset: usize) -> usize {
         offset += 1;
     }
     offset
+}
+
+/// Eight bytes from `offset` on; none near the end.
+#[inline]
+fn word_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    bytes.get(offset..)?.first_chunk().map(|chunk| u64::from_le_bytes(*chunk))
+}
+
+/// The high bits of the quotes, backslashes and control characters among eight bytes, of which only the lowest is exact.
+#[inline]
+fn special_bytes(word: u64) -> u64 {
+    let controls = word.wrapping_sub(ONES * 0x20);
+    let quotes = (word ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
+    let backslashes = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+    // A borrow only sets bits above the first true hit.
+    (controls | quotes | backslashes) & !word & HIGH_BITS
 }
