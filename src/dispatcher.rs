@@ -1,14 +1,17 @@
-//! Drains the queue, packs jobs into frames, commits each frame to the open segment, acknowledges its jobs, and seals the
+//! Drains the queue, packs jobs into frames, commits the frames to the open segment, acknowledges their jobs, and seals the
 //! segment when it is full, old enough or waited for.
 //!
 //! Compressing and syncing block, so [`Dispatcher::run`] needs a thread of its own.
 
 mod linger;
+mod packers;
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::ObjectSettings;
@@ -16,8 +19,9 @@ use crate::context::PipelineContext;
 use crate::metrics::SealReason;
 use crate::queue::{Job, JobReceiver, Receipt};
 use crate::segment::{FRAME_MAX_BYTES, FrameEncoder};
-use crate::spool::{OpenSegment, Space, SpoolError};
-use linger::LingerPolicy;
+use crate::spool::{OpenSegment, SegmentStatus, Space, SpoolError};
+use linger::{Linger, LingerPolicy};
+use packers::{Frame, PackerFailed, Packers};
 
 /// The most jobs that are received from the queue at once.
 const DRAIN_MAX_JOBS: usize = 1024;
@@ -33,8 +37,13 @@ pub struct Dispatcher {
     /// Received from the queue and not packed yet.
     drained: Vec<Job>,
     encoder: FrameEncoder,
+    packers: Packers,
     limits: ObjectSettings,
     context: PipelineContext,
+    /// The runtime of the handlers.
+    handlers: Handle,
+    /// Tasks that inform handlers.
+    acknowledging: JoinSet<()>,
     linger_policy: LingerPolicy,
     next_probe: Instant,
     /// When a segment was last sealed because a client waited for it.
@@ -57,29 +66,52 @@ impl Dispatcher {
         if let Some(space) = context.spool.space() {
             limits.max_bytes = limits.max_bytes.min((space.max_bytes() / SPOOL_PART).max(1));
         }
+        let handlers = Handle::current();
         let encoder = FrameEncoder::new(limits.compression)?;
-        let linger_policy = LingerPolicy::new(queue.max_jobs());
-        let (drained, next_probe) = (Vec::new(), Instant::now());
-        Ok(Self { queue, drained, encoder, limits, context, linger_policy, next_probe, last_early_seal: None })
+        let packers = Packers::new(limits.compression, handlers.clone());
+        let linger_policy = LingerPolicy::new(queue.max_jobs(), context.spool.is_durable());
+        Ok(Self {
+            queue,
+            drained: Vec::new(),
+            encoder,
+            packers,
+            limits,
+            context,
+            handlers,
+            acknowledging: JoinSet::new(),
+            linger_policy,
+            next_probe: Instant::now(),
+            last_early_seal: None,
+        })
     }
 
-    /// Runs until the queue is closed and all of its jobs are in sealed segments. Then closes the backlog.
+    /// Runs until the queue is closed and all of its jobs are in sealed segments, or packing has panicked. Then closes the
+    /// backlog.
     pub async fn run(mut self) {
+        // The pipeline reports the exit.
+        let _: Result<(), PackerFailed> = self.dispatch().await;
+        self.context.backlog.close();
+        while self.acknowledging.join_next().await.is_some() {}
+    }
+
+    async fn dispatch(&mut self) -> Result<(), PackerFailed> {
         let context = self.context.clone();
         loop {
             // With the slot, a segment that is opened can be sealed. Without one, no job is taken.
             let slot = context.backlog.slot().await;
             if !self.drain().await {
-                break;
+                return Ok(());
             }
             let mut segment = match context.spool.open(SystemTime::now(), self.limits.max_bytes) {
                 Ok(segment) => segment,
                 Err(error) => {
-                    self.reject(self.drained.len(), &error);
+                    let mut frames = self.packers.take()?;
+                    frames.push(Frame::of(std::mem::take(&mut self.drained)));
+                    self.reject(frames, &error);
                     continue;
                 }
             };
-            let reason = self.fill(&mut segment).await;
+            let reason = self.fill(&mut segment).await?;
             if segment.is_empty() {
                 context.spool.discard(segment);
                 continue;
@@ -90,12 +122,11 @@ impl Dispatcher {
             context.metrics.segment_age_seconds.observe(sealed.age.unwrap_or_default().as_secs_f64());
             slot.fill(sealed);
         }
-        context.backlog.close();
     }
 
     /// Waits until there are jobs to pack. Returns false when the queue is closed and empty.
     async fn drain(&mut self) -> bool {
-        if !self.drained.is_empty() {
+        if self.has_jobs() {
             return true;
         }
         loop {
@@ -115,30 +146,19 @@ impl Dispatcher {
         }
     }
 
+    /// Whether there are jobs to commit.
+    fn has_jobs(&self) -> bool {
+        !self.drained.is_empty() || self.packers.is_active()
+    }
+
     /// Commits jobs to `segment` until it has to be sealed.
-    async fn fill(&mut self, segment: &mut OpenSegment) -> SealReason {
+    async fn fill(&mut self, segment: &mut OpenSegment) -> Result<SealReason, PackerFailed> {
         let mut due = Due { at: segment.opened + self.limits.max_age, reason: SealReason::Age };
         loop {
-            while !self.drained.is_empty() {
-                let count = frame_jobs(&self.drained);
-                let early = self.early_seal();
-                // During an outage of the store an early seal gains nothing and makes a small object.
-                let is_useful = early < due.at && self.context.health.store_outage().is_none();
-                if is_useful && self.drained.iter().take(count).any(|job| job.is_urgent) {
-                    due = Due { at: early, reason: SealReason::Urgent };
-                }
-                if let Err(error) = self.commit(segment, count) {
-                    self.reject(count, &error);
-                    return SealReason::Fault;
-                }
-                if segment.len() >= self.limits.max_bytes {
-                    return SealReason::Size;
-                }
-                if self.frees_space(segment) {
-                    return SealReason::SpoolFull;
-                }
+            // Packed frames do not become larger.
+            if !self.packers.is_active() {
+                self.linger();
             }
-            self.linger();
             tokio::select! {
                 // The deadline first, so that arriving jobs cannot postpone it.
                 biased;
@@ -146,13 +166,45 @@ impl Dispatcher {
                     if due.reason == SealReason::Urgent {
                         self.last_early_seal = Some(Instant::now());
                     }
-                    return due.reason;
+                    return Ok(due.reason);
                 }
                 more = self.drain() => if !more {
-                    return SealReason::Shutdown;
+                    return Ok(SealReason::Shutdown);
                 }
             }
+            let frames = self.next_frames()?;
+            let early = self.early_seal();
+            // During an outage of the store an early seal gains nothing and makes a small object.
+            let is_useful = early < due.at && self.context.health.store_outage().is_none();
+            if is_useful && frames.iter().flat_map(|frame| &frame.jobs).any(|job| job.is_urgent) {
+                due = Due { at: early, reason: SealReason::Urgent };
+            }
+            if let Err((frames, error)) = self.commit(segment, frames) {
+                self.reject(frames, &error);
+                return Ok(SealReason::Fault);
+            }
+            if segment.len() >= self.limits.max_bytes {
+                return Ok(SealReason::Size);
+            }
+            if self.frees_space(segment) {
+                return Ok(SealReason::SpoolFull);
+            }
         }
+    }
+
+    /// The frames of the next commit: those that were packed beside each other, or one of the drained jobs if these are few.
+    fn next_frames(&mut self) -> Result<Vec<Frame>, PackerFailed> {
+        self.queue.try_recv_many(&mut self.drained, DRAIN_MAX_JOBS);
+        if !self.packers.is_active() {
+            self.packers.submit(&mut self.drained);
+        }
+        if !self.packers.is_active() {
+            return Ok(vec![Frame::first_of(&mut self.drained, FRAME_MAX_BYTES)]);
+        }
+        let frames = self.packers.take()?;
+        // The next frames are packed while these are committed.
+        self.packers.submit(&mut self.drained);
+        Ok(frames)
     }
 
     /// Whether the spool is nearly full and storing this segment would end that.
@@ -170,61 +222,85 @@ impl Dispatcher {
 
     /// Waits for more jobs, if that makes the next commit cheaper. Blocks.
     fn linger(&mut self) {
-        let Some(batch_target) = self.linger_policy.batch_target() else { return };
-        for _ in 0..linger::STEPS_MAX {
-            let (before, bytes) = self.queue.depth.now();
-            // A full frame gains nothing from more jobs.
-            if bytes >= FRAME_MAX_BYTES || self.queue.linger(batch_target, linger::STEP) {
-                return;
-            }
-            if self.queue.depth.now().0 <= before {
-                return self.linger_policy.target_missed();
-            }
+        let Some(Linger { batch_target, until }) = self.linger_policy.linger() else { return };
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        // A full frame gains nothing from more jobs.
+        if left.is_zero() || self.queue.depth.now().1 >= FRAME_MAX_BYTES {
+            return;
+        }
+        if !self.queue.linger(batch_target, left) {
+            self.linger_policy.target_missed();
         }
     }
 
-    /// Packs the first `count` drained jobs as one frame, commits it, and acknowledges them.
-    fn commit(&mut self, segment: &mut OpenSegment, count: usize) -> Result<(), SpoolError> {
+    /// Commits the frames, and acknowledges their jobs. Packs those that are not packed yet.
+    fn commit(&mut self, segment: &mut OpenSegment, frames: Vec<Frame>) -> Result<(), (Vec<Frame>, SpoolError)> {
         let began = Instant::now();
+        let first = match self.stage(segment, &frames).and_then(|first| segment.commit().map(|()| first)) {
+            Ok(first) => first,
+            Err(error) => return Err((frames, error)),
+        };
         let PipelineContext { health, metrics, .. } = &self.context;
-        let jobs = self.drained.get(..count).unwrap_or_default();
-        let payloads = jobs.iter().map(|job| job.lines.payloads).sum();
-        let lines = jobs.iter().map(|job| job.lines.bytes.as_slice());
-        let encoder = &mut self.encoder;
-        let first = segment.commit(count as u32, payloads, |out| encoder.pack(lines, out))?;
+        let jobs = || frames.iter().flat_map(|frame| &frame.jobs);
         // Before the acknowledgement, so that a tenant never has more on disk than it is charged for.
-        segment.charge_tenants(jobs.iter().map(|job| (job.spool_share(), job.lines.bytes.len())));
+        let sizes = frames.iter().flat_map(|frame| frame.sizes.iter().copied());
+        segment.charge_tenants(jobs().map(Job::spool_share).zip(sizes));
         // Before the jobs can be stored.
-        let (accepted_jobs, accepted_payloads) = jobs
-            .iter()
+        let (accepted_jobs, accepted_payloads) = jobs()
             .filter(|job| job.is_accepted_by_commit())
             .fold((0, 0), |(count, sum), job| (count + 1, sum + u64::from(job.lines.payloads)));
         metrics.ledger.accepted(accepted_jobs, accepted_payloads);
-        metrics.frame_jobs.observe(count as f64);
-        metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
+        frames.iter().for_each(|frame| metrics.frame_jobs.observe(frame.jobs.len() as f64));
+        let took = began.elapsed();
+        metrics.commit_seconds.observe(took.as_secs_f64());
         health.spool_succeeded();
+        let count = jobs().count();
         self.queue.record_drained(count);
-        self.linger_policy.committed(count, began.into());
-        for (job, index) in self.drained.drain(..count).zip(first..) {
-            job.acknowledge(|| Receipt { segment: Arc::clone(&segment.status), index });
-        }
+        self.linger_policy.committed(count, began.into(), took);
+        self.acknowledge(frames, &segment.status, first);
         Ok(())
     }
 
-    /// Rejects the first `count` drained jobs.
-    fn reject(&mut self, count: usize, error: &SpoolError) {
+    /// Releases the capacity of committed jobs, of which the first has the index `first`, and informs the handlers that wait.
+    fn acknowledge(&mut self, frames: Vec<Frame>, segment: &Arc<SegmentStatus>, first: u32) {
+        let jobs = frames.into_iter().flat_map(|frame| frame.jobs).zip(first..);
+        let waiting: Vec<_> = jobs.filter_map(|(job, index)| Some((job.release()?, index))).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let segment = Arc::clone(segment);
+        // In the runtime of the handlers, whose tasks wake each other without locks and system calls.
+        let acknowledge = async move {
+            for (waiting, index) in waiting {
+                let _: Result<_, _> = waiting.send(Ok(Receipt { segment: Arc::clone(&segment), index }));
+            }
+        };
+        while self.acknowledging.try_join_next().is_some() {}
+        self.acknowledging.spawn_on(acknowledge, &self.handlers);
+    }
+
+    /// Adds the frames to the next commit. Returns the index of the first job.
+    fn stage(&mut self, segment: &mut OpenSegment, frames: &[Frame]) -> Result<u32, SpoolError> {
+        let mut first = None;
+        for frame in frames {
+            let payloads = frame.jobs.iter().map(|job| job.lines.payloads).sum();
+            let index = segment.stage(frame.jobs.len() as u32, payloads, |out| match &frame.data {
+                Some(Ok(data)) => {
+                    out.extend_from_slice(data);
+                    Ok(())
+                }
+                Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
+                None => self.encoder.pack(frame.lines(), out),
+            })?;
+            first.get_or_insert(index);
+        }
+        Ok(first.unwrap_or_default())
+    }
+
+    /// Rejects the jobs of `frames`.
+    fn reject(&mut self, frames: Vec<Frame>, error: &SpoolError) {
         self.context.metrics.commit_failures.inc();
         self.context.health.spool_failed(error);
-        self.drained.drain(..count).for_each(|job| job.reject(error.clone()));
+        frames.into_iter().flat_map(|frame| frame.jobs).for_each(|job| job.reject(error.clone()));
     }
-}
-
-/// How many of `jobs` fit into one frame: at least one, unless there are none.
-fn frame_jobs(jobs: &[Job]) -> usize {
-    let mut bytes = 0;
-    let fit = jobs.iter().take_while(|job| {
-        bytes += job.lines.bytes.len();
-        bytes <= FRAME_MAX_BYTES
-    });
-    fit.count().max(1).min(jobs.len())
 }

@@ -61,12 +61,9 @@ impl Job {
         self.reservation.spool()
     }
 
-    /// The job is in a segment: releases its capacity and informs the handler, if it still waits.
-    pub fn acknowledge(self, receipt: impl FnOnce() -> Receipt) {
-        drop(self.reservation);
-        if let Some(waiting) = self.waiting {
-            let _: Result<_, _> = waiting.send(Ok(receipt()));
-        }
+    /// The job is in a segment: releases its capacity. Returns the sender for its receipt, if a handler waits for it.
+    pub fn release(self) -> Option<oneshot::Sender<Outcome>> {
+        self.waiting
     }
 
     /// The commit failed: releases the job's capacity and informs the handler, if it still waits.
@@ -229,6 +226,11 @@ impl JobReceiver {
     /// Waits for a job and moves up to `max` jobs into `jobs`. Returns how many; 0 when the queue is closed and empty.
     pub async fn recv_many(&mut self, jobs: &mut Vec<Job>, max: usize) -> usize {
         self.receiver.recv_many(jobs, max).await
+    }
+
+    /// Moves up to `max` jobs that are queued now into `jobs`.
+    pub fn try_recv_many(&mut self, jobs: &mut Vec<Job>, max: usize) {
+        jobs.extend(std::iter::from_fn(|| self.receiver.try_recv().ok()).take(max));
     }
 
     /// Blocks until `batch_target` jobs are queued or `timeout` has passed. Returns whether the target was reached.

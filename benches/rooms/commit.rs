@@ -55,7 +55,8 @@ fn run(bencher: Bencher<'_, '_>, spool: &Spool, jobs: u32) {
             out.extend_from_slice(&frame);
             Ok(())
         };
-        segment.commit(jobs, jobs * 10, packed).unwrap();
+        segment.stage(jobs, jobs * 10, packed).unwrap();
+        segment.commit().unwrap();
         if segment.len() >= OBJECT_MAX_BYTES {
             spool.discard(std::mem::replace(&mut segment, open()));
         }

@@ -78,7 +78,9 @@ fn serve(runtime: &Handle, mut receiver: JobReceiver, status: &Arc<SegmentStatus
 fn acknowledge(receiver: &JobReceiver, status: &Arc<SegmentStatus>, drained: &mut Vec<Job>) {
     receiver.record_drained(drained.len());
     for (job, index) in drained.drain(..).zip(0..) {
-        job.acknowledge(|| Receipt { segment: Arc::clone(status), index });
+        if let Some(waiting) = job.release() {
+            waiting.send(Ok(Receipt { segment: Arc::clone(status), index })).unwrap();
+        }
     }
 }
 

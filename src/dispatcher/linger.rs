@@ -1,69 +1,96 @@
-//! Whether to linger before the next commit, and for how many jobs.
+//! Whether to linger before the next commit, for how long, and for how many jobs.
 //!
-//! A commit costs nearly the same for one job as for many: one write, one fdatasync, a few wake-ups, one frame. While jobs
-//! arrive fast, but too slowly to form a batch during the previous commit, the dispatcher lingers until the batch target is
-//! queued. A lone request is committed at once.
+//! A commit costs nearly the same for one job as for many: one write, one fdatasync, a few wake-ups, one frame. So the
+//! dispatcher paces commits by their measured cost: while jobs arrive fast, the next commit begins when [`PACE`] times the
+//! duration of the last ones has passed since the last began. On a busy machine or a slow disk a commit takes longer, and the
+//! commits become fewer and larger. A lone request is committed at once.
 //!
-//! Waiting cannot enlarge the batch when all clients are closed-loop: they all wait for a response and send nothing. The
-//! number of such clients is unknown, so the target is learned. A target that is missed is lowered by a quarter, and
-//! [`REACHED_TO_GROW`] targets that are reached raise it by one.
+//! Waiting cannot enlarge the batch when all clients are closed-loop: they all wait for a response and send nothing. So the
+//! wait ends when as many jobs are queued as the largest of the last commits had. A wait that ends without them lowers this
+//! target by a part of it.
 
 use std::time::{Duration, Instant};
 
-/// The dispatcher lingers in steps of this length, and stops after a step in which no job arrived.
-pub(super) const STEP: Duration = Duration::from_micros(400);
-/// The most steps before one commit.
-pub(super) const STEPS_MAX: u32 = 3;
+/// Commits begin this many times their duration apart.
+const PACE: u32 = 3;
+/// The most that a commit is delayed by the pace.
+const LINGER_MAX: Duration = Duration::from_millis(1);
+/// The delay of a commit that no client waits for.
+const UNAWAITED_LINGER: Duration = Duration::from_millis(5);
+/// The weight of the last commit in the average duration is one part in this many.
+const COST_PART: u32 = 8;
 /// With this many jobs in a commit, its fixed cost is small for each of them.
-const TARGET_MAX: usize = 24;
+const TARGET_MAX: usize = 256;
 /// The target is at most the queue's capacity in jobs divided by this, so that the queue can hold it.
 const QUEUE_PART: usize = 2;
 /// The dispatcher lingers only if it can expect at least this many jobs to arrive meanwhile.
 const EXPECTED_JOBS_MIN: f64 = 4.0;
-/// Targets that must be reached before the target is raised.
-const REACHED_TO_GROW: u32 = 16;
+/// A target that is missed is lowered by one part in this many.
+const MISSED_PART: usize = 8;
 
 /// Decides whether the dispatcher lingers.
 #[derive(Debug)]
 pub(super) struct LingerPolicy {
+    /// Whether clients wait for commits. In memory mode they do not.
+    is_awaited: bool,
     /// When the last commit began.
     last_commit: Option<Instant>,
+    /// The average duration of a commit.
+    cost: Duration,
     /// Whether jobs arrived fast enough before the last commit.
     is_fast: bool,
     batch_target: usize,
     batch_target_max: usize,
-    /// Targets reached since the target last changed.
-    reached: u32,
+}
+
+/// What ends a wait for more jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Linger {
+    /// This many queued jobs.
+    pub(super) batch_target: usize,
+    /// The time at which the next commit is due.
+    pub(super) until: Instant,
 }
 
 impl LingerPolicy {
-    /// For a queue of at most `max_jobs` jobs.
-    pub(super) fn new(max_jobs: usize) -> Self {
+    /// For a queue of at most `max_jobs` jobs, and commits that clients wait for if `is_awaited` is set.
+    pub(super) fn new(max_jobs: usize, is_awaited: bool) -> Self {
         let batch_target_max = TARGET_MAX.min(max_jobs / QUEUE_PART);
-        Self { last_commit: None, is_fast: false, batch_target: batch_target_max, batch_target_max, reached: 0 }
-    }
-
-    /// Records a commit of `jobs` jobs, which arrived since the previous commit.
-    pub(super) fn committed(&mut self, jobs: usize, began: Instant) {
-        let since = self.last_commit.map_or(Duration::MAX, |last| began.saturating_duration_since(last));
-        self.last_commit = Some(began);
-        self.is_fast = jobs as f64 * (STEP * STEPS_MAX).as_secs_f64() >= EXPECTED_JOBS_MIN * since.as_secs_f64();
-        self.reached += u32::from(jobs >= self.batch_target);
-        if self.reached >= REACHED_TO_GROW {
-            self.batch_target = (self.batch_target + 1).min(self.batch_target_max);
-            self.reached = 0;
+        Self {
+            is_awaited,
+            last_commit: None,
+            cost: Duration::ZERO,
+            is_fast: false,
+            batch_target: if is_awaited { 1 } else { batch_target_max },
+            batch_target_max,
         }
     }
 
-    /// The number of queued jobs to linger for; none if the next commit begins at once.
-    pub(super) fn batch_target(&self) -> Option<usize> {
-        (self.is_fast && self.batch_target > 1).then_some(self.batch_target)
+    /// Records a commit of `jobs` jobs, which arrived since the previous commit.
+    pub(super) fn committed(&mut self, jobs: usize, began: Instant, took: Duration) {
+        let since = self.last_commit.map_or(Duration::MAX, |last| began.saturating_duration_since(last));
+        self.last_commit = Some(began);
+        self.cost = if self.cost.is_zero() { took } else { (self.cost * (COST_PART - 1) + took) / COST_PART };
+        self.is_fast = jobs as f64 * self.interval().as_secs_f64() >= EXPECTED_JOBS_MIN * since.as_secs_f64();
+        self.batch_target = self.batch_target.max(jobs).min(self.batch_target_max);
     }
 
-    /// Records that jobs stopped arriving before the target was reached.
+    /// The time from the beginning of one commit to that of the next.
+    fn interval(&self) -> Duration {
+        self.cost + if self.is_awaited { (self.cost * (PACE - 1)).min(LINGER_MAX) } else { UNAWAITED_LINGER }
+    }
+
+    /// What to wait for; none if the next commit begins at once.
+    pub(super) fn linger(&self) -> Option<Linger> {
+        let until = self.last_commit? + self.interval();
+        (self.is_fast && self.batch_target > 1).then_some(Linger { batch_target: self.batch_target, until })
+    }
+
+    /// Records that a wait ended before the target was reached.
     pub(super) fn target_missed(&mut self) {
-        self.batch_target = (self.batch_target - self.batch_target.div_ceil(4)).max(1);
-        self.reached = 0;
+        if self.is_awaited {
+            self.batch_target -= self.batch_target.div_ceil(MISSED_PART).min(self.batch_target);
+        }
     }
 }
 
@@ -72,62 +99,79 @@ mod tests {
     use super::*;
 
     const MANY: usize = 10_000;
+    const COST: Duration = Duration::from_micros(300);
 
-    /// The policy after two commits, the second with `jobs` jobs that arrived at this rate.
-    fn policy(jobs: usize, per_sec: f64, max_jobs: usize) -> LingerPolicy {
+    /// The policy after two commits, the second with `jobs` jobs that arrived at this rate, and its beginning.
+    fn policy(jobs: usize, per_sec: f64, max_jobs: usize) -> (LingerPolicy, Instant) {
         let start = Instant::now();
-        let mut policy = LingerPolicy::new(max_jobs);
-        policy.committed(1, start);
-        policy.committed(jobs, start + Duration::from_secs_f64(jobs as f64 / per_sec));
-        policy
+        let mut policy = LingerPolicy::new(max_jobs, true);
+        policy.committed(1, start, COST);
+        let second = start + Duration::from_secs_f64(jobs as f64 / per_sec);
+        policy.committed(jobs, second, COST);
+        (policy, second)
+    }
+
+    fn batch_target(policy: &LingerPolicy) -> Option<usize> {
+        policy.linger().map(|linger| linger.batch_target)
     }
 
     #[test]
     fn a_lone_request_is_committed_at_once() {
-        let mut first = LingerPolicy::new(MANY);
-        assert_eq!(first.batch_target(), None);
-        first.committed(100, Instant::now());
-        assert_eq!(first.batch_target(), None, "one commit has no rate");
-        assert_eq!(policy(1, 1000.0, MANY).batch_target(), None);
-        assert_eq!(policy(50, 3000.0, MANY).batch_target(), None);
+        let mut first = LingerPolicy::new(MANY, true);
+        assert_eq!(first.linger(), None);
+        first.committed(100, Instant::now(), COST);
+        assert_eq!(first.linger(), None, "one commit has no rate");
+        assert_eq!(policy(1, 1000.0, MANY).0.linger(), None);
+        assert_eq!(policy(50, 3000.0, MANY).0.linger(), None);
     }
 
     #[test]
     fn fast_jobs_are_batched_up_to_what_the_queue_can_hold() {
-        assert_eq!(policy(2, 4000.0, MANY).batch_target(), Some(TARGET_MAX));
-        assert_eq!(policy(5, 16_667.0, 12).batch_target(), Some(6));
-        assert_eq!(policy(5, 16_667.0, 1).batch_target(), None);
+        assert_eq!(batch_target(&policy(2, 5000.0, MANY).0), Some(2));
+        assert_eq!(batch_target(&policy(9, 16_667.0, 12).0), Some(6));
+        assert_eq!(batch_target(&policy(5, 16_667.0, 1).0), None);
     }
 
     #[test]
-    fn the_dispatcher_learns_not_to_linger_for_closed_loop_clients() {
-        for clients in [1, 8, 20] {
-            let (mut policy, mut now, mut missed) = (LingerPolicy::new(MANY), Instant::now(), 0);
-            for _ in 0..1000 {
-                if policy.batch_target().is_some_and(|target| target > clients) {
-                    missed += 1;
-                    policy.target_missed();
-                }
-                now += Duration::from_micros(200);
-                policy.committed(clients, now);
+    fn commits_are_paced_by_their_cost() {
+        let (mut policy, began) = policy(10, 16_667.0, MANY);
+        assert_eq!(policy.linger().unwrap().until - began, COST * PACE);
+        // A slow disk.
+        let cost = Duration::from_millis(4);
+        let mut now = began;
+        for _ in 0..100 {
+            now += Duration::from_millis(6);
+            policy.committed(100, now, cost);
+        }
+        let paced = policy.linger().unwrap().until - now;
+        assert!(paced.abs_diff(cost + LINGER_MAX) < Duration::from_micros(1), "{policy:?}");
+    }
+
+    #[test]
+    fn a_commit_that_no_client_waits_for_is_large() {
+        let mut policy = LingerPolicy::new(MANY, false);
+        let start = Instant::now();
+        policy.committed(1, start, COST);
+        policy.committed(20, start + COST * 10, COST);
+        policy.target_missed();
+        let Linger { batch_target, until, .. } = policy.linger().unwrap();
+        assert_eq!((batch_target, until), (TARGET_MAX, start + COST * 11 + UNAWAITED_LINGER));
+    }
+
+    #[test]
+    fn closed_loop_clients_are_waited_for_only_until_all_of_them_wait() {
+        let mut policy = policy(20, 16_667.0, MANY).0;
+        assert_eq!(batch_target(&policy), Some(20));
+        // Twelve of them leave.
+        let (mut now, mut missed) = (Instant::now(), 0);
+        for _ in 0..1000 {
+            if batch_target(&policy).is_some_and(|target| target > 8) {
+                missed += 1;
+                policy.target_missed();
             }
-            // A few at first, and one each time that the target has grown.
-            assert!((1..=10 + 1000 / REACHED_TO_GROW).contains(&missed), "{missed} missed with {clients} clients");
+            now += Duration::from_micros(400);
+            policy.committed(8, now, COST);
         }
-    }
-
-    #[test]
-    fn a_target_that_was_lowered_grows_again() {
-        let mut policy = policy(8, 16_667.0, MANY);
-        for _ in 0..TARGET_MAX {
-            policy.target_missed();
-        }
-        assert_eq!(policy.batch_target(), None);
-        let mut now = Instant::now();
-        for _ in 0..REACHED_TO_GROW as usize * TARGET_MAX {
-            now += Duration::from_micros(200);
-            policy.committed(TARGET_MAX, now);
-        }
-        assert_eq!(policy.batch_target(), Some(TARGET_MAX));
+        assert_eq!((batch_target(&policy), missed), (Some(8), 5));
     }
 }
