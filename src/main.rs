@@ -86,7 +86,11 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command, settings: Settings) -> anyhow::Result<ExitCode> {
-    let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .thread_name("runtime")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         match command {
             Command::Serve => serve(settings).await,

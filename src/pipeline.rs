@@ -1,9 +1,17 @@
 //! The pipeline from the queue to the store: the dispatcher and its workers.
+//!
+//! Workers have threads of their own with a lower priority: signing and hashing an object takes milliseconds, in which a
+//! thread of the handlers could not respond.
 
+use std::ffi::CStr;
+use std::io;
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{Context as _, anyhow};
-use tokio::runtime;
+use rustix::process::setpriority_process;
+use rustix::thread::{gettid, set_name};
+use tokio::runtime::{self, Runtime};
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
@@ -16,14 +24,54 @@ use crate::spool::Backlog;
 use crate::store::Store;
 use crate::worker::{UploadLimit, Uploader};
 
+/// The names of the threads, by which operators tell their CPU time apart.
+const DISPATCHER: &CStr = c"dispatcher";
+const UPLOADS: &str = "uploads";
+/// One thread of the workers for so many cores.
+const CORES_PER_UPLOAD_THREAD: usize = 8;
+/// The priority of the workers' threads: at most a third of a core while others need all of it.
+const UPLOAD_NICE: i32 = 5;
+
 /// The dispatcher and its workers. They exit only after the queue is closed.
 pub(crate) struct Pipeline {
     tasks: JoinSet<()>,
+    _uploads: UploadRuntime,
     dispatcher: task::Id,
     /// Whether the dispatcher still runs.
     is_dispatching: bool,
     backlog: Arc<Backlog>,
     shutdown: Shutdown,
+}
+
+/// The runtime of the workers. Threads that block when it is dropped end with the process.
+struct UploadRuntime(Option<Runtime>);
+
+impl UploadRuntime {
+    fn start() -> io::Result<Self> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let lower_priority = || {
+            // Without it uploads are as fast, and the tail of the response times is longer.
+            let _: rustix::io::Result<()> = setpriority_process(Some(gettid()), UPLOAD_NICE);
+        };
+        let threads = cores.div_ceil(CORES_PER_UPLOAD_THREAD);
+        let mut builder = runtime::Builder::new_multi_thread();
+        builder.worker_threads(threads).thread_name(UPLOADS).on_thread_start(lower_priority).enable_all();
+        builder.build().map(Some).map(Self)
+    }
+
+    fn spawn(&self, tasks: &mut JoinSet<()>, worker: impl Future<Output = ()> + Send + 'static) {
+        if let Self(Some(runtime)) = self {
+            tasks.spawn_on(worker, runtime.handle());
+        }
+    }
+}
+
+impl Drop for UploadRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Closes the backlog when it is dropped, also when the dispatcher panics: the workers then store the sealed segments and exit.
@@ -61,15 +109,19 @@ impl Pipeline {
         let closes = ClosesBacklog(Arc::clone(&context.backlog));
         let dispatcher = tasks.spawn_blocking(move || {
             let _closes = closes;
+            // A thread without its name works as well.
+            let _: rustix::io::Result<()> = set_name(DISPATCHER);
             runtime.block_on(aborted.run_until_cancelled_owned(dispatcher.run()));
         });
+        let uploads = UploadRuntime::start().context("cannot start the runtime of the workers")?;
         for _ in 0..settings.max_workers {
             let uploader = Arc::clone(&uploader);
-            tasks.spawn(async move { uploader.run().await });
+            uploads.spawn(&mut tasks, async move { uploader.run().await });
         }
         let backlog = Arc::clone(&context.backlog);
         Ok(Self {
             tasks,
+            _uploads: uploads,
             dispatcher: dispatcher.id(),
             is_dispatching: true,
             backlog,
