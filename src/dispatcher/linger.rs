@@ -17,8 +17,11 @@ const PACE: u32 = 3;
 const LINGER_MAX: Duration = Duration::from_millis(1);
 /// The delay of a commit that no client waits for.
 const UNAWAITED_LINGER: Duration = Duration::from_millis(5);
-/// The weight of the last commit in the average duration is one part in this many.
-const COST_PART: u32 = 8;
+/// The weight of the last commit in the averages: high enough for a change of load, and low enough that two requests at about
+/// the same time are not taken for a high rate.
+const WEIGHT: f64 = 1.0 / 16.0;
+/// A longer time between two commits counts as this one, so that a pause has no effect for long.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// With this many jobs in a commit, its fixed cost is small for each of them.
 const TARGET_MAX: usize = 256;
 /// The target is at most the queue's capacity in jobs divided by this, so that the queue can hold it.
@@ -37,8 +40,10 @@ pub(super) struct LingerPolicy {
     last_commit: Option<Instant>,
     /// The average duration of a commit.
     cost: Duration,
-    /// Whether jobs arrived fast enough before the last commit.
-    is_fast: bool,
+    /// The average number of jobs in a commit.
+    jobs: f64,
+    /// The average time from the beginning of one commit to that of the next, in seconds.
+    apart: f64,
     batch_target: usize,
     batch_target_max: usize,
 }
@@ -60,7 +65,8 @@ impl LingerPolicy {
             is_awaited,
             last_commit: None,
             cost: Duration::ZERO,
-            is_fast: false,
+            jobs: 1.0,
+            apart: PAUSE_MAX.as_secs_f64(),
             batch_target: if is_awaited { 1 } else { batch_target_max },
             batch_target_max,
         }
@@ -68,10 +74,11 @@ impl LingerPolicy {
 
     /// Records a commit of `jobs` jobs, which arrived since the previous commit.
     pub(super) fn committed(&mut self, jobs: usize, began: Instant, took: Duration) {
-        let since = self.last_commit.map_or(Duration::MAX, |last| began.saturating_duration_since(last));
+        let apart = self.last_commit.map_or(PAUSE_MAX, |last| began.saturating_duration_since(last).min(PAUSE_MAX));
         self.last_commit = Some(began);
-        self.cost = if self.cost.is_zero() { took } else { (self.cost * (COST_PART - 1) + took) / COST_PART };
-        self.is_fast = jobs as f64 * self.interval().as_secs_f64() >= EXPECTED_JOBS_MIN * since.as_secs_f64();
+        self.cost = if self.cost.is_zero() { took } else { self.cost.mul_f64(1.0 - WEIGHT) + took.mul_f64(WEIGHT) };
+        self.jobs += (jobs as f64 - self.jobs) * WEIGHT;
+        self.apart += (apart.as_secs_f64() - self.apart) * WEIGHT;
         self.batch_target = self.batch_target.max(jobs).min(self.batch_target_max);
     }
 
@@ -82,8 +89,10 @@ impl LingerPolicy {
 
     /// What to wait for; none if the next commit begins at once.
     pub(super) fn linger(&self) -> Option<Linger> {
-        let until = self.last_commit? + self.interval();
-        (self.is_fast && self.batch_target > 1).then_some(Linger { batch_target: self.batch_target, until })
+        let interval = self.interval();
+        let is_fast = self.jobs * interval.as_secs_f64() >= EXPECTED_JOBS_MIN * self.apart;
+        let until = self.last_commit? + interval;
+        (is_fast && self.batch_target > 1).then_some(Linger { batch_target: self.batch_target, until })
     }
 
     /// Records that a wait ended before the target was reached.
@@ -101,14 +110,15 @@ mod tests {
     const MANY: usize = 10_000;
     const COST: Duration = Duration::from_micros(300);
 
-    /// The policy after two commits, the second with `jobs` jobs that arrived at this rate, and its beginning.
+    /// The policy after commits of `jobs` jobs each at this rate, and the beginning of the last one.
     fn policy(jobs: usize, per_sec: f64, max_jobs: usize) -> (LingerPolicy, Instant) {
-        let start = Instant::now();
         let mut policy = LingerPolicy::new(max_jobs, true);
-        policy.committed(1, start, COST);
-        let second = start + Duration::from_secs_f64(jobs as f64 / per_sec);
-        policy.committed(jobs, second, COST);
-        (policy, second)
+        let mut now = Instant::now();
+        for _ in 0..200 {
+            now += Duration::from_secs_f64(jobs as f64 / per_sec);
+            policy.committed(jobs, now, COST);
+        }
+        (policy, now)
     }
 
     fn batch_target(policy: &LingerPolicy) -> Option<usize> {
@@ -126,6 +136,16 @@ mod tests {
     }
 
     #[test]
+    fn a_few_requests_at_about_the_same_time_are_no_high_rate() {
+        let (mut policy, mut now) = policy(1, 1000.0, MANY);
+        for _ in 0..3 {
+            now += Duration::from_micros(50);
+            policy.committed(5, now, COST);
+        }
+        assert_eq!(policy.linger(), None);
+    }
+
+    #[test]
     fn fast_jobs_are_batched_up_to_what_the_queue_can_hold() {
         assert_eq!(batch_target(&policy(2, 5000.0, MANY).0), Some(2));
         assert_eq!(batch_target(&policy(9, 16_667.0, 12).0), Some(6));
@@ -135,35 +155,32 @@ mod tests {
     #[test]
     fn commits_are_paced_by_their_cost() {
         let (mut policy, began) = policy(10, 16_667.0, MANY);
-        assert_eq!(policy.linger().unwrap().until - began, COST * PACE);
+        let close = |one: Duration, other: Duration| one.abs_diff(other) < Duration::from_micros(1);
+        assert!(close(policy.linger().unwrap().until - began, COST * PACE), "{policy:?}");
         // A slow disk.
         let cost = Duration::from_millis(4);
         let mut now = began;
-        for _ in 0..100 {
+        for _ in 0..400 {
             now += Duration::from_millis(6);
             policy.committed(100, now, cost);
         }
-        let paced = policy.linger().unwrap().until - now;
-        assert!(paced.abs_diff(cost + LINGER_MAX) < Duration::from_micros(1), "{policy:?}");
+        assert!(close(policy.linger().unwrap().until - now, cost + LINGER_MAX), "{policy:?}");
     }
 
     #[test]
     fn a_commit_that_no_client_waits_for_is_large() {
-        let mut policy = LingerPolicy::new(MANY, false);
-        let start = Instant::now();
-        policy.committed(1, start, COST);
-        policy.committed(20, start + COST * 10, COST);
+        let mut policy = LingerPolicy { is_awaited: false, batch_target: TARGET_MAX, ..policy(20, 16_667.0, MANY).0 };
         policy.target_missed();
-        let Linger { batch_target, until, .. } = policy.linger().unwrap();
-        assert_eq!((batch_target, until), (TARGET_MAX, start + COST * 11 + UNAWAITED_LINGER));
+        assert_eq!(batch_target(&policy), Some(TARGET_MAX));
+        assert_eq!(policy.interval(), policy.cost + UNAWAITED_LINGER);
     }
 
     #[test]
     fn closed_loop_clients_are_waited_for_only_until_all_of_them_wait() {
-        let mut policy = policy(20, 16_667.0, MANY).0;
+        let (mut policy, mut now) = policy(20, 16_667.0, MANY);
         assert_eq!(batch_target(&policy), Some(20));
         // Twelve of them leave.
-        let (mut now, mut missed) = (Instant::now(), 0);
+        let mut missed = 0;
         for _ in 0..1000 {
             if batch_target(&policy).is_some_and(|target| target > 8) {
                 missed += 1;
