@@ -1,4 +1,4 @@
-//! Drains the queue, packs jobs into frames, commits the frames to the open segment, acknowledges their jobs, and seals the
+//! Drains the queue, packs jobs into frames, commits each frame to the open segment, acknowledges its jobs, and seals the
 //! segment when it is full, old enough or waited for.
 //!
 //! Compressing and syncing block, so [`Dispatcher::run`] needs a thread of its own.
@@ -21,7 +21,7 @@ use crate::queue::{Job, JobReceiver, Receipt};
 use crate::segment::{FRAME_MAX_BYTES, FrameEncoder};
 use crate::spool::{OpenSegment, SegmentStatus, Space, SpoolError};
 use linger::{Linger, LingerPolicy};
-use packers::{Frame, PackerFailed, Packers};
+use packers::{PackerFailed, Packers, Part};
 
 /// The most jobs that are received from the queue at once.
 const DRAIN_MAX_JOBS: usize = 1024;
@@ -68,7 +68,7 @@ impl Dispatcher {
         }
         let handlers = Handle::current();
         let encoder = FrameEncoder::new(limits.compression)?;
-        let packers = Packers::new(limits.compression, handlers.clone());
+        let packers = Packers::new(limits.compression, limits.max_bytes, handlers.clone());
         let linger_policy = LingerPolicy::new(queue.max_jobs(), context.spool.is_durable());
         Ok(Self {
             queue,
@@ -105,9 +105,9 @@ impl Dispatcher {
             let mut segment = match context.spool.open(SystemTime::now(), self.limits.max_bytes) {
                 Ok(segment) => segment,
                 Err(error) => {
-                    let mut frames = self.packers.take()?;
-                    frames.push(Frame::of(std::mem::take(&mut self.drained)));
-                    self.reject(frames, &error);
+                    let mut parts = self.packers.take()?;
+                    parts.push(Part::of(std::mem::take(&mut self.drained)));
+                    self.reject(parts, &error);
                     continue;
                 }
             };
@@ -155,7 +155,7 @@ impl Dispatcher {
     async fn fill(&mut self, segment: &mut OpenSegment) -> Result<SealReason, PackerFailed> {
         let mut due = Due { at: segment.opened + self.limits.max_age, reason: SealReason::Age };
         loop {
-            // Packed frames do not become larger.
+            // A frame that is being packed does not become larger.
             if !self.packers.is_active() {
                 self.linger();
             }
@@ -172,15 +172,15 @@ impl Dispatcher {
                     return Ok(SealReason::Shutdown);
                 }
             }
-            let frames = self.next_frames()?;
+            let parts = self.next_frame()?;
             let early = self.early_seal();
             // During an outage of the store an early seal gains nothing and makes a small object.
             let is_useful = early < due.at && self.context.health.store_outage().is_none();
-            if is_useful && frames.iter().flat_map(|frame| &frame.jobs).any(|job| job.is_urgent) {
+            if is_useful && parts.iter().flat_map(|part| &part.jobs).any(|job| job.is_urgent) {
                 due = Due { at: early, reason: SealReason::Urgent };
             }
-            if let Err((frames, error)) = self.commit(segment, frames) {
-                self.reject(frames, &error);
+            if let Err((parts, error)) = self.commit(segment, parts) {
+                self.reject(parts, &error);
                 return Ok(SealReason::Fault);
             }
             if segment.len() >= self.limits.max_bytes {
@@ -192,19 +192,20 @@ impl Dispatcher {
         }
     }
 
-    /// The frames of the next commit: those that were packed beside each other, or one of the drained jobs if these are few.
-    fn next_frames(&mut self) -> Result<Vec<Frame>, PackerFailed> {
+    /// The parts of the next frame: those that tasks have packed, or one of the drained jobs if these are few.
+    fn next_frame(&mut self) -> Result<Vec<Part>, PackerFailed> {
         self.queue.try_recv_many(&mut self.drained, DRAIN_MAX_JOBS);
         if !self.packers.is_active() {
             self.packers.submit(&mut self.drained);
         }
         if !self.packers.is_active() {
-            return Ok(vec![Frame::first_of(&mut self.drained, FRAME_MAX_BYTES)]);
+            return Ok(vec![Part::first_of(&mut self.drained, FRAME_MAX_BYTES)]);
         }
-        let frames = self.packers.take()?;
-        // The next frames are packed while these are committed.
+        let parts = self.packers.take()?;
+        // The next frame is packed while this one is committed.
+        self.queue.try_recv_many(&mut self.drained, DRAIN_MAX_JOBS);
         self.packers.submit(&mut self.drained);
-        Ok(frames)
+        Ok(parts)
     }
 
     /// Whether the spool is nearly full and storing this segment would end that.
@@ -233,37 +234,40 @@ impl Dispatcher {
         }
     }
 
-    /// Commits the frames, and acknowledges their jobs. Packs those that are not packed yet.
-    fn commit(&mut self, segment: &mut OpenSegment, frames: Vec<Frame>) -> Result<(), (Vec<Frame>, SpoolError)> {
+    /// Commits a frame, and acknowledges its jobs. Packs what is not packed yet.
+    fn commit(&mut self, segment: &mut OpenSegment, parts: Vec<Part>) -> Result<(), (Vec<Part>, SpoolError)> {
         let began = Instant::now();
-        let first = match self.stage(segment, &frames).and_then(|first| segment.commit().map(|()| first)) {
+        let jobs = || parts.iter().flat_map(|part| &part.jobs);
+        let count = jobs().count();
+        let payloads = jobs().map(|job| job.lines.payloads).sum();
+        let encoder = &mut self.encoder;
+        let append = |out: &mut Vec<u8>| parts.iter().try_for_each(|part| part.append(encoder, out));
+        let first = match segment.commit(count as u32, payloads, append) {
             Ok(first) => first,
-            Err(error) => return Err((frames, error)),
+            Err(error) => return Err((parts, error)),
         };
         let PipelineContext { health, metrics, .. } = &self.context;
-        let jobs = || frames.iter().flat_map(|frame| &frame.jobs);
         // Before the acknowledgement, so that a tenant never has more on disk than it is charged for.
-        let sizes = frames.iter().flat_map(|frame| frame.sizes.iter().copied());
+        let sizes = parts.iter().flat_map(|part| part.sizes.iter().copied());
         segment.charge_tenants(jobs().map(Job::spool_share).zip(sizes));
         // Before the jobs can be stored.
         let (accepted_jobs, accepted_payloads) = jobs()
             .filter(|job| job.is_accepted_by_commit())
             .fold((0, 0), |(count, sum), job| (count + 1, sum + u64::from(job.lines.payloads)));
         metrics.ledger.accepted(accepted_jobs, accepted_payloads);
-        frames.iter().for_each(|frame| metrics.frame_jobs.observe(frame.jobs.len() as f64));
+        metrics.frame_jobs.observe(count as f64);
         let took = began.elapsed();
         metrics.commit_seconds.observe(took.as_secs_f64());
         health.spool_succeeded();
-        let count = jobs().count();
         self.queue.record_drained(count);
         self.linger_policy.committed(count, began.into(), took);
-        self.acknowledge(frames, &segment.status, first);
+        self.acknowledge(parts, &segment.status, first);
         Ok(())
     }
 
     /// Releases the capacity of committed jobs, of which the first has the index `first`, and informs the handlers that wait.
-    fn acknowledge(&mut self, frames: Vec<Frame>, segment: &Arc<SegmentStatus>, first: u32) {
-        let jobs = frames.into_iter().flat_map(|frame| frame.jobs).zip(first..);
+    fn acknowledge(&mut self, parts: Vec<Part>, segment: &Arc<SegmentStatus>, first: u32) {
+        let jobs = parts.into_iter().flat_map(|part| part.jobs).zip(first..);
         let waiting: Vec<_> = jobs.filter_map(|(job, index)| Some((job.release()?, index))).collect();
         if waiting.is_empty() {
             return;
@@ -279,28 +283,10 @@ impl Dispatcher {
         self.acknowledging.spawn_on(acknowledge, &self.handlers);
     }
 
-    /// Adds the frames to the next commit. Returns the index of the first job.
-    fn stage(&mut self, segment: &mut OpenSegment, frames: &[Frame]) -> Result<u32, SpoolError> {
-        let mut first = None;
-        for frame in frames {
-            let payloads = frame.jobs.iter().map(|job| job.lines.payloads).sum();
-            let index = segment.stage(frame.jobs.len() as u32, payloads, |out| match &frame.data {
-                Some(Ok(data)) => {
-                    out.extend_from_slice(data);
-                    Ok(())
-                }
-                Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
-                None => self.encoder.pack(frame.lines(), out),
-            })?;
-            first.get_or_insert(index);
-        }
-        Ok(first.unwrap_or_default())
-    }
-
-    /// Rejects the jobs of `frames`.
-    fn reject(&mut self, frames: Vec<Frame>, error: &SpoolError) {
+    /// Rejects the jobs of `parts`.
+    fn reject(&mut self, parts: Vec<Part>, error: &SpoolError) {
         self.context.metrics.commit_failures.inc();
         self.context.health.spool_failed(error);
-        frames.into_iter().flat_map(|frame| frame.jobs).for_each(|job| job.reject(error.clone()));
+        parts.into_iter().flat_map(|part| part.jobs).for_each(|job| job.reject(error.clone()));
     }
 }

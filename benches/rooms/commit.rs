@@ -55,8 +55,7 @@ fn run(bencher: Bencher<'_, '_>, spool: &Spool, jobs: u32) {
             out.extend_from_slice(&frame);
             Ok(())
         };
-        segment.stage(jobs, jobs * 10, packed).unwrap();
-        segment.commit().unwrap();
+        segment.commit(jobs, jobs * 10, packed).unwrap();
         if segment.len() >= OBJECT_MAX_BYTES {
             spool.discard(std::mem::replace(&mut segment, open()));
         }

@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A longer id is replaced, because every stored line repeats it.
@@ -31,10 +31,11 @@ impl RequestId {
         headers.get(X_REQUEST_ID).map_or_else(Self::new, |id| Self(id.clone()))
     }
 
-    /// A new id: a UUIDv7, so that ids sort by time.
+    /// A new id: a UUIDv7, so that ids sort by time. Without the counter that orders those of one millisecond, because all
+    /// threads would share its lock.
     pub(super) fn new() -> Self {
         let mut text = Uuid::encode_buffer();
-        let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
+        let text = Uuid::new_v7(Timestamp::now(NoContext)).hyphenated().encode_lower(&mut text);
         // Hexadecimal digits and hyphens are a valid header. A clone of bytes with an owner does not allocate.
         let text = Bytes::from_owner(<[u8; ID_BYTES]>::try_from(text.as_bytes()).unwrap_or([b'-'; ID_BYTES]));
         Self(HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static("-")))

@@ -25,8 +25,8 @@ pub fn are_small(compression: Compression, bytes: &[u8], frames: &[usize]) -> bo
     let total = frames.iter().fold(0_usize, |sum, len| {
         let (frame, others) = rest.split_at_checked(*len).unwrap_or_default();
         rest = others;
-        // A frame of unknown size counts as large.
-        sum.saturating_add(lines(compression, frame).unwrap_or(usize::MAX))
+        // A frame of unknown size counts as large. One that was packed in parts has at least as many bytes of lines as it takes.
+        sum.saturating_add(lines(compression, frame).map_or(usize::MAX, |lines| lines.max(*len)))
     });
     frames.len() > 1 && total / frames.len() < SMALL_FRAME_BYTES
 }

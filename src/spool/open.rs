@@ -33,39 +33,19 @@ pub struct OpenSegment {
     pub status: Arc<SegmentStatus>,
     /// When it was opened.
     pub opened: Instant,
-    committed: Counts,
-    /// In frames that the next commit adds.
-    staged: Counts,
-    body: Body,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Counts {
     jobs: u32,
     payloads: u32,
-}
-
-impl Counts {
-    fn plus(self, other: Self) -> Self {
-        let Self { jobs, payloads } = other;
-        Self { jobs: self.jobs.saturating_add(jobs), payloads: self.payloads.saturating_add(payloads) }
-    }
+    body: Body,
 }
 
 #[derive(Debug)]
 pub(super) enum Body {
-    Memory(SegmentBytes),
+    Memory {
+        bytes: Vec<u8>,
+        /// The lengths of its frames.
+        frames: Vec<usize>,
+    },
     File(SegmentFile),
-}
-
-/// The bytes of an open segment in memory.
-#[derive(Debug)]
-pub(super) struct SegmentBytes {
-    bytes: Vec<u8>,
-    /// The lengths of its frames.
-    frames: Vec<usize>,
-    /// The committed ones among the bytes and the frames.
-    committed: (usize, usize),
 }
 
 /// The file of an open segment.
@@ -77,10 +57,8 @@ pub(super) struct SegmentFile {
     folder: Arc<Folder>,
     charge: FileCharge,
     id: SegmentId,
-    /// The staged frames, which the next commit appends. Kept for its capacity.
+    /// The next append. Kept for its capacity.
     buffer: Vec<u8>,
-    /// The bytes of the object among the staged ones.
-    staged_data: usize,
     /// The durable bytes of the file.
     len: usize,
     /// The bytes of the object among them.
@@ -91,57 +69,38 @@ impl OpenSegment {
     pub(super) fn in_memory(status: Arc<SegmentStatus>, expected_bytes: usize) -> Self {
         // The last frame exceeds the size at which a segment is sealed.
         let capacity = expected_bytes.saturating_add(expected_bytes / 8).min(INITIAL_CAPACITY_MAX);
-        let bytes = Vec::with_capacity(capacity);
-        Self::new(status, Body::Memory(SegmentBytes { bytes, frames: Vec::new(), committed: (0, 0) }))
+        Self::new(status, Body::Memory { bytes: Vec::with_capacity(capacity), frames: Vec::new() })
     }
 
     pub(super) fn new(status: Arc<SegmentStatus>, body: Body) -> Self {
-        let (committed, staged) = (Counts::default(), Counts::default());
-        Self { status, opened: Instant::now(), committed, staged, body }
+        Self { status, opened: Instant::now(), jobs: 0, payloads: 0, body }
     }
 
-    /// Adds a frame of `jobs` jobs and `payloads` payloads to the next commit. `pack` appends its data to a buffer. Returns the
-    /// index of the first job.
+    /// Adds a frame of `jobs` jobs and `payloads` payloads, which `pack` appends to its buffer. On disk it is durable then.
+    /// Returns the index of the first job. Blocks.
     ///
     /// # Errors
-    /// That of `pack`. None of the staged jobs is accepted, and the segment must be sealed.
-    pub fn stage(
+    /// [`SpoolError`]; none of the jobs is accepted. The segment must be sealed, and ends with the last commit that succeeded.
+    pub fn commit(
         &mut self,
         jobs: u32,
         payloads: u32,
         pack: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
     ) -> Result<u32, SpoolError> {
-        let before = self.committed.plus(self.staged);
+        let first_job = self.jobs;
+        let counts = FrameCounts { first_job, jobs, first_payload: self.payloads, payloads };
         match &mut self.body {
-            Body::Memory(memory) => {
-                let start = memory.bytes.len();
-                pack(&mut memory.bytes)?;
-                memory.frames.push(memory.bytes.len() - start);
+            Body::Memory { bytes, frames } => {
+                let start = bytes.len();
+                pack(bytes)?;
+                frames.push(bytes.len() - start);
             }
-            Body::File(file) => {
-                file.stage(
-                    FrameCounts { first_job: before.jobs, jobs, first_payload: before.payloads, payloads },
-                    pack,
-                )?;
-            }
+            Body::File(file) => file.commit(counts, pack)?,
         }
-        self.staged = self.staged.plus(Counts { jobs, payloads });
-        Ok(before.jobs)
-    }
-
-    /// Commits the staged frames. On disk they are durable then. Blocks.
-    ///
-    /// # Errors
-    /// [`SpoolError`]; none of the staged jobs is accepted. The segment must be sealed, and ends with the last commit that
-    /// succeeded.
-    pub fn commit(&mut self) -> Result<(), SpoolError> {
-        match &mut self.body {
-            Body::Memory(memory) => memory.committed = (memory.bytes.len(), memory.frames.len()),
-            Body::File(file) => file.commit()?,
-        }
-        self.committed = self.committed.plus(std::mem::take(&mut self.staged));
-        self.status.set_jobs(self.committed.jobs);
-        Ok(())
+        self.jobs = self.jobs.saturating_add(jobs);
+        self.payloads = self.payloads.saturating_add(payloads);
+        self.status.set_jobs(self.jobs);
+        Ok(first_job)
     }
 
     /// Charges the space on disk of the last commit to the tenants of its jobs, in proportion to the bytes of their lines.
@@ -151,29 +110,25 @@ impl OpenSegment {
         }
     }
 
-    /// The committed bytes of the object.
+    /// The bytes of the object.
     pub fn len(&self) -> usize {
         match &self.body {
-            Body::Memory(memory) => memory.committed.0,
+            Body::Memory { bytes, .. } => bytes.len(),
             Body::File(file) => file.data_len,
         }
     }
 
     /// Whether nothing was committed.
     pub fn is_empty(&self) -> bool {
-        self.committed.jobs == 0
+        self.jobs == 0
     }
 
     /// Seals the segment. On disk its file is renamed to carry what was committed to it. Blocks.
     pub fn seal(self) -> SealedSegment {
-        let Counts { jobs, payloads } = self.committed;
+        let (jobs, payloads) = (self.jobs, self.payloads);
         let (len, age) = (self.len(), Some(self.opened.elapsed()));
         let source = match self.body {
-            Body::Memory(SegmentBytes { mut bytes, mut frames, committed }) => {
-                bytes.truncate(committed.0);
-                frames.truncate(committed.1);
-                Source::Memory { body: Bytes::from(bytes), frames }
-            }
+            Body::Memory { bytes, frames } => Source::Memory { body: Bytes::from(bytes), frames },
             Body::File(mut file) => {
                 if jobs > 0 {
                     let committed = Committed { jobs, payloads, bytes: file.len };
@@ -200,15 +155,16 @@ impl SegmentFile {
         let path = folder.open_path(id, compression);
         let file = disk.create(&path).map_err(with_path(&path))?;
         let (disk, folder) = (Arc::clone(disk), Arc::clone(folder));
-        Ok(Self { disk, file, path, folder, charge, id, buffer: Vec::new(), staged_data: 0, len: 0, data_len: 0 })
+        Ok(Self { disk, file, path, folder, charge, id, buffer: Vec::new(), len: 0, data_len: 0 })
     }
 
-    fn stage(
+    fn commit(
         &mut self,
         counts: FrameCounts,
         pack: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
     ) -> Result<(), SpoolError> {
-        if self.len == 0 && self.buffer.is_empty() {
+        self.buffer.clear();
+        if self.len == 0 {
             self.buffer.extend_from_slice(&file_header(self.id));
         }
         let header_at = self.buffer.len();
@@ -219,12 +175,7 @@ impl SegmentFile {
         if let Some(header) = front.get_mut(header_at..) {
             header.copy_from_slice(&frame_header(self.id, counts, data));
         }
-        self.staged_data += data.len();
-        Ok(())
-    }
-
-    fn commit(&mut self) -> Result<(), SpoolError> {
-        let len = self.len + self.buffer.len();
+        let (len, data_len) = (self.len + data_at + data.len(), self.data_len + data.len());
         if !self.charge.grow_to(len) {
             return Err(SpoolError::Full);
         }
@@ -233,9 +184,7 @@ impl SegmentFile {
             let _: io::Result<()> = self.file.truncate(self.len as u64);
             return Err(with_path(&self.path)(error).into());
         }
-        (self.len, self.data_len) = (len, self.data_len + self.staged_data);
-        self.buffer.clear();
-        self.staged_data = 0;
+        (self.len, self.data_len) = (len, data_len);
         Ok(())
     }
 

@@ -81,8 +81,7 @@ mod tests {
             let mut encoder = FrameEncoder::new(compression).unwrap();
             let mut open = spool.open(SystemTime::now(), 1000).unwrap();
             for _ in 0..3 {
-                open.stage(1, 1, |out| encoder.pack(iter::once(b"{}\n".as_slice()), out)).unwrap();
-                open.commit().unwrap();
+                open.commit(1, 1, |out| encoder.pack(iter::once(b"{}\n".as_slice()), out)).unwrap();
             }
             let mut sealed = open.seal();
             assert_eq!(spool.load(&mut sealed).await.unwrap_err(), LoadError::Repacking);
