@@ -7,27 +7,30 @@ mod linger;
 mod packers;
 
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::ObjectSettings;
 use crate::context::PipelineContext;
 use crate::metrics::SealReason;
-use crate::queue::{Job, JobReceiver, Receipt};
+use crate::queue::{Acknowledgement, Job, JobReceiver, Receipt};
 use crate::segment::{FRAME_MAX_BYTES, FrameEncoder};
 use crate::spool::{OpenSegment, SegmentStatus, Space, SpoolError};
 use linger::{Linger, LingerPolicy};
-use packers::{PackerFailed, Packers, Part};
+use packers::{Packers, Part};
 
 /// The most jobs that are received from the queue at once.
 const DRAIN_MAX_JOBS: usize = 1024;
 /// A segment is sealed at the latest when it holds the spool's bytes divided by this, so that one can be uploaded while
 /// others are filled.
 const SPOOL_PART: usize = 4;
+/// A segment has at least this many frames that are packed in parts, so that the last one exceeds its size by little.
+const FRAMES_MIN: usize = 8;
 /// The interval between probes of a spool that fails.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -68,7 +71,8 @@ impl Dispatcher {
         }
         let handlers = Handle::current();
         let encoder = FrameEncoder::new(limits.compression)?;
-        let packers = Packers::new(limits.compression, limits.max_bytes, handlers.clone());
+        let margin = context.spool.space().map_or(usize::MAX, |space| space.margin());
+        let packers = Packers::new(limits.compression, margin.min(limits.max_bytes / FRAMES_MIN), handlers.clone());
         let linger_policy = LingerPolicy::new(queue.max_jobs(), context.spool.is_durable());
         Ok(Self {
             queue,
@@ -85,16 +89,18 @@ impl Dispatcher {
         })
     }
 
-    /// Runs until the queue is closed and all of its jobs are in sealed segments, or packing has panicked. Then closes the
-    /// backlog.
+    /// Runs until the queue is closed and all of its jobs are in sealed segments. Then closes the backlog. A panic of a task
+    /// that packs is one of the dispatcher.
     pub async fn run(mut self) {
-        // The pipeline reports the exit.
-        let _: Result<(), PackerFailed> = self.dispatch().await;
+        let dispatched = self.dispatch().await;
         self.context.backlog.close();
         while self.acknowledging.join_next().await.is_some() {}
+        if let Some(panic) = dispatched.err().and_then(|error| error.try_into_panic().ok()) {
+            resume_unwind(panic);
+        }
     }
 
-    async fn dispatch(&mut self) -> Result<(), PackerFailed> {
+    async fn dispatch(&mut self) -> Result<(), JoinError> {
         let context = self.context.clone();
         loop {
             // With the slot, a segment that is opened can be sealed. Without one, no job is taken.
@@ -105,28 +111,30 @@ impl Dispatcher {
             let mut segment = match context.spool.open(SystemTime::now(), self.limits.max_bytes) {
                 Ok(segment) => segment,
                 Err(error) => {
-                    let mut parts = self.packers.take()?;
+                    let mut parts = self.packers.take().await?;
                     parts.push(Part::of(std::mem::take(&mut self.drained)));
                     self.reject(parts, &error);
                     continue;
                 }
             };
-            let reason = self.fill(&mut segment).await?;
+            let filled = self.fill(&mut segment).await;
             if segment.is_empty() {
                 context.spool.discard(segment);
+                filled?;
                 continue;
             }
             let sealed = segment.seal();
-            context.metrics.sealed(reason);
+            filled.as_ref().ok().inspect(|reason| context.metrics.sealed(**reason));
             context.metrics.segment_bytes.observe(sealed.len as f64);
             context.metrics.segment_age_seconds.observe(sealed.age.unwrap_or_default().as_secs_f64());
             slot.fill(sealed);
+            filled?;
         }
     }
 
     /// Waits until there are jobs to pack. Returns false when the queue is closed and empty.
     async fn drain(&mut self) -> bool {
-        if self.has_jobs() {
+        if !self.drained.is_empty() || self.packers.is_active() {
             return true;
         }
         loop {
@@ -146,13 +154,8 @@ impl Dispatcher {
         }
     }
 
-    /// Whether there are jobs to commit.
-    fn has_jobs(&self) -> bool {
-        !self.drained.is_empty() || self.packers.is_active()
-    }
-
     /// Commits jobs to `segment` until it has to be sealed.
-    async fn fill(&mut self, segment: &mut OpenSegment) -> Result<SealReason, PackerFailed> {
+    async fn fill(&mut self, segment: &mut OpenSegment) -> Result<SealReason, JoinError> {
         let mut due = Due { at: segment.opened + self.limits.max_age, reason: SealReason::Age };
         loop {
             // A frame that is being packed does not become larger.
@@ -172,7 +175,7 @@ impl Dispatcher {
                     return Ok(SealReason::Shutdown);
                 }
             }
-            let parts = self.next_frame()?;
+            let parts = self.next_frame().await?;
             let early = self.early_seal();
             // During an outage of the store an early seal gains nothing and makes a small object.
             let is_useful = early < due.at && self.context.health.store_outage().is_none();
@@ -193,19 +196,24 @@ impl Dispatcher {
     }
 
     /// The parts of the next frame: those that tasks have packed, or one of the drained jobs if these are few.
-    fn next_frame(&mut self) -> Result<Vec<Part>, PackerFailed> {
-        self.queue.try_recv_many(&mut self.drained, DRAIN_MAX_JOBS);
+    async fn next_frame(&mut self) -> Result<Vec<Part>, JoinError> {
+        self.drain_more();
         if !self.packers.is_active() {
             self.packers.submit(&mut self.drained);
         }
         if !self.packers.is_active() {
             return Ok(vec![Part::first_of(&mut self.drained, FRAME_MAX_BYTES)]);
         }
-        let parts = self.packers.take()?;
+        let parts = self.packers.take().await?;
         // The next frame is packed while this one is committed.
-        self.queue.try_recv_many(&mut self.drained, DRAIN_MAX_JOBS);
+        self.drain_more();
         self.packers.submit(&mut self.drained);
         Ok(parts)
+    }
+
+    /// Receives the jobs that have been queued meanwhile.
+    fn drain_more(&mut self) {
+        self.queue.try_recv_many(&mut self.drained, DRAIN_MAX_JOBS);
     }
 
     /// Whether the spool is nearly full and storing this segment would end that.
@@ -224,12 +232,13 @@ impl Dispatcher {
     /// Waits for more jobs, if that makes the next commit cheaper. Blocks.
     fn linger(&mut self) {
         let Some(Linger { batch_target, until }) = self.linger_policy.linger() else { return };
-        let left = until.saturating_duration_since(std::time::Instant::now());
+        let half = until.saturating_duration_since(std::time::Instant::now()) / 2;
         // A full frame gains nothing from more jobs.
-        if left.is_zero() || self.queue.depth.now().1 >= FRAME_MAX_BYTES {
+        if half.is_zero() || self.queue.depth.now().1 >= FRAME_MAX_BYTES || self.queue.linger(batch_target, half) {
             return;
         }
-        if !self.queue.linger(batch_target, left) {
+        let before = self.queue.depth.now().0;
+        if !self.queue.linger(batch_target, half) && self.queue.depth.now().0 <= before {
             self.linger_policy.target_missed();
         }
     }
@@ -265,22 +274,18 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Releases the capacity of committed jobs, of which the first has the index `first`, and informs the handlers that wait.
+    /// Acknowledges the jobs of a committed frame, of which the first has the index `first`.
     fn acknowledge(&mut self, parts: Vec<Part>, segment: &Arc<SegmentStatus>, first: u32) {
         let jobs = parts.into_iter().flat_map(|part| part.jobs).zip(first..);
-        let waiting: Vec<_> = jobs.filter_map(|(job, index)| Some((job.release()?, index))).collect();
-        if waiting.is_empty() {
-            return;
-        }
-        let segment = Arc::clone(segment);
-        // In the runtime of the handlers, whose tasks wake each other without locks and system calls.
-        let acknowledge = async move {
-            for (waiting, index) in waiting {
-                let _: Result<_, _> = waiting.send(Ok(Receipt { segment: Arc::clone(&segment), index }));
-            }
-        };
+        let committed =
+            jobs.filter_map(|(job, index)| job.committed(|| Receipt { segment: Arc::clone(segment), index }));
+        let acknowledgements: Vec<_> = committed.collect();
         while self.acknowledging.try_join_next().is_some() {}
-        self.acknowledging.spawn_on(acknowledge, &self.handlers);
+        if !acknowledgements.is_empty() {
+            // In the runtime of the handlers, whose tasks wake each other without locks and system calls.
+            let send = async { acknowledgements.into_iter().for_each(Acknowledgement::send) };
+            self.acknowledging.spawn_on(send, &self.handlers);
+        }
     }
 
     /// Rejects the jobs of `parts`.

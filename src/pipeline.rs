@@ -28,8 +28,8 @@ use crate::worker::{UploadLimit, Uploader};
 const DISPATCHER: &CStr = c"dispatcher";
 const UPLOADS: &str = "uploads";
 /// One thread of the workers for so many cores.
-const CORES_PER_UPLOAD_THREAD: usize = 8;
-/// The priority of the workers' threads: at most a third of a core while others need all of it.
+const CORES_PER_UPLOAD_THREAD: usize = 4;
+/// The priority of the workers' threads: a quarter of a core beside one other thread that needs all of it.
 const UPLOAD_NICE: i32 = 5;
 
 /// The dispatcher and its workers. They exit only after the queue is closed.

@@ -2,7 +2,7 @@
 //!
 //! It is bounded in jobs and in bytes, and a push never waits: a full queue is an error. The bytes of a request count from
 //! the moment they are read, so bodies in flight and queued jobs share one bound. The capacity of a job is released when the
-//! dispatcher has packed the job, not when it has received it.
+//! dispatcher has committed the job, not when it has received it.
 
 mod capacity;
 mod drain_rate;
@@ -37,7 +37,7 @@ pub struct Job {
     is_accepted: bool,
     /// Set if a handler waits for the outcome of the commit.
     waiting: Option<oneshot::Sender<Outcome>>,
-    /// Released when the lines are packed.
+    /// Released when the job is committed or rejected.
     reservation: Reservation,
 }
 
@@ -48,6 +48,20 @@ pub struct Receipt {
     pub segment: Arc<SegmentStatus>,
     /// Its index among the segment's jobs, from 0.
     pub index: u32,
+}
+
+/// The receipt of a committed job, for the handler that waits for it.
+#[derive(Debug)]
+pub struct Acknowledgement {
+    waiting: oneshot::Sender<Outcome>,
+    receipt: Receipt,
+}
+
+impl Acknowledgement {
+    /// Informs the handler, if it still waits.
+    pub fn send(self) {
+        let _: Result<_, _> = self.waiting.send(Ok(self.receipt));
+    }
 }
 
 impl Job {
@@ -61,9 +75,9 @@ impl Job {
         self.reservation.spool()
     }
 
-    /// The job is in a segment: releases its capacity. Returns the sender for its receipt, if a handler waits for it.
-    pub fn release(self) -> Option<oneshot::Sender<Outcome>> {
-        self.waiting
+    /// The job is committed: releases its capacity. Returns its acknowledgement, if a handler waits for it.
+    pub fn committed(self, receipt: impl FnOnce() -> Receipt) -> Option<Acknowledgement> {
+        self.waiting.map(|waiting| Acknowledgement { waiting, receipt: receipt() })
     }
 
     /// The commit failed: releases the job's capacity and informs the handler, if it still waits.
@@ -228,9 +242,10 @@ impl JobReceiver {
         self.receiver.recv_many(jobs, max).await
     }
 
-    /// Moves up to `max` jobs that are queued now into `jobs`.
+    /// Moves queued jobs into `jobs`, without waiting, until it has `max`.
     pub fn try_recv_many(&mut self, jobs: &mut Vec<Job>, max: usize) {
-        jobs.extend(std::iter::from_fn(|| self.receiver.try_recv().ok()).take(max));
+        let more = max.saturating_sub(jobs.len());
+        jobs.extend(std::iter::from_fn(|| self.receiver.try_recv().ok()).take(more));
     }
 
     /// Blocks until `batch_target` jobs are queued or `timeout` has passed. Returns whether the target was reached.

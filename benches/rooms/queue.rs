@@ -6,7 +6,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use loadtest::payload::DEFAULT_SIZE;
 use millpond::decode::Lines;
-use millpond::queue::{Job, JobQueue, JobReceiver, Receipt, queue};
+use millpond::queue::{Acknowledgement, Job, JobQueue, JobReceiver, Receipt, queue};
 use millpond::segment::Compression;
 use millpond::spool::{SegmentStatus, Spool};
 use tokio::runtime::{Builder, Handle};
@@ -78,9 +78,8 @@ fn serve(runtime: &Handle, mut receiver: JobReceiver, status: &Arc<SegmentStatus
 fn acknowledge(receiver: &JobReceiver, status: &Arc<SegmentStatus>, drained: &mut Vec<Job>) {
     receiver.record_drained(drained.len());
     for (job, index) in drained.drain(..).zip(0..) {
-        if let Some(waiting) = job.release() {
-            waiting.send(Ok(Receipt { segment: Arc::clone(status), index })).unwrap();
-        }
+        let acknowledgement = job.committed(|| Receipt { segment: Arc::clone(status), index });
+        acknowledgement.into_iter().for_each(Acknowledgement::send);
     }
 }
 

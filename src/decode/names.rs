@@ -71,7 +71,7 @@ impl Names {
         is_folded
     }
 
-    /// Adds a name of at most seven ASCII letters without escapes, given as a little-endian word, to the innermost object.
+    /// Adds a name of at most seven ASCII characters without escapes, given as a little-endian word, to the innermost object.
     #[inline]
     pub(super) fn push_short(&mut self, name: u64, range: Range<usize>) {
         let hash = self.keys.0 ^ range.len() as u64;

@@ -364,7 +364,7 @@ fn folded_name_steps(name: &[u8], has_escape: bool) -> usize {
     FOLDED_NAME_STEPS + name.len() / bytes_per_step + FOLDED_LETTER_STEPS * letters
 }
 
-/// A name of at most seven ASCII letters without escapes that begins at `start`, as a little-endian word, and its length.
+/// A name of at most seven ASCII characters without escapes that begins at `start`, as a little-endian word, and its length.
 #[inline]
 fn short_name(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
     let word = word_at(bytes, start)?;

@@ -6,22 +6,23 @@
 //! commits become fewer and larger. A lone request is committed at once.
 //!
 //! Waiting cannot enlarge the batch when all clients are closed-loop: they all wait for a response and send nothing. So the
-//! wait ends when as many jobs are queued as the largest of the last commits had. A wait that ends without them lowers this
-//! target by a part of it.
+//! wait ends when as many jobs are queued as the largest of the last commits had. If no job arrives in the second half of a wait,
+//! this target is lowered by a part of it.
 
 use std::time::{Duration, Instant};
 
 /// Commits begin this many times their duration apart.
 const PACE: u32 = 3;
-/// The most that a commit is delayed by the pace.
+/// The most that a commit is delayed after the one before.
 const LINGER_MAX: Duration = Duration::from_millis(1);
 /// The delay of a commit that no client waits for.
 const UNAWAITED_LINGER: Duration = Duration::from_millis(5);
 /// The weight of the last commit in the averages: high enough for a change of load, and low enough that two requests at about
 /// the same time are not taken for a high rate.
 const WEIGHT: f64 = 1.0 / 16.0;
-/// A longer time between two commits counts as this one, so that a pause has no effect for long.
-const PAUSE_MAX: Duration = Duration::from_millis(20);
+/// A longer time between two commits, or a longer commit, counts as this one in the averages, so that a pause of the clients or
+/// of the disk has no effect for long.
+const SAMPLE_MAX: Duration = Duration::from_millis(20);
 /// With this many jobs in a commit, its fixed cost is small for each of them.
 const TARGET_MAX: usize = 256;
 /// The target is at most the queue's capacity in jobs divided by this, so that the queue can hold it.
@@ -36,8 +37,8 @@ const MISSED_PART: usize = 8;
 pub(super) struct LingerPolicy {
     /// Whether clients wait for commits. In memory mode they do not.
     is_awaited: bool,
-    /// When the last commit began.
-    last_commit: Option<Instant>,
+    /// When the last commit began and ended.
+    last_commit: Option<(Instant, Instant)>,
     /// The average duration of a commit.
     cost: Duration,
     /// The average number of jobs in a commit.
@@ -66,7 +67,7 @@ impl LingerPolicy {
             last_commit: None,
             cost: Duration::ZERO,
             jobs: 1.0,
-            apart: PAUSE_MAX.as_secs_f64(),
+            apart: SAMPLE_MAX.as_secs_f64(),
             batch_target: if is_awaited { 1 } else { batch_target_max },
             batch_target_max,
         }
@@ -74,28 +75,30 @@ impl LingerPolicy {
 
     /// Records a commit of `jobs` jobs, which arrived since the previous commit.
     pub(super) fn committed(&mut self, jobs: usize, began: Instant, took: Duration) {
-        let apart = self.last_commit.map_or(PAUSE_MAX, |last| began.saturating_duration_since(last).min(PAUSE_MAX));
-        self.last_commit = Some(began);
-        self.cost = if self.cost.is_zero() { took } else { self.cost.mul_f64(1.0 - WEIGHT) + took.mul_f64(WEIGHT) };
+        let apart = self.last_commit.map_or(SAMPLE_MAX, |(last, _)| began.saturating_duration_since(last));
+        let (apart, cost) = (apart.min(SAMPLE_MAX), took.min(SAMPLE_MAX));
+        self.last_commit = Some((began, began + took));
+        self.cost = if self.cost.is_zero() { cost } else { self.cost.mul_f64(1.0 - WEIGHT) + cost.mul_f64(WEIGHT) };
         self.jobs += (jobs as f64 - self.jobs) * WEIGHT;
         self.apart += (apart.as_secs_f64() - self.apart) * WEIGHT;
         self.batch_target = self.batch_target.max(jobs).min(self.batch_target_max);
     }
 
-    /// The time from the beginning of one commit to that of the next.
-    fn interval(&self) -> Duration {
-        self.cost + if self.is_awaited { (self.cost * (PACE - 1)).min(LINGER_MAX) } else { UNAWAITED_LINGER }
+    /// The time from the end of one commit to the beginning of the next.
+    fn pause(&self) -> Duration {
+        if self.is_awaited { (self.cost * (PACE - 1)).min(LINGER_MAX) } else { UNAWAITED_LINGER }
     }
 
     /// What to wait for; none if the next commit begins at once.
     pub(super) fn linger(&self) -> Option<Linger> {
-        let interval = self.interval();
+        let (_, ended) = self.last_commit?;
+        let interval = self.cost + self.pause();
         let is_fast = self.jobs * interval.as_secs_f64() >= EXPECTED_JOBS_MIN * self.apart;
-        let until = self.last_commit? + interval;
+        let until = ended + self.pause();
         (is_fast && self.batch_target > 1).then_some(Linger { batch_target: self.batch_target, until })
     }
 
-    /// Records that a wait ended before the target was reached.
+    /// Records that jobs stopped arriving before the target was reached.
     pub(super) fn target_missed(&mut self) {
         if self.is_awaited {
             self.batch_target -= self.batch_target.div_ceil(MISSED_PART).min(self.batch_target);
@@ -164,15 +167,36 @@ mod tests {
             now += Duration::from_millis(6);
             policy.committed(100, now, cost);
         }
-        assert!(close(policy.linger().unwrap().until - now, cost + LINGER_MAX), "{policy:?}");
+        assert_eq!(policy.linger().unwrap().until - now, cost + LINGER_MAX);
+    }
+
+    #[test]
+    fn a_disk_that_stalled_once_delays_no_later_commit() {
+        for (jobs, per_sec) in [(1, 150.0), (20, 16_667.0)] {
+            let (mut policy, mut now) = policy(jobs, per_sec, MANY);
+            let lingers = policy.linger().is_some();
+            for took in [Duration::from_secs(3), COST, COST, COST] {
+                policy.committed(jobs, now, took);
+                now += took;
+                let linger = policy.linger();
+                assert!(linger.is_none_or(|linger| linger.until - now <= LINGER_MAX), "{linger:?}");
+                now += Duration::from_secs_f64(jobs as f64 / per_sec);
+            }
+            assert_eq!(policy.linger().is_some(), lingers);
+        }
     }
 
     #[test]
     fn a_commit_that_no_client_waits_for_is_large() {
-        let mut policy = LingerPolicy { is_awaited: false, batch_target: TARGET_MAX, ..policy(20, 16_667.0, MANY).0 };
+        let mut policy = LingerPolicy::new(MANY, false);
+        let mut now = Instant::now();
+        for _ in 0..200 {
+            now += Duration::from_millis(1);
+            policy.committed(20, now, COST);
+        }
         policy.target_missed();
-        assert_eq!(batch_target(&policy), Some(TARGET_MAX));
-        assert_eq!(policy.interval(), policy.cost + UNAWAITED_LINGER);
+        let expected = Linger { batch_target: TARGET_MAX, until: now + COST + UNAWAITED_LINGER };
+        assert_eq!(policy.linger(), Some(expected));
     }
 
     #[test]

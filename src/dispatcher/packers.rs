@@ -5,12 +5,13 @@
 //! one before, so that its thread is not the limit of a machine with many cores. Parts keep the order of their jobs.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::{io, thread, vec};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::queue::Job;
 use crate::segment::{Compression, FrameEncoder};
@@ -22,7 +23,9 @@ const PARALLEL_MIN_BYTES: usize = 128 * 1024;
 const PART_BYTES: usize = 64 * 1024;
 /// A job with more lines is packed on a thread that may block: it would delay the handlers.
 const LARGE_JOB_BYTES: usize = 4 * PART_BYTES;
-/// The most lines that are packed at a time, unless one job has more.
+/// The parts for each core: these delay the handlers by a millisecond at most.
+const PARTS_PER_CORE: usize = 4;
+/// The most lines in a frame that is packed in parts, unless one job has more.
 const PARALLEL_MAX_BYTES: usize = 4 << 20;
 /// Telemetry compresses to about one part in this many.
 const USUAL_RATIO: usize = 4;
@@ -34,7 +37,7 @@ pub(super) struct Part {
     /// The sizes of the lines of each job.
     pub(super) sizes: Vec<usize>,
     /// Their packed lines; none if they are not packed yet.
-    data: Option<io::Result<Vec<u8>>>,
+    data: Option<Vec<u8>>,
 }
 
 impl Part {
@@ -44,43 +47,49 @@ impl Part {
         Self { jobs, sizes, data: None }
     }
 
-    /// The first jobs of `jobs`, at least one, whose lines have at most `max_bytes`.
-    pub(super) fn first_of(jobs: &mut Vec<Job>, max_bytes: usize) -> Self {
+    /// The first of `jobs`, at least one, whose lines have at most `max_bytes`.
+    fn next(jobs: &mut vec::IntoIter<Job>, max_bytes: usize) -> Self {
         let mut bytes = 0;
-        let fit = jobs.iter().take_while(|job| {
+        let fit = jobs.as_slice().iter().take_while(|job| {
             bytes += job.lines.bytes.len();
             bytes <= max_bytes
         });
-        let count = fit.count().max(1).min(jobs.len());
-        Self::of(jobs.drain(..count).collect())
+        let count = fit.count().max(1);
+        Self::of(jobs.by_ref().take(count).collect())
+    }
+
+    /// Takes the first of `jobs`, at least one, whose lines have at most `max_bytes`.
+    pub(super) fn first_of(jobs: &mut Vec<Job>, max_bytes: usize) -> Self {
+        let mut rest = std::mem::take(jobs).into_iter();
+        let part = Self::next(&mut rest, max_bytes);
+        *jobs = rest.collect();
+        part
+    }
+
+    /// Appends the packed lines to `out`, and packs them first if they are not packed yet.
+    pub(super) fn append(&self, encoder: &mut FrameEncoder, out: &mut Vec<u8>) -> io::Result<()> {
+        match &self.data {
+            Some(data) => out.extend_from_slice(data),
+            None => encoder.pack(self.lines(), out)?,
+        }
+        Ok(())
     }
 
     fn bytes(&self) -> usize {
         self.sizes.iter().sum()
     }
 
-    /// Appends the packed lines to `out`, and packs them first if they are not packed yet.
-    pub(super) fn append(&self, encoder: &mut FrameEncoder, out: &mut Vec<u8>) -> io::Result<()> {
-        match &self.data {
-            None => encoder.pack(self.lines(), out),
-            Some(Ok(data)) => {
-                out.extend_from_slice(data);
-                Ok(())
-            }
-            Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
-        }
-    }
-
     fn lines(&self) -> impl Iterator<Item = &[u8]> {
         self.jobs.iter().map(|job| job.lines.bytes.as_slice())
     }
 
+    /// Packs the lines and frees them. If the codec fails, the part stays as it is, and the dispatcher gets the error.
     fn pack(&mut self, encoder: &mut FrameEncoder) {
         let mut data = Vec::with_capacity(self.bytes() / USUAL_RATIO);
-        let packed = encoder.pack(self.lines(), &mut data);
-        self.data = Some(packed.map(|()| data));
-        // Freed here, and not by the dispatcher.
-        self.jobs.iter_mut().for_each(|job| drop(std::mem::take(&mut job.lines.bytes)));
+        if encoder.pack(self.lines(), &mut data).is_ok() {
+            self.data = Some(data);
+            self.jobs.iter_mut().for_each(|job| drop(std::mem::take(&mut job.lines.bytes)));
+        }
     }
 }
 
@@ -89,24 +98,24 @@ pub(super) struct Packers {
     compression: Compression,
     /// The runtime of the handlers.
     runtime: Handle,
-    /// The most lines that are packed at a time, unless one job has more.
+    /// The most lines in a frame, unless one job has more; 0 if nothing is packed here.
     max_bytes: usize,
-    pending: VecDeque<Receiver<Part>>,
+    pending: VecDeque<AbortOnDropHandle<Part>>,
+    /// Encoders that are not in use: at most one for each part that was packed at the same time.
     idle: Arc<Mutex<Vec<FrameEncoder>>>,
 }
 
-/// A packing task panicked, or the runtime is shutting down. The jobs of its part are not committed.
-#[derive(Debug)]
-pub(super) struct PackerFailed;
-
 impl Packers {
-    /// For segments of `segment_bytes`: a frame is never much larger.
-    pub(super) fn new(compression: Compression, segment_bytes: usize, runtime: Handle) -> Self {
-        let max_bytes = PARALLEL_MAX_BYTES.min(segment_bytes);
+    /// For frames of at most `max_bytes` of lines, unless one job has more.
+    pub(super) fn new(compression: Compression, max_bytes: usize, runtime: Handle) -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let max_bytes = max_bytes.min(PARALLEL_MAX_BYTES).min(cores * PARTS_PER_CORE * PART_BYTES);
+        // With one core, or for small segments, the dispatcher packs alone.
+        let max_bytes = if cores > 1 && max_bytes >= PARALLEL_MIN_BYTES { max_bytes } else { 0 };
         Self { compression, runtime, max_bytes, pending: VecDeque::new(), idle: Arc::default() }
     }
 
-    /// Whether parts are being packed.
+    /// Whether a frame is being packed.
     pub(super) fn is_active(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -114,41 +123,49 @@ impl Packers {
     /// Begins to pack the first of `jobs`, if they are many.
     pub(super) fn submit(&mut self, jobs: &mut Vec<Job>) {
         let bytes: usize = jobs.iter().map(|job| job.lines.bytes.len()).sum();
-        let mut left = if bytes < PARALLEL_MIN_BYTES { 0 } else { self.max_bytes };
-        while left > 0 && jobs.first().is_some_and(|job| job.lines.bytes.len() <= left || !self.is_active()) {
-            let part = Part::first_of(jobs, PART_BYTES.min(left));
+        if bytes < PARALLEL_MIN_BYTES || self.max_bytes == 0 {
+            return;
+        }
+        let mut left = self.max_bytes;
+        let mut rest = std::mem::take(jobs).into_iter();
+        while rest.as_slice().first().is_some_and(|job| job.lines.bytes.len() <= left || !self.is_active()) {
+            let part = Part::next(&mut rest, PART_BYTES.min(left));
             left = left.saturating_sub(part.bytes());
             self.pending.push_back(self.pack(part));
+            if left == 0 {
+                break;
+            }
         }
+        *jobs = rest.collect();
     }
 
-    fn pack(&self, mut part: Part) -> Receiver<Part> {
+    fn pack(&self, mut part: Part) -> AbortOnDropHandle<Part> {
         let (idle, compression) = (Arc::clone(&self.idle), self.compression);
-        let (packed, pending) = channel();
         let is_large = part.bytes() > LARGE_JOB_BYTES;
         let pack = move || {
             let encoder = idle.lock().pop().map_or_else(|| FrameEncoder::new(compression), Ok);
-            match encoder {
-                Ok(mut encoder) => {
-                    part.pack(&mut encoder);
-                    idle.lock().push(encoder);
-                }
-                Err(error) => part.data = Some(Err(error)),
+            if let Ok(mut encoder) = encoder {
+                part.pack(&mut encoder);
+                idle.lock().push(encoder);
             }
-            // Without a receiver the dispatcher has exited.
-            let _: Result<_, _> = packed.send(part);
+            part
         };
-        if is_large {
-            drop(self.runtime.spawn_blocking(pack));
-        } else {
-            drop(self.runtime.spawn(async { pack() }));
-        }
-        pending
+        AbortOnDropHandle::new(match is_large {
+            true => self.runtime.spawn_blocking(pack),
+            false => self.runtime.spawn(async { pack() }),
+        })
     }
 
-    /// Waits for the submitted parts, and returns them in order. Blocks.
-    pub(super) fn take(&mut self) -> Result<Vec<Part>, PackerFailed> {
-        self.pending.drain(..).map(|packed| packed.recv().map_err(|_| PackerFailed)).collect()
+    /// Waits for the submitted parts, and returns them in order.
+    ///
+    /// # Errors
+    /// Packing panicked, or the runtime is shutting down. The jobs of all parts are dropped.
+    pub(super) async fn take(&mut self) -> Result<Vec<Part>, JoinError> {
+        let mut parts = Vec::with_capacity(self.pending.len());
+        for pending in self.pending.drain(..) {
+            parts.push(pending.await?);
+        }
+        Ok(parts)
     }
 }
 
@@ -175,7 +192,8 @@ mod tests {
     }
 
     fn packers() -> Packers {
-        Packers::new(Compression::Gzip, usize::MAX, Handle::current())
+        let max_bytes = PARALLEL_MAX_BYTES;
+        Packers { max_bytes, ..Packers::new(Compression::Gzip, usize::MAX, Handle::current()) }
     }
 
     #[tokio::test]
@@ -193,11 +211,11 @@ mod tests {
         let expected: Vec<u8> = jobs.iter().flat_map(|job| job.lines.bytes.clone()).collect();
         packers.submit(&mut jobs);
         assert!(jobs.is_empty() && packers.is_active());
-        let parts = packers.take().unwrap();
+        let parts = packers.take().await.unwrap();
         assert_eq!(parts.len(), 5, "of 64 KiB at most");
         let mut inflated = Vec::new();
         for part in &parts {
-            let data = part.data.as_ref().unwrap().as_ref().unwrap();
+            let data = part.data.as_ref().unwrap();
             inflated.extend(inflate(Encoding::Gzip, data, usize::MAX).unwrap());
             assert!(part.jobs.iter().all(|job| job.lines.bytes.is_empty()), "their memory is released");
         }
@@ -206,23 +224,34 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_is_packed_at_a_time_has_a_limit() {
-        let mut packers = packers();
-        let mut small = jobs(5000, 1024);
-        packers.submit(&mut small);
-        let packed = |packers: &mut Packers| packers.take().unwrap().iter().map(Part::bytes).sum::<usize>();
-        assert_eq!((packed(&mut packers), small.len()), (PARALLEL_MAX_BYTES, 5000 - PARALLEL_MAX_BYTES / 1024));
-        for (bytes, packed_jobs) in
-            [(PARALLEL_MAX_BYTES + 1, 1), (PARALLEL_MAX_BYTES / 2 + 1, 1), (PARALLEL_MAX_BYTES / 2, 2)]
-        {
-            let mut large = jobs(4, bytes);
-            packers.submit(&mut large);
-            assert_eq!((packed(&mut packers), large.len()), (packed_jobs * bytes, 4 - packed_jobs), "{bytes}");
+    async fn a_frame_has_a_limit_that_only_one_job_exceeds() {
+        for (count, bytes, packed_jobs) in [
+            (5000, 1024, PARALLEL_MAX_BYTES / 1024),
+            (4, PARALLEL_MAX_BYTES + 1, 1),
+            (4, PARALLEL_MAX_BYTES / 2 + 1, 1),
+            (4, PARALLEL_MAX_BYTES / 2, 2),
+        ] {
+            let mut packers = packers();
+            let mut jobs = jobs(count, bytes);
+            packers.submit(&mut jobs);
+            let packed: usize = packers.take().await.unwrap().iter().map(Part::bytes).sum();
+            assert_eq!((packed, jobs.len()), (packed_jobs * bytes, count - packed_jobs), "{bytes}");
         }
-        packers.max_bytes = 100 * 1024;
-        let mut jobs = jobs(300, 1024);
-        packers.submit(&mut jobs);
-        assert_eq!(packed(&mut packers), 100 * 1024, "no more than a segment takes");
+    }
+
+    #[tokio::test]
+    async fn a_frame_is_small_enough_for_the_segment_and_the_cores() {
+        let packers = |max_bytes| Packers::new(Compression::Gzip, max_bytes, Handle::current()).max_bytes;
+        assert_eq!(packers(PARALLEL_MIN_BYTES - 1), 0, "the dispatcher packs alone");
+        assert!(packers(PARALLEL_MIN_BYTES) <= PARALLEL_MIN_BYTES && packers(usize::MAX) <= PARALLEL_MAX_BYTES);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_while_packing_is_an_error() {
+        let mut packers = packers();
+        let panics = packers.runtime.spawn(async { std::panic::resume_unwind(Box::new("a panic")) });
+        packers.pending.push_back(AbortOnDropHandle::new(panics));
+        assert!(packers.take().await.is_err_and(|error| error.is_panic()));
     }
 
     #[test]

@@ -133,9 +133,8 @@ async fn acknowledged(
     let outcome = state.queue.try_push_for_commit(lines, reservation, waits_for_store)?;
     let receipt = match timeout_at(deadline, outcome).await {
         Ok(Ok(committed)) => committed?,
-        // The dispatcher has exited, and the process exits with it.
-        Ok(Err(_)) => return Err(Problem::Internal),
-        Err(_) => return Err(Problem::NotConfirmed),
+        // Late, or the dispatcher has exited, and the process exits with it.
+        Ok(Err(_)) | Err(_) => return Err(Problem::NotConfirmed),
     };
     let level = match waits_for_store {
         true => stored_or(state, &receipt, deadline, committed).await?,

@@ -1,4 +1,4 @@
-//! Compressing the lines of a commit as one frame.
+//! Compressing the lines of a commit, or of a part of it, as one gzip member or zstd frame.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use flate2::{Compress, FlushCompress, Status};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe;
 
-use super::Compression;
+use super::{Compression, FRAME_MAX_BYTES};
 
 /// Level 1 of either codec: at the rates of telemetry CPU time costs more than bytes.
 const LEVEL: u8 = 1;
@@ -69,7 +69,11 @@ impl FrameEncoder {
             Codec::Zstd(compressor, lines) => {
                 lines.clear();
                 parts.for_each(|part| lines.extend_from_slice(part));
-                pack_zstd(compressor, lines, out)
+                let packed = pack_zstd(compressor, lines, out);
+                // The memory of a large job is not kept.
+                lines.truncate(0);
+                lines.shrink_to(FRAME_MAX_BYTES);
+                packed
             }
             Codec::None => {
                 parts.for_each(|part| out.extend_from_slice(part));
@@ -179,6 +183,14 @@ mod tests {
             }
             prop_assert_eq!(unpack(compression, &file), frames.concat().concat());
         }
+    }
+
+    #[test]
+    fn the_memory_of_a_large_job_is_not_kept() {
+        let mut encoder = FrameEncoder::new(Compression::Zstd).unwrap();
+        let lines = vec![b'x'; 2 * FRAME_MAX_BYTES];
+        encoder.pack(std::iter::once(lines.as_slice()), &mut Vec::new()).unwrap();
+        assert!(matches!(&encoder.0, Codec::Zstd(_, kept) if kept.capacity() <= FRAME_MAX_BYTES));
     }
 
     #[test]

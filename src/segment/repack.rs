@@ -165,6 +165,18 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn a_frame_of_several_parts_is_not_small_because_one_of_them_is() {
+        let part: Vec<u8> = iter::repeat_with(|| fastrand::digit(10) as u8).take(64 * 1024).collect();
+        for compression in CODECS {
+            for parts in [[part.clone(), b"{}\n".to_vec()], [b"{}\n".to_vec(), part.clone()]] {
+                let frame = frames(compression, &parts).0;
+                let lengths = [frame.len(); 3];
+                assert!(!are_small(compression, &frame.repeat(3), &lengths), "{compression:?}");
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]

@@ -40,5 +40,6 @@ mod stops;
 mod store_errors;
 mod stuck;
 mod support;
+mod threads;
 mod tls;
 mod tokens;

@@ -1,6 +1,6 @@
 //! The answer to a scenario's question, in a line.
 
-use super::file::Pass;
+use super::limits::Pass;
 use crate::report::{Conclusion, Report};
 use crate::units::{show_micros, show_size};
 

@@ -29,16 +29,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::floor::Limits;
+use super::limits::{FloorLimits, Pass};
 use crate::cli::args::{FaultArgs, LoadArgs};
-use crate::units;
 
 /// Rounds beside the floor, unless the file says otherwise.
 const ROUNDS: usize = 5;
@@ -76,7 +74,7 @@ struct File {
     #[serde(default)]
     overload: Vec<f64>,
     #[serde(default)]
-    floor: Vec<Limits>,
+    floor: Vec<FloorLimits>,
     rounds: Option<usize>,
     #[serde(default)]
     pass: Table,
@@ -91,29 +89,6 @@ pub(super) enum StoreKind {
     MemoryS3,
 }
 
-/// The limits of a yes, beside a ledger that holds.
-#[derive(Debug, Clone, Default, Args)]
-pub(super) struct Pass {
-    /// The limit of the 99th percentile of accepted requests.
-    #[arg(long, value_parser = units::duration)]
-    pub(super) p99: Option<Duration>,
-    /// Whether the server may reject requests.
-    #[arg(long)]
-    pub(super) rejections: bool,
-    /// The least share of its peak that it accepts under any overload.
-    #[arg(long)]
-    pub(super) peak_share: Option<f64>,
-    /// The limit of a rejection's CPU under any overload, as a share of an acceptance's.
-    #[arg(long)]
-    pub(super) rejection_share: Option<f64>,
-    /// The limit of the server's CPU during the load, in cores.
-    #[arg(long)]
-    pub(super) cores: Option<f64>,
-    /// The limit of the server's peak memory, in bytes.
-    #[arg(long, value_parser = units::size)]
-    pub(super) memory: Option<usize>,
-}
-
 /// A scenario, checked.
 #[derive(Debug)]
 pub(super) struct Scenario {
@@ -126,7 +101,7 @@ pub(super) struct Scenario {
     /// The multiples of an overload; empty for one load.
     pub(super) overload: Vec<f64>,
     /// The rates beside the floor; empty for one load.
-    pub(super) floor: Vec<Limits>,
+    pub(super) floor: Vec<FloorLimits>,
     /// How often each is run beside the floor.
     pub(super) rounds: usize,
     pub(super) pass: Pass,
@@ -177,7 +152,7 @@ impl Scenario {
             );
             ensure!(!pass.rejections, "beside the floor nothing may be rejected: leave rejections out of [pass]");
             ensure!(file.rounds != Some(0), "rounds is 1 or more");
-            file.floor.iter().try_for_each(Limits::check)?;
+            file.floor.iter().try_for_each(FloorLimits::check)?;
         }
         let has_s3 = file.store != StoreKind::Directory;
         ensure!(has_s3 || faults.is_empty(), "faults are for store = \"s3\" or \"memory-s3\"");
@@ -222,6 +197,8 @@ fn arguments<A: Args>(table: &Table) -> anyhow::Result<A> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

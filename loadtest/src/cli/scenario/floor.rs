@@ -1,10 +1,6 @@
 //! Ratios to the floor: the limits of a scenario, the runs of both, and the answer.
-
-use anyhow::ensure;
-use serde::Deserialize;
-
 use super::answer::{LAST_SHARE, conclusion, cpu_per_response, is_bounded, misses, rejected};
-use super::file::Pass;
+use super::limits::{FloorLimits, Pass};
 use crate::baseline::Baseline;
 use crate::diff::{Diff, Rounds};
 use crate::report::{Conclusion, Report};
@@ -13,22 +9,10 @@ use crate::stats::median;
 /// With more than this share of requests unanswered or never sent, the 99.9th percentile has no bound.
 const LAST_SHARE_P999: f64 = 0.001;
 
-/// A rate, and the limits of the server's figures at this rate, as multiples of the floor's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Limits {
-    /// Requests a second.
-    pub(super) rate: f64,
-    /// Of the CPU a request.
-    cpu: Option<f64>,
-    p99: Option<f64>,
-    p999: Option<f64>,
-}
-
 /// The runs at one rate.
 #[derive(Debug)]
 pub(super) struct Measured {
-    pub(super) limits: Limits,
+    pub(super) limits: FloorLimits,
     /// Of each round, the floor and the server.
     pub(super) rounds: Vec<[Report; 2]>,
 }
@@ -36,7 +20,7 @@ pub(super) struct Measured {
 /// A figure whose ratio is limited.
 struct Figure {
     name: &'static str,
-    limit: fn(&Limits) -> Option<f64>,
+    limit: fn(&FloorLimits) -> Option<f64>,
     of: fn(&Report) -> Option<f64>,
 }
 
@@ -52,17 +36,6 @@ fn p99(report: &Report) -> Option<f64> {
 
 fn p999(report: &Report) -> Option<f64> {
     is_bounded(report, LAST_SHARE_P999).then_some(report.accepted.p99_9 as f64)
-}
-
-impl Limits {
-    pub(super) fn check(&self) -> anyhow::Result<()> {
-        let is_positive = |value: f64| value.is_finite() && value > 0.0;
-        ensure!(is_positive(self.rate), "the rate of a [[floor]] is above 0");
-        let limits: Vec<f64> = FIGURES.iter().filter_map(|figure| (figure.limit)(self)).collect();
-        ensure!(!limits.is_empty(), "the [[floor]] at {}/s has no limit: give cpu, p99 or p999", self.rate);
-        ensure!(limits.into_iter().all(is_positive), "the limits of the [[floor]] at {}/s are above 0", self.rate);
-        Ok(())
-    }
 }
 
 impl Measured {
@@ -144,7 +117,7 @@ mod tests {
     use super::*;
     use crate::report::sample;
 
-    const LIMITS: Limits = Limits { rate: 500.0, cpu: Some(1.7), p99: Some(4.0), p999: None };
+    const LIMITS: FloorLimits = FloorLimits { rate: 500.0, cpu: Some(1.7), p99: Some(4.0), p999: None };
 
     fn run(cpu: f64, p99: u64) -> Report {
         let mut report = Report { statuses: BTreeMap::from([(202, 5_000)]), ..sample() };

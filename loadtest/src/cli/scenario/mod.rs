@@ -3,6 +3,7 @@
 mod answer;
 mod file;
 mod floor;
+mod limits;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
