@@ -6,8 +6,8 @@
 //! commits become fewer and larger. A lone request is committed at once.
 //!
 //! Waiting cannot enlarge the batch when all clients are closed-loop: they all wait for a response and send nothing. So the
-//! wait ends when as many jobs are queued as the largest of the last commits had. If no job arrives in the second half of a wait,
-//! this target is lowered by a part of it.
+//! wait ends when three quarters of the jobs of the largest recent commit are queued: the other clients may be slow. If no job
+//! arrives in the second half of a wait, this target is lowered.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,9 @@ const TARGET_MAX: usize = 256;
 const QUEUE_PART: usize = 2;
 /// The dispatcher lingers only if it can expect at least this many jobs to arrive meanwhile.
 const EXPECTED_JOBS_MIN: f64 = 4.0;
-/// A target that is missed is lowered by one part in this many.
+/// The batch target is smaller than the largest of the last commits by one part in this many.
+const SLOW_PART: usize = 4;
+/// When a target is missed, the largest commit counts as smaller by one part in this many.
 const MISSED_PART: usize = 8;
 
 /// Decides whether the dispatcher lingers.
@@ -45,7 +47,8 @@ pub(super) struct LingerPolicy {
     jobs: f64,
     /// The average time from the beginning of one commit to that of the next, in seconds.
     apart: f64,
-    batch_target: usize,
+    /// The jobs of the largest of the last commits.
+    largest: usize,
     batch_target_max: usize,
 }
 
@@ -68,7 +71,7 @@ impl LingerPolicy {
             cost: Duration::ZERO,
             jobs: 1.0,
             apart: SAMPLE_MAX.as_secs_f64(),
-            batch_target: if is_awaited { 1 } else { batch_target_max },
+            largest: 1,
             batch_target_max,
         }
     }
@@ -81,7 +84,7 @@ impl LingerPolicy {
         self.cost = if self.cost.is_zero() { cost } else { self.cost.mul_f64(1.0 - WEIGHT) + cost.mul_f64(WEIGHT) };
         self.jobs += (jobs as f64 - self.jobs) * WEIGHT;
         self.apart += (apart.as_secs_f64() - self.apart) * WEIGHT;
-        self.batch_target = self.batch_target.max(jobs).min(self.batch_target_max);
+        self.largest = self.largest.max(jobs);
     }
 
     /// The time from the end of one commit to the beginning of the next.
@@ -95,14 +98,14 @@ impl LingerPolicy {
         let interval = self.cost + self.pause();
         let is_fast = self.jobs * interval.as_secs_f64() >= EXPECTED_JOBS_MIN * self.apart;
         let until = ended + self.pause();
-        (is_fast && self.batch_target > 1).then_some(Linger { batch_target: self.batch_target, until })
+        let batch_target = if self.is_awaited { self.largest - self.largest / SLOW_PART } else { usize::MAX };
+        let batch_target = batch_target.min(self.batch_target_max);
+        (is_fast && batch_target > 1).then_some(Linger { batch_target, until })
     }
 
     /// Records that jobs stopped arriving before the target was reached.
     pub(super) fn target_missed(&mut self) {
-        if self.is_awaited {
-            self.batch_target -= self.batch_target.div_ceil(MISSED_PART).min(self.batch_target);
-        }
+        self.largest -= self.largest.div_ceil(MISSED_PART);
     }
 }
 
@@ -202,7 +205,7 @@ mod tests {
     #[test]
     fn closed_loop_clients_are_waited_for_only_until_all_of_them_wait() {
         let (mut policy, mut now) = policy(20, 16_667.0, MANY);
-        assert_eq!(batch_target(&policy), Some(20));
+        assert_eq!(batch_target(&policy), Some(15));
         // Twelve of them leave.
         let mut missed = 0;
         for _ in 0..1000 {
@@ -213,6 +216,6 @@ mod tests {
             now += Duration::from_micros(400);
             policy.committed(8, now, COST);
         }
-        assert_eq!((batch_target(&policy), missed), (Some(8), 5));
+        assert_eq!((batch_target(&policy), missed), (Some(8), 4));
     }
 }
