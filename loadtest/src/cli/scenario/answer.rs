@@ -84,7 +84,7 @@ pub(super) fn misses(report: &Report, pass: &Pass) -> Vec<String> {
     let missing = report.unanswered + report.unsent;
     let all = report.answered_requests() + missing;
     let is_unbounded = !is_bounded(report, LAST_SHARE);
-    miss(is_unbounded, format!("{missing} of {all} requests were not answered, so p99 has no bound"));
+    miss(is_unbounded, format!("{missing} of {all} requests were never sent or got no response, so p99 has no bound"));
     if let Some(limit) = pass.p99 {
         miss(u128::from(report.accepted.p99) > limit.as_micros(), format!("p99 is over {limit:?}"));
     }
