@@ -153,6 +153,10 @@ impl Scenario {
             ensure!(!pass.rejections, "beside the floor nothing may be rejected: leave rejections out of [pass]");
             ensure!(file.rounds != Some(0), "rounds is 1 or more");
             file.floor.iter().try_for_each(FloorLimits::check)?;
+            for (index, limits) in file.floor.iter().enumerate() {
+                let is_new = file.floor.iter().take(index).all(|other| other.rate != limits.rate);
+                ensure!(is_new, "two [[floor]] have the rate {}: give its limits in one of them", limits.rate);
+            }
         }
         let has_s3 = file.store != StoreKind::Directory;
         ensure!(has_s3 || faults.is_empty(), "faults are for store = \"s3\" or \"memory-s3\"");
@@ -261,6 +265,7 @@ mod tests {
                 "question = \"?\"\n[load]\n[pass]\nrejections = true\n[[floor]]\nrate = 5\np99 = 2",
                 "leave rejections out",
             ),
+            ("question = \"?\"\n[load]\n[[floor]]\nrate = 5\np99 = 2\n[[floor]]\nrate = 5\ncpu = 2", "in one of them"),
             ("question = \"?\"\n[load]\n[[floor]]\np99 = 2", "missing field `rate`"),
             ("question = \"?\"\n[load]\n[[floor]]\nrate = 0\np99 = 2", "the rate of a [[floor]] is above 0"),
             ("question = \"?\"\n[load]\n[[floor]]\nrate = 5", "at 5/s has no limit: give cpu, p99 or p999"),
