@@ -21,6 +21,7 @@ mod number;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::fmt;
 

@@ -120,14 +120,15 @@ impl Dispatcher {
             let filled = self.fill(&mut segment).await;
             if segment.is_empty() {
                 context.spool.discard(segment);
-                filled?;
-                continue;
+            } else {
+                let sealed = segment.seal();
+                if let Ok(reason) = &filled {
+                    context.metrics.sealed(*reason);
+                }
+                context.metrics.segment_bytes.observe(sealed.len as f64);
+                context.metrics.segment_age_seconds.observe(sealed.age.unwrap_or_default().as_secs_f64());
+                slot.fill(sealed);
             }
-            let sealed = segment.seal();
-            filled.as_ref().ok().inspect(|reason| context.metrics.sealed(**reason));
-            context.metrics.segment_bytes.observe(sealed.len as f64);
-            context.metrics.segment_age_seconds.observe(sealed.age.unwrap_or_default().as_secs_f64());
-            slot.fill(sealed);
             filled?;
         }
     }

@@ -16,6 +16,7 @@ pub mod audit;
 mod bound;
 pub mod config;
 pub mod context;
+mod cores;
 pub mod decode;
 pub mod digest;
 pub mod disk;

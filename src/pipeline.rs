@@ -6,7 +6,6 @@
 use std::ffi::CStr;
 use std::io;
 use std::sync::Arc;
-use std::thread;
 
 use anyhow::{Context as _, anyhow};
 use rustix::process::setpriority_process;
@@ -17,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::Settings;
 use crate::context::PipelineContext;
+use crate::cores::cores;
 use crate::dispatcher::Dispatcher;
 use crate::queue::JobReceiver;
 use crate::shutdown::Shutdown;
@@ -48,12 +48,11 @@ struct UploadRuntime(Option<Runtime>);
 
 impl UploadRuntime {
     fn start() -> io::Result<Self> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
         let lower_priority = || {
             // Without it uploads are as fast, and the tail of the response times is longer.
             let _: rustix::io::Result<()> = setpriority_process(Some(gettid()), UPLOAD_NICE);
         };
-        let threads = cores.div_ceil(CORES_PER_UPLOAD_THREAD);
+        let threads = cores().div_ceil(CORES_PER_UPLOAD_THREAD);
         let mut builder = runtime::Builder::new_multi_thread();
         builder.worker_threads(threads).thread_name(UPLOADS).on_thread_start(lower_priority).enable_all();
         builder.build().map(Some).map(Self)

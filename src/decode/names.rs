@@ -11,6 +11,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use super::words::to_ascii_lower;
+
 /// The names of an object with at most this many members are compared without a hash table.
 const SMALL_OBJECT_MAX: usize = 16;
 /// The initial capacity for names: most payloads have fewer.
@@ -20,8 +22,6 @@ const SIGMA: char = 'σ';
 const FINAL_SIGMA: char = 'ς';
 /// Half of the slots stay empty.
 const SLOTS_PER_NAME: usize = 2;
-const ONES: u64 = u64::from_ne_bytes([1; 8]);
-const HIGH_BITS: u64 = ONES << 7;
 
 /// The name of a member.
 #[derive(Debug, Clone)]
@@ -66,16 +66,18 @@ impl Names {
         } else {
             self.hash(text.as_bytes(), range.clone())
         };
-        // `Batch::parse` rejects longer texts.
-        self.open.push(MemberName { hash, start: range.start as u32, end: range.end as u32 });
+        self.add(hash, range);
         is_folded
     }
 
     /// Adds a name of at most seven ASCII characters without escapes, given as a little-endian word, to the innermost object.
     #[inline]
     pub(super) fn push_short(&mut self, name: u64, range: Range<usize>) {
-        let hash = self.keys.0 ^ range.len() as u64;
-        let hash = if range.is_empty() { hash } else { self.mix(hash ^ to_ascii_lower(name)) };
+        self.add(self.end_hash(self.begin_hash(range.len()), name, range.len()), range);
+    }
+
+    fn add(&mut self, hash: u64, range: Range<usize>) {
+        // `Batch::parse` rejects longer texts.
         self.open.push(MemberName { hash, start: range.start as u32, end: range.end as u32 });
     }
 
@@ -95,7 +97,7 @@ impl Names {
     /// Hashes the name in `range` of `text` with its ASCII letters in lower case.
     fn hash(&self, text: &[u8], range: Range<usize>) -> u64 {
         let (chunks, rest) = text.get(range.clone()).unwrap_or_default().as_chunks::<8>();
-        let mut hash = self.keys.0 ^ range.len() as u64;
+        let mut hash = self.begin_hash(range.len());
         for chunk in chunks {
             hash = self.mix(hash ^ to_ascii_lower(u64::from_le_bytes(*chunk)));
         }
@@ -107,7 +109,16 @@ impl Names {
             Some(eight) => u64::from_le_bytes(*eight) >> (64 - 8 * rest.len()),
             None => rest.iter().rev().fold(0, |last, byte| last << 8 | u64::from(*byte)),
         };
-        self.mix(hash ^ to_ascii_lower(last))
+        self.end_hash(hash, last, rest.len())
+    }
+
+    fn begin_hash(&self, length: usize) -> u64 {
+        self.keys.0 ^ length as u64
+    }
+
+    /// Adds the last `count` bytes, at most seven, of a name.
+    fn end_hash(&self, hash: u64, last: u64, count: usize) -> u64 {
+        if count == 0 { hash } else { self.mix(hash ^ to_ascii_lower(last)) }
     }
 
     /// Combines both halves of a product, as in wyhash.
@@ -123,15 +134,6 @@ static KEYS: LazyLock<(u64, u64)> = LazyLock::new(|| {
     // An odd factor loses no bit.
     (random.hash_one(0), random.hash_one(1) | 1)
 });
-
-/// Converts the ASCII capitals among eight bytes to lower case.
-fn to_ascii_lower(word: u64) -> u64 {
-    let low = word & !HIGH_BITS;
-    let at_least_a = low + ONES * (0x80 - b'A' as u64);
-    let above_z = low + ONES * (0x7f - b'Z' as u64);
-    let capitals = !word & (at_least_a ^ above_z) & HIGH_BITS;
-    word | capitals >> 2
-}
 
 fn find_in_small<'n>(text: &str, names: &'n [MemberName]) -> Option<&'n MemberName> {
     // A Bloom filter of the hashes.
@@ -249,14 +251,6 @@ mod tests {
             [("a", "b"), ("[", "{"), ("@", "`"), ("a", "a\0"), ("", r"\u0000"), ("é", "e"), ("_", "\x7f")]
         {
             assert_eq!(duplicate(&["x", one, "y", other, "z"]), None, "{one} {other}");
-        }
-    }
-
-    #[test]
-    fn only_ascii_letters_are_converted_to_lower_case() {
-        for byte in 0..=u8::MAX {
-            let lowered = to_ascii_lower(u64::from_ne_bytes([byte; 8]));
-            assert_eq!(lowered, u64::from_ne_bytes([byte.to_ascii_lowercase(); 8]), "{byte}");
         }
     }
 

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use super::names::{Names, unescape};
 use super::number::{self, Number};
+use super::words::{find_special, short_name};
 
 /// The maximum number of names in an object and all objects that contain it.
 pub(super) const OPEN_NAMES_MAX: usize = 65_536;
@@ -23,9 +24,6 @@ const NUMBER_STEPS: usize = 4;
 const NUMBER_BYTES_PER_STEP: usize = 8;
 /// The part of a name that an error repeats.
 const SHOWN_NAME_CHARS: usize = 80;
-
-const ONES: u64 = u64::from_ne_bytes([1; 8]);
-const HIGH_BITS: u64 = ONES << 7;
 
 /// Why scanning stopped.
 #[derive(Debug)]
@@ -362,47 +360,4 @@ fn folded_name_steps(name: &[u8], has_escape: bool) -> usize {
     let letters = name.iter().filter(|byte| **byte >= 0xc0).count();
     let bytes_per_step = if has_escape { ESCAPED_NAME_BYTES_PER_STEP } else { FOLDED_NAME_BYTES_PER_STEP };
     FOLDED_NAME_STEPS + name.len() / bytes_per_step + FOLDED_LETTER_STEPS * letters
-}
-
-/// A name of at most seven ASCII characters without escapes that begins at `start`, as a little-endian word, and its length.
-#[inline]
-fn short_name(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
-    let word = word_at(bytes, start)?;
-    let hits = special_bytes(word);
-    let end = hits.trailing_zeros() & !7;
-    let is_quote = hits != 0 && (word >> end) & 0xff == u64::from(b'"');
-    let name = word & !(u64::MAX << (end & 63));
-    (is_quote && name & HIGH_BITS == 0).then_some((name, (end / 8) as usize))
-}
-
-/// The offset of the next quote, backslash or control character, or of the end.
-#[inline]
-fn find_special(bytes: &[u8], mut offset: usize) -> usize {
-    while let Some(word) = word_at(bytes, offset) {
-        let hits = special_bytes(word);
-        if hits != 0 {
-            return offset + (hits.trailing_zeros() / 8) as usize;
-        }
-        offset += 8;
-    }
-    while bytes.get(offset).is_some_and(|byte| *byte >= 0x20 && !matches!(byte, b'"' | b'\\')) {
-        offset += 1;
-    }
-    offset
-}
-
-/// Eight bytes from `offset` on; none near the end.
-#[inline]
-fn word_at(bytes: &[u8], offset: usize) -> Option<u64> {
-    bytes.get(offset..)?.first_chunk().map(|chunk| u64::from_le_bytes(*chunk))
-}
-
-/// The high bits of the quotes, backslashes and control characters among eight bytes, of which only the lowest is exact.
-#[inline]
-fn special_bytes(word: u64) -> u64 {
-    let controls = word.wrapping_sub(ONES * 0x20);
-    let quotes = (word ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
-    let backslashes = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-    // A borrow only sets bits above the first true hit.
-    (controls | quotes | backslashes) & !word & HIGH_BITS
 }

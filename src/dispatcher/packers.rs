@@ -6,13 +6,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::{io, thread, vec};
+use std::{io, vec};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::cores::cores;
 use crate::queue::Job;
 use crate::segment::{Compression, FrameEncoder};
 
@@ -108,7 +109,7 @@ pub(super) struct Packers {
 impl Packers {
     /// For frames of at most `max_bytes` of lines, unless one job has more.
     pub(super) fn new(compression: Compression, max_bytes: usize, runtime: Handle) -> Self {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let cores = cores();
         let max_bytes = max_bytes.min(PARALLEL_MAX_BYTES).min(cores * PARTS_PER_CORE * PART_BYTES);
         // With one core, or for small segments, the dispatcher packs alone.
         let max_bytes = if cores > 1 && max_bytes >= PARALLEL_MIN_BYTES { max_bytes } else { 0 };

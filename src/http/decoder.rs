@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::decoding::{BatchRequest, DecodeLimits, Decoding, Inline, Work};
 use super::problem::Problem;
+use crate::cores::cores;
 use crate::decode::Lines;
 use crate::keyed_semaphores::KeyedSemaphores;
 use crate::log_throttle::LogThrottle;
@@ -29,7 +30,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     pub(super) fn new(limits: DecodeLimits) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = cores();
         Self { limits, large_bodies: Arc::new(Semaphore::new(cores)), by_address: KeyedSemaphores::new(cores) }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::bound::Bound;
+use crate::cores::cores;
 use crate::spool::SpoolShare;
 
 /// The capacity of the queue, or of one tenant's share of it, in jobs and in bytes.
@@ -100,7 +101,7 @@ impl ShareLimits {
 
     /// A new, unused share; none if there are no limits.
     pub fn new_share(&self) -> Option<Share> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = cores();
         (!self.is_unlimited).then(|| Share {
             capacity: Arc::new(Capacity::new(self.max_jobs, self.max_bytes)),
             spool: self.max_spool_bytes.map(SpoolShare::new),

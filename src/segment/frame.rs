@@ -67,11 +67,10 @@ impl FrameEncoder {
         let packed = match &mut self.0 {
             Codec::Gzip(gzip) => gzip.pack(parts, out),
             Codec::Zstd(compressor, lines) => {
-                lines.clear();
                 parts.for_each(|part| lines.extend_from_slice(part));
                 let packed = pack_zstd(compressor, lines, out);
                 // The memory of a large job is not kept.
-                lines.truncate(0);
+                lines.clear();
                 lines.shrink_to(FRAME_MAX_BYTES);
                 packed
             }
