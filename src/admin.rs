@@ -1,47 +1,64 @@
 //! The routes of the admin listener, for operators and their tools. All except `/live` require `ADMIN_TOKEN` if it is set.
 
 mod guard;
+mod stream;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
 use guard::Guard;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use serde::Serialize;
+use stream::Streams;
+use tokio::time::timeout;
 
-use crate::context::PipelineContext;
+use crate::audit;
 use crate::digest::Digest;
-use crate::health::{Outage, Side};
-use crate::queue::QueueDepth;
-use crate::rfc3339;
+use crate::log_filter::{LogFilter, LogFilterError};
 use crate::server::Peer;
+use crate::status::{Reason, Snapshots, Sources, readiness};
 
 const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// The longest log filter.
+const LOG_FILTER_MAX_BYTES: usize = 4096;
+/// How long the streams may take to send their last event.
+const STREAMS_END_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The state that the admin routes show.
+/// What the admin routes show and change.
 pub struct Admin {
-    context: PipelineContext,
-    depth: QueueDepth,
+    sources: Arc<Sources>,
+    snapshots: Snapshots,
+    log_filter: LogFilter,
+    streams: Streams,
 }
 
 impl Admin {
-    /// The state of the pipeline and the queue.
-    pub fn new(context: PipelineContext, depth: QueueDepth) -> Self {
-        Self { context, depth }
+    /// The routes show `sources` and `snapshots`, and change `log_filter`.
+    pub fn new(sources: Arc<Sources>, snapshots: Snapshots, log_filter: LogFilter) -> Self {
+        Self { sources, snapshots, log_filter, streams: Streams::new() }
+    }
+
+    /// Waits until the open streams have ended, but not for readers that do not read.
+    pub async fn streams_ended(&self) {
+        let _: Result<_, _> = timeout(STREAMS_END_TIMEOUT, self.streams.closed()).await;
     }
 }
+
+/// The address of the client, as an extension of the request.
+#[derive(Debug, Clone, Copy)]
+struct AdminAddress(IpAddr);
 
 /// The admin routes as a service.
 #[derive(Clone)]
@@ -52,14 +69,19 @@ pub struct AdminService {
 }
 
 impl AdminService {
-    /// `/metrics`, `/live` and `/ready`, behind `token` if there is one.
-    pub fn new(admin: Admin, token: Option<Digest>) -> Self {
-        let guard = Arc::new(Guard::new(token, admin.context.metrics.admin_token_failures.clone()));
+    /// The route table, behind `token` if there is one.
+    pub fn new(admin: Arc<Admin>, token: Option<Digest>) -> Self {
+        let failures = admin.sources.context.metrics.admin_token_failures.clone();
+        let guard = Arc::new(Guard::new(token, failures));
         let routes = Router::new()
             .route("/metrics", get(metrics))
             .route("/live", get(|| async { "ok\n" }))
             .route("/ready", get(ready))
-            .with_state(Arc::new(admin));
+            .route("/v1/status", get(status))
+            .route("/v1/stream", get(stream))
+            .route("/v1/log-filter", get(log_filter).put(set_log_filter))
+            .route("/v1/drain", post(drain))
+            .with_state(admin);
         Self { routes, guard, address: Ipv4Addr::UNSPECIFIED.into() }
     }
 
@@ -74,21 +96,18 @@ impl Service<Request<Incoming>> for AdminService {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         if let Some(rejection) = self.guard.reject(&request, self.address) {
             return Box::pin(std::future::ready(Ok(rejection)));
         }
         let mut routes = self.routes.clone();
+        request.extensions_mut().insert(AdminAddress(self.address));
         Box::pin(async move { tower::Service::call(&mut routes, request.map(Body::new)).await })
     }
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.context.metrics.render(
-        admin.depth.now(),
-        admin.context.backlog.waiting(),
-        admin.context.spool.space().map_or(0, |space| space.used()),
-    ) {
+    match prometheus::TextEncoder::new().encode_to_string(&admin.sources.gather()) {
         Ok(text) => ([(CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "cannot render the metrics");
@@ -104,55 +123,61 @@ struct Readiness {
     reasons: Vec<Reason>,
 }
 
-#[derive(Serialize)]
-struct Reason {
-    what: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
-    /// Seconds since 1970.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<u64>,
-    /// The same time (RFC 3339).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since_time: Option<String>,
-}
-
-impl Reason {
-    fn of(what: &'static str, outage: Outage) -> Self {
-        let since = outage.since.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).ok();
-        let since_time = since.map(|_| rfc3339::with_seconds(outage.since));
-        Self { what, detail: Some(outage.message), since, since_time }
-    }
-
-    fn now(what: &'static str) -> Self {
-        Self { what, detail: None, since: None, since_time: None }
-    }
-}
-
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
-    let mut reasons = Vec::new();
-    if admin.context.shutdown.is_draining() {
-        reasons.push(Reason::now("draining"));
-    }
-    let health = &admin.context.health;
-    let failing = |side| health.segments.outage(side);
-    let outages = [
-        ("spool", health.spool_outage().or_else(|| failing(Side::Spool))),
-        ("store", health.store_outage().or_else(|| failing(Side::Store))),
-    ];
-    reasons.extend(outages.into_iter().filter_map(|(what, outage)| Some(Reason::of(what, outage?))));
-    if admin.context.spool.space().is_some_and(|space| space.is_nearly_full()) {
-        reasons.push(Reason::now("spool full"));
-    }
-    let unadopted = admin.context.spool.unadopted();
-    if unadopted.failing > 0 {
-        reasons.push(Reason { detail: unadopted.reason, ..Reason::now("spool folders not adopted") });
-    }
-    if admin.depth.is_full() {
-        reasons.push(Reason::now("queue full"));
-    }
+    let reasons = readiness(&admin.sources.context, &admin.sources.depth);
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let readiness = Readiness { ready: reasons.is_empty(), reasons };
     let body = serde_json::to_vec(&readiness).unwrap_or_default();
     (status, [(CONTENT_TYPE, JSON)], body).into_response()
+}
+
+async fn status(State(admin): State<Arc<Admin>>) -> Response {
+    ([(CONTENT_TYPE, JSON)], admin.snapshots.current().json.clone()).into_response()
+}
+
+async fn stream(
+    State(admin): State<Arc<Admin>>,
+    Extension(AdminAddress(address)): Extension<AdminAddress>,
+) -> Response {
+    admin.streams.open(admin.snapshots.clone(), address)
+}
+
+async fn log_filter(State(admin): State<Arc<Admin>>) -> Response {
+    match admin.log_filter.current() {
+        Ok(filter) => format!("{filter}\n").into_response(),
+        Err(error) => reject_log_filter(&error),
+    }
+}
+
+async fn set_log_filter(State(admin): State<Arc<Admin>>, body: Body) -> Response {
+    let Ok(body) = to_bytes(body, LOG_FILTER_MAX_BYTES).await else {
+        let text = format!("the filter has more than {LOG_FILTER_MAX_BYTES} bytes: send a shorter one\n");
+        return (StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
+    };
+    match admin.log_filter.set(&String::from_utf8_lossy(&body)) {
+        Ok((filter, warnings)) => {
+            let warnings = warnings.iter().map(|warning| format!("warning: {warning}\n"));
+            format!("{filter}\n{}", warnings.collect::<String>()).into_response()
+        }
+        Err(error) => reject_log_filter(&error),
+    }
+}
+
+fn reject_log_filter(error: &LogFilterError) -> Response {
+    let status = match error {
+        LogFilterError::Invalid(_) => StatusCode::BAD_REQUEST,
+        LogFilterError::Unavailable => StatusCode::NOT_IMPLEMENTED,
+    };
+    (status, format!("{error}\n")).into_response()
+}
+
+/// Rejects new batches, and stores what was accepted. The process goes on.
+async fn drain(State(admin): State<Arc<Admin>>, Extension(AdminAddress(address)): Extension<AdminAddress>) -> Response {
+    let context = &admin.sources.context;
+    if !context.shutdown.is_intake_stopped() {
+        tracing::warn!(target: audit::TARGET, %address, "draining: new batches are rejected, and accepted jobs are stored");
+        context.shutdown.stop_intake();
+        context.backlog.retry_now(true);
+    }
+    (StatusCode::ACCEPTED, [(CONTENT_TYPE, JSON)], "{\"state\":\"draining\"}\n").into_response()
 }

@@ -17,8 +17,9 @@ use crate::context::PipelineContext;
 use crate::disk::Disk;
 use crate::health::Health;
 use crate::http::{ApiState, PublicService, rejection_outcome, render_rejection};
+use crate::log_filter::LogFilter;
 use crate::log_throttle::LogThrottle;
-use crate::metrics::{Balance, Metrics, Route};
+use crate::metrics::{Balance, Metrics, Route, WatchedFile};
 use crate::permissions::is_readable_by_others;
 use crate::pipeline::Pipeline;
 use crate::queue::queue;
@@ -26,6 +27,7 @@ use crate::reload::{Reload, WatchedFiles};
 use crate::server::{self, ServerConfig, ServerMetrics, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
+use crate::status::{Sampler, Sources};
 use crate::store::Store;
 use crate::tenants::{Tenants, TenantsFile};
 use crate::worker::backoff;
@@ -57,6 +59,15 @@ pub struct Listeners {
     pub tls: Option<(Arc<Tls>, WatchedFiles)>,
     /// For operators.
     pub admin: TcpListener,
+}
+
+/// What controls the running server from outside of it.
+#[derive(Clone, Default)]
+pub struct Controls {
+    /// Stops it.
+    pub shutdown: Shutdown,
+    /// Changes its log.
+    pub log_filter: LogFilter,
 }
 
 /// The state of the accepted jobs when the server has stopped.
@@ -142,7 +153,7 @@ pub fn open_tenants(settings: &Settings, reload: &Reload) -> anyhow::Result<Opti
     opened.map(Some).with_context(|| format!("TOKENS_FILE={}", file.display()))
 }
 
-/// Runs the server until `shutdown` or a failure. `adopted` are the segments to store first.
+/// Runs the server until its shutdown or a failure. `adopted` are the segments to store first.
 ///
 /// # Errors
 /// When it cannot start.
@@ -151,15 +162,17 @@ pub async fn run(
     (spool, adopted): (Spool, Vec<SealedSegment>),
     tenants: Option<TenantsFile>,
     listeners: Listeners,
-    shutdown: Shutdown,
+    controls: Controls,
 ) -> anyhow::Result<ExitSummary> {
+    let Controls { shutdown, log_filter } = controls;
     let metrics = Arc::new(Metrics::new(Registry::new()).context("cannot register the metrics")?);
     let spool = Arc::new(spool);
     let is_durable = spool.is_durable();
     let health = Arc::new(Health::new(Arc::clone(&metrics.ledger)));
     let max_segments = if is_durable { usize::MAX } else { settings.max_workers + BACKLOG_MAX_SEGMENTS };
     let backlog = Arc::new(Backlog::new(max_segments));
-    let context = PipelineContext { spool, backlog, health, metrics, shutdown: shutdown.clone() };
+    let recent = Arc::default();
+    let context = PipelineContext { spool, backlog, health, metrics, recent, shutdown: shutdown.clone() };
     let (jobs, receiver) =
         queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&context.metrics.ledger));
     let store = Arc::new(Store::connect(&settings).await);
@@ -174,10 +187,9 @@ pub async fn run(
     if is_durable {
         background.spawn(adopt(context.clone()));
     }
-    let admin = AdminService::new(Admin::new(context.clone(), jobs.depth()), settings.admin_token);
-    background.spawn(serve_admin(listeners.admin, admin));
     let (tls, files) = listeners.tls.unzip();
-    if let (Some(tls), Some(files)) = (tls.clone(), files) {
+    if let (Some(tls), Some(mut files)) = (tls.clone(), files) {
+        files.count_failures(context.metrics.reload_failures(WatchedFile::Certificate));
         background.spawn(async move {
             let error = files.run(move || tls.reload()).await;
             tracing::error!(%error, "watching TLS_CERT and TLS_KEY failed");
@@ -187,7 +199,7 @@ pub async fn run(
     let tenants = match (tenants, &settings.tenants) {
         (Some(file), Some(TenantSettings { queue_percent, spool_percent, .. })) => {
             let shares = jobs.share_limits(*queue_percent).with_spool(*spool_percent, settings.spool.max_bytes);
-            let (tenants, watching) = Tenants::new(file, shares, settings.http.max_body_bytes);
+            let (tenants, watching) = Tenants::new(file, shares, settings.http.max_body_bytes, &context.metrics);
             background.spawn(async move {
                 let error = watching.await;
                 tracing::error!(%error, "watching TOKENS_FILE failed");
@@ -199,6 +211,14 @@ pub async fn run(
             None
         }
     };
+    let depth = jobs.depth();
+    let sources =
+        Arc::new(Sources::new(&settings, store.location(), context.clone(), depth, tenants.clone(), tls.clone()));
+    let (sampler, snapshots) = Sampler::new(Arc::clone(&sources));
+    let admin = Arc::new(Admin::new(sources, snapshots, log_filter));
+    background.spawn(serve_admin(listeners.admin, AdminService::new(Arc::clone(&admin), settings.admin_token)));
+    let mut sampling = JoinSet::new();
+    sampling.spawn(sampler.run());
     let state = ApiState::new(&settings, jobs, context.clone(), store, tenants);
     let mut public = JoinSet::new();
     public.spawn(serve_public(listeners.public, tls, state, &settings, &context));
@@ -210,6 +230,7 @@ pub async fn run(
         exited = pipeline.exited() => Some(exited.context("the pipeline exited unexpectedly")),
         _ = public.join_next() => Some(anyhow!("the public listener exited unexpectedly")),
         _ = background.join_next() => Some(anyhow!("a background task (admin listener, adopting, watching files) exited unexpectedly")),
+        _ = sampling.join_next() => Some(anyhow!("the sampler exited unexpectedly")),
     };
 
     tracing::info!(grace = ?settings.shutdown_grace, "shutting down: finishing requests in flight, then storing accepted jobs");
@@ -242,6 +263,8 @@ pub async fn run(
     if timeout_at(deadline, closing).await.is_err() {
         tracing::warn!("SPOOL_DIR does not respond; the next process will adopt this process's folder");
     }
+    sampling.shutdown().await;
+    admin.streams_ended().await;
     Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
 }
 

@@ -19,6 +19,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tracing_subscriber::filter::Targets;
 
 pub use table::{Group, SETTINGS, Setting};
 
@@ -98,6 +99,14 @@ impl SpoolSettings {
 /// What was expected instead, if the text is not a valid token.
 pub fn admin_token(text: &str) -> Result<Digest, String> {
     parse::token(text.trim_end_matches(['\n', '\r']))
+}
+
+/// Parses a log filter, as `RUST_LOG` is parsed. Returns it with a warning for each target in it that does not exist.
+///
+/// # Errors
+/// What was expected instead.
+pub fn log_filter(text: &str) -> Result<(Targets, Vec<String>), String> {
+    parse::log_filter(text)
 }
 
 /// The store of the objects.
@@ -235,7 +244,7 @@ pub struct ObjectSettings {
 #[derive(Debug, Clone)]
 pub struct LogSettings {
     /// The filter in the syntax of `tracing_subscriber`: `info`, or `info,millpond=debug`.
-    pub filter: tracing_subscriber::filter::Targets,
+    pub filter: Targets,
     /// Whether the format is JSON instead of text.
     pub json: bool,
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::recent::Recent;
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, Spool};
 
@@ -18,6 +19,8 @@ pub struct PipelineContext {
     pub health: Arc<Health>,
     /// Every metric.
     pub metrics: Arc<Metrics>,
+    /// The last stored objects and rejected requests.
+    pub recent: Arc<Recent>,
     /// Whether the process is stopping.
     pub shutdown: Shutdown,
 }

@@ -158,6 +158,7 @@ impl Dispatcher {
     /// Commits jobs to `segment` until it has to be sealed.
     async fn fill(&mut self, segment: &mut OpenSegment) -> Result<SealReason, JoinError> {
         let mut due = Due { at: segment.opened + self.limits.max_age, reason: SealReason::Age };
+        let shutdown = self.context.shutdown.clone();
         loop {
             // A frame that is being packed does not become larger.
             if !self.packers.is_active() {
@@ -172,6 +173,11 @@ impl Dispatcher {
                     }
                     return Ok(due.reason);
                 }
+                () = shutdown.intake_stopped(), if due.reason != SealReason::Shutdown => {
+                    // Batches that were being received may still follow.
+                    due = Due { at: due.at.min(Instant::now() + self.limits.stored_linger), reason: SealReason::Shutdown };
+                    continue;
+                }
                 more = self.drain() => if !more {
                     return Ok(SealReason::Shutdown);
                 }
@@ -179,7 +185,8 @@ impl Dispatcher {
             let parts = self.next_frame().await?;
             let early = self.early_seal();
             // During an outage of the store an early seal gains nothing and makes a small object.
-            let is_useful = early < due.at && self.context.health.store_outage().is_none();
+            let is_useful =
+                early < due.at && due.reason != SealReason::Shutdown && self.context.health.store_outage().is_none();
             if is_useful && parts.iter().flat_map(|part| &part.jobs).any(|job| job.is_urgent) {
                 due = Due { at: early, reason: SealReason::Urgent };
             }
@@ -248,6 +255,7 @@ impl Dispatcher {
     fn commit(&mut self, segment: &mut OpenSegment, parts: Vec<Part>) -> Result<(), (Vec<Part>, SpoolError)> {
         let began = Instant::now();
         let jobs = || parts.iter().flat_map(|part| &part.jobs);
+        let longest_wait = jobs().next().map(|job| began.into_std().saturating_duration_since(job.queued_at));
         let count = jobs().count();
         let payloads = jobs().map(|job| job.lines.payloads).sum();
         let encoder = &mut self.encoder;
@@ -266,6 +274,7 @@ impl Dispatcher {
             .fold((0, 0), |(count, sum), job| (count + 1, sum + u64::from(job.lines.payloads)));
         metrics.ledger.accepted(accepted_jobs, accepted_payloads);
         metrics.frame_jobs.observe(count as f64);
+        metrics.queue_wait_seconds.observe(longest_wait.unwrap_or_default().as_secs_f64());
         let took = began.elapsed();
         metrics.commit_seconds.observe(took.as_secs_f64());
         health.spool_succeeded();

@@ -2,7 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use axum::http::HeaderValue;
+use axum::http::header::ORIGIN;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The token after `Bearer` in an `Authorization` header (RFC 6750, 2.1); none of another scheme.
 pub(crate) fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
@@ -24,6 +27,31 @@ pub(crate) fn is_local_host(host: &[u8]) -> bool {
     is_port(port) && (is_name || name.parse::<Ipv4Addr>().is_ok())
 }
 
+/// The origin that must be allowed: of a web page that may not be this server's own, empty if the browser does not send it;
+/// none for any other request.
+pub(crate) fn foreign_origin<'a>(headers: &'a HeaderMap, host: &str) -> Option<&'a str> {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let origin = text(&ORIGIN);
+    let is_own = match (text(&SEC_FETCH_SITE), origin) {
+        (None, None) | (Some("none"), _) => return None,
+        // Scripts cannot set this header.
+        (Some(site), _) => site == "same-origin",
+        (None, Some(origin)) => is_of_host(origin, host),
+    };
+    (!is_own || !is_local_host(host.as_bytes())).then(|| origin.unwrap_or_default())
+}
+
+/// Whether an origin is of this host. Browsers omit default ports in an origin, and mostly in a host.
+fn is_of_host(origin: &str, host: &str) -> bool {
+    let without_port = |port| host.strip_suffix(port).unwrap_or(host);
+    let (authority, host) = match origin.split_once("://") {
+        Some(("http", authority)) => (authority, without_port(":80")),
+        Some(("https", authority)) => (authority, without_port(":443")),
+        _ => return false,
+    };
+    authority.eq_ignore_ascii_case(host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +66,37 @@ mod tests {
             ["", "x", "evil.example:9090", "localhost.evil.example", "127.0.0.1.evil.example", "[::1]x", "a@[::1]"]
         {
             assert!(!is_local_host(other.as_bytes()), "{other}");
+        }
+    }
+
+    fn of(site: Option<&'static str>, origin: Option<&'static str>, host: &str) -> Option<String> {
+        let given = [(SEC_FETCH_SITE, site), (ORIGIN, origin)];
+        let headers = given.into_iter().filter_map(|(name, value)| Some((name, value?.parse().unwrap())));
+        foreign_origin(&HeaderMap::from_iter(headers), host).map(str::to_owned)
+    }
+
+    #[test]
+    fn pages_of_other_origins_are_distinguished_from_own_pages_and_other_clients() {
+        assert_eq!(of(None, None, "a:8080"), None);
+        assert_eq!(of(None, Some("http://localhost:8080"), "LocalHost:8080"), None);
+        assert_eq!(of(None, Some("https://192.0.2.1"), "192.0.2.1:443"), None);
+        assert_eq!(of(None, Some("http://[::1]"), "[::1]:80"), None);
+        assert_eq!(of(Some("same-origin"), Some("http://127.0.0.1:8080"), "127.0.0.1:8080"), None);
+        assert_eq!(of(Some("none"), None, "a"), None);
+        for origin in ["http://b", "null", "http://127.0.0.1:81", "http://127.0.0.1.b", "file://", "127.0.0.1", ""] {
+            assert_eq!(of(None, Some(origin), "127.0.0.1").as_deref(), Some(origin));
+        }
+        assert_eq!(of(Some("cross-site"), Some("https://a"), "a").as_deref(), Some("https://a"));
+        assert_eq!(of(Some("same-site"), None, "127.0.0.1").as_deref(), Some(""));
+    }
+
+    #[test]
+    fn a_page_under_a_name_that_dns_may_rebind_is_foreign() {
+        for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""] {
+            let origin: &'static str = format!("http://{host}").leak();
+            assert_eq!(of(None, Some(origin), host).as_deref(), Some(origin));
+            assert_eq!(of(Some("same-origin"), Some(origin), host).as_deref(), Some(origin));
+            assert_eq!(of(Some("same-origin"), None, host).as_deref(), Some(""));
         }
     }
 }

@@ -18,6 +18,7 @@ mod response;
 mod service;
 mod state;
 
+pub use in_flight::REQUESTS_IN_FLIGHT_MAX_BYTES;
 pub use problem::{rejection_outcome, render_rejection};
 pub use service::PublicService;
 pub use state::ApiState;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use millpond::app::{self, ExitSummary, Listeners, SpoolEnd};
+use millpond::app::{self, Controls, ExitSummary, Listeners, SpoolEnd};
 use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings, TlsSettings};
 use millpond::disk::RealDisk;
+use millpond::log_filter::LogFilter;
 use millpond::metrics::Count;
 use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Reload, WatchedFiles};
@@ -24,6 +25,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Accepted jobs are lost or possibly lost, or the server failed.
@@ -75,8 +77,8 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return usage_error(&format!("millpond: {error}")),
     };
-    init_log(&settings.log);
-    match run(command, settings) {
+    let log_filter = init_log(&settings.log);
+    match run(command, settings, log_filter) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -85,7 +87,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, settings: Settings) -> anyhow::Result<ExitCode> {
+fn run(command: Command, settings: Settings, log_filter: LogFilter) -> anyhow::Result<ExitCode> {
     let runtime = runtime::Builder::new_multi_thread()
         .thread_name("runtime")
         .enable_all()
@@ -93,7 +95,7 @@ fn run(command: Command, settings: Settings) -> anyhow::Result<ExitCode> {
         .context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         match command {
-            Command::Serve => serve(settings).await,
+            Command::Serve => serve(settings, log_filter).await,
             Command::Check => check(settings).await,
         }
     });
@@ -102,7 +104,7 @@ fn run(command: Command, settings: Settings) -> anyhow::Result<ExitCode> {
     result
 }
 
-async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
+async fn serve(mut settings: Settings, log_filter: LogFilter) -> anyhow::Result<ExitCode> {
     raise_open_files(&mut settings);
     // First, so that an early signal is not lost.
     let signals = Signals::new().context("cannot install signal handlers")?;
@@ -127,7 +129,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<ExitCode> {
     tracing::info!(addr = %public.local_addr()?, "listening");
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
 
-    let run = app::run(settings, spool, tenants, Listeners { public, tls, admin }, shutdown);
+    let run = app::run(settings, spool, tenants, Listeners { public, tls, admin }, Controls { shutdown, log_filter });
     let summary = run.await?;
     Ok(if report(&summary) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
 }
@@ -286,15 +288,17 @@ impl Signals {
     }
 }
 
-fn init_log(settings: &LogSettings) {
+fn init_log(settings: &LogSettings) -> LogFilter {
     let format =
         tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    let registry = tracing_subscriber::registry().with(settings.filter.clone());
+    let (filter, handle) = reload::Layer::new(settings.filter.clone());
+    let registry = tracing_subscriber::registry().with(filter);
     if settings.json {
         registry.with(format.json()).init();
     } else {
         registry.with(format).init();
     }
+    LogFilter::new(handle)
 }
 
 fn help() -> String {

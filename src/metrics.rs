@@ -2,17 +2,26 @@
 
 mod label;
 mod ledger;
+mod registration;
+mod sampled;
+mod tenants;
 
 use std::sync::Arc;
 
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
 };
 
 use label::Label;
-pub use label::{Outcome, Route, SealReason};
+pub use label::{Limit, Outcome, RequestResult, Route, SealReason, WatchedFile};
 use ledger::LedgerCollector;
 pub use ledger::{Balance, Count, Ledger};
+use registration::{by_label, counter, gauge, histogram, labelled, name};
+pub use sampled::SampledGauges;
+use sampled::set;
+use tenants::TenantsCollector;
+pub use tenants::{LABELLED_TENANTS_MAX, TenantActivities, TenantActivity, TenantTotals};
 
 use crate::store::ErrorClass;
 
@@ -23,6 +32,9 @@ const REQUEST_SECONDS: &[f64] =
 const UPLOAD_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 /// 100 us to 1 s.
 const COMMIT_SECONDS: &[f64] = &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
+/// 50 ms to 1 h.
+const STORED_SECONDS: &[f64] =
+    &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 90.0, 120.0, 300.0, 900.0, 3600.0];
 /// 100 ms to 5 min.
 const AGE_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
@@ -37,8 +49,13 @@ pub struct Metrics {
     sealed: Vec<IntCounter>,
     /// By class.
     retries: Vec<IntCounter>,
-    /// By route.
-    request_seconds: Vec<Histogram>,
+    /// By route, then by result.
+    request_seconds: Vec<Vec<Histogram>>,
+    reload_failures: IntCounterVec,
+    /// What the sampler sets.
+    pub sampled: SampledGauges,
+    /// What each tenant sends.
+    pub tenants: Arc<TenantActivities>,
     /// Requests between their headers and the end of their response.
     pub requests_in_flight: IntGauge,
     /// The memory that is charged to these requests.
@@ -67,6 +84,10 @@ pub struct Metrics {
     pub upload_limit: IntGauge,
     /// The duration of upload attempts, successful or not.
     pub upload_seconds: Histogram,
+    /// The time in the queue of the job of each frame that waited longest.
+    pub queue_wait_seconds: Histogram,
+    /// The time from the opening of a segment to its object in the store.
+    pub stored_seconds: Histogram,
     /// The duration of commits: compress, append, fdatasync.
     pub commit_seconds: Histogram,
     /// Failed commits.
@@ -110,9 +131,20 @@ impl Metrics {
         let request_seconds = HistogramVec::new(
             HistogramOpts::new(name("request_seconds"), "Time from the headers of a request to its response")
                 .buckets(REQUEST_SECONDS.to_vec()),
-            &["route"],
+            &["route", "result"],
         )?;
         registry.register(Box::new(request_seconds.clone()))?;
+        let reload_failures = IntCounterVec::new(
+            Opts::new(
+                name("reload_failures_total"),
+                "Failed reloads, after which the previous version stays in use, by the setting that names the file",
+            ),
+            &["file"],
+        )?;
+        registry.register(Box::new(reload_failures.clone()))?;
+        WatchedFile::VALUES.iter().for_each(|file| drop(reload_failures.with_label_values(&[file])));
+        let tenants = Arc::new(TenantActivities::default());
+        registry.register(Box::new(TenantsCollector::new(Arc::clone(&tenants))?))?;
         Ok(Self {
             ledger,
             requests: by_label::<Route, _>(|route| {
@@ -125,7 +157,12 @@ impl Metrics {
                 "Upload attempts that failed and are retried, by class of error",
                 "class",
             )?,
-            request_seconds: by_label::<Route, _>(|route| request_seconds.with_label_values(&[route])),
+            request_seconds: by_label::<Route, _>(|route| {
+                by_label::<RequestResult, _>(|result| request_seconds.with_label_values(&[route, result]))
+            }),
+            reload_failures,
+            sampled: SampledGauges::new(r)?,
+            tenants,
             requests_in_flight: gauge(r, "requests_in_flight", "Requests whose response is not yet written")?,
             requests_in_flight_bytes: gauge(
                 r,
@@ -157,6 +194,18 @@ impl Metrics {
             busy_workers: gauge(r, "busy_workers", "Workers that process a segment")?,
             upload_limit: gauge(r, "upload_limit", "Uploads that may run concurrently")?,
             upload_seconds: histogram(r, "upload_seconds", "Duration of upload attempts", UPLOAD_SECONDS)?,
+            queue_wait_seconds: histogram(
+                r,
+                "queue_wait_seconds",
+                "Time in the queue of the job of each frame that waited longest",
+                REQUEST_SECONDS,
+            )?,
+            stored_seconds: histogram(
+                r,
+                "stored_seconds",
+                "Time from the opening of a segment to its object in the store",
+                STORED_SECONDS,
+            )?,
             commit_seconds: histogram(
                 r,
                 "commit_seconds",
@@ -206,8 +255,32 @@ impl Metrics {
     }
 
     /// Observes the time between the headers of a request and its response.
-    pub fn observe_request(&self, route: Route, seconds: f64) {
-        self.request_seconds.get(route.index()).inspect(|histogram| histogram.observe(seconds));
+    pub fn observe_request(&self, route: Route, result: RequestResult, seconds: f64) {
+        self.request_histogram(route, result).inspect(|histogram| histogram.observe(seconds));
+    }
+
+    /// The durations of requests.
+    pub fn request_histogram(&self, route: Route, result: RequestResult) -> Option<&Histogram> {
+        self.request_seconds.get(route.index()).and_then(|histograms| histograms.get(result.index()))
+    }
+
+    /// The number of requests for each outcome, by its text and its result, without health checks and lookups of jobs.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, RequestResult, u64)> {
+        let counted = |outcome: &Outcome| {
+            let of = |route: Route| self.requests.get(route.index())?.get(outcome.index());
+            [Route::Payloads, Route::Other].into_iter().filter_map(of).map(IntCounter::get).sum()
+        };
+        Outcome::ALL.iter().map(move |outcome| (outcome.text(), outcome.result(), counted(outcome)))
+    }
+
+    /// The number of sealed segments for each reason.
+    pub fn seals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        SealReason::VALUES.iter().copied().zip(self.sealed.iter().map(IntCounter::get))
+    }
+
+    /// The counter of failed reloads of a file.
+    pub fn reload_failures(&self, file: WatchedFile) -> IntCounter {
+        self.reload_failures.with_label_values(&[file.text()])
     }
 
     /// Counts a sealed segment.
@@ -225,63 +298,12 @@ impl Metrics {
         self.folders_unadopted.iter().zip([waiting, failing]).for_each(|(gauge, value)| set(gauge, value));
     }
 
-    /// All metrics in the text format of Prometheus. The parameters are gauges that are only read for a scrape.
-    ///
-    /// # Errors
-    /// If the encoder fails.
-    pub fn render(
-        &self,
-        queue: (usize, usize),
-        segments_waiting: usize,
-        spool_bytes: usize,
-    ) -> prometheus::Result<String> {
+    /// Reads all metrics. The parameters are gauges that are only read for this.
+    pub fn gather(&self, queue: (usize, usize), segments_waiting: usize, spool_bytes: usize) -> Vec<MetricFamily> {
         set(&self.queue_jobs, queue.0);
         set(&self.queue_bytes, queue.1);
         set(&self.segments_waiting, segments_waiting);
         set(&self.spool_bytes, spool_bytes);
-        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
+        self.registry.gather()
     }
-}
-
-fn set(gauge: &IntGauge, value: usize) {
-    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-}
-
-/// A metric for each value of a label, in the order of their indexes.
-fn by_label<L: Label, M>(metric: impl FnMut(&&'static str) -> M) -> Vec<M> {
-    L::VALUES.iter().map(metric).collect()
-}
-
-fn name(short: &str) -> String {
-    format!("millpond_{short}")
-}
-
-fn counter(registry: &Registry, short: &str, help: &str) -> prometheus::Result<IntCounter> {
-    let counter = IntCounter::new(name(short), help)?;
-    registry.register(Box::new(counter.clone()))?;
-    Ok(counter)
-}
-
-fn gauge(registry: &Registry, short: &str, help: &str) -> prometheus::Result<IntGauge> {
-    let gauge = IntGauge::new(name(short), help)?;
-    registry.register(Box::new(gauge.clone()))?;
-    Ok(gauge)
-}
-
-fn histogram(registry: &Registry, short: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
-    let histogram = Histogram::with_opts(HistogramOpts::new(name(short), help).buckets(buckets.to_vec()))?;
-    registry.register(Box::new(histogram.clone()))?;
-    Ok(histogram)
-}
-
-/// A counter for each value of its only label.
-fn labelled<L: Label>(
-    registry: &Registry,
-    short: &str,
-    help: &str,
-    label: &str,
-) -> prometheus::Result<Vec<IntCounter>> {
-    let counters = IntCounterVec::new(Opts::new(name(short), help), &[label])?;
-    registry.register(Box::new(counters.clone()))?;
-    Ok(by_label::<L, _>(|value| counters.with_label_values(&[*value])))
 }

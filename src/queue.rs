@@ -33,6 +33,8 @@ pub struct Job {
     pub lines: Lines,
     /// Whether a client waits until the job is stored, so that its segment is sealed soon.
     pub is_urgent: bool,
+    /// When the job was queued.
+    pub queued_at: Instant,
     /// Whether the job was accepted when it was queued.
     is_accepted: bool,
     /// Set if a handler waits for the outcome of the commit.
@@ -198,7 +200,7 @@ impl JobQueue {
             // Before it is sent, so that no job is stored before it is accepted.
             self.ledger.accepted(1, u64::from(lines.payloads));
         }
-        permit.send(Job { lines, is_urgent, is_accepted, waiting, reservation });
+        permit.send(Job { lines, is_urgent, queued_at: Instant::now(), is_accepted, waiting, reservation });
         self.linger.pushed(|| self.capacity.jobs.used());
         Ok(())
     }

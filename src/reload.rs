@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -35,7 +36,8 @@ impl Reload {
     /// Watches the files at `paths`. A caller that reads them after this call misses no change. Blocks on the disk.
     pub fn watch(&self, paths: Vec<PathBuf>) -> WatchedFiles {
         let versions = versions(&paths);
-        WatchedFiles { paths, versions, retries_left: 0, is_failing: false, requests: self.0.subscribe() }
+        let requests = self.0.subscribe();
+        WatchedFiles { paths, versions, retries_left: 0, is_failing: false, failures: None, requests }
     }
 }
 
@@ -48,6 +50,7 @@ pub struct WatchedFiles {
     retries_left: u32,
     /// Whether the last reload failed.
     is_failing: bool,
+    failures: Option<IntCounter>,
     requests: watch::Receiver<()>,
 }
 
@@ -81,6 +84,11 @@ fn versions(paths: &[PathBuf]) -> Vec<Option<Version>> {
 }
 
 impl WatchedFiles {
+    /// Counts failed reloads in `failures`.
+    pub fn count_failures(&mut self, failures: IntCounter) {
+        self.failures = Some(failures);
+    }
+
     /// Calls `read` on a blocking thread whenever the files have changed or a reload is requested. If it fails, the caller
     /// keeps the previous version. The failure is logged as an error once: at once if the reload was requested, else when the
     /// retries are used up.
@@ -127,6 +135,7 @@ impl WatchedFiles {
             (false, false) => self.retries_left.saturating_sub(1),
         };
         if self.retries_left == 0 {
+            self.failures.iter().for_each(|failures| failures.inc());
             tracing::error!(target: audit::TARGET, files = ?self.paths, is_requested, %error, "reload failed; keeping the previous version");
         } else if !self.is_failing {
             tracing::info!(files = ?self.paths, %error, "changed files are not valid yet; trying again");

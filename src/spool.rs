@@ -23,6 +23,7 @@ mod space;
 mod status;
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -39,7 +40,7 @@ pub use space::Space;
 pub use status::{SegmentState, SegmentStatus, Segments};
 
 use crate::config::{ObjectSettings, SpoolSettings};
-use crate::disk::{Disk, on_blocking_thread};
+use crate::disk::{Disk, Entry, on_blocking_thread};
 use crate::log_throttle::LogThrottle;
 use crate::segment::salvage::Salvage;
 use crate::segment::{Compression, SegmentId, file};
@@ -106,8 +107,18 @@ impl Spool {
 
     /// The number of damaged files under `dead/`, and their bytes.
     pub fn dead_files(settings: &SpoolSettings, disk: &dyn Disk) -> io::Result<(usize, u64)> {
-        let files = folders::dead_files(&settings.dir, disk)?;
-        Ok((files.len(), files.iter().map(|file| file.len).sum()))
+        Ok(count(&folders::dead_files(&settings.dir, disk)?))
+    }
+
+    /// The number of damaged files under `dead/` of this spool, and their bytes. Blocks.
+    pub fn damaged_files(&self) -> io::Result<(usize, u64)> {
+        let Some(DiskSpool { disk, folders, .. }) = &self.disk else { return Ok((0, 0)) };
+        Ok(count(&folders::dead_files(folders.root(), &**disk)?))
+    }
+
+    /// Its directory; none in memory.
+    pub fn dir(&self) -> Option<&Path> {
+        self.disk.as_ref().map(|disk| disk.folders.root())
     }
 
     /// A spool in a folder, and the segments that exited processes have left there.
@@ -145,6 +156,7 @@ impl Spool {
             status: self.segments.add(adopted.name.id, adopted.name.compression, jobs),
             len,
             age: None,
+            opened: None,
             committed: committed.map(|committed| (committed.jobs, committed.payloads)),
             attempts: Attempts::of_exited_process(),
             source: Source::File { path: adopted.path, folder: adopted.folder, charge: adopted.charge, len },
@@ -267,6 +279,11 @@ impl Spool {
             }
         }
     }
+}
+
+/// The number of files, and their bytes.
+fn count(files: &[Entry]) -> (usize, u64) {
+    (files.len(), files.iter().map(|file| file.len).sum())
 }
 
 impl DiskSpool {

@@ -17,6 +17,7 @@ pub use rate_limits::{RateLimit, RateLimitExceeded};
 
 use crate::config::Ack;
 use crate::digest::Digest;
+use crate::metrics::{Metrics, TenantActivities, TenantActivity, WatchedFile};
 use crate::queue::{Share, ShareLimits};
 use crate::reload::{Reload, WatchedFiles};
 
@@ -31,6 +32,7 @@ pub struct Tenant {
     ack_max: Option<Ack>,
     rate_limiters: RateLimiters,
     share: Option<Share>,
+    activity: Arc<TenantActivity>,
 }
 
 impl Tenant {
@@ -52,6 +54,11 @@ impl Tenant {
     /// The share of the queue; `None` if it is not limited.
     pub fn share(&self) -> Option<&Share> {
         self.share.as_ref()
+    }
+
+    /// What the tenant sends.
+    pub fn activity(&self) -> &TenantActivity {
+        &self.activity
     }
 }
 
@@ -83,6 +90,7 @@ pub struct Tenants {
     /// Every burst of bytes allows one body of this size.
     max_body_bytes: usize,
     unauthenticated_share: Option<Share>,
+    activities: Arc<TenantActivities>,
 }
 
 type TenantsByToken = HashMap<Digest, Arc<Tenant>>;
@@ -93,18 +101,25 @@ impl Tenants {
         file: TenantsFile,
         shares: ShareLimits,
         max_body_bytes: usize,
+        metrics: &Metrics,
     ) -> (Arc<Self>, impl Future<Output = std::io::Error> + Send + use<>) {
-        let TenantsFile { path, entries, watched } = file;
-        let tenants = Arc::new(Self::from_entries(entries, shares, max_body_bytes));
+        let TenantsFile { path, entries, mut watched } = file;
+        watched.count_failures(metrics.reload_failures(WatchedFile::Tokens));
+        let tenants = Arc::new(Self::from_entries(entries, shares, max_body_bytes, Arc::clone(&metrics.tenants)));
         let current = Arc::clone(&tenants);
         let watching = watched.run(move || file::read(&path).map(|entries| current.replace(entries)));
         (tenants, watching)
     }
 
     /// A fixed list of tenants.
-    pub fn from_entries(entries: Vec<TenantEntry>, shares: ShareLimits, max_body_bytes: usize) -> Self {
+    pub fn from_entries(
+        entries: Vec<TenantEntry>,
+        shares: ShareLimits,
+        max_body_bytes: usize,
+        activities: Arc<TenantActivities>,
+    ) -> Self {
         let unauthenticated_share = shares.new_share();
-        let tenants = Self { by_token: ArcSwap::default(), shares, max_body_bytes, unauthenticated_share };
+        let tenants = Self { by_token: ArcSwap::default(), shares, max_body_bytes, unauthenticated_share, activities };
         tenants.replace(entries);
         tenants
     }
@@ -113,6 +128,13 @@ impl Tenants {
     pub fn find(&self, token: &[u8]) -> Option<Arc<Tenant>> {
         let is_plausible = (1..=TOKEN_MAX_BYTES).contains(&token.len());
         is_plausible.then(|| Digest::of(token)).and_then(|digest| self.by_token.load().get(&digest).cloned())
+    }
+
+    /// The current tenants, in no order.
+    pub fn list(&self) -> Vec<Arc<Tenant>> {
+        let by_token = self.by_token.load();
+        let by_name: HashMap<&str, &Arc<Tenant>> = by_token.values().map(|tenant| (tenant.name(), tenant)).collect();
+        by_name.into_values().cloned().collect()
     }
 
     /// The share of the queue for all requests whose tenant is not known yet.
@@ -131,14 +153,16 @@ impl Tenants {
         let old = self.by_token.load();
         let by_name: HashMap<&str, &Arc<Tenant>> = old.values().map(|tenant| (tenant.name(), tenant)).collect();
         let tenants = entries.len();
+        let names: Vec<&str> = entries.iter().map(|entry| &*entry.name).collect();
+        let activities = self.activities.of(&names);
         let mut by_token = TenantsByToken::with_capacity(tenants);
-        for TenantEntry { name, tokens, limits, ack_max } in entries {
+        for (TenantEntry { name, tokens, limits, ack_max }, activity) in entries.into_iter().zip(activities) {
             let tenant = match by_name.get(&*name) {
                 Some(same) if same.limits == limits && same.ack_max == ack_max => Arc::clone(same),
                 previous => {
                     let share = previous.map_or_else(|| self.shares.new_share(), |previous| previous.share.clone());
                     let rate_limiters = RateLimiters::new(&limits, self.max_body_bytes);
-                    Arc::new(Tenant { name, limits, ack_max, rate_limiters, share })
+                    Arc::new(Tenant { name, limits, ack_max, rate_limiters, share, activity })
                 }
             };
             by_token.extend(tokens.into_iter().map(|token| (token, Arc::clone(&tenant))));

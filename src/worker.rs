@@ -91,6 +91,9 @@ impl Uploader {
         }
         health.segments.succeeded(id, Side::Store);
         self.report_damage(&segment, &salvage);
+        if let Some(opened) = segment.opened {
+            metrics.stored_seconds.observe(opened.elapsed().as_secs_f64());
+        }
         metrics.ledger.stored(salvage.jobs, salvage.payloads);
         metrics.ledger.dead(salvage.dead_jobs(), salvage.dead_payloads);
         if let Err(error) = spool.stored(segment, &salvage, is_missing).await {
@@ -221,7 +224,8 @@ impl Uploader {
         let permit = self.limit.acquire().await;
         let began = Instant::now();
         let put = self.store.put(&upload).await;
-        metrics.upload_seconds.observe(began.elapsed().as_secs_f64());
+        let took = began.elapsed().as_secs_f64();
+        metrics.upload_seconds.observe(took);
         match &put {
             Ok(_) => permit.succeeded(),
             Err(error) => {
@@ -242,6 +246,7 @@ impl Uploader {
         let stored = put?;
         metrics.objects.inc();
         metrics.bytes_out.inc_by(body.len() as u64);
+        self.context.recent.stored(key, body.len(), upload.jobs, upload.payloads, took);
         let had_outage = health.store_outage().is_some();
         health.store_succeeded();
         if had_outage {

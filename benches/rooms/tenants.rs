@@ -24,7 +24,7 @@ fn tenants(count: usize) -> Tenants {
         TenantEntry { name: format!("tenant-{n}"), tokens, limits: limits.clone(), ack_max: None }
     };
     let (queue, _) = queue(10_000, 256 << 20, Arc::default());
-    Tenants::from_entries((0..count).map(entry).collect(), queue.share_limits(50), 1 << 20)
+    Tenants::from_entries((0..count).map(entry).collect(), queue.share_limits(50), 1 << 20, Arc::default())
 }
 
 #[divan::bench(args = [1, 100_000], max_time = 1)]

@@ -41,7 +41,7 @@ fn checked(text: &[u8]) {
     assert!(entries.iter().all(|entry| (1..=16).contains(&entry.tokens.len())));
 
     let (queue, _receiver) = queue(10, 1 << 20, Arc::default());
-    let tenants = Tenants::from_entries(entries, queue.share_limits(50), MAX_BODY_BYTES);
+    let tenants = Tenants::from_entries(entries, queue.share_limits(50), MAX_BODY_BYTES, Arc::default());
     assert!(tenants.find(b"").is_none());
     // The seeds contain the digest of this token.
     let Some(tenant) = tenants.find(b"t") else { return };

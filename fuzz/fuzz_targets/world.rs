@@ -56,6 +56,7 @@ impl World {
             backlog: Arc::new(Backlog::new(usize::MAX)),
             health: Arc::new(Health::default()),
             metrics: Arc::clone(&metrics),
+            recent: Arc::default(),
             shutdown: Shutdown::default(),
         };
         let (jobs, receiver) = queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&metrics.ledger));
@@ -63,7 +64,7 @@ impl World {
         let depth = jobs.depth();
         let tenants = has_tenants.then(|| {
             let entries = parse(TENANTS.as_bytes()).expect("good tenants");
-            Arc::new(Tenants::from_entries(entries, jobs.share_limits(50), settings.http.max_body_bytes))
+            Arc::new(Tenants::from_entries(entries, jobs.share_limits(50), settings.http.max_body_bytes, Arc::default()))
         });
         let store = Arc::new(Store::connect(&settings).await);
         let public = PublicService::new(Arc::new(ApiState::new(&settings, jobs, context, store, tenants)));

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use axum::http::header::{AUTHORIZATION, HOST, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::uri::Authority;
-use axum::http::{HeaderValue, Request, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 
 use crate::audit;
 use crate::digest::Digest;
-use crate::headers::{bearer, is_local_host};
+use crate::headers::{bearer, foreign_origin, is_local_host};
 use crate::log_throttle::LogThrottle;
 use crate::server::network;
 
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"millpond admin\"");
 /// The number of wrong tokens of one address in a window before the response is 429. The right token is always accepted,
 /// because other clients may share the address.
@@ -47,7 +48,7 @@ impl Guard {
         if request.uri().path() == "/live" {
             return None;
         }
-        let Some(token) = &self.token else { return reject_rebinding(request) };
+        let Some(token) = &self.token else { return reject_rebinding(request).or_else(|| reject_foreign(request)) };
         let Some(sent) = request.headers().get(AUTHORIZATION).and_then(bearer) else {
             self.log(address);
             return Some(unauthorized());
@@ -92,6 +93,18 @@ fn reject_rebinding<B>(request: &Request<B>) -> Option<Response> {
     let text =
         "without ADMIN_TOKEN the Host must be localhost or an IP address: use one of these, or set ADMIN_TOKEN\n";
     (!is_safe).then(|| (StatusCode::MISDIRECTED_REQUEST, text).into_response())
+}
+
+/// Rejects what a page of another origin sends: without a token, it could drain the server. Links to the routes work.
+fn reject_foreign<B>(request: &Request<B>) -> Option<Response> {
+    let headers = request.headers();
+    let host = request.uri().authority().map(Authority::as_str);
+    let host = host.or_else(|| headers.get(HOST).and_then(|host| host.to_str().ok()));
+    let is_navigation = headers.get(SEC_FETCH_MODE).is_some_and(|mode| mode == "navigate");
+    let is_link = is_navigation && matches!(*request.method(), Method::GET | Method::HEAD);
+    let text = "requests of web pages of other origins are rejected: set ADMIN_TOKEN, and send it\n";
+    let is_foreign = !is_link && foreign_origin(headers, host.unwrap_or_default()).is_some();
+    is_foreign.then(|| (StatusCode::FORBIDDEN, text).into_response())
 }
 
 /// The number of wrong tokens by address, with the start of the window.

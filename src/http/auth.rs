@@ -57,7 +57,7 @@ impl Identity {
         tenants.find(text.as_bytes()).map(Some).ok_or(Problem::UnknownToken)
     }
 
-    pub(super) fn tenant(&self) -> Option<&Tenant> {
+    pub(super) fn tenant(&self) -> Option<&Arc<Tenant>> {
         match self {
             Self::Tenant(tenant) => Some(tenant),
             Self::Anonymous | Self::Unauthenticated(_) => None,

@@ -34,19 +34,22 @@ impl Decoder {
         Self { limits, large_bodies: Arc::new(Semaphore::new(cores)), by_address: KeyedSemaphores::new(cores) }
     }
 
-    /// The lines of a body, with the reservation of their bytes.
+    /// The lines of a body, with the reservation of their bytes. `tenant` is set when the batch names it.
     pub(super) async fn decode(
         &self,
         request: BatchRequest,
         body: Bytes,
         mut reservation: Reservation,
+        tenant: &mut Option<Arc<Tenant>>,
     ) -> Result<(Lines, Reservation), Problem> {
         let mut decoding = Decoding { request, limits: self.limits };
-        let work = match decoding.inline(body, &mut reservation)? {
+        let inline = decoding.inline(body, &mut reservation);
+        *tenant = decoding.request.identity.tenant().cloned();
+        let work = match inline? {
             Inline::Lines(lines) => return Ok((lines, reservation)),
             Inline::TooLarge(work) => work,
         };
-        let share = decoding.request.identity.tenant().and_then(Tenant::share);
+        let share = decoding.request.identity.tenant().and_then(|tenant| tenant.share());
         let (mut of_tenant, mut of_address) = (None, None);
         match (share, decoding.request.client) {
             (Some(share), _) => {
@@ -60,19 +63,24 @@ impl Decoder {
         let decoded = tokio::task::spawn_blocking(move || {
             let _permits = (of_tenant, of_address, permit);
             let lines = match work {
-                Work::Decode(body) => decoding.large(&body, &mut reservation)?,
+                Work::Decode(body) => decoding.large(&body, &mut reservation),
                 Work::Write(plan) => {
-                    decoding.reserve(plan.bytes() + plan.plan_bytes(), &mut reservation)?;
-                    plan.write()
+                    decoding.reserve(plan.bytes() + plan.plan_bytes(), &mut reservation).map(|()| plan.write())
                 }
             };
-            Ok((lines, reservation))
+            (lines.map(|lines| (lines, reservation)), decoding.request.identity)
         });
-        decoded.await.unwrap_or_else(|error| {
-            if let Some(suppressed) = PANIC_LOG.permit() {
-                tracing::error!(%error, suppressed, "decoding failed");
+        match decoded.await {
+            Ok((lines, identity)) => {
+                *tenant = identity.tenant().cloned();
+                lines
             }
-            Err(Problem::Internal)
-        })
+            Err(error) => {
+                if let Some(suppressed) = PANIC_LOG.permit() {
+                    tracing::error!(%error, suppressed, "decoding failed");
+                }
+                Err(Problem::Internal)
+            }
+        }
     }
 }

@@ -17,7 +17,7 @@ use crate::decode::{
 };
 use crate::inflate::{Encoding, InflateError, declared_len, inflate_with_budget};
 use crate::queue::Reservation;
-use crate::tenants::{RateLimit, Tenant};
+use crate::tenants::RateLimit;
 
 /// A decompressed body up to this size is decoded on the async thread, which costs less than handing it to another one. A
 /// larger body would delay the other requests of the thread.
@@ -212,7 +212,7 @@ impl Decoding {
 
     fn meta(&self) -> BatchMetadata<'_> {
         let BatchRequest { received_at, id, identity, .. } = &self.request;
-        let tenant = identity.tenant().map(Tenant::name);
+        let tenant = identity.tenant().map(|tenant| tenant.name());
         BatchMetadata { received_at: *received_at, request_id: id.as_str(), tenant, record: self.limits.record }
     }
 

@@ -33,6 +33,8 @@ const HEADER_LINE_BYTES: usize = 240;
 const REJECTION_BYTES: usize = 2 * 1024;
 /// The budget of requests in flight.
 const ADMITTED: ChargeLimits = ChargeLimits { max: 64 << 20, reserved: 16 << 20, address_min: 128 << 10 };
+/// The budget of requests in flight, in bytes.
+pub const REQUESTS_IN_FLIGHT_MAX_BYTES: usize = ADMITTED.max;
 /// The reserve for rejections.
 const REJECTED: ChargeLimits = ChargeLimits { max: 8 << 20, reserved: 2 << 20, address_min: 16 << 10 };
 /// The reserve for health checks that exceed the budget.

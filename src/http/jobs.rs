@@ -28,7 +28,7 @@ use crate::segment::{Compression, JobId};
 use crate::server::ClientAddress;
 use crate::spool;
 use crate::store::{StoreError, StoredObject};
-use crate::tenants::{RateLimit, Tenant};
+use crate::tenants::RateLimit;
 
 /// The longest `?wait=`.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -96,7 +96,7 @@ pub(super) async fn get(
     let job: JobId = receipt.map(|Path(receipt)| receipt).unwrap_or_default().parse()?;
     let wait = Parameters::wait(query)?;
     let address = address.map(|Extension(ClientAddress(address))| address);
-    let client = ClientKey::new(identity.tenant().map(Tenant::name), address);
+    let client = ClientKey::new(identity.tenant().map(|tenant| tenant.name()), address);
     let permit = if wait.is_zero() { None } else { state.waits.try_acquire(&client) };
     let wait = permit.as_ref().map_or(Duration::ZERO, |_| wait);
     let deadline = Instant::now() + wait;

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
@@ -47,19 +47,51 @@ impl Parameters {
     }
 }
 
-/// Rejects what can be rejected before the body is read, then reads, decodes and queues it.
+/// A rejected batch, with its tenant if that is known.
+pub(super) struct RejectedBatch {
+    problem: Problem,
+    tenant: Option<Arc<Tenant>>,
+}
+
+/// The tenant of a rejected batch, as an extension of its response.
+#[derive(Clone)]
+pub(super) struct RejectedTenant(pub(super) Arc<Tenant>);
+
+impl IntoResponse for RejectedBatch {
+    fn into_response(self) -> Response {
+        let mut response = self.problem.into_response();
+        if let Some(tenant) = self.tenant {
+            response.extensions_mut().insert(RejectedTenant(tenant));
+        }
+        response
+    }
+}
+
 pub(super) async fn post(
     State(state): State<Arc<ApiState>>,
     query: Result<Query<Parameters>, QueryRejection>,
     request: Request,
+) -> Result<Response, RejectedBatch> {
+    let mut tenant = None;
+    accept(&state, query, request, &mut tenant).await.map_err(|problem| RejectedBatch { problem, tenant })
+}
+
+/// Rejects what can be rejected before the body is read, then reads, decodes and queues it. `tenant` is set as soon as it is
+/// known.
+async fn accept(
+    state: &Arc<ApiState>,
+    query: Result<Query<Parameters>, QueryRejection>,
+    request: Request,
+    tenant: &mut Option<Arc<Tenant>>,
 ) -> Result<Response, Problem> {
     let received_at = SystemTime::now();
     let (mut parts, body) = request.into_parts();
     let wire = parts.extensions.remove::<WireBytes>();
     let client = parts.extensions.get::<ClientAddress>().map(|ClientAddress(address)| *address);
     let id = RequestId::inserted(&parts.headers);
-    origin::check(&state, &parts)?;
+    origin::check(state, &parts)?;
     let identity = Identity::from_headers(&parts.headers, state.tenants.as_ref())?;
+    *tenant = identity.tenant().cloned();
     if let Some(problem) = state.rejects_batches() {
         return Err(problem);
     }
@@ -87,19 +119,25 @@ pub(super) async fn post(
     }
     let level = ack.level();
     // The client whose permit a wait for the store uses. In memory mode, a wait for `disk` is one as well.
-    let waiter = (level > committed_level(&state)).then(|| ClientKey::new(identity.tenant().map(Tenant::name), client));
-    let request =
-        BatchRequest { format, encoding, received_at, id: id.clone(), identity, client, body_bytes: body.len(), ack };
-    let (lines, reservation) = state.decoder.decode(request, body, reservation).await?;
+    let waiter =
+        (level > committed_level(state)).then(|| ClientKey::new(identity.tenant().map(|tenant| tenant.name()), client));
+    let body_bytes = body.len();
+    let request = BatchRequest { format, encoding, received_at, id: id.clone(), identity, client, body_bytes, ack };
+    let (lines, reservation) = state.decoder.decode(request, body, reservation, tenant).await?;
+    if state.context.shutdown.is_intake_stopped() && !state.context.shutdown.is_draining() {
+        // An operator may have seen that nothing waits. In a shutdown the process waits for this request.
+        return Err(Problem::Draining);
+    }
     let payloads = lines.payloads;
     let accepted = match level {
         Ack::Memory => {
             state.queue.try_push(lines, reservation)?;
             Accepted { level, receipt: None }
         }
-        Ack::Disk | Ack::Stored => acknowledged(&state, lines, reservation, level, waiter.as_ref()).await?,
+        Ack::Disk | Ack::Stored => acknowledged(state, lines, reservation, level, waiter.as_ref()).await?,
     };
-    Ok(accepted.response(&state, &id, payloads))
+    tenant.iter().for_each(|tenant| tenant.activity().accepted(payloads, body_bytes));
+    Ok(accepted.response(state, &id, payloads))
 }
 
 /// The level that a commit reaches.

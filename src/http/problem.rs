@@ -15,6 +15,7 @@ use crate::decode;
 use crate::log_throttle::LogThrottle;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};
+use crate::recent::{Recent, Rejected};
 use crate::segment::InvalidJobId;
 use crate::server::{HEADERS_MAX, Rejection};
 use crate::spool::SpoolError;
@@ -256,6 +257,16 @@ impl Problem {
                 | Self::TooManyFromAddress
                 | Self::Draining
         )
+    }
+
+    /// Records the rejection for the operators' page. Failed health checks are none.
+    pub(super) fn record(&self, recent: &Recent, id: &RequestId, address: Option<IpAddr>, tenant: Option<&str>) {
+        let (status, outcome, _) = self.class();
+        if outcome != Outcome::Other {
+            let (status, outcome) = (status.as_u16(), outcome.text());
+            recent
+                .rejected(Rejected { outcome, status, tenant, address, request_id: id.as_str() }, || self.to_string());
+        }
     }
 
     /// Logs a rejection with 401 or 403 to the audit log.

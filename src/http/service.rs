@@ -17,12 +17,14 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 
 use super::in_flight::Admission;
+use super::payloads::RejectedTenant;
 use super::problem::Problem;
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::state::ApiState;
 use super::{charged, head, jobs, payloads};
 use crate::metrics::{Outcome, Route};
 use crate::server::{ClientAddress, Peer, end_connection};
+use crate::tenants::Tenant;
 
 /// The public routes.
 #[derive(Clone)]
@@ -125,6 +127,10 @@ impl Service<Request<Incoming>> for PublicService {
             let outcome = match response.extensions_mut().remove::<Problem>() {
                 Some(problem) => {
                     problem.audit(&state.audit, &id, client);
+                    let tenant = response.extensions_mut().remove::<RejectedTenant>();
+                    let tenant = tenant.as_ref().map(|RejectedTenant(tenant)| tenant.as_ref());
+                    tenant.iter().for_each(|tenant| tenant.activity().rejected(problem.outcome().is_throttled()));
+                    problem.record(&state.context.recent, &id, client, tenant.map(Tenant::name));
                     response = problem.render(&id, client, response, || state.queue.retry_after());
                     if is_head {
                         // hyper omits the body in HTTP/1.1 only.
@@ -137,7 +143,7 @@ impl Service<Request<Incoming>> for PublicService {
                 None => Outcome::Other,
             };
             state.context.metrics.request(route, outcome);
-            state.context.metrics.observe_request(route, began.elapsed().as_secs_f64());
+            state.context.metrics.observe_request(route, outcome.result(), began.elapsed().as_secs_f64());
             Ok(charged::keep(response, charge, version, &id))
         })
     }

@@ -80,7 +80,7 @@ impl ApiState {
 
     /// Why every batch is rejected now; `None` if batches are accepted.
     pub(super) fn rejects_batches(&self) -> Option<Problem> {
-        if self.context.shutdown.is_draining() {
+        if self.context.shutdown.is_intake_stopped() {
             return Some(Problem::Draining);
         }
         if self.context.spool.space().is_some_and(|space| space.is_nearly_full()) {

@@ -19,6 +19,18 @@ macro_rules! label {
             $($(#[$doc])* $variant,)+
         }
 
+        impl $name {
+            /// Every variant, in the order of their indexes.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The variant as the value of its label.
+            pub fn text(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $value,)+
+                }
+            }
+        }
+
         impl Label for $name {
             const VALUES: &'static [&'static str] = &[$($value),+];
 
@@ -90,8 +102,67 @@ label! {
         Fault = "fault",
         /// The spool is nearly full: storing the segment frees space.
         SpoolFull = "spool_full",
-        /// The server is shutting down.
+        /// The server drains or shuts down.
         Shutdown = "shutdown",
+    }
+}
+
+label! {
+    /// The kind of an outcome.
+    pub enum RequestResult {
+        /// A batch was accepted.
+        Accepted = "accepted",
+        /// A request was rejected: the client has to change it, or to send it later.
+        Rejected = "rejected",
+        /// The server failed.
+        Failed = "failed",
+        /// Not a batch.
+        Other = "other",
+    }
+}
+
+label! {
+    /// A limit, which a gauge shows.
+    pub enum Limit {
+        /// `MAX_QUEUE`.
+        QueueJobs = "queue_jobs",
+        /// `MAX_QUEUE_BYTES`.
+        QueueBytes = "queue_bytes",
+        /// `SPOOL_MAX_BYTES`.
+        SpoolBytes = "spool_bytes",
+        /// The memory for requests in flight.
+        RequestsInFlightBytes = "requests_in_flight_bytes",
+        /// `MAX_CONNECTIONS`.
+        Connections = "connections",
+        /// `MAX_WORKERS`.
+        Workers = "workers",
+    }
+}
+
+label! {
+    /// Files that are reloaded when they change, by the setting that names them.
+    pub enum WatchedFile {
+        /// The tenants.
+        Tokens = "TOKENS_FILE",
+        /// The certificate and its key.
+        Certificate = "TLS_CERT",
+    }
+}
+
+impl Outcome {
+    /// The kind of the outcome.
+    pub fn result(self) -> RequestResult {
+        match self {
+            Self::Accepted => RequestResult::Accepted,
+            Self::Other => RequestResult::Other,
+            Self::Failed => RequestResult::Failed,
+            _ => RequestResult::Rejected,
+        }
+    }
+
+    /// Whether the tenant exceeded a rate limit or a share.
+    pub fn is_throttled(self) -> bool {
+        matches!(self, Self::OverRate | Self::ShareFull | Self::SpoolShareFull)
     }
 }
 

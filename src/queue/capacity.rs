@@ -64,6 +64,11 @@ impl Share {
         self.spool.as_ref().is_some_and(SpoolShare::is_full).then_some(Full::SpoolShare)
     }
 
+    /// The bytes of the queue that the tenant uses.
+    pub fn queued_bytes(&self) -> usize {
+        self.capacity.bytes.used()
+    }
+
     /// The tenant's share of the spool; none if it may use the whole spool.
     pub fn spool(&self) -> Option<&SpoolShare> {
         self.spool.as_ref()

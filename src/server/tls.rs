@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
@@ -90,6 +91,14 @@ impl Tls {
     pub fn reload(&self) -> Result<(), TlsError> {
         self.current.0.store(read(&self.files, &self.provider)?);
         Ok(())
+    }
+
+    /// When the certificate expires; none if its dates cannot be read.
+    pub fn expires(&self) -> Option<SystemTime> {
+        let current = self.current.0.load();
+        let (_, certificate) = x509_parser::parse_x509_certificate(current.cert.first()?).ok()?;
+        let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
     }
 
     /// Makes the handshake with a client that is served.

@@ -126,7 +126,7 @@ impl OpenSegment {
     /// Seals the segment. On disk its file is renamed to carry what was committed to it. Blocks.
     pub fn seal(self) -> SealedSegment {
         let (jobs, payloads) = (self.jobs, self.payloads);
-        let (len, age) = (self.len(), Some(self.opened.elapsed()));
+        let (len, age, opened) = (self.len(), Some(self.opened.elapsed()), Some(self.opened));
         let source = match self.body {
             Body::Memory { bytes, frames } => Source::Memory { body: Bytes::from(bytes), frames },
             Body::File(mut file) => {
@@ -140,7 +140,7 @@ impl OpenSegment {
             }
         };
         let committed = Some((jobs, payloads));
-        SealedSegment { status: self.status, len, age, committed, attempts: Attempts::default(), source }
+        SealedSegment { status: self.status, len, age, opened, committed, attempts: Attempts::default(), source }
     }
 }
 

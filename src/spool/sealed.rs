@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::attempts::Attempts;
 use super::folder::Folder;
@@ -20,6 +21,8 @@ pub struct SealedSegment {
     pub len: usize,
     /// The time from its opening to its sealing; none if it was adopted.
     pub age: Option<Duration>,
+    /// When it was opened; none if it was adopted.
+    pub opened: Option<Instant>,
     /// The jobs and payloads that were committed to it; none if it was adopted and had not been sealed.
     pub committed: Option<(u32, u32)>,
     /// Earlier attempts to upload it.

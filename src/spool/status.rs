@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -139,6 +140,13 @@ impl Segments {
     pub fn spooled(&self) -> usize {
         let known = self.0.read();
         known.segments.values().filter(|segment| *segment.state.borrow() == SegmentState::Spooled).count()
+    }
+
+    /// When the oldest segment in the spool that holds jobs was opened.
+    pub fn oldest_spooled(&self) -> Option<SystemTime> {
+        let known = self.0.read();
+        let spooled = known.segments.values().filter(|segment| *segment.state.borrow() == SegmentState::Spooled);
+        spooled.filter(|segment| segment.has_job(0)).map(|segment| segment.id.opened_at()).min()
     }
 
     /// The segment has left the spool: wakes those that wait for it.

@@ -4,7 +4,7 @@ use crate::queue::{JobQueue, queue};
 
 fn tenants(text: &str) -> (Tenants, JobQueue) {
     let (queue, _) = queue(100, 1000, Arc::<Ledger>::default());
-    (Tenants::from_entries(entries(text), queue.share_limits(50), 100), queue)
+    (Tenants::from_entries(entries(text), queue.share_limits(50), 100, Arc::default()), queue)
 }
 
 /// Parses `name:token+token:requests_per_second`, separated by spaces.

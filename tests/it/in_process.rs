@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use millpond::app::{self, ExitSummary, Listeners};
+use millpond::app::{self, Controls, ExitSummary, Listeners};
 use millpond::config::Settings;
 use millpond::disk::{Disk, RealDisk};
 use millpond::reload::Reload;
@@ -68,7 +68,8 @@ impl Place {
         let reload = Reload::default();
         let tenants = app::open_tenants(&settings, &reload)?;
         let mut running = JoinSet::new();
-        running.spawn(app::run(settings, spool, tenants, listeners, stop.clone()));
+        let controls = Controls { shutdown: stop.clone(), ..Controls::default() };
+        running.spawn(app::run(settings, spool, tenants, listeners, controls));
         Ok(InProcess { public, admin, stop, _reload: reload, running })
     }
 

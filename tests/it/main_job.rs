@@ -58,13 +58,15 @@ async fn a_segment_is_sealed_at_its_age_and_the_ledger_balances() {
         ("millpond_requests_total{outcome=\"accepted\",route=\"payloads\"}", 1.0),
         ("millpond_received_bytes_total", ENVELOPE.len() as f64),
         ("millpond_stored_bytes_total", std::fs::metadata(&path).unwrap().len() as f64),
-        ("millpond_request_seconds_count{route=\"payloads\"}", 1.0),
+        ("millpond_request_seconds_count{result=\"accepted\",route=\"payloads\"}", 1.0),
         ("millpond_upload_seconds_count", 1.0),
     ] {
         assert_eq!(metrics.get(name), Some(&value), "{name}");
     }
-    assert!(metrics.contains_key("millpond_request_seconds_bucket{route=\"payloads\",le=\"0.0001\"}"));
-    assert!(metrics.contains_key("millpond_request_seconds_bucket{route=\"payloads\",le=\"10\"}"));
+    assert!(
+        metrics.contains_key("millpond_request_seconds_bucket{result=\"accepted\",route=\"payloads\",le=\"0.0001\"}")
+    );
+    assert!(metrics.contains_key("millpond_request_seconds_bucket{result=\"accepted\",route=\"payloads\",le=\"10\"}"));
     assert_eq!(get(server.admin, "/live").await.status, 200);
     assert_eq!(server.ready().await.0, 200);
     assert_eq!(get(server.public, "/health").await.status, 200);

@@ -1,0 +1,93 @@
+//! The log filter, which operators can change while the process runs.
+
+use std::sync::Arc;
+
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
+
+use crate::audit;
+use crate::config;
+
+/// Changes the filter of the running process. Clones change the same filter.
+#[derive(Clone, Default)]
+pub struct LogFilter(Option<Arc<dyn FilterHandle>>);
+
+/// Why the filter was not changed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogFilterError {
+    /// The text is no filter.
+    #[error("expected {0}")]
+    Invalid(String),
+    /// The process logs in another way.
+    #[error("the log of this process has no filter that can be changed")]
+    Unavailable,
+}
+
+trait FilterHandle: Send + Sync {
+    fn current(&self) -> Option<Targets>;
+    fn replace(&self, filter: Targets) -> bool;
+}
+
+impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> FilterHandle for reload::Handle<Targets, S> {
+    fn current(&self) -> Option<Targets> {
+        self.clone_current()
+    }
+
+    fn replace(&self, filter: Targets) -> bool {
+        self.reload(filter).is_ok()
+    }
+}
+
+impl LogFilter {
+    /// Changes the filter behind `handle`.
+    pub fn new<S: tracing::Subscriber + for<'a> LookupSpan<'a>>(handle: reload::Handle<Targets, S>) -> Self {
+        Self(Some(Arc::new(handle)))
+    }
+
+    /// The current filter as text.
+    ///
+    /// # Errors
+    /// [`LogFilterError::Unavailable`].
+    pub fn current(&self) -> Result<String, LogFilterError> {
+        let current = self.0.as_ref().and_then(|handle| handle.current());
+        current.map(|filter| filter.to_string()).ok_or(LogFilterError::Unavailable)
+    }
+
+    /// Replaces the filter. Returns it as text, with warnings about targets that do not exist.
+    ///
+    /// # Errors
+    /// [`LogFilterError`]; the filter is unchanged.
+    pub fn set(&self, text: &str) -> Result<(String, Vec<String>), LogFilterError> {
+        let handle = self.0.as_ref().ok_or(LogFilterError::Unavailable)?;
+        let (filter, warnings) = config::log_filter(text.trim()).map_err(LogFilterError::Invalid)?;
+        let shown = filter.to_string();
+        if !handle.replace(filter) {
+            return Err(LogFilterError::Unavailable);
+        }
+        tracing::warn!(target: audit::TARGET, filter = shown, "the log filter was changed");
+        Ok((shown, warnings))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[test]
+    fn the_filter_changes_at_once_and_an_invalid_one_changes_nothing() {
+        let (layer, handle) = reload::Layer::new(config::log_filter("info").unwrap().0);
+        let filter = LogFilter::new(handle);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            assert!(!tracing::enabled!(target: "millpond", tracing::Level::DEBUG));
+            let (shown, warnings) = filter.set(" info,millpond=debug\n").unwrap();
+            assert!(shown.contains("millpond=debug") && warnings.is_empty(), "{shown} {warnings:?}");
+            assert!(tracing::enabled!(target: "millpond", tracing::Level::DEBUG));
+            assert!(matches!(filter.set("no such level"), Err(LogFilterError::Invalid(_))));
+            assert_eq!(filter.current().unwrap(), shown);
+        });
+        assert_eq!(LogFilter::default().current(), Err(LogFilterError::Unavailable));
+    }
+}

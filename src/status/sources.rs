@@ -1,0 +1,133 @@
+//! Where a snapshot comes from.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::proto::MetricFamily;
+use tokio::runtime::RuntimeMetrics;
+
+pub use super::model::Facts;
+use super::process::{self, ProcessFacts};
+use crate::config::Settings;
+use crate::context::PipelineContext;
+use crate::http::REQUESTS_IN_FLIGHT_MAX_BYTES;
+use crate::metrics::Limit;
+use crate::queue::QueueDepth;
+use crate::segment::Compression;
+use crate::server::Tls;
+use crate::tenants::Tenants;
+
+/// Everything that a snapshot reads.
+pub struct Sources {
+    /// The pipeline.
+    pub context: PipelineContext,
+    /// How full the queue is.
+    pub depth: QueueDepth,
+    /// The tenants, if there are any.
+    pub tenants: Option<Arc<Tenants>>,
+    /// The certificate, if there is one.
+    pub tls: Option<Arc<Tls>>,
+    /// Settings that explain the snapshot.
+    pub facts: Facts,
+    /// The limits in force.
+    pub(super) limits: Vec<(Limit, usize)>,
+    pub(super) process: ProcessFacts,
+    /// The runtime of the handlers.
+    pub(super) runtime: RuntimeMetrics,
+}
+
+impl Sources {
+    /// The sources of a server with these settings, whose objects go to `store`. Call it in the runtime of the handlers.
+    pub fn new(
+        settings: &Settings,
+        store: &str,
+        context: PipelineContext,
+        depth: QueueDepth,
+        tenants: Option<Arc<Tenants>>,
+        tls: Option<Arc<Tls>>,
+    ) -> Self {
+        let is_durable = context.spool.is_durable();
+        let compression = match settings.objects.compression {
+            Compression::None => "none",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        };
+        let facts = Facts {
+            ack: settings.http.ack.name().to_owned(),
+            compression: compression.to_owned(),
+            store: store.to_owned(),
+            spool_dir: is_durable.then(|| settings.spool.dir.display().to_string()),
+        };
+        let limits = vec![
+            (Limit::QueueJobs, settings.queue.max_jobs),
+            (Limit::QueueBytes, settings.queue.max_bytes),
+            (Limit::SpoolBytes, if is_durable { settings.spool.max_bytes } else { 0 }),
+            (Limit::RequestsInFlightBytes, REQUESTS_IN_FLIGHT_MAX_BYTES),
+            (Limit::Connections, settings.http.max_connections),
+            (Limit::Workers, settings.max_workers),
+        ];
+        let (process, runtime) = (ProcessFacts::now(), tokio::runtime::Handle::current().metrics());
+        Self { context, depth, tenants, tls, facts, limits, process, runtime }
+    }
+
+    /// Reads all metrics. Gauges are set first to their current values.
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.update_gauges();
+        self.context.metrics.gather(self.depth.now(), self.context.backlog.waiting(), self.spool_bytes())
+    }
+
+    pub(super) fn spool_bytes(&self) -> usize {
+        self.context.spool.space().map_or(0, |space| space.used())
+    }
+
+    /// How much of a limit is used.
+    pub(super) fn used(&self, limit: Limit) -> u64 {
+        let metrics = &self.context.metrics;
+        let gauge = |gauge: &prometheus::IntGauge| u64::try_from(gauge.get()).unwrap_or_default();
+        match limit {
+            Limit::QueueJobs => self.depth.now().0 as u64,
+            Limit::QueueBytes => self.depth.now().1 as u64,
+            Limit::SpoolBytes => self.spool_bytes() as u64,
+            Limit::RequestsInFlightBytes => gauge(&metrics.requests_in_flight_bytes),
+            Limit::Connections => gauge(&metrics.connections),
+            Limit::Workers => gauge(&metrics.busy_workers),
+        }
+    }
+
+    /// The age of the oldest segment that holds jobs and is not stored.
+    pub(super) fn oldest_unstored(&self) -> Option<f64> {
+        let opened = self.context.spool.segments().oldest_spooled()?;
+        Some(SystemTime::now().duration_since(opened).unwrap_or_default().as_secs_f64())
+    }
+
+    fn update_gauges(&self) {
+        let PipelineContext { health, metrics, shutdown, .. } = &self.context;
+        let gauges = &metrics.sampled;
+        self.limits.iter().for_each(|(limit, value)| gauges.limit(*limit, *value));
+        gauges.store_up.set(health.store_outage().is_none().into());
+        gauges.spool_up.set(health.spool_outage().is_none().into());
+        gauges.draining.set(shutdown.is_intake_stopped().into());
+        gauges.oldest_unstored.set(self.oldest_unstored().unwrap_or_default());
+        let expires = self.tls.as_ref().and_then(|tls| tls.expires());
+        gauges.certificate_expires.set(expires.map_or(0.0, since_1970));
+        gauges.started.set(since_1970(self.process.started));
+        gauges.cpu_time(process::cpu_time());
+        gauges.runtime_busy(self.runtime_busy());
+        for (gauge, value) in [
+            (&gauges.memory, process::memory()),
+            (&gauges.open_files, process::open_files()),
+            (&gauges.max_files, process::max_files()),
+        ] {
+            gauge.set(value.and_then(|value| i64::try_from(value).ok()).unwrap_or_default());
+        }
+    }
+
+    pub(super) fn runtime_busy(&self) -> std::time::Duration {
+        let workers = 0..self.runtime.num_workers();
+        workers.map(|worker| self.runtime.worker_total_busy_duration(worker)).sum()
+    }
+}
+
+pub(super) fn since_1970(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
