@@ -1,6 +1,8 @@
-//! The routes of the admin listener, for operators and their tools. All except `/live` require `ADMIN_TOKEN` if it is set.
+//! The routes of the admin listener, for operators and their tools. All except `/live` and the files of the page require
+//! `ADMIN_TOKEN` if it is set.
 
 mod guard;
+mod page;
 mod stream;
 
 use std::convert::Infallible;
@@ -81,6 +83,7 @@ impl AdminService {
             .route("/v1/stream", get(stream))
             .route("/v1/log-filter", get(log_filter).put(set_log_filter))
             .route("/v1/drain", post(drain))
+            .merge(page::routes())
             .with_state(admin);
         Self { routes, guard, address: Ipv4Addr::UNSPECIFIED.into() }
     }

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 
+use super::page;
 use crate::audit;
 use crate::digest::Digest;
 use crate::headers::{bearer, foreign_origin, is_local_host};
@@ -43,12 +44,16 @@ impl Guard {
         Self { token, failed_attempts: FailedAttempts::default(), failures, log_throttle: LogThrottle::for_clients() }
     }
 
-    /// The response to a request from `address` that is rejected. `/live` needs no token.
+    /// The response to a request from `address` that is rejected. `/live` and the files of the page need no
+    /// token.
     pub(super) fn reject<B>(&self, request: &Request<B>, address: IpAddr) -> Option<Response> {
         if request.uri().path() == "/live" {
             return None;
         }
         let Some(token) = &self.token else { return reject_rebinding(request).or_else(|| reject_foreign(request)) };
+        if page::is_asset(request.uri().path()) {
+            return None;
+        }
         let Some(sent) = request.headers().get(AUTHORIZATION).and_then(bearer) else {
             self.log(address);
             return Some(unauthorized());
