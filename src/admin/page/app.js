@@ -23,10 +23,10 @@ const PHASES = {
   token: "Token required",
 };
 
-const rate = (value) => `${figure(value)}/s`;
+const rate = (value) => (value === null ? figure(value) : `${figure(value)}/s`);
 const charts = [
   new Chart(byId("traffic-chart"), {
-    label: "Batches per second by outcome", format: rate,
+    label: "Batches per second by outcome", format: rate, height: 210,
     series: [
       { column: "accepted_per_second", name: "accepted", color: "accepted", width: 2, fill: true },
       { column: "rejected_per_second", name: "rejected", color: "rejected" },
@@ -49,7 +49,7 @@ const charts = [
     ],
   }),
   new Chart(byId("waiting-chart"), {
-    label: "Jobs that are accepted and not yet stored", format: count,
+    label: "Jobs that are accepted and not yet stored", format: figure,
     series: [{ column: "waiting_jobs", name: "waiting jobs", color: "p90", width: 2, fill: true }],
   }),
 ];
@@ -96,6 +96,7 @@ function draw() {
 function show() {
   const needsToken = connection.phase === "token";
   byId("main").hidden = needsToken || status === null;
+  byId("controls").hidden = needsToken;
   if (status === null || needsToken) return;
   if (isPaused) return;
   const stale = isStale();
@@ -143,7 +144,6 @@ function showLogin(isNeeded, error) {
     if (isNeeded) byId("token").focus();
   }
   if (!isNeeded) return;
-  byId("main").hidden = true;
   setText(byId("identity"), "");
   document.title = "Token required · millpond";
   setText(byId("login-error"), error);

@@ -3,6 +3,7 @@
 import { create, setText } from "./dom.js";
 import { clock } from "./format.js";
 
+/** Pixels, unless a chart says otherwise. */
 const HEIGHT = 150;
 const FONT = "11px system-ui, sans-serif";
 
@@ -26,7 +27,7 @@ export class Chart {
    * `series`: `{column, name, color, width, fill}`. `format` writes a value. `label` names the chart for screen
    * readers. The arrow keys move the cursor.
    */
-  constructor(parent, { series, format, label }) {
+  constructor(parent, { series, format, label, height = HEIGHT }) {
     this.#series = series;
     this.#format = format;
     this.#legend = create("ul", "legend");
@@ -44,7 +45,7 @@ export class Chart {
       grid: { stroke: () => color("grid"), width: 1 }, ticks: { show: false },
     });
     const options = {
-      width: 300, height: HEIGHT, padding: [8, 14, 0, 0],
+      width: 300, height, padding: [8, 14, 0, 0],
       legend: { show: false },
       cursor: { sync: { key: "time" }, drag: { x: false, y: false }, y: false, points: { size: 6 } },
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
@@ -64,7 +65,7 @@ export class Chart {
     canvas.addEventListener("blur", () => this.#plot.setCursor({ left: -10, top: -10 }));
     new ResizeObserver(([entry]) => {
       const width = Math.floor(entry.contentRect.width);
-      if (width > 0) this.#plot.setSize({ width, height: HEIGHT });
+      if (width > 0) this.#plot.setSize({ width, height });
     }).observe(canvas);
   }
 

@@ -7,7 +7,7 @@ import { events } from "./sse.js";
 const SILENCE_MS = 10_000;
 const POLL_MS = 5_000;
 /** After so many polls the page asks for a stream again. */
-const POLLS_PER_STREAM = 12;
+const POLLS_PER_STREAM = 6;
 const BACKOFF_MIN_MS = 500;
 const BACKOFF_MAX_MS = 10_000;
 const REASON_MAX = 300;

@@ -4,8 +4,16 @@ const SPAN_S = 900;
 /** Rows further apart than this (a restart) are not joined by a line. */
 const GAP_S = 8;
 
+/** Those of `sample` in `/v1/status`; the history of a stream names its own. */
+const COLUMNS = [
+  "timestamp", "accepted_per_second", "rejected_per_second", "failed_per_second", "payloads_per_second",
+  "received_bytes_per_second", "stored_bytes_per_second", "p50", "p90", "p99", "commit_p99", "upload_p99", "queue_jobs",
+  "queue_bytes", "spool_bytes", "waiting_jobs", "oldest_unstored_seconds", "cpu_cores", "memory_bytes", "connections",
+  "busy_workers", "jobs_per_commit",
+];
+
 export class History {
-  #columns = [];
+  #columns = COLUMNS;
   #rows = [];
 
   /** Takes the history of the server. Rows that are older than its first stay, because a restarted server has none of them. */

@@ -1,0 +1,400 @@
+//! The operators' page in a real browser.
+
+use loadtest::load::{Control, Plan, Rate, Shape};
+use loadtest::s3::{Fault, FaultPlan, S3Server};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::browser::{Browser, NARROW, WIDE};
+use crate::support::{Connection, Server, get};
+
+const TOKEN: &str = "correct-horse-battery";
+const ENTER: &str = "\u{e007}";
+const TAB: char = '\u{e004}';
+const SPACE: char = ' ';
+const ARROW_LEFT: char = '\u{e012}';
+
+/// A load of 200 requests a second until it is dropped.
+struct Load {
+    control: Control,
+    running: JoinSet<anyhow::Result<loadtest::load::Done>>,
+}
+
+impl Load {
+    fn start(server: &Server) -> Self {
+        let control = Control::default();
+        let plan =
+            Plan { rate: Rate::steady(200.0), connections: 4, shape: Shape::Even(5), ..Plan::new(server.public) };
+        let mut running = JoinSet::new();
+        running.spawn(loadtest::load::run(plan, control.clone(), |_| {}));
+        Self { control, running }
+    }
+
+    /// Ends it; the number of payloads that were accepted.
+    async fn stop(mut self) {
+        self.control.end.cancel();
+        self.running.join_next().await.unwrap().unwrap().unwrap();
+    }
+}
+
+async fn open(server: &Server) -> Browser {
+    let browser = Browser::start().await;
+    browser.open(server.admin).await;
+    browser.shows("#phase", |phase| phase == "Live").await;
+    browser
+}
+
+/// Whether the page is wider than the window.
+async fn scrolls_sideways(browser: &Browser) -> bool {
+    let page = browser.run("return document.documentElement.scrollWidth > document.documentElement.clientWidth").await;
+    page.as_bool().unwrap()
+}
+
+#[tokio::test]
+async fn the_page_shows_what_a_load_does() {
+    let mut server = Server::start(&[("OBJECT_MAX_AGE", "500ms")]).await;
+    let browser = open(&server).await;
+    browser.shows("#verdict-title", |title| title == "Ready").await;
+    let load = Load::start(&server);
+
+    let jobs = "[data-part=accepted] [data-jobs]";
+    browser.wait_for("accepted jobs", async || browser.number(jobs).await > 0.0).await;
+    let before = browser.number(jobs).await;
+    browser.wait_for("more accepted jobs", async || browser.number(jobs).await > before).await;
+    browser.wait_for("stored jobs", async || browser.number("[data-part=stored] [data-jobs]").await > 0.0).await;
+    browser.shows("#ledger-notes", |notes| notes.contains("balanced")).await;
+    browser.wait_for("requests per second", async || browser.number("#rates dd").await > 50.0).await;
+    browser.shows("#outcomes", |outcomes| outcomes.contains("accepted")).await;
+    browser.shows("#latencies tbody tr td:nth-child(4)", |p99| p99.ends_with("ms") || p99.ends_with("µs")).await;
+    browser.shows("#limits", |limits| limits.contains("Connections") && limits.contains("MAX_CONNECTIONS")).await;
+    browser.wait_for("jobs per commit", async || browser.number("#pack dd:nth-of-type(1)").await > 0.0).await;
+    browser.shows("#object-table tbody", |objects| objects.contains(".ndjson.gz")).await;
+    browser.shows("#rejection-table tbody", |rejections| rejections.contains("No rejections")).await;
+    browser.wait_for("a line in the chart", async || browser.run(PAINTED).await.as_bool().unwrap()).await;
+
+    for (width, theme) in [(WIDE, "light"), (WIDE, "dark"), (768, "light"), (NARROW, "light"), (NARROW, "dark")] {
+        browser.show_as(width, theme).await;
+        let expected = json!(if theme == "dark" { "rgb(14, 17, 22)" } else { "rgb(244, 246, 248)" });
+        let is_themed =
+            async || browser.run("return getComputedStyle(document.body).backgroundColor").await == expected;
+        browser.wait_for(theme, is_themed).await;
+        browser.wait_for("a chart of the width", async || browser.run(FITTED).await.as_bool().unwrap()).await;
+        assert!(!scrolls_sideways(&browser).await, "{width}");
+        browser.screenshot(&format!("load-{width}-{theme}")).await;
+    }
+    assert_eq!(browser.console().await, Vec::<String>::new());
+    load.stop().await;
+    drop(browser);
+    assert_eq!(server.stop().await, Some(0));
+}
+
+/// Whether the line of accepted batches is on the chart of the traffic.
+const PAINTED: &str = "const canvas = document.querySelector('#traffic-chart canvas');
+    const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    for (let at = 0; at < pixels.length; at += 4)
+        if (pixels[at] === 15 && pixels[at + 1] === 118 && pixels[at + 2] === 110 && pixels[at + 3] === 255) return true;
+    return false;";
+
+/// Whether every chart is as wide as its panel.
+const FITTED: &str = "return [...document.querySelectorAll('.plot')].every((plot) =>
+    Math.abs(plot.firstElementChild.getBoundingClientRect().width - plot.getBoundingClientRect().width) <= 1);";
+
+#[tokio::test]
+async fn a_rejected_batch_is_shown_with_its_reason_and_its_text_is_never_markup() {
+    let server = Server::start(&[]).await;
+    let browser = open(&server).await;
+    let id = "<img/src=x/onerror=window.hacked=1>";
+    let name = "<img src=x onerror=hacked=1>";
+    let answer =
+        server.post(&format!("X-Request-Id: {id}\r\n"), format!("[{{\"{name}\":1,\"{name}\":2}}]").as_bytes()).await;
+    let detail = answer.refusal(400);
+    assert!(detail.contains(name) && answer.header("x-request-id") == id, "{detail}");
+
+    browser.shows("#rejection-table tbody", |rows| rows.contains(&detail)).await;
+    let row = browser.text("#rejection-table tbody tr").await;
+    for text in ["400", "invalid", "127.0.0.1", id] {
+        assert!(row.contains(text), "{text}: {row}");
+    }
+    browser.shows("#error-table tbody", |rows| rows.contains("invalid") && rows.contains("400")).await;
+    browser.shows("#outcomes", |outcomes| outcomes.contains("invalid")).await;
+    let found = browser.run("return [window.hacked ?? null, document.querySelectorAll('main img, td *').length]").await;
+    assert_eq!(found, json!([null, 0]));
+    browser.screenshot("rejection").await;
+    assert_eq!(browser.console().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_page_asks_for_the_token_and_keeps_it_in_memory_only() {
+    let mut server = Server::start(&[("ADMIN_ADDR", "0.0.0.0:0"), ("ADMIN_TOKEN", TOKEN)]).await;
+    let browser = Browser::start().await;
+    browser.open(([127, 0, 0, 1], server.admin.port()).into()).await;
+    browser.shows("#login-title", |title| !title.is_empty()).await;
+    assert_eq!(browser.text("main").await, "", "nothing is shown without the token");
+    assert_eq!(browser.run("return document.activeElement.id").await, "token");
+    browser.screenshot("token").await;
+
+    browser.enter("#token", &format!("wrong-token-of-someone{ENTER}")).await;
+    browser.shows("#login-error", |error| error == "The token is wrong.").await;
+    assert_eq!(browser.text("main").await, "");
+    browser.enter("#token", TOKEN).await;
+    browser.click("#login button").await;
+    browser.shows("#phase", |phase| phase == "Live").await;
+    browser.shows("#verdict-title", |title| title == "Ready").await;
+    assert_eq!(browser.text("#login").await, "");
+
+    let kept = "return JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href,
+        document.documentElement.outerHTML, [...document.querySelectorAll('input')].map((input) => input.value)])";
+    assert!(!browser.run(kept).await.as_str().unwrap().contains(TOKEN));
+    let console = browser.console().await;
+    assert!(console.iter().all(|line| line.contains("network") && line.contains("401")), "{console:?}");
+    assert_eq!(console.len(), 2, "{console:?}");
+
+    browser.run("location.reload()").await;
+    browser.shows("#login-title", |title| !title.is_empty()).await;
+    drop(browser);
+    assert_eq!(server.stop().await, Some(0));
+    assert!(!server.log().contains(TOKEN));
+}
+
+#[tokio::test]
+async fn the_page_says_that_data_is_stale_and_returns_to_a_restarted_server() {
+    let mut server = Server::start(&[]).await;
+    let admin = server.admin.to_string();
+    let browser = open(&server).await;
+    browser.shows("#identity", |identity| identity.contains(&format!("pid {}", server.pid()))).await;
+    assert_eq!(server.stop().await, Some(0));
+    browser.shows("#phase", |phase| phase.starts_with("The server shut down")).await;
+    browser.shows("#age", |age| age.contains("stale data") && age.contains("next attempt")).await;
+    browser.shows("#verdict-title", |title| title.starts_with("Last known: ")).await;
+    assert_eq!(browser.run("return document.querySelector('main').dataset.stale").await, "true");
+    browser.screenshot("stale").await;
+
+    let server = Server::start(&[("ADMIN_ADDR", &admin)]).await;
+    browser.shows("#phase", |phase| phase == "Live").await;
+    browser.shows("#identity", |identity| identity.contains(&format!("pid {}", server.pid()))).await;
+    browser.shows("#verdict-title", |title| title == "Ready").await;
+    assert_eq!(browser.text("#age").await, "");
+
+    server.signal(Signal::KILL);
+    browser.shows("#phase", |phase| phase.starts_with("Disconnected")).await;
+    browser.shows("#verdict-title", |title| title == "Last known: Ready").await;
+    drop(server);
+    let _server = Server::start(&[("ADMIN_ADDR", &admin)]).await;
+    browser
+        .wait_for("the button", async || browser.text("#retry").await != "" || browser.text("#phase").await == "Live")
+        .await;
+    browser.shows("#phase", |phase| phase == "Live").await;
+    let console = browser.console().await;
+    assert!(console.iter().all(|line| line.contains("\"network\"")), "{console:?}");
+}
+
+#[tokio::test]
+async fn an_outage_of_the_store_is_the_verdict_with_its_beginning_and_what_the_spool_lasts() {
+    let root = tempfile::tempdir().unwrap();
+    let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
+    let server = Server::start_with_s3(&s3, &[("OBJECT_MAX_AGE", "100ms"), ("SPOOL_MAX_BYTES", "64MiB")]).await;
+    let browser = open(&server).await;
+    let load = Load::start(&server);
+    s3.faults().set(FaultPlan::always(Fault::AccessDenied));
+    browser.shows("#verdict-title", |title| title == "Not ready: the store is unavailable").await;
+    browser.shows("#verdict-since", |since| since.starts_with("since ")).await;
+    browser
+        .shows("#reasons", |reasons| reasons.contains("403 AccessDenied") && reasons.contains("nothing is lost"))
+        .await;
+    browser.shows("#spool-left", |left| left.starts_with("The spool will be full in ")).await;
+    browser
+        .wait_for("the tab's title", async || {
+            browser.run("return document.title").await.as_str().unwrap().starts_with("Not ready")
+        })
+        .await;
+    browser.screenshot("store-away").await;
+    s3.faults().set(FaultPlan::none());
+    browser.shows("#verdict-title", |title| title == "Ready").await;
+    load.stop().await;
+    assert_eq!(browser.console().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_page_without_a_stream_polls_and_gets_one_when_one_is_free() {
+    let server = Server::start(&[]).await;
+    let mut streams = Vec::new();
+    loop {
+        let mut stream = Connection(TcpStream::connect(server.admin).await.unwrap());
+        stream.write(format!("GET /v1/stream HTTP/1.1\r\nHost: {}\r\n\r\n", server.admin).as_bytes()).await;
+        let is_open = stream.answer().await.unwrap().status == 200;
+        streams.push(stream);
+        assert!(streams.len() < 1000, "streams are not limited");
+        if !is_open {
+            break;
+        }
+    }
+    let browser = Browser::start().await;
+    browser.open(server.admin).await;
+    browser.shows("#phase", |phase| phase.starts_with("Updated every 5 s: ")).await;
+    browser.shows("#verdict-title", |title| title == "Ready").await;
+    let jobs = browser.number("[data-part=accepted] [data-jobs]").await;
+    server.post_json("{\"a\":1}").await;
+    let accepted = async || browser.number("[data-part=accepted] [data-jobs]").await > jobs;
+    browser.wait_for("the job in a poll", accepted).await;
+    browser.screenshot("polling").await;
+    drop(streams);
+    browser.shows("#phase", |phase| phase == "Live").await;
+    let console = browser.console().await;
+    assert!(console.iter().all(|line| line.contains("\"network\"") && line.contains("v1/stream")), "{console:?}");
+}
+
+#[tokio::test]
+async fn the_page_is_usable_by_keyboard_and_pauses() {
+    let server = Server::start(&[]).await;
+    let browser = open(&server).await;
+    let load = Load::start(&server);
+    browser.wait_for("accepted jobs", async || browser.number("[data-part=accepted] [data-jobs]").await > 0.0).await;
+    let mut stops = Vec::new();
+    for _ in 0..40 {
+        browser.press(TAB).await;
+        let stop = browser.run(FOCUSED).await;
+        assert_eq!(stop["visible"], true, "the focus is not visible on {stop}");
+        if stops.contains(&stop["name"]) {
+            break;
+        }
+        stops.push(stop["name"].clone());
+    }
+    for name in ["skip", "window", "pause", "scroll"] {
+        assert!(stops.iter().any(|stop| stop == name), "{name} is not reached by Tab: {stops:?}");
+    }
+
+    browser.run("document.querySelector('#pause').focus()").await;
+    browser.press(SPACE).await;
+    browser.shows("#pause", |text| text == "Continue").await;
+    let paused = browser.number("[data-part=accepted] [data-jobs]").await;
+    server.metric_is("millpond_jobs_accepted_total", |jobs| jobs > paused + 300.0).await;
+    assert!(browser.number("[data-part=accepted] [data-jobs]").await <= paused, "it moved while it was paused");
+    browser.press(SPACE).await;
+    browser.wait_for("newer jobs", async || browser.number("[data-part=accepted] [data-jobs]").await > paused).await;
+
+    browser.run("document.querySelector('#window input:checked').focus()").await;
+    browser.press(ARROW_LEFT).await;
+    assert_eq!(browser.run("return document.querySelector('#window input:checked').value").await, "60");
+    browser.run("document.querySelector('#traffic-chart .plot').focus()").await;
+    browser.press(ARROW_LEFT).await;
+    let cursor = "return getComputedStyle(document.querySelector('#traffic-chart .u-cursor-x')).transform !== 'none'";
+    browser.wait_for("the cursor of the chart", async || browser.run(cursor).await == true).await;
+    load.stop().await;
+    assert_eq!(browser.console().await, Vec::<String>::new());
+}
+
+/// The focused element: a name of it, and whether it is outlined.
+const FOCUSED: &str = "const focused = document.activeElement;
+    const outlined = focused.matches('#window input') ? focused.nextElementSibling : focused;
+    return {name: focused.name || focused.id || focused.classList[0] || focused.tagName,
+        visible: getComputedStyle(outlined).outlineStyle !== 'none'};";
+
+#[tokio::test]
+async fn every_control_has_a_name_and_every_text_has_contrast() {
+    let server = Server::start(&[("ADMIN_TOKEN", TOKEN)]).await;
+    server.post("", b"[1]").await;
+    let browser = Browser::start().await;
+    browser.open(server.admin).await;
+    browser.shows("#login-title", |title| !title.is_empty()).await;
+    for theme in ["light", "dark"] {
+        browser.show_as(NARROW, theme).await;
+        assert_eq!(browser.run(CONTRAST).await, json!([]), "the token form, {theme}");
+    }
+    browser.enter("#token", &format!("{TOKEN}{ENTER}")).await;
+    browser.shows("#rejection-table tbody", |rows| rows.contains("400")).await;
+    for theme in ["light", "dark"] {
+        browser.show_as(WIDE, theme).await;
+        assert_eq!(browser.run(CONTRAST).await, json!([]), "{theme}");
+    }
+    let controls = "header button:not([hidden]), input, main [tabindex], [role=meter], section, table";
+    for (role, name) in browser.names(controls).await {
+        assert!(role == "none" || role == "generic" || !name.is_empty(), "a {role} has no name");
+    }
+    let headings = browser.run("return [...document.querySelectorAll('main h2')].map((heading) => heading.id)").await;
+    let expected = [
+        "verdict",
+        "ledger",
+        "traffic",
+        "latency",
+        "errors",
+        "saturation",
+        "packing",
+        "tenants",
+        "objects",
+        "rejections",
+    ];
+    assert_eq!(headings, json!(expected.map(|name| format!("{name}-title"))), "the order of the page");
+}
+
+/// The visible texts whose contrast is below 4.5 (WCAG 2.2, 1.4.3).
+const CONTRAST: &str = "const parts = (color) => color.match(/[\\d.]+/g).map(Number);
+    const light = (color) => {
+        const [r, g, b] = color.map((part) => part / 255)
+            .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const behind = (element) => {
+        for (let at = element; at; at = at.parentElement) {
+            const color = parts(getComputedStyle(at).backgroundColor);
+            if (color.length === 3) return color;
+        }
+        return [255, 255, 255];
+    };
+    const hasText = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    const shown = [...document.querySelectorAll('body *')].filter((element) =>
+        hasText(element) && element.checkVisibility() && !element.closest('.skip, .hidden, script, noscript'));
+    return shown.flatMap((element) => {
+        const [one, two] = [light(parts(getComputedStyle(element).color)), light(behind(element))];
+        const contrast = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+        return contrast < 4.5 ? [`${element.tagName} ${element.textContent.trim().slice(0, 30)}: ${contrast}`] : [];
+    });";
+
+#[tokio::test]
+async fn the_files_of_the_page_need_no_token_and_have_strict_headers() {
+    let server = Server::start(&[("ADMIN_TOKEN", TOKEN)]).await;
+    let page = get(server.admin, "/").await;
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+    let policy = page.header("content-security-policy");
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'; ") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    let text = page.text();
+    let files = text.split('"').filter(|part| part.starts_with("page/"));
+    for file in files.chain(["page/connection.js", "page/uplot-license.txt"]) {
+        let answer = get(server.admin, &format!("/{file}")).await;
+        assert_eq!(answer.status, 200, "{file}");
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "no-referrer"),
+            ("cache-control", "no-cache"),
+            ("content-security-policy", policy),
+        ] {
+            assert_eq!(answer.header(name), value, "{file}");
+        }
+        assert!(answer.header("etag").len() > 2);
+    }
+    for path in
+        ["/page", "/page/", "/page/app.js/", "/page/none.js", "/page/%61pp.js", "//", "/v1/status", "/v1/stream"]
+    {
+        assert_eq!(get(server.admin, path).await.status, 401, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_token_the_page_is_not_served_under_a_host_name() {
+    let server = Server::start(&[]).await;
+    for (host, status) in [("evil.example", 421), ("localhost", 200)] {
+        for path in ["/", "/page/app.js"] {
+            let mut connection = Connection(TcpStream::connect(server.admin).await.unwrap());
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            connection.write(request.as_bytes()).await;
+            assert_eq!(connection.answer().await.unwrap().status, status, "{host} {path}");
+        }
+    }
+    let missing: Value = json!(get(server.admin, "/page/none.js").await.status);
+    assert_eq!(missing, 404);
+}
