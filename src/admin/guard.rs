@@ -44,8 +44,7 @@ impl Guard {
         Self { token, failed_attempts: FailedAttempts::default(), failures, log_throttle: LogThrottle::for_clients() }
     }
 
-    /// The response to a request from `address` that is rejected. `/live` and the files of the page need no
-    /// token.
+    /// The response to a request from `address` that is rejected. `/live` and the files of the page need no token.
     pub(super) fn reject<B>(&self, request: &Request<B>, address: IpAddr) -> Option<Response> {
         if request.uri().path() == "/live" {
             return None;

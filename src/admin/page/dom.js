@@ -48,7 +48,10 @@ export function pairs(parent, items) {
   });
 }
 
-/** A table whose rows are reused. A column is `{name, value(row), kind}`; the kind is the class of its cells. */
+/**
+ * A table whose rows are reused. A column is `{name, value(row), kind, hint(row)}`; the kind is the class of its
+ * cells.
+ */
 export class Table {
   #body = create("tbody");
   #columns;
@@ -76,7 +79,10 @@ export class Table {
     if (this.#body.querySelector(".empty")) this.#body.replaceChildren();
     const make = () => create("tr", "", ...this.#columns.map(({ kind }) => create("td", kind ?? "")));
     list(this.#body, rows, make, (line, row) => {
-      this.#columns.forEach(({ value }, index) => setText(line.children[index], value(row)));
+      this.#columns.forEach(({ value, hint }, index) => {
+        setText(line.children[index], value(row));
+        if (hint) line.children[index].title = hint(row);
+      });
     });
   }
 }

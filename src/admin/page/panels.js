@@ -116,11 +116,11 @@ export function showSaturation(status) {
 export function showPacking({ packing, traffic, latency: stages, process, settings }) {
   tiles(byId("pack"), [
     ["Objects", `${figure(traffic.objects_per_second)}/s`],
-    ["Jobs per commit", figure(packing.jobs_per_commit), "More jobs share one fsync"],
+    ["Jobs per commit", figure(packing.jobs_per_commit), "The jobs that share one fsync"],
     ["Commits", `${figure(packing.commits_per_second)}/s`],
     ["Commit p99", latency(stages.commit.p99)],
-    ["Stored per received", percent(packing.stored_per_received), "Compressed bytes of the received bytes"],
-    ["Open segment", bytes(packing.segment_bytes)],
+    ["Stored per received", percent(packing.stored_per_received), "Bytes of objects for each received byte, since the start"],
+    ["Segment size", bytes(packing.segment_bytes), "Mean of the sealed segments, compressed"],
     ["Segments waiting", count(packing.segments_waiting), "Sealed, and not yet taken by a worker"],
     ["Compression", settings.compression],
     ["Ack level", settings.ack],

@@ -7,7 +7,7 @@ import { FINE, OUTCOMES, STAGES, words } from "./terms.js";
 let now = 0;
 
 const latencies = new Table(byId("latencies"), [
-  { name: "Stage", value: ({ name }) => name, kind: "name" },
+  { name: "Stage", value: ({ name }) => name, hint: ({ meaning }) => meaning },
   { name: "p50", value: ({ p50 }) => latency(p50), kind: "number" },
   { name: "p90", value: ({ p90 }) => latency(p90), kind: "number" },
   { name: "p99", value: ({ p99 }) => latency(p99), kind: "number" },
@@ -59,7 +59,7 @@ function tenantName(row) {
 
 export function showTables(status) {
   now = status.timestamp;
-  latencies.show(STAGES.map(([key, name]) => ({ name, ...status.latency[key] })));
+  latencies.show(STAGES.map(([key, name, meaning]) => ({ name, meaning, ...status.latency[key] })));
   const failures = status.traffic.outcomes.filter(({ outcome }) => !FINE.has(outcome));
   errors.show(failures.toSorted((a, b) => b.per_second - a.per_second || b.total - a.total));
   tenants.show(status.tenants);

@@ -68,7 +68,7 @@ export const STAGES = [
   ["queue_wait", "Wait in the queue", "until the commit begins, of the oldest job of each commit"],
   ["commit", "Commit", "append and fsync of a frame"],
   ["upload", "Upload", "one attempt to upload an object"],
-  ["stored", "Commit to stored", "from a segment's first commit to its object"],
+  ["stored", "Commit to stored", "from the opening of a segment to its object"],
 ];
 
 /** An API name for people: `too_large` becomes `too large`. */
