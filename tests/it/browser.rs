@@ -107,8 +107,11 @@ impl Browser {
 
     /// The visible text of the element; empty if it is not shown.
     pub(crate) async fn text(&self, selector: &str) -> String {
-        let shown = self.run(&format!("return document.querySelector({selector:?})?.innerText ?? ''")).await;
-        shown.as_str().unwrap().to_owned()
+        // `innerText` of an element that is not rendered is its whole text.
+        let script = format!(
+            "const found = document.querySelector({selector:?}); return found?.checkVisibility() ? found.innerText : ''"
+        );
+        self.run(&script).await.as_str().unwrap().to_owned()
     }
 
     /// The first number in the text of the element.

@@ -135,7 +135,7 @@ async fn the_page_asks_for_the_token_and_keeps_it_in_memory_only() {
     assert_eq!(browser.run("return document.activeElement.id").await, "token");
     browser.screenshot("token").await;
 
-    browser.enter("#token", &format!("wrong-token-of-someone{ENTER}")).await;
+    browser.enter("#token", &format!("not-the-right-token{ENTER}")).await;
     browser.shows("#login-error", |error| error == "The token is wrong.").await;
     assert_eq!(browser.text("main").await, "");
     browser.enter("#token", TOKEN).await;

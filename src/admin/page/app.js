@@ -126,8 +126,10 @@ function showCharts() {
 
 function showConnection() {
   const { phase, detail, retryAt } = connection;
-  byId("connection").dataset.phase = phase === "live" && isStale() ? "stale" : phase;
-  setText(byId("phase"), detail ? `${PHASES[phase]}: ${detail}` : PHASES[phase]);
+  const isSilent = phase === "live" && isStale();
+  byId("connection").dataset.phase = isSilent ? "stale" : phase;
+  const name = isSilent ? "No data" : PHASES[phase];
+  setText(byId("phase"), detail ? `${name}: ${detail}` : name);
   const parts = [];
   if (age() !== null && phase !== "token" && isStale()) parts.push(`stale data, ${duration(age() / 1000)} old`);
   const isWaiting = retryAt !== null && ["disconnected", "ended"].includes(phase);
