@@ -27,6 +27,7 @@ use crate::reload::{Reload, WatchedFiles};
 use crate::server::{self, ServerConfig, ServerMetrics, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
+use crate::statsd::Statsd;
 use crate::status::{Sampler, Sources};
 use crate::store::Store;
 use crate::tenants::{Tenants, TenantsFile};
@@ -215,7 +216,11 @@ pub async fn run(
     let sources =
         Arc::new(Sources::new(&settings, store.location(), context.clone(), depth, tenants.clone(), tls.clone()));
     let (sampler, snapshots) = Sampler::new(Arc::clone(&sources));
-    let admin = Arc::new(Admin::new(sources, snapshots, log_filter));
+    let sampled = snapshots.clone();
+    let mut statsd = Statsd::start(settings.statsd.as_ref(), context.metrics.statsd_failures.clone(), move || {
+        sampled.current().families.clone()
+    });
+    let admin = Arc::new(Admin::new(Arc::clone(&sources), snapshots, log_filter));
     background.spawn(serve_admin(listeners.admin, AdminService::new(Arc::clone(&admin), settings.admin_token)));
     let mut sampling = JoinSet::new();
     sampling.spawn(sampler.run());
@@ -229,6 +234,7 @@ pub async fn run(
         () = shutdown.draining() => None,
         exited = pipeline.exited() => Some(exited.context("the pipeline exited unexpectedly")),
         _ = public.join_next() => Some(anyhow!("the public listener exited unexpectedly")),
+        () = statsd.exited() => Some(anyhow!("the task that sends metrics to STATSD_ADDR exited unexpectedly")),
         _ = background.join_next() => Some(anyhow!("a background task (admin listener, adopting, watching files) exited unexpectedly")),
         _ = sampling.join_next() => Some(anyhow!("the sampler exited unexpectedly")),
     };
@@ -265,6 +271,7 @@ pub async fn run(
     }
     sampling.shutdown().await;
     admin.streams_ended().await;
+    statsd.finish(sources.gather()).await;
     Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
 }
 

@@ -63,6 +63,8 @@ pub struct Settings {
     pub admin_token: Option<Digest>,
     /// The file that contains the admin token. It is read at start.
     pub admin_token_file: Option<PathBuf>,
+    /// The StatsD daemon; `None` sends nothing.
+    pub statsd: Option<StatsdSettings>,
     /// The time between the signal and the exit.
     pub shutdown_grace: Duration,
     /// The log.
@@ -238,6 +240,28 @@ pub struct ObjectSettings {
     pub stored_interval: Duration,
     /// The compression of frames.
     pub compression: Compression,
+}
+
+/// Metrics over UDP to a StatsD daemon.
+#[derive(Debug, Clone)]
+pub struct StatsdSettings {
+    /// The host, a name or an IP address, and the port: `host:port`. The name is resolved while the server runs.
+    pub addr: String,
+    /// The first part of every name.
+    pub prefix: String,
+    /// How labels are sent.
+    pub tags: StatsdTags,
+    /// The time between two flushes.
+    pub interval: Duration,
+}
+
+/// How labels are sent to a StatsD daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatsdTags {
+    /// As parts of the name.
+    Off,
+    /// As tags of DogStatsD, which Telegraf, Vector and others understand too.
+    Dogstatsd,
 }
 
 /// The log.

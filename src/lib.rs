@@ -39,6 +39,7 @@ pub mod segment;
 pub mod server;
 pub mod shutdown;
 pub mod spool;
+mod statsd;
 pub mod status;
 pub mod store;
 pub mod tenants;

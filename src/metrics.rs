@@ -90,6 +90,8 @@ pub struct Metrics {
     pub stored_seconds: Histogram,
     /// The duration of commits: compress, append, fdatasync.
     pub commit_seconds: Histogram,
+    /// What could not be sent to `STATSD_ADDR`.
+    pub statsd_failures: IntCounter,
     /// Failed commits.
     pub commit_failures: IntCounter,
     /// Bytes saved by repacking small frames.
@@ -213,6 +215,11 @@ impl Metrics {
                 COMMIT_SECONDS,
             )?,
             commit_failures: counter(r, "commit_failures_total", "Failed commits")?,
+            statsd_failures: counter(
+                r,
+                "statsd_failures_total",
+                "Datagrams that could not be sent to STATSD_ADDR, lines too long for one, and failed lookups of its name",
+            )?,
             repack_saved_bytes: counter(r, "repack_saved_bytes_total", "Bytes saved by repacking small frames")?,
             torn_bytes: counter(r, "torn_bytes_total", "Unacknowledged bytes cut from segments of exited processes")?,
             segments_damaged: counter(r, "segments_damaged_total", "Segments damaged on disk and moved to dead/")?,

@@ -1,6 +1,6 @@
 //! One value each: text in; a value, or what was expected instead, out. Pure.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -28,6 +28,12 @@ const PREFIX_MAX_BYTES: usize = 900;
 const ACCOUNT_ID_DIGITS: usize = 12;
 /// A shorter token can be guessed.
 const TOKEN_MIN_BYTES: usize = 16;
+/// The longest name in the DNS.
+const HOST_MAX_BYTES: usize = 253;
+/// Leaves room in a datagram for the longest name of a metric and its labels.
+const STATSD_PREFIX_MAX_BYTES: usize = 128;
+/// The metrics are sampled once a second.
+const STATSD_MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// A longer time is probably in the wrong unit.
 const MAX_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -127,6 +133,45 @@ pub(super) fn percent(text: &str) -> Result<usize, String> {
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an IP address and a port, such as 0.0.0.0:8080 or [::1]:8080".to_owned())
+}
+
+/// A host, by name or address, and a port. A name is not resolved.
+pub(super) fn host_and_port(text: &str) -> Result<String, String> {
+    let is_name = |host: &str| {
+        let is_part =
+            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        host.len() <= HOST_MAX_BYTES && host.strip_suffix('.').unwrap_or(host).split('.').all(is_part)
+    };
+    let (host, port) = text.rsplit_once(':').unwrap_or_default();
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(host) => host.parse::<Ipv6Addr>().is_ok(),
+        None => is_name(host),
+    };
+    if is_host && in_range(port, &(1..=usize::from(u16::MAX))).is_some() {
+        Ok(text.to_owned())
+    } else {
+        Err("a host and a port, such as 127.0.0.1:8125, [::1]:8125 or statsd.example.net:8125".to_owned())
+    }
+}
+
+/// Parts of a name, separated by dots.
+pub(super) fn statsd_prefix(text: &str) -> Result<String, String> {
+    let is_part =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if text.len() <= STATSD_PREFIX_MAX_BYTES && text.split('.').all(is_part) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "at most {STATSD_PREFIX_MAX_BYTES} letters, digits, hyphens and underscores, in parts separated by single dots"
+        ))
+    }
+}
+
+pub(super) fn statsd_interval(text: &str) -> Result<Duration, String> {
+    duration(text)
+        .ok()
+        .filter(|time| *time >= STATSD_MIN_INTERVAL)
+        .ok_or_else(|| "a time from 1s to 7 days, in seconds or with a unit, such as 10s or 1m".to_owned())
 }
 
 /// An address counts as the network that holds only this address.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::reader::Reader;
 use super::{
     HttpSettings, LogSettings, ObjectSettings, QueueSettings, ReceiptObject, S3Settings, Settings, SettingsError,
-    SpoolSettings, StoreSettings, TenantSettings, TlsSettings, TransportSettings, conflicts, parse, warnings,
+    SpoolSettings, StatsdSettings, StatsdTags, StoreSettings, TenantSettings, TlsSettings, TransportSettings,
+    conflicts, parse, warnings,
 };
 use crate::decode::{Readers, Record};
 use crate::segment::Compression;
@@ -60,6 +61,7 @@ impl Reader {
             admin_addr: self.get("ADMIN_ADDR", parse::address)?,
             admin_token: self.get_optional("ADMIN_TOKEN", parse::token),
             admin_token_file: self.get_optional("ADMIN_TOKEN_FILE", parse::path),
+            statsd: self.statsd()?,
             shutdown_grace: self.get("SHUTDOWN_GRACE", parse::duration)?,
             log: LogSettings {
                 filter,
@@ -123,6 +125,15 @@ impl Reader {
             "STORED_INTERVAL exceeds ACK_TIMEOUT: a request with ack=stored would time out before its object is sealed; lower STORED_INTERVAL or raise ACK_TIMEOUT",
         );
         Some(interval.min(ack_timeout))
+    }
+
+    fn statsd(&mut self) -> Option<Option<StatsdSettings>> {
+        let prefix = self.get("STATSD_PREFIX", parse::statsd_prefix)?;
+        let tags =
+            self.get("STATSD_TAGS", parse::one_of([("off", StatsdTags::Off), ("dogstatsd", StatsdTags::Dogstatsd)]))?;
+        let interval = self.get("STATSD_INTERVAL", parse::statsd_interval)?;
+        let addr = self.get_optional("STATSD_ADDR", parse::host_and_port);
+        Some(addr.map(|addr| StatsdSettings { addr, prefix, tags, interval }))
     }
 
     fn tenants(&mut self) -> Option<Option<TenantSettings>> {

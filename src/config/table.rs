@@ -37,6 +37,7 @@ const QUEUE: Group = Group("Queue and spool");
 const DATA: Group = Group("Objects");
 const STORE: Group = Group("Store");
 const HTTP: Group = Group("Request and connection limits");
+const MONITORING: Group = Group("Monitoring");
 const RUN: Group = Group("Shutdown and log");
 
 /// Every setting, in the order in which `--help` prints them.
@@ -100,6 +101,10 @@ pub const SETTINGS: &[Setting] = &[
     HTTP.set("HEADER_TIMEOUT", "10s", "time", "from a request's first byte to the end of its headers; then 408"),
     HTTP.set("BODY_TIMEOUT", "30s", "time", "from the end of the headers to the end of the body; then 408"),
     HTTP.set("IDLE_TIMEOUT", "75s", "time", "closes idle connections; keep it above the load balancer's idle timeout"),
+    MONITORING.unset("STATSD_ADDR", "host:port", "StatsD daemon that receives the metrics over UDP; if unset, none are sent"),
+    MONITORING.set("STATSD_PREFIX", "millpond", "text", "first part of every name that is sent to STATSD_ADDR"),
+    MONITORING.set("STATSD_TAGS", "off", "off, dogstatsd", "labels as parts of the name, or as DogStatsD tags"),
+    MONITORING.set("STATSD_INTERVAL", "10s", "time", "time between two flushes to STATSD_ADDR; at least 1s"),
     RUN.set("SHUTDOWN_GRACE", "25s", "time", "deadline of a graceful shutdown, from SIGTERM to the exit"),
     RUN.set("RUST_LOG", "info", "filter", "log filter, such as warn or info,millpond=debug"),
     RUN.set("LOG_FORMAT", "text", "text, json", "format of log lines"),

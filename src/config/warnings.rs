@@ -25,6 +25,12 @@ pub(super) fn of(reader: &Reader, settings: &Settings) -> Vec<String> {
             "AWS_ENDPOINT_URL is ignored: S3_BUCKET is not set, so objects go to STORE_DIR",
         ),
     }
+    for name in ["STATSD_PREFIX", "STATSD_TAGS", "STATSD_INTERVAL"] {
+        warn_if(
+            settings.statsd.is_none() && reader.is_set(name),
+            &format!("{name} is ignored: STATSD_ADDR is not set, so no metrics are sent"),
+        );
+    }
     for (name, warning) in [
         ("SPOOL_DIR", "SPOOL_DIR is ignored: ACK=memory keeps nothing on disk"),
         ("SPOOL_MAX_BYTES", "SPOOL_MAX_BYTES is ignored: ACK=memory keeps nothing on disk"),

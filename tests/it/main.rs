@@ -39,6 +39,7 @@ mod settings;
 mod shutdown;
 mod slow;
 mod spool_folder;
+mod statsd;
 mod stops;
 mod store_errors;
 mod stuck;
