@@ -25,14 +25,14 @@ use crate::support::{Connection, PATIENCE, Server, post, run, until};
 const ALL: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
 
 /// The files of a certificate for `localhost` and its key.
-struct Pair {
+pub(crate) struct Pair {
     _folder: TempDir,
     cert: PathBuf,
     key: PathBuf,
 }
 
 impl Pair {
-    fn new() -> (Self, CertificateDer<'static>) {
+    pub(crate) fn new() -> (Self, CertificateDer<'static>) {
         let folder = tempfile::tempdir().unwrap();
         let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
         let pair = Self { _folder: folder, cert, key };
@@ -48,7 +48,7 @@ impl Pair {
         made.cert.der().clone()
     }
 
-    fn env(&self) -> [(&str, &str); 2] {
+    pub(crate) fn env(&self) -> [(&str, &str); 2] {
         [("TLS_CERT", text(&self.cert)), ("TLS_KEY", text(&self.key))]
     }
 }

@@ -1,0 +1,190 @@
+//! The Grafana dashboard and the Prometheus rules of deploy/ match the metrics of a running server and the runbook.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::promql::{References, Scrape, Selector};
+use crate::support::get;
+use crate::tls::Pair;
+use crate::tokens::TokensFile;
+
+const DASHBOARD: &str = "deploy/grafana/millpond.json";
+const ALERTS: &str = "deploy/prometheus/alerts.yml";
+const TESTS: &str = "deploy/prometheus/alerts_test.yml";
+const RUNBOOK: &str = "docs/operations.md";
+/// Prometheus itself adds these.
+const NAMES_OF_PROMETHEUS: [&str; 2] = ["up", "ALERTS"];
+const LABELS_OF_PROMETHEUS: [&str; 2] = ["job", "instance"];
+
+fn read(document: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap()
+}
+
+fn yaml(document: &str) -> Value {
+    serde_saphyr::from_str(&read(document)).unwrap()
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&read(DASHBOARD)).unwrap()
+}
+
+/// The panels without the headings of the rows.
+fn panels(dashboard: &Value) -> Vec<&Value> {
+    array(&dashboard["panels"]).iter().filter(|panel| panel["type"] != "row").collect()
+}
+
+fn queries(panel: &Value) -> impl Iterator<Item = &str> {
+    array(&panel["targets"]).iter().map(|target| text(&target["expr"]))
+}
+
+fn alerts() -> Vec<Value> {
+    array(&yaml(ALERTS)["groups"]).iter().flat_map(|group| array(&group["rules"])).cloned().collect()
+}
+
+/// The anchors of the sections of the runbook, as GitHub makes them.
+fn sections() -> BTreeSet<String> {
+    let runbook = read(RUNBOOK);
+    let headings = runbook.lines().filter_map(|line| Some(line.strip_prefix("##")?.trim_start_matches('#').trim()));
+    headings.map(|heading| heading.to_lowercase().replace(' ', "-").replace(['`', '/'], "")).collect()
+}
+
+/// A server with everything that has metrics of its own: tenants and a certificate.
+async fn scrape() -> Scrape {
+    let (pair, _) = Pair::new();
+    let tokens = TokensFile::new(&[("shop", &["token"], "")]);
+    let server = tokens.start(&pair.env()).await;
+    Scrape::of(&get(server.admin, "/metrics").await.text())
+}
+
+fn assert_exists(selector: &Selector, scrape: &Scrape, expr: &str) {
+    let name = &selector.name;
+    if NAMES_OF_PROMETHEUS.contains(&name.as_str()) {
+        return;
+    }
+    assert!(scrape.has(name), "there is no metric {name}: {expr}");
+    let own = selector.matchers.iter().filter(|(label, ..)| !LABELS_OF_PROMETHEUS.contains(&label.as_str()));
+    for (label, operator, value) in own {
+        let values = scrape.values(name, label).unwrap_or_else(|| panic!("{name} has no label {label}: {expr}"));
+        for value in if operator.ends_with('~') { value.split('|').collect() } else { vec![value.as_str()] } {
+            assert!(values.contains(value), "{name} has no {label}={value}: {expr}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_metric_and_label_value_of_the_dashboard_and_of_the_alerts_exists() {
+    let (scrape, dashboard, alerts) = (scrape().await, dashboard(), alerts());
+    let mut exprs: Vec<&str> = panels(&dashboard).into_iter().flat_map(queries).collect();
+    exprs.extend(array(&dashboard["annotations"]["list"]).iter().map(|annotation| text(&annotation["expr"])));
+    let variables =
+        array(&dashboard["templating"]["list"]).iter().filter_map(|variable| variable["query"]["query"].as_str());
+    exprs.extend(variables.filter_map(|query| query.strip_prefix("label_values(")?.split(", ").next()));
+    exprs.extend(alerts.iter().map(|alert| text(&alert["expr"])));
+    assert!(exprs.len() > 100, "queries are not found: {}", exprs.len());
+    for expr in exprs {
+        let found = References::of(expr);
+        assert!(!found.selectors.is_empty(), "no metric in {expr}");
+        found.selectors.iter().for_each(|selector| assert_exists(selector, &scrape, expr));
+        for label in found.labels {
+            let exists = LABELS_OF_PROMETHEUS.contains(&label.as_str()) || scrape.has_label(&label);
+            assert!(exists, "there is no label {label}: {expr}");
+        }
+    }
+}
+
+/// The quantile of a histogram is at most the bound of its last finite bucket.
+#[tokio::test]
+async fn the_threshold_of_a_quantile_is_below_the_last_bucket() {
+    let scrape = scrape().await;
+    let mut count = 0;
+    for alert in alerts() {
+        let expr = text(&alert["expr"]);
+        if !expr.starts_with("histogram_quantile") {
+            continue;
+        }
+        let threshold: f64 = expr.rsplit_once("> ").unwrap().1.trim().parse().unwrap();
+        let buckets = scrape.values(&References::of(expr).selectors[0].name, "le").unwrap();
+        let finite = buckets.iter().map(|bound| bound.parse().unwrap()).filter(|bound: &f64| bound.is_finite());
+        assert!(finite.fold(0.0, f64::max) > threshold, "{} never fires: {buckets:?}", alert["alert"]);
+        count += 1;
+    }
+    assert_eq!(count, 2);
+}
+
+#[test]
+fn every_alert_is_in_the_runbook_and_links_to_its_section() {
+    let (runbook, sections) = (read(RUNBOOK), sections());
+    for alert in alerts() {
+        let (name, severity) = (text(&alert["alert"]), text(&alert["labels"]["severity"]));
+        let url = text(&alert["annotations"]["runbook_url"]);
+        let section = url.strip_prefix("docs/operations.md#").unwrap_or_else(|| panic!("{name}: {url}"));
+        assert!(sections.contains(section), "{name} links to {url}");
+        let row = runbook.lines().find(|line| line.starts_with(&format!("| `{name}` | {severity} |")));
+        let row = row.unwrap_or_else(|| panic!("{RUNBOOK} does not list {name} with the severity {severity}"));
+        assert!(row.contains(&format!("(#{section})")), "{RUNBOOK} and {ALERTS} name different sections for {name}");
+        assert!(!text(&alert["annotations"]["summary"]).is_empty() && ["page", "ticket"].contains(&severity), "{name}");
+    }
+}
+
+/// promtool runs them: see .ci/lint.
+#[test]
+fn every_alert_has_a_test_in_which_it_fires_for_a_bad_instance_and_is_silent_for_a_good_one() {
+    let tests = yaml(TESTS);
+    for alert in alerts() {
+        let name = text(&alert["alert"]);
+        let covers = |group: &Value| {
+            let of_alert = array(&group["alert_rule_test"]).iter().filter(|test| test["alertname"] == name);
+            let expected: Vec<_> = of_alert.flat_map(|test| array(&test["exp_alerts"])).collect();
+            let good = array(&group["input_series"]).iter().any(|series| text(&series["series"]).contains("\"good"));
+            let is_good =
+                |alert: &&Value| alert["exp_labels"]["instance"].as_str().is_some_and(|it| it.starts_with("good"));
+            good && !expected.is_empty() && !expected.iter().any(is_good)
+        };
+        assert!(array(&tests["tests"]).iter().any(covers), "{TESTS} does not test {name}");
+    }
+}
+
+#[test]
+fn every_panel_has_a_unit_and_a_link_to_the_runbook_and_selects_job_and_instance() {
+    let (dashboard, sections) = (dashboard(), sections());
+    for panel in panels(&dashboard) {
+        let title = text(&panel["title"]);
+        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title} has no unit");
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
+        let links: Vec<_> = text(&panel["description"]).split("(${runbook}#").skip(1).collect();
+        assert!(!links.is_empty(), "{title} has no link to the runbook");
+        for link in links {
+            let section = link.split(')').next().unwrap();
+            assert!(sections.contains(section), "{title} links to the section {section}");
+        }
+        for selector in queries(panel).flat_map(|expr| References::of(expr).selectors) {
+            let labels: BTreeSet<_> = selector.matchers.iter().map(|(label, ..)| label.as_str()).collect();
+            let is_selected = selector.name == "ALERTS" || LABELS_OF_PROMETHEUS.iter().all(|it| labels.contains(it));
+            assert!(is_selected, "{title} does not select job and instance of {}", selector.name);
+        }
+    }
+}
+
+#[test]
+fn panels_have_different_ids_and_do_not_overlap() {
+    let dashboard = dashboard();
+    let (mut ids, mut cells) = (BTreeSet::new(), BTreeSet::new());
+    for panel in array(&dashboard["panels"]) {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "two panels have the id {}", panel["id"]);
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|name| panel["gridPos"][name].as_u64().unwrap());
+        assert!(x + w <= 24, "{} is outside of the grid", panel["title"]);
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(cells.insert(cell), "{} overlaps another panel at {cell:?}", panel["title"]);
+        }
+    }
+}
