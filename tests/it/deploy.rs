@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
+use tokio::net::TcpStream;
 
 use crate::promql::{References, Scrape, Selector};
-use crate::support::get;
+use crate::support::{Server, get};
 use crate::tls::Pair;
 use crate::tokens::TokensFile;
 
@@ -187,4 +188,22 @@ fn panels_have_different_ids_and_do_not_overlap() {
             assert!(cells.insert(cell), "{} overlaps another panel at {cell:?}", panel["title"]);
         }
     }
+}
+
+/// The dashboard shows what clients do: the operators' page, its stream and the scrapes of Prometheus are not in it.
+#[tokio::test]
+async fn requests_to_the_admin_listener_are_not_in_the_metrics_of_clients() {
+    let server = Server::start(&[]).await;
+    for path in ["/", "/ready", "/live", "/metrics", "/v1/status", "/v1/log-filter", "/no-such-page"] {
+        get(server.admin, path).await;
+    }
+    let _open = TcpStream::connect(server.admin).await.unwrap();
+    for (series, value) in server.metrics().await {
+        let of_clients = ["millpond_requests", "millpond_request_seconds", "millpond_connections", "millpond_received"];
+        if of_clients.iter().any(|name| series.starts_with(name)) {
+            assert!(value == 0.0, "{series} is {value}");
+        }
+    }
+    get(server.public, "/health").await;
+    server.metric_is("millpond_requests_total{outcome=\"other\",route=\"health\"}", |count| count == 1.0).await;
 }

@@ -15,7 +15,7 @@ const SETTINGS_BEGIN: &str =
     "<!-- Generated from src/config/table.rs by: UPDATE_DOCS=1 cargo test --test it docs -->\n";
 const SETTINGS_END: &str = "<!-- End of the generated part -->\n";
 /// The unit of a metric is the first of these words that its name contains.
-const UNITS: [&str; 12] = [
+const UNITS: [&str; 13] = [
     "seconds",
     "bytes",
     "payloads",
@@ -28,7 +28,13 @@ const UNITS: [&str; 12] = [
     "retries",
     "failures",
     "folders",
+    "files",
 ];
+
+/// Metrics without a unit: 0 or 1.
+const NUMBERS: [&str; 4] = ["millpond_build_info", "millpond_draining", "millpond_spool_up", "millpond_store_up"];
+/// Labels whose values are not known here.
+const OPEN_LABELS: [(&str, &str); 2] = [("tenant", "the name of a tenant, or `other`"), ("version", "the version")];
 
 #[test]
 fn configuration_md_lists_every_setting_with_its_default() {
@@ -79,6 +85,9 @@ fn describe(family: &MetricFamily) -> String {
     let unit = match UNITS.into_iter().find(|unit| name.contains(unit)) {
         Some(unit) => unit,
         None if name == "millpond_upload_limit" => "uploads",
+        None if name == "millpond_limit" => "the unit of what is limited",
+        None if name.ends_with("_fds") => "file descriptors",
+        None if NUMBERS.contains(&name) => "none",
         None => panic!("{name} has no unit: add it to UNITS"),
     };
     let mut text = format!("- Meaning: {}.\n- Type: {kind}. Unit: {unit}.", family.help());
@@ -87,15 +96,20 @@ fn describe(family: &MetricFamily) -> String {
         labels.entry(pair.name()).or_default().insert(format!("`{}`", pair.value()));
     }
     for (label, values) in labels {
-        let values: Vec<_> = values.into_iter().collect();
-        text += &format!("\n- Label `{label}`: {}.", values.join(", "));
+        let values = match OPEN_LABELS.into_iter().find(|(open, _)| *open == label) {
+            Some((_, values)) => values.to_owned(),
+            None => values.into_iter().collect::<Vec<_>>().join(", "),
+        };
+        text += &format!("\n- Label `{label}`: {values}.");
     }
     text
 }
 
 fn families() -> Vec<MetricFamily> {
     let registry = Registry::new();
-    let _metrics = Metrics::new(registry.clone()).unwrap();
+    let metrics = Metrics::new(registry.clone()).unwrap();
+    // Without a tenant these metrics have no series.
+    metrics.tenants.of(&["shop"]);
     registry.gather()
 }
 
