@@ -14,6 +14,7 @@ pub mod admin;
 pub mod app;
 pub mod audit;
 mod bound;
+pub mod cli;
 pub mod config;
 pub mod context;
 mod cores;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use millpond::app::{self, Controls, ExitSummary, Listeners, SpoolEnd};
-use millpond::config::{EXIT_USAGE, LogSettings, SETTINGS, Settings, TlsSettings};
+use millpond::cli::{self, CliError, Environment, Invocation};
+use millpond::config::{EXIT_USAGE, LogSettings, Settings, TlsSettings};
 use millpond::disk::RealDisk;
 use millpond::log_filter::LogFilter;
 use millpond::metrics::Count;
@@ -40,22 +41,6 @@ const OTHER_FILES: usize = 256;
 /// A connection to the store, a file that is read or written.
 const FILES_PER_WORKER: usize = 4;
 
-const USAGE: &str = "\
-millpond receives batches of JSON payloads over HTTP and stores them in S3.
-
-Usage: millpond            run the server until SIGTERM or SIGINT
-       millpond --check    check the settings and the store, and exit; writes, reads and deletes one object
-       millpond --help     print this text
-       millpond --version  print the version
-
-Exit codes: 0   every accepted job is stored or kept in SPOOL_DIR
-            1   accepted jobs are lost or possibly lost, or the server failed
-            64  the settings are invalid, or the spool cannot be used
-
-Settings are environment variables. Sizes are bytes, or have a unit: 512KiB, 8MiB, 10GiB.
-Times are seconds, or have a unit: 200ms, 60s, 5m, 1h.
-";
-
 #[derive(Clone, Copy)]
 enum Command {
     Serve,
@@ -63,15 +48,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let command = match (arguments.next().as_deref(), arguments.next()) {
-        (None, _) => Command::Serve,
-        (Some("--check"), None) => Command::Check,
-        (Some("--help" | "-h"), None) => return print(&help()),
-        (Some("--version" | "-V"), None) => return print(&format!("millpond {}\n", env!("CARGO_PKG_VERSION"))),
-        _ => {
-            return usage_error("millpond: unknown arguments; settings are environment variables, see millpond --help");
-        }
+    let command = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(Invocation::Serve) => Command::Serve,
+        Ok(Invocation::Check) => Command::Check,
+        Ok(Invocation::Print(text)) => return print(&text),
+        Ok(Invocation::Tool(tool)) => return exit_code(tool.run(&Environment::from_vars(std::env::vars_os()))),
+        Err(text) => return usage_error(text.trim_end()),
     };
     let settings = match Settings::from_vars(std::env::vars_os()) {
         Ok(settings) => settings,
@@ -82,6 +64,21 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+/// The exit code of a command other than the server.
+fn exit_code(result: Result<(), CliError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of a pipe has read enough.
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(CliError::Reported) => ExitCode::from(EXIT_FAILURE),
+        Err(CliError::Usage(text)) => usage_error(&format!("millpond: {text}")),
+        Err(error) => {
+            print_error(&format!("millpond: {error}"));
             ExitCode::from(EXIT_FAILURE)
         }
     }
@@ -301,29 +298,6 @@ fn init_log(settings: &LogSettings) -> LogFilter {
     LogFilter::new(handle)
 }
 
-fn help() -> String {
-    let name = SETTINGS.iter().map(|setting| setting.name.len()).max().unwrap_or_default();
-    let default = SETTINGS.iter().filter_map(|setting| setting.default).map(str::len).max().unwrap_or_default();
-    let unit = SETTINGS.iter().map(|setting| setting.unit.len()).max().unwrap_or_default();
-    let mut help = format!("{USAGE}\n  {:name$}  {:default$}  {:unit$}\n", "setting", "default", "unit");
-    let mut group = None;
-    for setting in SETTINGS {
-        if group.replace(setting.group) != Some(setting.group) {
-            help.push_str(&format!("\n{}\n", setting.group.0));
-        }
-        let given = match setting.default {
-            None => "unset",
-            Some("") => "empty",
-            Some(text) => text,
-        };
-        help.push_str(&format!(
-            "  {:name$}  {given:default$}  {:unit$}  {}\n",
-            setting.name, setting.unit, setting.help
-        ));
-    }
-    help
-}
-
 /// Ignores an error, such as a closed pipe.
 fn print(text: &str) -> ExitCode {
     let _: std::io::Result<()> = std::io::stdout().write_all(text.as_bytes());
@@ -332,6 +306,10 @@ fn print(text: &str) -> ExitCode {
 
 /// Prints to standard error, because logging has not started.
 fn usage_error(text: &str) -> ExitCode {
-    let _: std::io::Result<()> = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    print_error(text);
     ExitCode::from(EXIT_USAGE)
+}
+
+fn print_error(text: &str) {
+    let _: std::io::Result<()> = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }

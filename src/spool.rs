@@ -15,6 +15,7 @@ mod folder;
 mod folders;
 mod load;
 mod names;
+mod offline;
 mod open;
 mod repacking;
 mod sealed;
@@ -33,6 +34,10 @@ pub use attempts::{Attempts, LoadError};
 pub use backlog::{Backlog, Slot};
 pub use folders::{ADOPTED_FOLDERS_MAX, Unadopted};
 pub use load::Loaded;
+pub use offline::{
+    DeadFile, FolderState, FoundSegment, OfflineError, OfflineSpool, Requeued, SegmentContent, SegmentEntry,
+    SpoolFolder,
+};
 pub use open::OpenSegment;
 pub use sealed::SealedSegment;
 pub use share::SpoolShare;

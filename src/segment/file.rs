@@ -67,9 +67,30 @@ pub fn frame_header(id: SegmentId, counts: FrameCounts, data: &[u8]) -> [u8; FRA
     header
 }
 
-/// The first valid frame at `from` or after: its offset, its counts and the range of its data.
-pub(super) fn next_frame(id: SegmentId, file: &[u8], from: usize) -> Option<(usize, FrameCounts, Range<usize>)> {
-    let valid = |at: usize| frame_at(id, file, at).map(|(counts, data)| (at, counts, data));
+/// A valid frame in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The offset of its header.
+    pub offset: usize,
+    /// The counts in its header.
+    pub counts: FrameCounts,
+    /// The range of its data.
+    pub data: Range<usize>,
+}
+
+/// The valid frames of segment `id` in its file, in the order in which they are in it.
+pub fn frames(id: SegmentId, file: &[u8]) -> impl Iterator<Item = Frame> {
+    let mut from = FILE_HEADER_LEN.min(file.len());
+    std::iter::from_fn(move || {
+        let frame = next_frame(id, file, from)?;
+        from = frame.data.end.max(frame.offset + 1);
+        Some(frame)
+    })
+}
+
+/// The first valid frame at `from` or after.
+fn next_frame(id: SegmentId, file: &[u8], from: usize) -> Option<Frame> {
+    let valid = |offset: usize| frame_at(id, file, offset).map(|(counts, data)| Frame { offset, counts, data });
     // Without damage a frame begins where the one before it ended.
     valid(from).or_else(|| memmem::find_iter(file.get(from..)?, FRAME_MAGIC).find_map(|offset| valid(from + offset)))
 }

@@ -9,7 +9,7 @@ mod tail;
 use std::ops::Range;
 
 use super::SegmentId;
-use super::file::{FILE_HEADER_LEN, file_header, next_frame};
+use super::file::{FILE_HEADER_LEN, Frame, file_header, frames};
 
 /// The content of a segment's file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -117,9 +117,9 @@ impl PossiblyLost {
 /// costs no memory.
 pub fn salvage(id: SegmentId, file: &[u8]) -> Salvage {
     let mut found = Salvage::default();
-    let (mut at, mut next_job, mut next_payload) = (FILE_HEADER_LEN.min(file.len()), 0, 0);
-    let mut valid_until = at;
-    while let Some((start, counts, data)) = next_frame(id, file, at) {
+    let (mut next_job, mut next_payload) = (0, 0);
+    let mut valid_until = FILE_HEADER_LEN.min(file.len());
+    for Frame { offset, counts, data } in frames(id, file) {
         if counts.first_job > next_job {
             found.add_dead(next_job..counts.first_job);
             found.dead_payloads += u64::from(counts.first_payload.saturating_sub(next_payload));
@@ -132,8 +132,7 @@ pub fn salvage(id: SegmentId, file: &[u8]) -> Salvage {
             found.payloads += u64::from(counts.payloads);
             found.data.push(data.clone());
         }
-        at = data.end.max(start + 1);
-        valid_until = at;
+        valid_until = data.end.max(offset + 1);
     }
     found.total_jobs = next_job;
     found.is_header_damaged = is_header_damaged(id, file, !found.data.is_empty());

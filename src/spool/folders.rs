@@ -31,7 +31,7 @@ use crate::disk::{Disk, Entry, with_path};
 pub const ADOPTED_FOLDERS_MAX: usize = 64;
 /// Adopted folders may take the process's limit of open files divided by this.
 const FILES_PART: u64 = 8;
-const DEAD: &str = "dead";
+pub(super) const DEAD: &str = "dead";
 const PROBE: &str = "probe";
 /// The attempts to create this process's folder. Another process may remove a new folder before it is locked.
 const CREATE_ATTEMPTS: usize = 3;
@@ -280,7 +280,8 @@ fn create_root(root: &Path, disk: &dyn Disk) -> io::Result<()> {
     Ok(())
 }
 
-fn create(root: &Path, disk: &dyn Disk) -> io::Result<Folder> {
+/// Creates a folder for a process, and locks it.
+pub(super) fn create(root: &Path, disk: &dyn Disk) -> io::Result<Folder> {
     let mut attempts = CREATE_ATTEMPTS;
     loop {
         let path = root.join(format!("v{VERSION}-{}", Uuid::now_v7()));

@@ -102,8 +102,32 @@ fn read(
     id: SegmentId,
     len: usize,
     mode: ReadMode,
-    mut file: Vec<u8>,
+    file: Vec<u8>,
 ) -> Result<Frames, LoadError> {
+    let (mut file, mut salvage) = examine(disk, path, id, len, mode, file)?;
+    let mut end = 0;
+    // Taken, since the frames are moved.
+    let ranges = std::mem::take(&mut salvage.data);
+    let frames = ranges.into_iter().map(|range| {
+        let frame = range.len();
+        file.copy_within(range, end);
+        end += frame;
+        frame
+    });
+    let frames = frames.collect();
+    file.truncate(end);
+    Ok((file, frames, salvage))
+}
+
+/// Reads a segment's file up to `len` into `file`, and finds its valid frames.
+pub(super) fn examine(
+    disk: &dyn Disk,
+    path: &Path,
+    id: SegmentId,
+    len: usize,
+    mode: ReadMode,
+    mut file: Vec<u8>,
+) -> Result<(Vec<u8>, Salvage), LoadError> {
     let failed = |error: io::Error| LoadError::Unreadable {
         is_sector: is_unreadable(&error),
         is_missing: error.kind() == io::ErrorKind::NotFound,
@@ -118,16 +142,5 @@ fn read(
     file.truncate(len);
     let mut salvage = salvage(id, &file);
     salvage.unreadable_bytes = unreadable.iter().map(|range| range.end.min(len).saturating_sub(range.start)).sum();
-    let mut end = 0;
-    // Taken, since the frames are moved.
-    let ranges = std::mem::take(&mut salvage.data);
-    let frames = ranges.into_iter().map(|range| {
-        let frame = range.len();
-        file.copy_within(range, end);
-        end += frame;
-        frame
-    });
-    let frames = frames.collect();
-    file.truncate(end);
-    Ok((file, frames, salvage))
+    Ok((file, salvage))
 }

@@ -1,0 +1,350 @@
+//! The snapshot as lines, the most important ones first. Pure.
+
+use super::screen::{Line, Look};
+use super::status::{Count, Limit, Quantiles, Rejection, Status, Tenant};
+use crate::cli::text::{Align, bytes, count, decimal, printable, seconds, table};
+
+/// Columns of a bar.
+const BAR: usize = 24;
+/// A limit is marked from this share on, and more so from the second.
+const WARNING_SHARE: f64 = 0.6;
+const BAD_SHARE: f64 = 0.85;
+/// Without a bound on the lines, so many tenants and rejections are shown.
+const ROWS_MAX: usize = 20;
+/// With one, so many tenants.
+const TENANTS_LIVE: usize = 6;
+/// Days before the expiry of the certificate from which it is shown.
+const CERTIFICATE_DAYS: f64 = 21.0;
+
+/// All lines; with `rows`, the ones that fit, and as many rejections as there is room for.
+pub(super) fn lines(status: &Status, rows: Option<usize>) -> Vec<Line> {
+    let mut lines = heading(status);
+    lines.extend(verdict(status));
+    lines.push(Line::default());
+    lines.extend(ledger(status));
+    lines.extend(traffic(status));
+    lines.extend(latency(status));
+    lines.extend(limits(status));
+    lines.extend(packing(status));
+    lines.extend(tenants(status, if rows.is_some() { TENANTS_LIVE } else { ROWS_MAX }));
+    let left = rows.map_or(ROWS_MAX, |rows| rows.saturating_sub(lines.len() + 2));
+    lines.extend(rejections(&status.recent_rejections, left));
+    lines
+}
+
+fn heading(status: &Status) -> Vec<Line> {
+    let process = &status.process;
+    let up = process.uptime_seconds.map_or("-".to_owned(), seconds);
+    let title = format!("millpond {} on {}, pid {}, up {up}", status.build.version, process.host, process.pid);
+    let cpu = format!(
+        "cpu {} of {} cores   runtime busy {}   memory {}",
+        optional(process.cpu_cores, decimal),
+        optional(process.cores, decimal),
+        optional(process.runtime_busy_share, percent),
+        optional(process.memory_bytes, bytes),
+    );
+    let settings = &status.settings;
+    let store = format!("store {}   ack {}   compression {}", settings.store, settings.ack, settings.compression);
+    vec![
+        Line::of(Look::Title, &title).add(Look::Dim, &format!("   {}", status.time)),
+        Line::of(Look::Plain, &cpu),
+        Line::of(Look::Dim, &store),
+    ]
+}
+
+fn verdict(status: &Status) -> Vec<Line> {
+    let (look, state) = match status.state.as_str() {
+        "ready" => (Look::Good, "READY".to_owned()),
+        "drained" => (Look::Good, "DRAINED: everything is stored".to_owned()),
+        "draining" => (Look::Warning, "DRAINING".to_owned()),
+        "" => (Look::Warning, "UNKNOWN STATE".to_owned()),
+        "not_ready" => (Look::Bad, "NOT READY".to_owned()),
+        other => (Look::Warning, other.to_uppercase()),
+    };
+    let ago = |since: f64| format!(" for {}", seconds((status.timestamp - since).max(0.0)));
+    let mut lines = vec![Line::of(look, &state).add(Look::Plain, &status.since.map(ago).unwrap_or_default())];
+    for reason in &status.reasons {
+        let since = reason.since.map(ago).unwrap_or_default();
+        let detail = reason.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+        lines.push(Line::of(look, &format!("  {}{since}", reason.what)).add(Look::Plain, &detail));
+    }
+    let dead = &status.dead;
+    if dead.files.is_some_and(|files| files > 0.0) {
+        let (files, size) = (optional(dead.files, whole), optional(dead.bytes, bytes));
+        lines.push(Line::of(Look::Warning, &format!("  damaged files under dead/: {files}, {size}")));
+    }
+    if let Some(days) = status.files.certificate_days.filter(|days| *days < CERTIFICATE_DAYS) {
+        lines.push(Line::of(Look::Warning, &format!("  the certificate expires in {days:.1} days")));
+    }
+    lines
+}
+
+fn ledger(status: &Status) -> Vec<Line> {
+    let ledger = &status.ledger;
+    let row =
+        |name: &str, count: &Count| vec![name.to_owned(), optional(count.jobs, whole), optional(count.payloads, whole)];
+    let rows = vec![
+        titles(["LEDGER", "JOBS", "PAYLOADS"]),
+        row("accepted", &ledger.accepted),
+        row("stored", &ledger.stored),
+        row("waiting", &ledger.waiting),
+        row("dead", &ledger.dead),
+        row("possibly lost", &ledger.possibly_lost),
+    ];
+    let is_lost = |count: &Count| count.jobs.is_some_and(|jobs| jobs > 0.0);
+    let losses = [is_lost(&ledger.dead), is_lost(&ledger.possibly_lost)];
+    let mut lines = section(&[Align::Left, Align::Right, Align::Right], &rows);
+    for (line, is_lost) in lines.iter_mut().skip(4).zip(losses) {
+        if is_lost {
+            *line = Line::of(Look::Bad, &line.text());
+        }
+    }
+    let oldest = status.oldest_unstored_seconds.map_or("none".to_owned(), seconds);
+    lines.push(Line::of(Look::Plain, &format!("oldest job that is not stored: {oldest}")));
+    lines.push(Line::default());
+    lines
+}
+
+fn traffic(status: &Status) -> Vec<Line> {
+    let traffic = &status.traffic;
+    let summary = format!(
+        "TRAFFIC  {} requests/s   {} jobs/s   {} payloads/s   received {}/s   stored {}/s   {} objects/s",
+        optional(traffic.requests_per_second, decimal),
+        optional(traffic.jobs_per_second, decimal),
+        optional(traffic.payloads_per_second, decimal),
+        optional(traffic.received_bytes_per_second, bytes),
+        optional(traffic.stored_bytes_per_second, bytes),
+        optional(traffic.objects_per_second, decimal),
+    );
+    let row = |outcome: &super::status::Outcome| {
+        vec![outcome.outcome.clone(), optional(outcome.per_second, decimal), optional(outcome.total, whole)]
+    };
+    let rows: Vec<_> =
+        std::iter::once(titles(["OUTCOME", "PER SECOND", "TOTAL"])).chain(traffic.outcomes.iter().map(row)).collect();
+    let mut lines = vec![Line::of(Look::Title, &summary)];
+    if !traffic.outcomes.is_empty() {
+        lines.extend(section(&[Align::Left, Align::Right, Align::Right], &rows));
+    }
+    lines.push(Line::default());
+    lines
+}
+
+fn latency(status: &Status) -> Vec<Line> {
+    let latency = &status.latency;
+    let row = |name: &str, quantiles: &Quantiles| {
+        let quantile = |value: Option<f64>| optional(value, seconds);
+        let Quantiles { p50, p90, p99, count } = quantiles;
+        vec![name.to_owned(), quantile(*p50), quantile(*p90), quantile(*p99), optional(*count, whole)]
+    };
+    let rows = vec![
+        titles(["LATENCY", "P50", "P90", "P99", "COUNT"]),
+        row("accepted", &latency.accepted),
+        row("rejected", &latency.rejected),
+        row("failed", &latency.failed),
+        row("queue wait", &latency.queue_wait),
+        row("commit", &latency.commit),
+        row("upload", &latency.upload),
+        row("accepted to stored", &latency.stored),
+    ];
+    let mut lines = section(&[Align::Left, Align::Right, Align::Right, Align::Right, Align::Right], &rows);
+    lines.push(Line::default());
+    lines
+}
+
+fn limits(status: &Status) -> Vec<Line> {
+    let known = |limit: &Limit| Some((limit.name.clone(), limit.used?, limit.max?));
+    let limits: Vec<_> = status.limits.iter().filter_map(known).collect();
+    if limits.is_empty() {
+        return Vec::new();
+    }
+    let name_width = limits.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or_default();
+    let mut lines = vec![Line::of(Look::Title, "LIMITS")];
+    for (name, used, max) in limits {
+        let share = if max > 0.0 { (used / max).clamp(0.0, 1.0) } else { 0.0 };
+        let look = match share {
+            share if share >= BAD_SHARE => Look::Bad,
+            share if share >= WARNING_SHARE => Look::Warning,
+            _ => Look::Good,
+        };
+        let number = if name.ends_with("bytes") { bytes } else { whole };
+        let name = name.replace('_', " ");
+        lines.push(
+            Line::of(Look::Plain, &format!("{name:name_width$}  "))
+                .add(look, &bar(share))
+                .add(Look::Plain, &format!("  {:>4}  {} of {}", percent(share), number(used), number(max))),
+        );
+    }
+    if let Some(disk) = &status.disk {
+        let full = match disk.spool_full_in_seconds {
+            Some(left) if left.is_finite() => format!("   spool full in {}", seconds(left)),
+            _ => String::new(),
+        };
+        let (free, total) = (optional(disk.free_bytes, bytes), optional(disk.total_bytes, bytes));
+        lines.push(Line::of(Look::Plain, &format!("disk free {free} of {total}{full}")));
+    }
+    lines.push(Line::default());
+    lines
+}
+
+fn packing(status: &Status) -> Vec<Line> {
+    let packing = &status.packing;
+    let text = format!(
+        "PACKING  {} jobs a commit   {} commits/s   stored/received {}   mean segment {}   segments waiting {}",
+        optional(packing.jobs_per_commit, decimal),
+        optional(packing.commits_per_second, decimal),
+        optional(packing.stored_per_received, decimal),
+        optional(packing.segment_bytes, bytes),
+        optional(packing.segments_waiting, whole),
+    );
+    vec![Line::of(Look::Plain, &text), Line::default()]
+}
+
+fn tenants(status: &Status, max: usize) -> Vec<Line> {
+    if status.tenants.is_empty() {
+        return Vec::new();
+    }
+    let row = |tenant: &Tenant| {
+        let others = || format!("{} others", optional(tenant.others, whole));
+        let name = tenant.tenant.as_deref().map_or_else(others, printable);
+        vec![
+            name,
+            optional(tenant.requests_per_second, decimal),
+            optional(tenant.payloads_per_second, decimal),
+            optional(tenant.bytes_per_second, bytes),
+            optional(tenant.rejected_per_second, decimal),
+            optional(tenant.queue_bytes, bytes),
+            optional(tenant.spool_bytes, bytes),
+            (if tenant.is_throttled { "throttled" } else { "" }).to_owned(),
+        ]
+    };
+    let rows: Vec<_> =
+        std::iter::once(titles(["TENANT", "REQUESTS/S", "PAYLOADS/S", "BYTES/S", "REJECTED/S", "QUEUE", "SPOOL", ""]))
+            .chain(status.tenants.iter().take(max).map(row))
+            .collect();
+    let mut align = [Align::Right; 8];
+    let [first, .., last] = &mut align;
+    (*first, *last) = (Align::Left, Align::Left);
+    let mut lines = section(&align, &rows);
+    let hidden = status.tenants.len().saturating_sub(max);
+    if hidden > 0 {
+        lines.push(Line::of(Look::Dim, &format!("and {hidden} more")));
+    }
+    lines.push(Line::default());
+    lines
+}
+
+fn rejections(recent: &[Rejection], max: usize) -> Vec<Line> {
+    if recent.is_empty() || max == 0 {
+        return Vec::new();
+    }
+    let text = |text: &Option<String>| text.as_deref().map_or("-".to_owned(), printable);
+    let row = |rejection: &Rejection| {
+        vec![
+            printable(&rejection.time),
+            rejection.status.map_or("-".to_owned(), |status| status.to_string()),
+            printable(&rejection.outcome),
+            text(&rejection.tenant),
+            text(&rejection.address),
+            text(&rejection.detail),
+        ]
+    };
+    let rows: Vec<_> =
+        std::iter::once(titles(["RECENT REJECTIONS", "STATUS", "OUTCOME", "TENANT", "ADDRESS", "DETAIL"]))
+            .chain(recent.iter().take(max).map(row))
+            .collect();
+    section(&[Align::Left; 6], &rows)
+}
+
+/// A table whose first row is its heading.
+fn section(align: &[Align], rows: &[Vec<String>]) -> Vec<Line> {
+    let printable_rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
+    let lines = table(align, &printable_rows);
+    let look = |row: usize| if row == 0 { Look::Title } else { Look::Plain };
+    lines.iter().enumerate().map(|(row, line)| Line::of(look(row), line)).collect()
+}
+
+fn titles<const N: usize>(titles: [&str; N]) -> Vec<String> {
+    titles.map(str::to_owned).to_vec()
+}
+
+fn bar(share: f64) -> String {
+    let filled = (share * BAR as f64).round() as usize;
+    // A little is not nothing.
+    let filled = if share > 0.0 { filled.clamp(1, BAR) } else { 0 };
+    format!("[{}{}]", "#".repeat(filled), ".".repeat(BAR - filled))
+}
+
+fn percent(share: f64) -> String {
+    if share.is_finite() { format!("{:.0}%", share * 100.0) } else { "-".to_owned() }
+}
+
+fn whole(number: f64) -> String {
+    if number.is_finite() && number >= 0.0 { count(number as u64) } else { "-".to_owned() }
+}
+
+fn optional(number: Option<f64>, text: impl Fn(f64) -> String) -> String {
+    number.map_or("-".to_owned(), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn text(status: &serde_json::Value, rows: Option<usize>) -> String {
+        let status: Status = serde_json::from_value(status.clone()).unwrap();
+        lines(&status, rows).iter().map(|line| line.text() + "\n").collect()
+    }
+
+    #[test]
+    fn a_status_without_members_and_one_with_unknown_members_are_shown() {
+        assert!(text(&json!({}), None).contains("UNKNOWN STATE"));
+        assert!(text(&json!({"state": "ready", "later": [1]}), None).contains("READY"));
+    }
+
+    #[test]
+    fn the_verdict_names_the_reasons_and_how_long_they_last() {
+        let status = json!({"state": "not_ready", "timestamp": 200.0, "since": 80.0,
+            "reasons": [{"what": "store", "detail": "403 AccessDenied", "since": 80.0}]});
+        let text = text(&status, None);
+        assert!(text.contains("NOT READY for 2m 0s\n  store for 2m 0s: 403 AccessDenied\n"), "{text}");
+    }
+
+    #[test]
+    fn untrusted_text_is_printable_in_every_section() {
+        let evil = "x\u{1b}[2J\u{202e}\n";
+        let status = json!({
+            "state": evil, "time": evil, "build": {"version": evil}, "process": {"host": evil},
+            "settings": {"ack": evil, "compression": evil, "store": evil},
+            "reasons": [{"what": evil, "detail": evil}],
+            "traffic": {"outcomes": [{"outcome": evil, "total": 1}]},
+            "limits": [{"name": evil, "used": 1, "max": 2}],
+            "tenants": [{"tenant": evil}],
+            "recent_rejections": [{"time": evil, "outcome": evil, "detail": evil, "tenant": evil, "address": evil}],
+        });
+        let status: Status = serde_json::from_value(status).unwrap();
+        for line in lines(&status, None) {
+            assert!(!line.text().contains(|c: char| c.is_control() || c == '\u{202e}'), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn rejections_take_the_rows_that_are_left() {
+        let rejection = json!({"time": "t", "outcome": "invalid", "status": 400, "detail": "no JSON"});
+        let status = json!({"state": "ready", "recent_rejections": vec![rejection; 100]});
+        let all = text(&status, None);
+        assert_eq!(all.matches("no JSON").count(), ROWS_MAX);
+        let fixed = all.lines().position(|line| line.starts_with("RECENT")).unwrap();
+        assert_eq!(text(&status, Some(fixed + 5)).matches("no JSON").count(), 3);
+        assert_eq!(text(&status, Some(10)).matches("no JSON").count(), 0);
+    }
+
+    #[test]
+    fn a_full_limit_is_a_full_bar() {
+        assert_eq!(bar(1.0), format!("[{}]", "#".repeat(BAR)));
+        assert_eq!(bar(0.0), format!("[{}]", ".".repeat(BAR)));
+        assert!(bar(0.0001).starts_with("[#."));
+    }
+}
