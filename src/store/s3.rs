@@ -183,6 +183,11 @@ impl S3Store {
             Lookup::Denied if upload.unconfirmed_payloads.is_some_and(|fewest| fewest < upload.payloads) => {
                 Ok(Existing::Replace)
             }
+            // An exited process stored it, perhaps when less of the segment could be read. A whole segment replaces nothing that
+            // holds more.
+            Lookup::Denied if upload.may_exist && upload.unconfirmed_payloads.is_none() && !upload.is_damaged => {
+                Ok(Existing::Replace)
+            }
             Lookup::Denied if upload.may_exist => Ok(Existing::Keep(None)),
             Lookup::Object(_) => Err(self.permanent(PUT, "412 for If-None-Match, but the key holds another object")),
             Lookup::Denied | Lookup::Missing => {

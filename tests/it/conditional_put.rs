@@ -2,8 +2,10 @@
 
 use loadtest::s3::{Fault, FaultPlan, S3Server};
 
+use crate::in_process::Place;
+use crate::recovery::{Segment, write_dead_folder};
 use crate::scripted_s3::{ScriptedS3, response};
-use crate::support::{Server, lines};
+use crate::support::{Server, lines, until};
 
 /// A store without conditional writes: it rejects a PUT with a condition with 501. Its role may only put objects.
 async fn unconditional() -> ScriptedS3 {
@@ -63,4 +65,36 @@ async fn a_put_that_is_repeated_without_a_condition_stores_nothing_twice() {
     stored.sort();
     all.sort();
     assert_eq!(stored, all);
+}
+
+/// The role may only put objects. A process that has exited stored what it could read, and the segment was requeued after a
+/// repair: a 412 does not show that the object holds all jobs.
+#[tokio::test]
+async fn an_adopted_segment_replaces_an_object_that_may_not_be_read_if_all_of_it_is_readable() {
+    for is_whole in [true, false] {
+        let store = ScriptedS3::start(|head| {
+            let (status, code) = match (head.starts_with("PUT "), is_conditional(head)) {
+                (true, true) => ("412 Precondition Failed", "PreconditionFailed"),
+                (true, false) => ("200 OK", ""),
+                (false, _) => ("403 Forbidden", ""),
+            };
+            response(head, status, "ETag: \"e\"\r\n", code)
+        })
+        .await;
+        let root = tempfile::tempdir().unwrap();
+        let place = Place::new(root.path(), &[]);
+        let mut segment = Segment::of(&["{\"n\":1}".to_owned(), "{\"n\":2}".to_owned()]);
+        if !is_whole {
+            segment.damage(0);
+        }
+        write_dead_folder(&place, &[&segment]);
+        let spool = place.spool();
+        let mut server = store.server(&[("SPOOL_DIR", spool.to_str().unwrap())]).await;
+        until("the segment is settled", async || place.segments().is_empty()).await;
+        let puts = store.requests("PUT /");
+        let unconditional = puts.iter().filter(|put| !is_conditional(put)).count();
+        assert_eq!((puts.len(), unconditional), if is_whole { (2, 1) } else { (1, 0) }, "{puts:?}");
+        assert_eq!(spool.join("dead").join(segment.name()).exists(), !is_whole);
+        server.stop().await;
+    }
 }

@@ -115,3 +115,35 @@ fn read_keys(mut tty: &File, keys: &mpsc::Sender<Vec<u8>>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Makes [`child`] run.
+    const VARIABLE: &str = "MILLPOND_TERMINAL_CHILD";
+
+    /// Panics while the terminal is taken over, in a process of its own.
+    #[tokio::test]
+    async fn child() {
+        if std::env::var_os(VARIABLE).is_some() {
+            let _terminal = Terminal::open().unwrap();
+            panic!("a defect");
+        }
+    }
+
+    #[test]
+    fn a_panic_restores_the_terminal_before_it_is_reported() {
+        let program = std::env::current_exe().unwrap();
+        let child = format!("{} --exact cli::top::terminal::tests::child --nocapture; stty -a", program.display());
+        // `script` runs it in a terminal of its own, and copies what is written there.
+        let output = Command::new("script").args(["-qec", &child, "/dev/null"]).env(VARIABLE, "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let [entered, left, panicked] = [ENTER, LEAVE, "a defect"].map(|part| text.find(part).unwrap_or_else(|| panic!("{text}")));
+        assert!(entered < left && left < panicked, "{text}");
+        let modes: Vec<_> = text.split([' ', ';', '\r', '\n']).collect();
+        assert!(modes.contains(&"icanon") && modes.contains(&"echo") && modes.contains(&"susp"), "{text}");
+    }
+}
