@@ -103,21 +103,20 @@ pub fn admin_token(text: &str) -> Result<Digest, String> {
     parse::token(text.trim_end_matches(['\n', '\r']))
 }
 
-<<<<<<< HEAD
 /// Parses a log filter, as `RUST_LOG` is parsed. Returns it with a warning for each target in it that does not exist.
 ///
 /// # Errors
 /// What was expected instead.
 pub fn log_filter(text: &str) -> Result<(Targets, Vec<String>), String> {
     parse::log_filter(text)
-=======
+}
+
 /// A time, as settings have it: `200ms`, `60s`, `5m`.
 ///
 /// # Errors
 /// What was expected instead.
 pub fn duration(text: &str) -> Result<Duration, String> {
     parse::duration(text)
->>>>>>> 74c4590 (Add commands for operators: top, spool, job, profile, drain, completions)
 }
 
 /// The store of the objects.

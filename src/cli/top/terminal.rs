@@ -141,7 +141,8 @@ mod tests {
         // `script` runs it in a terminal of its own, and copies what is written there.
         let output = Command::new("script").args(["-qec", &child, "/dev/null"]).env(VARIABLE, "1").output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        let [entered, left, panicked] = [ENTER, LEAVE, "a defect"].map(|part| text.find(part).unwrap_or_else(|| panic!("{text}")));
+        let [entered, left, panicked] =
+            [ENTER, LEAVE, "a defect"].map(|part| text.find(part).unwrap_or_else(|| panic!("{text}")));
         assert!(entered < left && left < panicked, "{text}");
         let modes: Vec<_> = text.split([' ', ';', '\r', '\n']).collect();
         assert!(modes.contains(&"icanon") && modes.contains(&"echo") && modes.contains(&"susp"), "{text}");
