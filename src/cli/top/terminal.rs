@@ -125,7 +125,7 @@ mod tests {
     /// Makes [`child`] run.
     const VARIABLE: &str = "MILLPOND_TERMINAL_CHILD";
 
-    /// Panics while the terminal is taken over, in a process of its own.
+    /// Panics in a live view, in a process of its own.
     #[tokio::test]
     async fn child() {
         if std::env::var_os(VARIABLE).is_some() {
