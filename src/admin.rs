@@ -3,6 +3,7 @@
 
 mod guard;
 mod page;
+mod profile;
 mod stream;
 
 use std::convert::Infallible;
@@ -75,6 +76,7 @@ impl AdminService {
     pub fn new(admin: Arc<Admin>, token: Option<Digest>) -> Self {
         let failures = admin.sources.context.metrics.admin_token_failures.clone();
         let guard = Arc::new(Guard::new(token, failures));
+        let profiler = profile::routes(admin.sources.context.shutdown.clone());
         let routes = Router::new()
             .route("/metrics", get(metrics))
             .route("/live", get(|| async { "ok\n" }))
@@ -84,7 +86,8 @@ impl AdminService {
             .route("/v1/log-filter", get(log_filter).put(set_log_filter))
             .route("/v1/drain", post(drain))
             .merge(page::routes())
-            .with_state(admin);
+            .with_state(admin)
+            .merge(profiler);
         Self { routes, guard, address: Ipv4Addr::UNSPECIFIED.into() }
     }
 

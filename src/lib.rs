@@ -32,6 +32,7 @@ mod log_throttle;
 pub mod metrics;
 pub mod permissions;
 mod pipeline;
+mod profile;
 pub mod queue;
 pub mod recent;
 pub mod reload;

@@ -29,6 +29,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
+/// The allocator whose heap profile `/debug/pprof/heap` returns.
+#[cfg(feature = "heap-profile")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Accepted jobs are lost or possibly lost, or the server failed.
 const EXIT_FAILURE: u8 = 1;
 

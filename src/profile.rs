@@ -1,0 +1,88 @@
+//! Profiles of the running process: the CPU time of its threads, and the heap in builds with the feature `heap-profile`.
+//!
+//! Nothing is measured and nothing is installed while no profile is taken. A process has one profiler, so one profile is taken
+//! at a time, of either kind: the allocator's sampling walks stacks as well, and one would distort the other.
+
+mod cpu;
+mod flamegraph;
+mod heap;
+mod pprof;
+mod stacks;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(crate) use cpu::{CpuSettings, RATE_DEFAULT, RATE_MAX, SECONDS_DEFAULT, SECONDS_MAX, record};
+pub(crate) use flamegraph::{content_security_policy, page};
+pub(crate) use heap::heap;
+use parking_lot::Mutex;
+pub(crate) use pprof::encode;
+
+/// Why there is no profile.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProfileError {
+    /// Another profile is being taken.
+    #[error("another profile is in progress: retry in {} s", .retry_after.as_secs())]
+    Busy {
+        /// When it is expected to end, in whole seconds and at least one.
+        retry_after: Duration,
+    },
+    /// The shutdown has begun.
+    #[error("the server is draining: take profiles of a running server")]
+    Draining,
+    /// The profiler keeps samples that exceed its memory in a temporary file.
+    #[error("the profiler cannot create a temporary file: make TMPDIR (default /tmp) writable")]
+    TemporaryFile(#[source] std::io::Error),
+    /// The build lacks the heap profiler.
+    #[error("this build has no heap profiler: build with cargo build --release --features heap-profile")]
+    #[cfg_attr(feature = "heap-profile", expect(dead_code, reason = "this build has it"))]
+    NoHeapProfiler,
+    /// The profiler does not start, or its result cannot be read.
+    #[error("the profiler failed: {0}")]
+    Failed(String),
+}
+
+/// Lets one profile be taken at a time. Clones are the same slot.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ProfileSlot(Arc<Mutex<Option<Instant>>>);
+
+/// The right to take a profile. Dropping it frees the slot.
+#[derive(Debug)]
+pub(crate) struct ProfilePermit(ProfileSlot);
+
+impl ProfileSlot {
+    /// Takes the slot for a profile that is expected to last for `duration`.
+    pub(crate) fn acquire(&self, duration: Duration) -> Result<ProfilePermit, ProfileError> {
+        let mut ends = self.0.lock();
+        let now = Instant::now();
+        if let Some(ends) = *ends {
+            let left = ends.saturating_duration_since(now);
+            return Err(ProfileError::Busy { retry_after: Duration::from_secs(left.as_secs() + 1) });
+        }
+        *ends = Some(now + duration);
+        Ok(ProfilePermit(self.clone()))
+    }
+}
+
+impl Drop for ProfilePermit {
+    fn drop(&mut self) {
+        *self.0.0.lock() = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_profile_is_told_when_to_retry_and_a_dropped_permit_frees_the_slot() {
+        let slot = ProfileSlot::default();
+        let permit = slot.acquire(Duration::from_secs(30)).unwrap();
+        let Err(ProfileError::Busy { retry_after }) = slot.clone().acquire(Duration::ZERO) else {
+            panic!("two profiles at once");
+        };
+        assert!((1..=30).contains(&retry_after.as_secs()), "{retry_after:?}");
+        drop(permit);
+        slot.acquire(Duration::ZERO).unwrap();
+    }
+}
