@@ -1,7 +1,5 @@
 //! The routes of the profiler.
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{
@@ -20,8 +18,6 @@ const PPROF: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const CPU_FILE: HeaderValue = HeaderValue::from_static("attachment; filename=\"millpond-cpu.pb.gz\"");
 const HEAP_FILE: HeaderValue = HeaderValue::from_static("attachment; filename=\"millpond-heap.pb.gz\"");
-/// How long a heap profile is expected to take.
-const HEAP_DURATION: Duration = Duration::from_secs(1);
 /// How much of an unknown parameter a response repeats, in characters.
 const NAME_MAX: usize = 40;
 
@@ -62,7 +58,7 @@ async fn heap(State(profiling): State<Profiling>, RawQuery(query): RawQuery) -> 
     if let Some(name) = parameters(query.as_deref().unwrap_or_default()).next().map(|(name, _)| name) {
         return Err(unknown_parameter(name, "a heap profile has no parameters"));
     }
-    let body = profile::heap(profiling.slot.acquire(HEAP_DURATION)?).await?;
+    let body = profile::heap(&profiling.slot).await?;
     Ok(file(PPROF, [(CONTENT_DISPOSITION, HEAP_FILE)], body))
 }
 

@@ -72,10 +72,11 @@ fn sample(settings: CpuSettings, finished: &Receiver<()>) -> Result<CpuProfile, 
     if finished.recv_timeout(settings.duration()) == Err(RecvTimeoutError::Disconnected) {
         return Err(ProfileError::Failed("the client is gone".to_owned()));
     }
-    // The timer runs until the guard is dropped, but the report holds the profiler's lock, so that it samples nothing of itself.
+    // Before the report, which takes the profiler's lock: the timer runs until the guard is dropped, and every tick is missed then.
+    let missed = guard.missed_samples();
     let report = guard.report().build().map_err(failed)?;
     drop(guard);
-    Ok(CpuProfile::new(report))
+    Ok(CpuProfile::new(report, missed))
 }
 
 fn failed(error: rpprof::Error) -> ProfileError {

@@ -1,11 +1,16 @@
 //! The heap profile of jemalloc, in builds with the feature `heap-profile`. It samples one allocation for each 512 KiB, from
 //! the start of the process.
 
-use super::{ProfileError, ProfilePermit};
+use super::{ProfileError, ProfileSlot};
+
+/// How long a heap profile is expected to take.
+#[cfg(feature = "heap-profile")]
+const DURATION: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The live allocations in pprof's format.
 #[cfg(feature = "heap-profile")]
-pub(crate) async fn heap(permit: ProfilePermit) -> Result<Vec<u8>, ProfileError> {
+pub(crate) async fn heap(slot: &ProfileSlot) -> Result<Vec<u8>, ProfileError> {
+    let permit = slot.acquire(DURATION)?;
     let dump = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         let control = jemalloc_pprof::PROF_CTL.as_ref();
@@ -19,6 +24,6 @@ pub(crate) async fn heap(permit: ProfilePermit) -> Result<Vec<u8>, ProfileError>
 
 /// The live allocations in pprof's format.
 #[cfg(not(feature = "heap-profile"))]
-pub(crate) async fn heap(_permit: ProfilePermit) -> Result<Vec<u8>, ProfileError> {
+pub(crate) async fn heap(_slot: &ProfileSlot) -> Result<Vec<u8>, ProfileError> {
     Err(ProfileError::NoHeapProfiler)
 }

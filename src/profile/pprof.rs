@@ -45,7 +45,7 @@ fn message(profile: &CpuProfile) -> Vec<u8> {
         let mut encoded = Message::default();
         encoded.varint(1, id);
         encoded.varint(2, strings.index(&function.name));
-        encoded.varint(3, strings.index(&function.name));
+        encoded.varint(3, strings.index(&function.symbol));
         encoded.varint(4, strings.index(&function.file));
         out.message(5, &encoded);
     }

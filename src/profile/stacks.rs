@@ -27,6 +27,8 @@ pub(crate) struct CpuProfile {
 pub(super) struct Function {
     /// Its path, demangled.
     pub(super) name: String,
+    /// The name of its symbol. pprof shortens names that are equal to this one.
+    pub(super) symbol: String,
     /// Its source file; empty if it is unknown.
     pub(super) file: String,
 }
@@ -44,7 +46,7 @@ pub(super) struct Stack {
 
 impl CpuProfile {
     /// Sums up the samples of threads with the same name.
-    pub(super) fn new(report: Report) -> Self {
+    pub(super) fn new(report: Report, missed: u64) -> Self {
         let mut functions = Functions::default();
         let mut samples: HashMap<(String, Vec<usize>), u64> = HashMap::new();
         for (Frames { frames, thread_name, .. }, count) in report.data {
@@ -61,7 +63,7 @@ impl CpuProfile {
             period: Duration::from_secs(1) / rate,
             functions: functions.list,
             stacks,
-            missed: report.missed_samples,
+            missed,
         }
     }
 
@@ -76,7 +78,7 @@ impl CpuProfile {
 fn physical(symbols: &[Symbol]) -> Option<Function> {
     let symbol = symbols.last()?;
     let file = symbol.filename.as_ref().map(|file| file.display().to_string());
-    Some(Function { name: symbol.name(), file: file.unwrap_or_default() })
+    Some(Function { name: symbol.name(), symbol: symbol.sys_name().into_owned(), file: file.unwrap_or_default() })
 }
 
 #[derive(Debug, Default)]

@@ -32,6 +32,7 @@ mod origins;
 mod page;
 mod peers;
 mod pressure;
+mod profile;
 mod promql;
 mod receipts;
 mod recovery;

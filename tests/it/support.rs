@@ -339,6 +339,10 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
