@@ -5,18 +5,48 @@ const ROW = 18;
 const NARROWEST = 0.001;
 const FUNCTIONS = 40;
 
-// [parent, name, samples, own] to objects. A frame begins where the frame before it, with the same parent, ends.
-const frames = [];
-for (const [parent, name, samples, own] of data.frames) {
-  const above = frames[parent];
-  const frame = { name: data.names[name], samples, own, parent: above, depth: above ? above.depth + 1 : 0, start: above ? above.next : 0 };
-  frame.next = frame.start;
-  if (above) above.next += samples;
-  frames.push(frame);
-}
-const root = frames[0];
-let zoomed = root;
+// Frames that say how a thread runs, not what it does.
+const RUNTIME = /^[<&]*(alloc|core|std|tokio::runtime|tokio::task)::|^(__rust_try|_start|clone3?|start_thread|main)$/;
+
+let frames = [];
+let root;
+let zoomed;
 let pattern = "";
+
+// Builds the frames from [parent, name, samples, own]. The time of a hidden frame is its caller's, and equal frames below one
+// caller become one.
+function build(withRuntime) {
+  const kept = [];
+  for (const [parent, nameIndex, samples, own] of data.frames) {
+    const name = data.names[nameIndex];
+    const above = kept[parent];
+    if (above && above.depth > 0 && !withRuntime && RUNTIME.test(name)) {
+      above.own += own;
+      kept.push(above);
+      continue;
+    }
+    let frame = above?.children.get(name);
+    if (!frame) {
+      frame = { name, samples: 0, own: 0, parent: above, depth: above ? above.depth + 1 : 0, children: new Map() };
+      above?.children.set(name, frame);
+    }
+    frame.samples += samples;
+    frame.own += own;
+    kept.push(frame);
+  }
+  root = kept[0];
+  zoomed = root;
+  frames = [];
+  const place = (frame, start) => {
+    frame.start = start;
+    frames.push(frame);
+    for (const child of [...frame.children.values()].sort((a, b) => (a.name < b.name ? -1 : 1))) {
+      place(child, start);
+      start += child.samples;
+    }
+  };
+  place(root, 0);
+}
 
 const element = (id) => document.getElementById(id);
 const seconds = (samples) => (samples * data.period).toFixed(2) + " s";
@@ -94,9 +124,11 @@ function list() {
   }));
 }
 
+build(false);
 element("summary").textContent = data.started + ", " + data.duration.toFixed(1) + " s: " + seconds(data.samples) + " of CPU time in " + data.samples + " samples. "
   + (data.samples ? "Select a frame to zoom in, Escape to zoom out." : "The server used no CPU time that a sample saw.");
 element("search").addEventListener("input", search);
+element("runtime").addEventListener("change", () => { build(element("runtime").checked); search(); list(); });
 element("reset").addEventListener("click", () => zoom(root));
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") zoom(root); });
 draw();

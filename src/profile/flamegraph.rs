@@ -35,6 +35,7 @@ pub(crate) fn page(profile: &CpuProfile) -> Vec<u8> {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>millpond: CPU profile</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>CPU profile</h1>\n<p id=\"summary\"></p>\n\
          <p><label>Search <input id=\"search\" type=\"search\" autocomplete=\"off\"></label> \
+         <label><input id=\"runtime\" type=\"checkbox\"> Show the frames of std and tokio's runtime</label> \
          <button id=\"reset\" type=\"button\">Reset zoom</button> <output id=\"found\"></output></p>\n</header>\n\
          <main>\n<p id=\"detail\">&nbsp;</p>\n<div id=\"graph\"></div>\n<h2>Functions by their own time</h2>\n\
          <table><thead><tr><th>Own</th><th>Total</th><th>Function</th></tr></thead><tbody id=\"functions\"></tbody></table>\n\
