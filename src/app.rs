@@ -31,6 +31,7 @@ use crate::statsd::Statsd;
 use crate::status::{Sampler, Sources};
 use crate::store::Store;
 use crate::tenants::{Tenants, TenantsFile};
+use crate::trace::Tracer;
 use crate::worker::backoff;
 
 /// How often the spool is searched for folders of processes that have exited.
@@ -45,6 +46,8 @@ const BACKLOG_MAX_SEGMENTS: usize = 1;
 const REQUESTS_SHARE: f64 = 0.4;
 /// How long aborted tasks may take to exit.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the export of the last spans may take.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections of the admin listener: a few scrapers and operators.
 const ADMIN_MAX_CONNECTIONS: usize = 64;
 /// Of one address, so that it cannot lock out the others.
@@ -172,8 +175,11 @@ pub async fn run(
     let health = Arc::new(Health::new(Arc::clone(&metrics.ledger)));
     let max_segments = if is_durable { usize::MAX } else { settings.max_workers + BACKLOG_MAX_SEGMENTS };
     let backlog = Arc::new(Backlog::new(max_segments));
-    let recent = Arc::default();
-    let context = PipelineContext { spool, backlog, health, metrics, recent, shutdown: shutdown.clone() };
+    let traces = settings.traces.as_ref().map(|traces| Tracer::new(traces, &metrics)).transpose();
+    let (tracer, exporter) =
+        traces.context("cannot read the certificates of the system for OTEL_EXPORTER_OTLP_ENDPOINT")?.unzip();
+    let (recent, tracer) = (Arc::default(), tracer.map(Arc::new));
+    let context = PipelineContext { spool, backlog, health, metrics, recent, shutdown: shutdown.clone(), tracer };
     let (jobs, receiver) =
         queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&context.metrics.ledger));
     let store = Arc::new(Store::connect(&settings).await);
@@ -182,6 +188,10 @@ pub async fn run(
     context.backlog.add(adopted);
 
     let mut pipeline = Pipeline::start(&settings, receiver, &context, &store)?;
+    let mut exporting = JoinSet::new();
+    if let Some(exporter) = exporter {
+        pipeline.spawn_beside_workers(&mut exporting, exporter.run());
+    }
     let mut store_check = JoinSet::new();
     store_check.spawn(check_store(Arc::clone(&store), context.clone()));
     let mut background = JoinSet::new();
@@ -235,6 +245,7 @@ pub async fn run(
         exited = pipeline.exited() => Some(exited.context("the pipeline exited unexpectedly")),
         _ = public.join_next() => Some(anyhow!("the public listener exited unexpectedly")),
         () = statsd.exited() => Some(anyhow!("the task that sends metrics to STATSD_ADDR exited unexpectedly")),
+        _ = exporting.join_next(), if !exporting.is_empty() => Some(anyhow!("the exporter of traces exited unexpectedly")),
         _ = background.join_next() => Some(anyhow!("a background task (admin listener, adopting, watching files) exited unexpectedly")),
         _ = sampling.join_next() => Some(anyhow!("the sampler exited unexpectedly")),
     };
@@ -260,6 +271,16 @@ pub async fn run(
             Ok(result) => failure = failure.or(result.err()),
             Err(_) => tracing::warn!("SHUTDOWN_GRACE has passed; aborting"),
         },
+    }
+    if let Some(tracer) = &context.tracer {
+        tracer.close();
+        tokio::select! {
+            biased;
+            () = shutdown.aborted() => {}
+            flushed = timeout_at(deadline.min(Instant::now() + FLUSH_TIMEOUT), exporting.join_next()) => if flushed.is_err() {
+                tracing::warn!("the collector of OTEL_EXPORTER_OTLP_ENDPOINT does not respond; the last spans are dropped");
+            },
+        }
     }
     // Both may block in a system call, and share one deadline.
     let deadline = Instant::now() + ABORT_TIMEOUT;

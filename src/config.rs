@@ -4,6 +4,7 @@
 //! value, then the combinations, and reports all problems together.
 
 mod conflicts;
+mod otlp;
 mod parse;
 mod read;
 mod reader;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use hyper::{HeaderMap, Uri};
 use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
@@ -67,6 +69,8 @@ pub struct Settings {
     pub statsd: Option<StatsdSettings>,
     /// The time between the signal and the exit.
     pub shutdown_grace: Duration,
+    /// The export of traces; `None` disables it.
+    pub traces: Option<TraceSettings>,
     /// The log.
     pub log: LogSettings,
     /// Settings that have no effect, or less effect than expected. Logged at start.
@@ -270,6 +274,39 @@ pub enum StatsdTags {
     Off,
     /// As tags of DogStatsD, which Telegraf, Vector and others understand too.
     Dogstatsd,
+}
+
+/// The export of traces over OTLP. The names of the settings are those of OpenTelemetry.
+#[derive(Debug, Clone)]
+pub struct TraceSettings {
+    /// The URL to which spans are posted: the endpoint and `/v1/traces`.
+    pub url: Uri,
+    /// Headers of each export. They may contain credentials.
+    pub headers: HeaderMap,
+    /// The resource attribute `service.name`.
+    pub service_name: String,
+    /// Which requests are sampled.
+    pub sampler: SamplerSettings,
+}
+
+/// Which requests are sampled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SamplerSettings {
+    /// Whether the sampled flag of a valid `traceparent` decides.
+    pub follows_parent: bool,
+    /// The decision for all other requests.
+    pub root: RootSampler,
+}
+
+/// The decision for a request whose parent does not decide.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RootSampler {
+    /// Every request.
+    AlwaysOn,
+    /// No request.
+    AlwaysOff,
+    /// This share of the trace ids, from 0 to 1.
+    TraceIdRatio(f64),
 }
 
 /// The log.

@@ -7,6 +7,7 @@ use crate::metrics::Metrics;
 use crate::recent::Recent;
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, Spool};
+use crate::trace::Tracer;
 
 /// Shared state of the pipeline from the queue to the store.
 #[derive(Clone)]
@@ -23,4 +24,6 @@ pub struct PipelineContext {
     pub recent: Arc<Recent>,
     /// Whether the process is stopping.
     pub shutdown: Shutdown,
+    /// Traces sampled requests; none if traces are not exported.
+    pub tracer: Option<Arc<Tracer>>,
 }

@@ -258,12 +258,16 @@ impl Dispatcher {
         let longest_wait = jobs().next().map(|job| began.into_std().saturating_duration_since(job.queued_at));
         let count = jobs().count();
         let payloads = jobs().map(|job| job.lines.payloads).sum();
+        let span = self.context.tracer.as_ref().and_then(|tracer| tracer.commit(jobs().filter_map(Job::trace)));
         let encoder = &mut self.encoder;
         let append = |out: &mut Vec<u8>| parts.iter().try_for_each(|part| part.append(encoder, out));
         let first = match segment.commit(count as u32, payloads, append) {
             Ok(first) => first,
             Err(error) => return Err((parts, error)),
         };
+        if let Some(span) = span {
+            span.committed(segment.status.id(), &mut segment.trace, count, payloads);
+        }
         let PipelineContext { health, metrics, .. } = &self.context;
         // Before the acknowledgement, so that a tenant never has more on disk than it is charged for.
         let sizes = parts.iter().flat_map(|part| part.sizes.iter().copied());

@@ -8,7 +8,7 @@
 //! turns it into lines, and a [`queue::Job`] goes onto the bounded [`queue`]. The [`dispatcher`] compresses all waiting jobs
 //! as one frame ([`segment`]) and commits it to the open segment in the [`spool`]. A segment that is full or old enough goes
 //! to an idle [`worker`], which uploads it to the [`store`] and keeps it until the store has confirmed it. [`tenants`] holds
-//! tokens and rate limits. [`app`] starts and stops all of this in order.
+//! tokens and rate limits. [`trace`] exports spans of sampled requests. [`app`] starts and stops all of this in order.
 
 pub mod admin;
 pub mod app;
@@ -45,4 +45,5 @@ mod statsd;
 pub mod status;
 pub mod store;
 pub mod tenants;
+pub mod trace;
 pub mod worker;

@@ -110,6 +110,10 @@ pub struct Metrics {
     pub segments_adopted: IntCounter,
     /// Folders of exited processes that wait to be adopted, and those that cannot be adopted.
     folders_unadopted: [IntGauge; 2],
+    /// Spans that a collector has accepted.
+    pub spans_exported: IntCounter,
+    /// Spans that were not exported.
+    pub spans_dropped: IntCounter,
     spool_bytes: IntGauge,
     queue_jobs: IntGauge,
     queue_bytes: IntGauge,
@@ -243,6 +247,12 @@ impl Metrics {
                 gauge(r, "spool_folders_waiting", "Folders of exited processes that wait for adoption")?,
                 gauge(r, "spool_folders_not_adopted", "Folders of exited processes that cannot be adopted")?,
             ],
+            spans_exported: counter(r, "spans_exported_total", "Spans accepted by the collector")?,
+            spans_dropped: counter(
+                r,
+                "spans_dropped_total",
+                "Spans lost because the queue to the collector was full or the export failed",
+            )?,
             spool_bytes: gauge(r, "spool_bytes", "Bytes used in the spool")?,
             queue_jobs: gauge(r, "queue_jobs", "Jobs in the queue")?,
             queue_bytes: gauge(

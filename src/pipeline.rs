@@ -35,7 +35,7 @@ const UPLOAD_NICE: i32 = 5;
 /// The dispatcher and its workers. They exit only after the queue is closed.
 pub(crate) struct Pipeline {
     tasks: JoinSet<()>,
-    _uploads: UploadRuntime,
+    uploads: UploadRuntime,
     dispatcher: task::Id,
     /// Whether the dispatcher still runs.
     is_dispatching: bool,
@@ -120,12 +120,21 @@ impl Pipeline {
         let backlog = Arc::clone(&context.backlog);
         Ok(Self {
             tasks,
-            _uploads: uploads,
+            uploads,
             dispatcher: dispatcher.id(),
             is_dispatching: true,
             backlog,
             shutdown: context.shutdown.clone(),
         })
+    }
+
+    /// Runs a task on the threads of the workers.
+    pub(crate) fn spawn_beside_workers(
+        &self,
+        tasks: &mut JoinSet<()>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.uploads.spawn(tasks, task);
     }
 
     /// Waits until a task exits, which is an error while the queue is open.

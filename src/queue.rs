@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::decode::Lines;
 use crate::metrics::Ledger;
 use crate::spool::{SegmentStatus, SpoolError, SpoolShare};
+use crate::trace::JobTrace;
 use capacity::Capacity;
 pub use capacity::{Full, Reservation, Share, ShareLimits};
 use drain_rate::DrainRate;
@@ -75,6 +76,11 @@ impl Job {
     /// The tenant's share of the spool; none if it may use the whole spool.
     pub fn spool_share(&self) -> Option<&SpoolShare> {
         self.reservation.spool()
+    }
+
+    /// Its trace, if its request is sampled.
+    pub(crate) fn trace(&self) -> Option<&JobTrace> {
+        self.reservation.trace.as_deref()
     }
 
     /// The job is committed: releases its capacity. Returns its acknowledgement, if a handler waits for it.

@@ -49,6 +49,7 @@ use crate::disk::{Disk, Entry, on_blocking_thread};
 use crate::log_throttle::LogThrottle;
 use crate::segment::salvage::Salvage;
 use crate::segment::{Compression, SegmentId, file};
+use crate::trace::SegmentTrace;
 use buffers::Buffers;
 use cleanup::{Action, Cleanup, release};
 use folders::{AdoptedSegment, Folders};
@@ -164,6 +165,7 @@ impl Spool {
             opened: None,
             committed: committed.map(|committed| (committed.jobs, committed.payloads)),
             attempts: Attempts::of_exited_process(),
+            trace: SegmentTrace::default(),
             source: Source::File { path: adopted.path, folder: adopted.folder, charge: adopted.charge, len },
         }
     }

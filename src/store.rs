@@ -196,6 +196,16 @@ impl Store {
 }
 
 impl ErrorClass {
+    /// The name in spans, which is also the value of the metrics' label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Throttled => "throttled",
+            Self::TimedOut => "timed_out",
+            Self::Permanent => "permanent",
+        }
+    }
+
     /// Whether fewer concurrent uploads may help.
     pub fn lowers_limit(self) -> bool {
         matches!(self, Self::Throttled | Self::TimedOut)

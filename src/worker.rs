@@ -21,6 +21,7 @@ use crate::health::Side;
 use crate::segment::salvage::{PossiblyLost, Salvage};
 use crate::spool::{LoadError, Loaded, SealedSegment};
 use crate::store::{ErrorClass, Store, StoreError, StoredObject, Upload};
+use crate::trace::UploadResult;
 
 /// The longest delay before a retry while the server drains.
 const DELAY_MAX_DRAINING: Duration = Duration::from_millis(500);
@@ -222,9 +223,20 @@ impl Uploader {
         };
         let PipelineContext { metrics, health, backlog, .. } = &self.context;
         let permit = self.limit.acquire().await;
+        let span = self.context.tracer.as_ref().and_then(|tracer| tracer.upload(&segment.trace));
         let began = Instant::now();
         let put = self.store.put(&upload).await;
         let took = began.elapsed().as_secs_f64();
+        if let Some(span) = span {
+            span.end(&UploadResult {
+                segment: upload.segment,
+                key,
+                bytes: body.len(),
+                jobs: upload.jobs,
+                failures: attempts.failures,
+                error: put.as_ref().err().map(|error| error.class),
+            });
+        }
         metrics.upload_seconds.observe(took);
         match &put {
             Ok(_) => permit.succeeded(),

@@ -13,6 +13,7 @@ mod queue;
 mod receipt;
 mod sample;
 mod tenants;
+mod trace;
 
 fn main() {
     divan::main();

@@ -58,6 +58,7 @@ impl World {
             metrics: Arc::clone(&metrics),
             recent: Arc::default(),
             shutdown: Shutdown::default(),
+            tracer: None,
         };
         let (jobs, receiver) = queue(settings.queue.max_jobs, settings.queue.max_bytes, Arc::clone(&metrics.ledger));
         let dispatcher = Dispatcher::new(receiver, settings.objects, context.clone()).expect("no codec");

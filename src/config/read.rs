@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::reader::Reader;
 use super::{
     HttpSettings, LogSettings, ObjectSettings, QueueSettings, ReceiptObject, S3Settings, Settings, SettingsError,
-    SpoolSettings, StatsdSettings, StatsdTags, StoreSettings, TenantSettings, TlsSettings, TransportSettings,
-    conflicts, parse, warnings,
+    SpoolSettings, StatsdSettings, StatsdTags, StoreSettings, TenantSettings, TlsSettings, TraceSettings,
+    TransportSettings, conflicts, otlp, parse, warnings,
 };
 use crate::decode::{Readers, Record};
 use crate::segment::Compression;
@@ -63,6 +63,7 @@ impl Reader {
             admin_token_file: self.get_optional("ADMIN_TOKEN_FILE", parse::path),
             statsd: self.statsd()?,
             shutdown_grace: self.get("SHUTDOWN_GRACE", parse::duration)?,
+            traces: self.traces()?,
             log: LogSettings {
                 filter,
                 json: self.get("LOG_FORMAT", parse::one_of([("text", false), ("json", true)]))?,
@@ -141,6 +142,16 @@ impl Reader {
         let spool_percent = self.get_optional("TENANT_SPOOL_SHARE", parse::percent).unwrap_or(queue_percent);
         let file = self.get_optional("TOKENS_FILE", parse::path);
         Some(file.map(|file| TenantSettings { file, queue_percent, spool_percent }))
+    }
+
+    fn traces(&mut self) -> Option<Option<TraceSettings>> {
+        let url = self.get_optional("OTEL_EXPORTER_OTLP_ENDPOINT", otlp::traces_url);
+        let headers = self.get_optional("OTEL_EXPORTER_OTLP_HEADERS", otlp::headers).unwrap_or_default();
+        self.get("OTEL_EXPORTER_OTLP_PROTOCOL", otlp::protocol)?;
+        let service_name = self.get("OTEL_SERVICE_NAME", otlp::service_name)?;
+        let ratio = self.get("OTEL_TRACES_SAMPLER_ARG", otlp::ratio)?;
+        let sampler = self.get("OTEL_TRACES_SAMPLER", |name| otlp::sampler(name, ratio))?;
+        Some(url.map(|url| TraceSettings { url, headers, service_name, sampler }))
     }
 
     fn transport(&mut self) -> Option<TransportSettings> {

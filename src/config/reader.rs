@@ -11,7 +11,14 @@ const PROTECTIVE: [&str; 6] =
     ["ADMIN_TOKEN", "ADMIN_TOKEN_FILE", "TLS_CERT", "TLS_KEY", "TOKENS_FILE", "TRUSTED_PROXIES"];
 
 /// Settings whose values may contain a secret. Messages do not repeat them.
-const SECRET: [&str; 4] = ["ADMIN_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"];
+const SECRET: [&str; 6] = [
+    "ADMIN_TOKEN",
+    "AWS_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+];
 
 /// Parses the values of the settings and collects every problem.
 #[derive(Default)]

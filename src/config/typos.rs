@@ -191,6 +191,54 @@ mod tests {
     }
 
     #[test]
+    fn names_of_opentelemetry_are_not_reported_as_misspelt() {
+        for (misspelled, right) in [
+            ("OTEL_EXPORTER_OTLP_ENDPONT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+            ("OTEL_TRACE_SAMPLER", "OTEL_TRACES_SAMPLER"),
+        ] {
+            assert_eq!(nearest(misspelled), Some(right), "{misspelled}");
+        }
+        for signal in ["", "TRACES_", "METRICS_", "LOGS_"] {
+            for name in [
+                "CERTIFICATE",
+                "CLIENT_CERTIFICATE",
+                "CLIENT_KEY",
+                "COMPRESSION",
+                "INSECURE",
+                "METRICS_TEMPORALITY_PREFERENCE",
+                "TIMEOUT",
+            ] {
+                assert_eq!(nearest(&format!("OTEL_EXPORTER_OTLP_{signal}{name}")), None, "{signal}{name}");
+            }
+            if !signal.is_empty() {
+                for name in ["ENDPOINT", "HEADERS", "PROTOCOL"] {
+                    assert_eq!(nearest(&format!("OTEL_EXPORTER_OTLP_{signal}{name}")), None, "{signal}{name}");
+                }
+            }
+        }
+        for name in [
+            "OTEL_ATTRIBUTE_COUNT_LIMIT",
+            "OTEL_BSP_EXPORT_TIMEOUT",
+            "OTEL_BSP_MAX_QUEUE_SIZE",
+            "OTEL_CONFIG_FILE",
+            "OTEL_LOGS_EXPORTER",
+            "OTEL_LOG_LEVEL",
+            "OTEL_METRICS_EXPORTER",
+            "OTEL_METRICS_EXEMPLAR_FILTER",
+            "OTEL_METRIC_EXPORT_INTERVAL",
+            "OTEL_PROPAGATORS",
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "OTEL_SDK_DISABLED",
+            "OTEL_SEMCONV_STABILITY_OPT_IN",
+            "OTEL_SERVICE_VERSION",
+            "OTEL_SPAN_LINK_COUNT_LIMIT",
+            "OTEL_TRACES_EXPORTER",
+        ] {
+            assert_eq!(nearest(name), None, "{name}");
+        }
+    }
+
+    #[test]
     fn targets_that_do_not_exist_are_reported() {
         let check = |text: &str| unknown_targets(text, &text.parse().unwrap());
         for good in ["info", "WARN", "3", "millpond", "millpond=debug,h2=off", "info,millpond::worker=trace", "off"] {

@@ -37,6 +37,11 @@ pub(super) fn of(reader: &Reader, settings: &Settings) -> Vec<String> {
     ] {
         warn_if(is_memory && reader.is_set(name), warning);
     }
+    warn_if(
+        reader.is_set("OTEL_TRACES_SAMPLER_ARG")
+            && reader.value("OTEL_TRACES_SAMPLER").is_some_and(|name| !name.contains("traceidratio")),
+        "OTEL_TRACES_SAMPLER_ARG is ignored: OTEL_TRACES_SAMPLER has no ratio",
+    );
     let (batch, max_batch) = (settings.http.max_decoded_bytes, settings.spool.max_batch_bytes());
     if !is_memory && max_batch < batch {
         warnings.push(format!(

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use crate::decode::{
 use crate::inflate::{Encoding, InflateError, declared_len, inflate_with_budget};
 use crate::queue::Reservation;
 use crate::tenants::RateLimit;
+use crate::trace::RequestTrace;
 
 /// A decompressed body up to this size is decoded on the async thread, which costs less than handing it to another one. A
 /// larger body would delay the other requests of the thread.
@@ -66,6 +68,8 @@ pub(super) struct BatchRequest {
     pub(super) body_bytes: usize,
     /// Checked again when the envelope's token is known.
     pub(super) ack: RequestedAck,
+    /// Set if the request is sampled.
+    pub(super) trace: Option<Arc<RequestTrace>>,
 }
 
 /// The result of decoding on the async thread.
@@ -187,13 +191,16 @@ impl Decoding {
 
     /// Authenticates the client by the envelope, if the headers had no token, and counts the batch against its rate limits.
     fn authorize(&mut self, batch: &Batch<'_>, reservation: &mut Reservation) -> Result<(), Problem> {
-        let BatchRequest { identity, ack, body_bytes, .. } = &mut self.request;
+        let BatchRequest { identity, ack, body_bytes, trace, .. } = &mut self.request;
         if let Some(tenant) = identity.tenant_of_envelope(batch.token)? {
             *identity = Identity::Tenant(tenant);
             ack.check(identity)?;
             reservation.move_to(identity.share())?;
             identity.take(RateLimit::Requests, 1)?;
             identity.take(RateLimit::Bytes, *body_bytes)?;
+        }
+        if let (Some(trace), Some(tenant)) = (trace, identity.tenant()) {
+            trace.record("millpond.tenant", tenant.name().to_owned());
         }
         identity.take(RateLimit::Payloads, batch.payloads.len())
     }
@@ -272,7 +279,6 @@ fn not_inflated(error: &InflateError) -> Problem {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::Arc;
 
     use flate2::Compression;
     use flate2::write::{GzEncoder, ZlibEncoder};
@@ -292,6 +298,7 @@ mod tests {
             client: None,
             body_bytes: body.len(),
             ack: RequestedAck::new(settings.http.ack, &settings.http),
+            trace: None,
         };
         Decoding { request, limits: DecodeLimits::new(&settings.http, usize::MAX, usize::MAX) }
     }

@@ -26,6 +26,7 @@ use crate::segment::JobId;
 use crate::server::{ClientAddress, WireBytes};
 use crate::spool;
 use crate::tenants::{RateLimit, Tenant};
+use crate::trace::RequestTrace;
 
 /// The query of the route.
 #[derive(Deserialize)]
@@ -88,6 +89,7 @@ async fn accept(
     let (mut parts, body) = request.into_parts();
     let wire = parts.extensions.remove::<WireBytes>();
     let client = parts.extensions.get::<ClientAddress>().map(|ClientAddress(address)| *address);
+    let trace = state.context.tracer.as_ref().and_then(|_| parts.extensions.remove::<Arc<RequestTrace>>());
     let id = RequestId::inserted(&parts.headers);
     origin::check(state, &parts)?;
     let identity = Identity::from_headers(&parts.headers, state.tenants.as_ref())?;
@@ -122,13 +124,27 @@ async fn accept(
     let waiter =
         (level > committed_level(state)).then(|| ClientKey::new(identity.tenant().map(|tenant| tenant.name()), client));
     let body_bytes = body.len();
-    let request = BatchRequest { format, encoding, received_at, id: id.clone(), identity, client, body_bytes, ack };
-    let (lines, reservation) = state.decoder.decode(request, body, reservation, tenant).await?;
+    let request = BatchRequest {
+        format,
+        encoding,
+        received_at,
+        id: id.clone(),
+        identity,
+        client,
+        body_bytes,
+        ack,
+        trace: trace.clone(),
+    };
+    let (lines, mut reservation) = state.decoder.decode(request, body, reservation, tenant).await?;
     if state.context.shutdown.is_intake_stopped() && !state.context.shutdown.is_draining() {
         // An operator may have seen that nothing waits. In a shutdown the process waits for this request.
         return Err(Problem::Draining);
     }
     let payloads = lines.payloads;
+    if let Some(trace) = trace {
+        trace.record("millpond.payloads", i64::from(payloads));
+        reservation.set_trace(trace.job());
+    }
     let accepted = match level {
         Ack::Memory => {
             state.queue.try_push(lines, reservation)?;

@@ -25,6 +25,7 @@ use super::{charged, head, jobs, payloads};
 use crate::metrics::{Outcome, Route};
 use crate::server::{ClientAddress, Peer, end_connection};
 use crate::tenants::Tenant;
+use crate::trace::RequestSpan;
 
 /// The public routes.
 #[derive(Clone)]
@@ -95,6 +96,12 @@ impl Service<Request<Incoming>> for PublicService {
         };
         let version = request.version();
         let id = RequestId::of(request.headers());
+        let span = match &state.context.tracer {
+            Some(tracer) if route != Route::Health => tracer
+                .sample(request.headers())
+                .map(|sampled| Box::new(RequestSpan::new(tracer, sampled, &request, client))),
+            _ => None,
+        };
         let (is_head, is_post) = (request.method() == Method::HEAD, request.method() == Method::POST);
         // The headers of a rejected request are dropped here, and not after its response is written.
         let admitted = admitted.and_then(|()| head::check(&request)).map(|()| {
@@ -103,6 +110,10 @@ impl Service<Request<Incoming>> for PublicService {
             request.headers_mut().insert(X_REQUEST_ID, id.clone().into());
             if let Some(address) = client {
                 request.extensions_mut().insert(ClientAddress(address));
+            }
+            if let Some(span) = &span {
+                span.record("millpond.request_id", id.as_str().to_owned());
+                request.extensions_mut().insert(span.trace());
             }
             request
         });
@@ -142,6 +153,9 @@ impl Service<Request<Incoming>> for PublicService {
                 None if is_post && response.status().is_success() => Outcome::Accepted,
                 None => Outcome::Other,
             };
+            if let Some(span) = span {
+                span.end(response.status());
+            }
             state.context.metrics.request(route, outcome);
             state.context.metrics.observe_request(route, outcome.result(), began.elapsed().as_secs_f64());
             Ok(charged::keep(response, charge, version, &id))

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use crate::bound::Bound;
 use crate::cores::cores;
 use crate::spool::SpoolShare;
+use crate::trace::JobTrace;
 
 /// The capacity of the queue, or of one tenant's share of it, in jobs and in bytes.
 #[derive(Debug)]
@@ -148,11 +149,18 @@ pub struct Reservation {
     share: Option<Share>,
     jobs: usize,
     bytes: usize,
+    /// The trace of the request, if it is sampled.
+    pub(super) trace: Option<Box<JobTrace>>,
 }
 
 impl Reservation {
     pub(super) fn empty(queue: Arc<Capacity>, share: Option<Share>) -> Self {
-        Self { queue, share, jobs: 0, bytes: 0 }
+        Self { queue, share, jobs: 0, bytes: 0, trace: None }
+    }
+
+    /// Attaches the trace of a sampled request to the job that it will be.
+    pub(crate) fn set_trace(&mut self, trace: Box<JobTrace>) {
+        self.trace = Some(trace);
     }
 
     /// Reserves at least `bytes` in total.

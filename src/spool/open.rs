@@ -19,6 +19,7 @@ use crate::disk::{Disk, DiskFile, with_path};
 use crate::log_throttle::LogThrottle;
 use crate::segment::file::{FRAME_HEADER_LEN, FrameCounts, file_header, frame_header};
 use crate::segment::{Compression, SegmentId};
+use crate::trace::SegmentTrace;
 
 /// The most memory that is reserved for a new segment, so that its growth causes no copies. Untouched pages cost nothing.
 const INITIAL_CAPACITY_MAX: usize = 16 << 20;
@@ -33,6 +34,8 @@ pub struct OpenSegment {
     pub status: Arc<SegmentStatus>,
     /// When it was opened.
     pub opened: Instant,
+    /// Its commits that have a span.
+    pub trace: SegmentTrace,
     jobs: u32,
     payloads: u32,
     body: Body,
@@ -73,7 +76,7 @@ impl OpenSegment {
     }
 
     pub(super) fn new(status: Arc<SegmentStatus>, body: Body) -> Self {
-        Self { status, opened: Instant::now(), jobs: 0, payloads: 0, body }
+        Self { status, opened: Instant::now(), trace: SegmentTrace::default(), jobs: 0, payloads: 0, body }
     }
 
     /// Adds a frame of `jobs` jobs and `payloads` payloads, which `pack` appends to its buffer. On disk it is durable then.
@@ -140,7 +143,8 @@ impl OpenSegment {
             }
         };
         let committed = Some((jobs, payloads));
-        SealedSegment { status: self.status, len, age, opened, committed, attempts: Attempts::default(), source }
+        let (status, trace) = (self.status, self.trace);
+        SealedSegment { status, len, age, opened, committed, attempts: Attempts::default(), trace, source }
     }
 }
 

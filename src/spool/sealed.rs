@@ -11,6 +11,7 @@ use super::attempts::Attempts;
 use super::folder::Folder;
 use super::space::FileCharge;
 use super::status::SegmentStatus;
+use crate::trace::SegmentTrace;
 
 /// A sealed segment.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct SealedSegment {
     pub committed: Option<(u32, u32)>,
     /// Earlier attempts to upload it.
     pub attempts: Attempts,
+    /// Its commits that have a span.
+    pub trace: SegmentTrace,
     pub(super) source: Source,
 }
 

@@ -15,7 +15,7 @@ const SETTINGS_BEGIN: &str =
     "<!-- Generated from src/config/table.rs by: UPDATE_DOCS=1 cargo test --test it docs -->\n";
 const SETTINGS_END: &str = "<!-- End of the generated part -->\n";
 /// The unit of a metric is the first of these words that its name contains.
-const UNITS: [&str; 13] = [
+const UNITS: [&str; 14] = [
     "seconds",
     "bytes",
     "payloads",
@@ -29,6 +29,7 @@ const UNITS: [&str; 13] = [
     "failures",
     "folders",
     "files",
+    "spans",
 ];
 
 /// Metrics without a unit: 0 or 1.

@@ -1,0 +1,175 @@
+//! Which requests are sampled.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use opentelemetry::trace::{SpanId, TraceId};
+use tokio::time::Instant;
+
+use super::traceparent::TraceParent;
+use crate::config::{RootSampler, SamplerSettings};
+
+/// The most requests in a second that are sampled because of what the client sent: its sampled flag, or a trace id within
+/// the ratio. Any client can set both.
+pub const PARENT_SAMPLED_MAX: u32 = 100;
+
+/// A sampled request: the trace that it continues or begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampled {
+    /// The trace.
+    pub trace: TraceId,
+    /// The client's span, if the request continues a trace.
+    pub parent: Option<SpanId>,
+}
+
+/// Implements the samplers of OpenTelemetry, and limits what clients decide.
+#[derive(Debug)]
+pub(super) struct Sampler {
+    follows_parent: bool,
+    root: Root,
+    by_clients: RateBound,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Root {
+    Always,
+    Never,
+    /// Trace ids whose low 63 bits are below.
+    Below(u64),
+}
+
+impl Root {
+    fn new(settings: RootSampler) -> Self {
+        match settings {
+            RootSampler::AlwaysOff => Self::Never,
+            RootSampler::AlwaysOn => Self::Always,
+            RootSampler::TraceIdRatio(ratio) if ratio >= 1.0 => Self::Always,
+            RootSampler::TraceIdRatio(ratio) => Self::Below((ratio * (1_u64 << 63) as f64) as u64),
+        }
+    }
+
+    /// The decision of `TraceIdRatioBased` in OpenTelemetry's SDK, so that services with the same ratio agree.
+    fn samples(self, trace_low: u64) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Below(bound) => trace_low >> 1 < bound,
+        }
+    }
+}
+
+impl Sampler {
+    pub(super) fn new(settings: SamplerSettings, start: Instant) -> Self {
+        let SamplerSettings { follows_parent, root } = settings;
+        Self { follows_parent, root: Root::new(root), by_clients: RateBound::new(PARENT_SAMPLED_MAX, start) }
+    }
+
+    pub(super) fn sample(&self, parent: Option<&TraceParent>) -> Option<Sampled> {
+        let Some(parent) = parent else {
+            let low = fastrand::u64(..);
+            return self.root.samples(low).then(|| {
+                // An id of zeros is invalid.
+                let high = fastrand::u64(1..);
+                Sampled { trace: TraceId::from(u128::from(high) << 64 | u128::from(low)), parent: None }
+            });
+        };
+        let is_sampled = match (self.follows_parent, self.root) {
+            (true, _) => parent.is_sampled && self.by_clients.take(),
+            (false, Root::Always) => true,
+            (false, root) => root.samples(low_bytes(parent.trace)) && self.by_clients.take(),
+        };
+        is_sampled.then_some(Sampled { trace: parent.trace, parent: Some(parent.span) })
+    }
+}
+
+fn low_bytes(trace: TraceId) -> u64 {
+    u128::from_be_bytes(trace.to_bytes()) as u64
+}
+
+/// At most so many in each second.
+#[derive(Debug)]
+struct RateBound {
+    max: u32,
+    start: Instant,
+    /// The second since the start in the upper half, the number of requests in that second in the lower half.
+    taken: AtomicU64,
+}
+
+impl RateBound {
+    fn new(max: u32, start: Instant) -> Self {
+        Self { max, start, taken: AtomicU64::new(0) }
+    }
+
+    fn take(&self) -> bool {
+        let second = self.start.elapsed().as_secs() & u64::from(u32::MAX);
+        // It guards no other memory.
+        let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+            let count = if taken >> 32 == second { taken & u64::from(u32::MAX) } else { 0 };
+            (count < u64::from(self.max)).then_some(second << 32 | (count + 1))
+        });
+        taken.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use opentelemetry::trace::SpanKind;
+    use opentelemetry_sdk::trace::{Sampler as SdkSampler, SamplingDecision, ShouldSample};
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn sampler(follows_parent: bool, root: RootSampler) -> Sampler {
+        Sampler::new(SamplerSettings { follows_parent, root }, Instant::now())
+    }
+
+    fn parent(trace: u128, is_sampled: bool) -> TraceParent {
+        TraceParent { trace: TraceId::from(trace), span: SpanId::from(7), is_sampled }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sampled_flag_of_clients_samples_a_bounded_number_of_requests_in_a_second() {
+        for sampler in [sampler(true, RootSampler::AlwaysOff), sampler(false, RootSampler::TraceIdRatio(0.5))] {
+            let mut sampled = 0;
+            for _ in 0..3 {
+                sampled += (0..10_000).filter(|_| sampler.sample(Some(&parent(1, true))).is_some()).count();
+                advance(Duration::from_millis(250)).await;
+            }
+            assert_eq!(sampled, PARENT_SAMPLED_MAX as usize);
+            advance(Duration::from_millis(250)).await;
+            assert!(sampler.sample(Some(&parent(1, true))).is_some(), "the next second");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_operator_may_sample_every_request() {
+        let sampler = sampler(false, RootSampler::AlwaysOn);
+        assert!((0..10_000).all(|_| sampler.sample(Some(&parent(1, false))).is_some()));
+        assert!((0..10_000).all(|_| sampler.sample(None).is_some()));
+    }
+
+    #[test]
+    fn a_sampled_request_continues_the_trace_of_its_parent() {
+        let follows = sampler(true, RootSampler::AlwaysOn);
+        let expected = Sampled { trace: TraceId::from(9), parent: Some(SpanId::from(7)) };
+        assert_eq!(follows.sample(Some(&parent(9, true))), Some(expected));
+        assert_eq!(follows.sample(Some(&parent(9, false))), None);
+        let root = follows.sample(None).unwrap();
+        assert!(root.trace != TraceId::INVALID && root.parent.is_none());
+        assert_eq!(sampler(true, RootSampler::AlwaysOff).sample(None), None);
+        assert_eq!(sampler(false, RootSampler::AlwaysOff).sample(Some(&parent(9, true))), None);
+    }
+
+    #[test]
+    fn the_ratio_decides_as_the_sdk_does() {
+        for ratio in [0.0, 0.001, 0.1, 0.5, 1.0] {
+            let (ours, sdk) = (Root::new(RootSampler::TraceIdRatio(ratio)), SdkSampler::TraceIdRatioBased(ratio));
+            for _ in 0..1000 {
+                let trace = TraceId::from(fastrand::u128(..) >> 64 >> fastrand::u32(..32));
+                let expected = sdk.should_sample(None, trace, "", &SpanKind::Server, &[], &[]).decision;
+                assert_eq!(ours.samples(low_bytes(trace)), expected == SamplingDecision::RecordAndSample, "{trace}");
+            }
+        }
+    }
+}
