@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod ack_limits;
+mod admin_api;
 mod admin_token;
 mod attacks;
 mod audit;
