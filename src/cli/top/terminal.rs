@@ -118,7 +118,7 @@ fn read_keys(mut tty: &File, keys: &mpsc::Sender<Vec<u8>>) {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::process::{Command, Stdio};
 
     use super::*;
 
@@ -139,7 +139,10 @@ mod tests {
         let program = std::env::current_exe().unwrap();
         let child = format!("{} --exact cli::top::terminal::tests::child --nocapture; stty -a", program.display());
         // `script` runs it in a terminal of its own, and copies what is written there.
-        let output = Command::new("script").args(["-qec", &child, "/dev/null"]).env(VARIABLE, "1").output().unwrap();
+        let mut script = Command::new("script");
+        // With another input it could wait for the end of that.
+        script.args(["-qec", &child, "/dev/null"]).env(VARIABLE, "1").stdin(Stdio::null());
+        let output = script.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         let [entered, left, panicked] =
             [ENTER, LEAVE, "a defect"].map(|part| text.find(part).unwrap_or_else(|| panic!("{text}")));
