@@ -8,6 +8,7 @@ mod flamegraph;
 mod heap;
 mod pprof;
 mod stacks;
+mod symbols;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

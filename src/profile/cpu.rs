@@ -72,11 +72,12 @@ fn sample(settings: CpuSettings, finished: &Receiver<()>) -> Result<CpuProfile, 
     if finished.recv_timeout(settings.duration()) == Err(RecvTimeoutError::Disconnected) {
         return Err(ProfileError::Failed("the client is gone".to_owned()));
     }
-    // Before the report, which takes the profiler's lock: the timer runs until the guard is dropped, and every tick is missed then.
     let missed = guard.missed_samples();
-    let report = guard.report().build().map_err(failed)?;
+    let report = guard.report().build_unresolved().map_err(failed)?;
     drop(guard);
-    Ok(CpuProfile::new(report, missed))
+    // Starting the profiler reads the debug information for a backtrace of its own.
+    backtrace::clear_symbol_cache();
+    Ok(CpuProfile::new(&report, missed))
 }
 
 fn failed(error: rpprof::Error) -> ProfileError {

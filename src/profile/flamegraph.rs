@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn profile(name: &str, stacks: Vec<Stack>) -> CpuProfile {
-        let function = |name: &str| Function { name: name.to_owned(), symbol: name.to_owned(), file: String::new() };
+        let function = |name: &str| Function { name: name.to_owned(), symbol: name.to_owned() };
         CpuProfile {
             started: UNIX_EPOCH,
             duration: Duration::from_secs(1),

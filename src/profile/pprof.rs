@@ -46,7 +46,6 @@ fn message(profile: &CpuProfile) -> Vec<u8> {
         encoded.varint(1, id);
         encoded.varint(2, strings.index(&function.name));
         encoded.varint(3, strings.index(&function.symbol));
-        encoded.varint(4, strings.index(&function.file));
         out.message(5, &encoded);
     }
     let missed = (profile.missed > 0).then(|| strings.index(&format!("{} samples are missing", profile.missed)));

@@ -1,9 +1,11 @@
 //! The result of the CPU profiler, with one entry for each distinct stack.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
-use rpprof::{Frames, Report, Symbol};
+use rpprof::UnresolvedReport;
+
+use super::symbols;
 
 /// A CPU profile.
 #[derive(Debug)]
@@ -22,15 +24,27 @@ pub(crate) struct CpuProfile {
     pub(super) missed: u64,
 }
 
-/// A function of the program.
+/// A function of the program or a library, with all that was inlined into it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Function {
-    /// Its path, demangled.
+    /// Its path.
     pub(super) name: String,
     /// The name of its symbol. pprof shortens names that are equal to this one.
     pub(super) symbol: String,
-    /// Its source file; empty if it is unknown.
-    pub(super) file: String,
+}
+
+impl Function {
+    /// The function with this symbol, which may be mangled.
+    pub(super) fn of_symbol(symbol: &str) -> Self {
+        // Without the hash at the end.
+        Self { name: format!("{:#}", rustc_demangle::demangle(symbol)), symbol: symbol.to_owned() }
+    }
+
+    /// A function without a symbol.
+    pub(super) fn unknown(file: &str) -> Self {
+        let name = if file.is_empty() { "[unknown]".to_owned() } else { format!("[{file}]") };
+        Self { symbol: name.clone(), name }
+    }
 }
 
 /// A stack in which a thread was seen.
@@ -45,13 +59,23 @@ pub(super) struct Stack {
 }
 
 impl CpuProfile {
-    /// Sums up the samples of threads with the same name.
-    pub(super) fn new(report: Report, missed: u64) -> Self {
+    /// Names the functions, and sums up the samples of threads with the same name.
+    pub(super) fn new(report: &UnresolvedReport, missed: u64) -> Self {
+        let mut addresses = BTreeSet::new();
+        let mut by_address: HashMap<(String, Vec<u64>), u64> = HashMap::new();
+        for (frames, count) in &report.data {
+            let stack = frames.frames.iter().enumerate().map(|(depth, frame)| in_call(frame.ip, depth));
+            let stack: Vec<u64> = stack.collect();
+            addresses.extend(&stack);
+            let thread = String::from_utf8_lossy(&frames.thread_name[..frames.thread_name_length]).into_owned();
+            *by_address.entry((thread, stack)).or_default() += u64::try_from(*count).unwrap_or(0);
+        }
+        let named = symbols::functions(&addresses);
         let mut functions = Functions::default();
         let mut samples: HashMap<(String, Vec<usize>), u64> = HashMap::new();
-        for (Frames { frames, thread_name, .. }, count) in report.data {
-            let frames = frames.iter().filter_map(|symbols| Some(functions.index(physical(symbols)?))).collect();
-            *samples.entry((thread_name, frames)).or_default() += u64::try_from(count).unwrap_or(0);
+        for ((thread, stack), count) in by_address {
+            let frames = stack.iter().map(|address| functions.index(named.get(address))).collect();
+            *samples.entry((thread, frames)).or_default() += count;
         }
         let mut stacks: Vec<_> =
             samples.into_iter().map(|((thread, frames), samples)| Stack { thread, frames, samples }).collect();
@@ -73,12 +97,9 @@ impl CpuProfile {
     }
 }
 
-/// The function of a frame, without those that were inlined into it. The profiler counts samples by function, so it knows the
-/// inlined ones for the first sample only.
-fn physical(symbols: &[Symbol]) -> Option<Function> {
-    let symbol = symbols.last()?;
-    let file = symbol.filename.as_ref().map(|file| file.display().to_string());
-    Some(Function { name: symbol.name(), symbol: symbol.sys_name().into_owned(), file: file.unwrap_or_default() })
+/// An address in the instruction that a frame executes. A caller's is the one after its call, which can be in the next function.
+fn in_call(address: usize, depth: usize) -> u64 {
+    (address as u64).saturating_sub(u64::from(depth > 0))
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +109,8 @@ struct Functions {
 }
 
 impl Functions {
-    fn index(&mut self, function: Function) -> usize {
+    fn index(&mut self, function: Option<&Function>) -> usize {
+        let function = function.cloned().unwrap_or_else(|| Function::unknown(""));
         *self.indices.entry(function).or_insert_with_key(|function| {
             self.list.push(function.clone());
             self.list.len() - 1
