@@ -79,7 +79,7 @@ mod tests {
     fn a_second_profile_is_told_when_to_retry_and_a_dropped_permit_frees_the_slot() {
         let slot = ProfileSlot::default();
         let permit = slot.acquire(Duration::from_secs(30)).unwrap();
-        let Err(ProfileError::Busy { retry_after }) = slot.clone().acquire(Duration::ZERO) else {
+        let Err(ProfileError::Busy { retry_after }) = slot.acquire(Duration::ZERO) else {
             panic!("two profiles at once");
         };
         assert!((1..=30).contains(&retry_after.as_secs()), "{retry_after:?}");

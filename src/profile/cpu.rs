@@ -68,18 +68,20 @@ fn sample(settings: CpuSettings, finished: &Receiver<()>) -> Result<CpuProfile, 
     // The profiler never recovers from a failure to create its file, so it is not started without one.
     tempfile::tempfile().map_err(ProfileError::TemporaryFile)?;
     let rate = i32::try_from(settings.rate).unwrap_or(i32::MAX);
-    let guard = rpprof::ProfilerGuardBuilder::default().frequency(rate).build().map_err(failed)?;
+    let guard = rpprof::ProfilerGuardBuilder::default().frequency(rate).build()?;
     if finished.recv_timeout(settings.duration()) == Err(RecvTimeoutError::Disconnected) {
         return Err(ProfileError::Failed("the client is gone".to_owned()));
     }
     let missed = guard.missed_samples();
-    let report = guard.report().build_unresolved().map_err(failed)?;
+    let report = guard.report().build_unresolved()?;
     drop(guard);
     // Starting the profiler reads the debug information for a backtrace of its own.
     backtrace::clear_symbol_cache();
     Ok(CpuProfile::new(&report, missed))
 }
 
-fn failed(error: rpprof::Error) -> ProfileError {
-    ProfileError::Failed(error.to_string())
+impl From<rpprof::Error> for ProfileError {
+    fn from(error: rpprof::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
 }
