@@ -162,6 +162,7 @@ fn failed(description: &'static str) -> Status {
 mod tests {
     use std::collections::HashSet;
 
+    use axum::http::{Request, StatusCode};
     use prometheus::Registry;
 
     use super::*;
@@ -227,6 +228,23 @@ mod tests {
         let (tracer, mut exporter, _) = tracer();
         assert!(tracer.commit([].iter()).is_none() && tracer.upload(&SegmentTrace::default()).is_none());
         assert!(queued(&mut exporter).is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_a_server_error_or_a_missing_response_makes_the_span_of_a_request_an_error() {
+        let (tracer, mut exporter, _) = tracer();
+        let request = Request::post("/v1/payloads?secret").body(()).unwrap();
+        for status in [Some(202), Some(429), Some(503), None] {
+            let sampled = tracer.sample(request.headers()).unwrap();
+            let span = RequestSpan::new(&tracer, sampled, &request, None);
+            if let Some(status) = status {
+                span.end(StatusCode::from_u16(status).unwrap());
+            }
+        }
+        let spans = queued(&mut exporter);
+        let failed = spans.iter().map(|span| matches!(span.status, Status::Error { .. }));
+        assert_eq!(failed.collect::<Vec<_>>(), [false, false, true, true]);
+        assert!(spans.iter().all(|span| span.name == "POST /v1/payloads" && span.parent_span_id == SpanId::INVALID));
     }
 
     #[tokio::test]
