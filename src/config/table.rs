@@ -120,8 +120,8 @@ pub const SETTINGS: &[Setting] = &[
     MONITORING.set(
         "OTEL_TRACES_SAMPLER",
         "parentbased_traceidratio",
-        "always_on, always_off, traceidratio, each also with parentbased_",
-        "which requests are traced; parentbased_ follows the sampled flag of traceparent, up to 100 requests per second",
+        "sampler",
+        "always_on, always_off or traceidratio, or these with parentbased_, which follows the flag of traceparent",
     ),
     MONITORING.set("OTEL_TRACES_SAMPLER_ARG", "0.001", "0 to 1", "share of the requests that traceidratio samples"),
     RUN.set("SHUTDOWN_GRACE", "25s", "time", "deadline of a graceful shutdown, from SIGTERM to the exit"),
