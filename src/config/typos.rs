@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn names_of_opentelemetry_are_not_reported_as_misspelt() {
         for (misspelled, right) in [
-            ("OTEL_EXPORTER_OTLP_ENDPONT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+            ("OTEL_EXPORTERS_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
             ("OTEL_TRACE_SAMPLER", "OTEL_TRACES_SAMPLER"),
         ] {
             assert_eq!(nearest(misspelled), Some(right), "{misspelled}");
