@@ -31,7 +31,7 @@ impl References {
             if BEFORE_LABELS.contains(&token) && tokens.peek() == Some(&"(") {
                 let labels = tokens.by_ref().skip(1).take_while(|token| *token != ")").filter(|token| *token != ",");
                 found.labels.extend(labels.map(str::to_owned));
-            } else if is_name(token) && !KEYWORDS.contains(&token) && tokens.peek() != Some(&"(") {
+            } else if is_name(token) && !KEYWORDS.contains(&token) && !tokens.peek().is_some_and(is_after_function) {
                 let mut selector = Selector { name: token.to_owned(), matchers: Vec::new() };
                 if tokens.next_if_eq(&"{").is_some() {
                     let inner: Vec<_> = tokens.by_ref().take_while(|token| *token != "}").collect();
@@ -48,6 +48,11 @@ impl References {
 fn of_matcher(tokens: &[&str], expr: &str) -> (String, String, String) {
     let [label, operator, value] = tokens else { panic!("{tokens:?} is no matcher: {expr}") };
     (label.to_string(), operator.to_string(), value.trim_matches('"').to_owned())
+}
+
+/// `rate(…)`, `sum by (…) (…)`.
+fn is_after_function(token: &&str) -> bool {
+    ["(", "by", "without"].contains(token)
 }
 
 fn is_name(token: &str) -> bool {
