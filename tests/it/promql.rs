@@ -47,7 +47,7 @@ impl References {
 
 fn of_matcher(tokens: &[&str], expr: &str) -> (String, String, String) {
     let [label, operator, value] = tokens else { panic!("{tokens:?} is no matcher: {expr}") };
-    (label.to_string(), operator.to_string(), value.trim_matches('"').to_owned())
+    ((*label).to_owned(), (*operator).to_owned(), value.trim_matches('"').to_owned())
 }
 
 /// `rate(…)`, `sum by (…) (…)`.
