@@ -62,7 +62,7 @@ fn sections() -> BTreeSet<String> {
 /// A server with everything that has metrics of its own: tenants and a certificate.
 async fn scrape() -> Scrape {
     let (pair, _) = Pair::new();
-    let tokens = TokensFile::new(&[("shop", &["token"], "")]);
+    let tokens = TokensFile::new(&[("shop", &["token"], "{}")]);
     let server = tokens.start(&pair.env()).await;
     Scrape::of(&get(server.admin, "/metrics").await.text())
 }
