@@ -141,7 +141,7 @@ async fn one_snapshot_is_printed_as_text_or_as_the_json_of_the_server() {
     let (code, output) = millpond(&[], &["top", "--once", "--json", "--admin", &admin]).await;
     let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((code, &status["ledger"]["accepted"]["payloads"]), (Some(0), &2.into()));
-    assert!(status["process"]["pid"] == server.pid() && status["latency"]["accepted"]["p99"].is_number(), "{status}");
+    assert!(status["process"]["pid"] == server.pid() && status["latency"]["accepted"].get("p99").is_some(), "{status}");
 }
 
 #[tokio::test]
