@@ -261,7 +261,8 @@ async fn the_page_is_usable_by_keyboard_and_pauses() {
         }
         stops.push(stop["name"].clone());
     }
-    for name in ["skip", "window", "pause", "scroll"] {
+    for name in ["header skip", "header window", "header pause", "traffic plot", "tenants scroll", "rejections scroll"]
+    {
         assert!(stops.iter().any(|stop| stop == name), "{name} is not reached by Tab: {stops:?}");
     }
 
@@ -288,7 +289,8 @@ async fn the_page_is_usable_by_keyboard_and_pauses() {
 /// The focused element: a name of it, and whether it is outlined.
 const FOCUSED: &str = "const focused = document.activeElement;
     const outlined = focused.matches('#window input') ? focused.nextElementSibling : focused;
-    return {name: focused.name || focused.id || focused.classList[0] || focused.tagName,
+    const own = focused.name || focused.id || focused.classList[0] || focused.tagName;
+    return {name: `${focused.closest('section')?.id ?? 'header'} ${own}`,
         visible: getComputedStyle(outlined).outlineStyle !== 'none'};";
 
 #[tokio::test]

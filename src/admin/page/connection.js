@@ -111,7 +111,7 @@ export class Connection {
       const response = await this.#get("v1/stream", abort.signal);
       for await (const { name, data } of events(response, alive)) {
         if (name === "end") {
-          this.#become("ended", JSON.parse(data).reason);
+          this.#become("ended");
           await this.#pause(BACKOFF_MIN_MS);
           return;
         }

@@ -6,6 +6,8 @@ import { REASONS, STORE_WITHOUT_SPOOL } from "./terms.js";
 
 /** A spool that is full within this time is shown as a warning. */
 const SPOOL_WARNING_S = 3600;
+/** A growth that fills the spool later than this is noise. */
+const SPOOL_HORIZON_S = 30 * 86400;
 
 const STATES = {
   ready: ["Ready", "Batches are accepted and stored."],
@@ -60,7 +62,7 @@ function showSpool(status) {
     return;
   }
   const used = `${bytes(spool.used)} of ${bytes(spool.max)} used (${percent(spool.used / spool.max)})`;
-  if (Number.isFinite(left)) {
+  if (Number.isFinite(left) && left < SPOOL_HORIZON_S) {
     line.dataset.level = left < SPOOL_WARNING_S ? "warn" : "";
     setText(line, `The spool will be full in ${duration(left)} at the current rate: ${used}.`);
   } else {
