@@ -97,7 +97,7 @@ fn run(command: Command, settings: Settings, log_filter: LogFilter) -> anyhow::R
         .context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         match command {
-            Command::Serve => serve(settings, log_filter).await,
+            Command::Serve => Box::pin(serve(settings, log_filter)).await,
             Command::Check => check(settings).await,
         }
     });

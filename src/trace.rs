@@ -22,14 +22,13 @@ mod traceparent;
 
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use axum::http::HeaderMap;
 use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use exporter::Exporter;
@@ -71,9 +70,9 @@ impl Tracer {
         Ok((Self { sampler, spans, metrics: Arc::clone(metrics), scope, closing }, exporter))
     }
 
-    /// Whether a request with these headers is sampled. This is all that a request costs that is not.
-    pub fn sample(&self, headers: &HeaderMap) -> Option<Sampled> {
-        self.sampler.sample(traceparent::of(headers).as_ref())
+    /// Whether a request with these headers, which arrived at `now`, is sampled. This is all that a request costs that is not.
+    pub fn sample(&self, headers: &HeaderMap, now: Instant) -> Option<Sampled> {
+        self.sampler.sample(traceparent::of(headers).as_ref(), now)
     }
 
     /// The exporter exits when it has exported what is queued. Later spans are dropped.
@@ -235,7 +234,7 @@ mod tests {
         let (tracer, mut exporter, _) = tracer();
         let request = Request::post("/v1/payloads?secret").body(()).unwrap();
         for status in [Some(202), Some(429), Some(503), None] {
-            let sampled = tracer.sample(request.headers()).unwrap();
+            let sampled = tracer.sample(request.headers(), Instant::now()).unwrap();
             let span = RequestSpan::new(&tracer, sampled, &request, None);
             if let Some(status) = status {
                 span.end(StatusCode::from_u16(status).unwrap());

@@ -151,7 +151,7 @@ async fn in_memory_a_wait_behind_a_full_backlog_ends_with_the_level_memory_and_t
     assert_eq!(server.metric("millpond_requests_total{outcome=\"other\",route=\"health\"}").await, 1.0);
     assert_eq!(server.metric("millpond_request_seconds_count{result=\"other\",route=\"health\"}").await, 1.0);
     assert_eq!(get(server.public, "/v1/jobs/x").await.status, 400);
-    assert_eq!(server.metric("millpond_request_seconds_count{result=\"other\",route=\"jobs\"}").await, 1.0);
+    assert_eq!(server.metric("millpond_request_seconds_count{result=\"rejected\",route=\"jobs\"}").await, 1.0);
 
     s3.faults().set(FaultPlan::none());
     server.metric_is("millpond_jobs_stored_total", |stored| stored == accepted).await;
