@@ -59,7 +59,7 @@ impl Stream {
 
     /// Reads up to and including `end`.
     async fn until(&mut self, end: &str) -> String {
-        let mut buffer = [0; 65_536];
+        let mut buffer = vec![0; 65_536];
         loop {
             if let Some(at) = self.1.find(end) {
                 return self.1.drain(..at + end.len()).collect();

@@ -39,6 +39,13 @@ impl Load {
     }
 }
 
+impl Drop for Load {
+    /// A test that fails would otherwise wait for the threads of the load.
+    fn drop(&mut self) {
+        self.control.end.cancel();
+    }
+}
+
 async fn open(server: &Server) -> Browser {
     let browser = Browser::start().await;
     browser.open(server.admin).await;
@@ -183,7 +190,9 @@ async fn the_page_says_that_data_is_stale_and_returns_to_a_restarted_server() {
     drop(server);
     let _server = Server::start(&[("ADMIN_ADDR", &admin)]).await;
     browser
-        .wait_for("the button", async || browser.text("#retry").await != "" || browser.text("#phase").await == "Live")
+        .wait_for("the button", async || {
+            !browser.text("#retry").await.is_empty() || browser.text("#phase").await == "Live"
+        })
         .await;
     browser.shows("#phase", |phase| phase == "Live").await;
     let console = browser.console().await;

@@ -46,7 +46,7 @@ impl Daemon {
     }
 
     async fn receive(&mut self) {
-        let mut buffer = [0; 65_536];
+        let mut buffer = vec![0; 65_536];
         let length = timeout(PATIENCE, self.socket.recv(&mut buffer)).await.expect("a datagram").unwrap();
         self.add(&buffer[..length]);
     }
@@ -61,7 +61,7 @@ impl Daemon {
 
     /// Receives what is in the buffer of the socket.
     fn receive_rest(&mut self) {
-        let mut buffer = [0; 65_536];
+        let mut buffer = vec![0; 65_536];
         while let Ok(length) = self.socket.try_recv(&mut buffer) {
             self.add(&buffer[..length]);
         }
