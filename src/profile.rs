@@ -1,6 +1,6 @@
 //! Profiles of the running process: the CPU time of its threads, and the heap in builds with the feature `heap-profile`.
 //!
-//! Nothing is measured and nothing is installed while no profile is taken. A process has one profiler, so one profile is taken
+//! Nothing is installed until a profile is taken, and no timer runs while none is. A process has one profiler, so one profile is taken
 //! at a time, of either kind: the allocator's sampling walks stacks as well, and one would distort the other.
 
 mod cpu;

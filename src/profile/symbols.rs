@@ -1,5 +1,5 @@
-//! The names of functions, from the symbol tables of the program and its libraries. The debug information also names the
-//! functions that were inlined, but reading it takes a hundred megabytes.
+//! The names of functions, from the symbol tables of the program and its libraries. The debug information of a release build
+//! has line tables only, in which names are without paths.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
