@@ -264,6 +264,10 @@ async fn the_page_is_usable_by_keyboard_and_pauses() {
     for _ in 0..40 {
         browser.press(TAB).await;
         let stop = browser.run(FOCUSED).await;
+        if stop["name"] == "header BODY" {
+            // Between the last element and the first.
+            continue;
+        }
         assert_eq!(stop["visible"], true, "the focus is not visible on {stop}");
         if stops.contains(&stop["name"]) {
             break;
