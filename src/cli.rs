@@ -1,7 +1,7 @@
 //! The command line: its commands, apart from the server itself.
 //!
 //! The commands talk to a running server over HTTP, as any other client does, or read the spool of exited processes. Text from
-//! a server, a client or a file name is made printable before it reaches the terminal ([`text::printable`]).
+//! a server, a client or a file name is made printable before it reaches the terminal (`text::printable`).
 
 mod args;
 mod client;

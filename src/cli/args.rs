@@ -138,7 +138,7 @@ pub(super) struct Top {
 
 #[derive(Debug, Args)]
 pub(super) struct Job {
-    /// The receipt: <segment id>.<index>
+    /// The receipt: `<segment id>.<index>`
     #[arg(value_name = "JOB")]
     pub(super) job: JobId,
     /// Wait for the job to be stored, at most this long (up to 60s)
