@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr, ttyname,
 };
@@ -19,8 +20,8 @@ const LEAVE: &str = "\x1b[0m\x1b[?25h\x1b[?1049l";
 /// If the terminal does not tell its size.
 const SIZE: (usize, usize) = (80, 24);
 
-/// A read of the keys ends after this many tenths of a second, so that the thread that reads them can end.
-const READ_DECISECONDS: u8 = 1;
+/// The thread that reads keys waits no longer than this for one, so that it can end.
+const KEY_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Keys that were typed and not handled yet.
 const KEYS_MAX: usize = 16;
 
@@ -64,7 +65,7 @@ impl Terminal {
         raw.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
         raw.special_codes[SpecialCodeIndex::VSUSP] = 0;
         raw.special_codes[SpecialCodeIndex::VMIN] = 0;
-        raw.special_codes[SpecialCodeIndex::VTIME] = READ_DECISECONDS;
+        raw.special_codes[SpecialCodeIndex::VTIME] = 0;
         let saved = Arc::new(Saved { tty, modes });
         let (previous, for_panic) = (std::panic::take_hook(), Arc::clone(&saved));
         std::panic::set_hook(Box::new(move |panic| {
@@ -105,8 +106,16 @@ impl Terminal {
 fn read_keys(mut tty: &File, keys: &mpsc::Sender<Vec<u8>>) {
     let mut buffer = [0; 64];
     while !keys.is_closed() {
+        // A read alone would wait for a whole line once the modes are restored.
+        let mut ready = [PollFd::new(&tty, PollFlags::IN)];
+        match poll(&mut ready, Some(&KEY_WAIT)) {
+            Ok(0) => continue,
+            // The terminal is closed.
+            Ok(_) if ready.iter().any(|tty| tty.revents().contains(PollFlags::HUP)) => return,
+            _ => {}
+        }
         match tty.read(&mut buffer) {
-            // The time has passed.
+            // Another program has read it, or the modes were restored and the line is empty.
             Ok(0) => {}
             // More keys than are handled are dropped.
             Ok(read) => drop(keys.try_send(buffer.get(..read).unwrap_or_default().to_vec())),
