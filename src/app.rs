@@ -278,7 +278,7 @@ pub async fn run(
             biased;
             () = shutdown.aborted() => {}
             flushed = timeout_at(deadline.min(Instant::now() + FLUSH_TIMEOUT), exporting.join_next()) => if flushed.is_err() {
-                tracing::warn!("the collector of OTEL_EXPORTER_OTLP_ENDPOINT does not respond; the last spans are dropped");
+                tracing::warn!("the last spans were not exported in time and are dropped");
             },
         }
     }
@@ -291,8 +291,8 @@ pub async fn run(
         tracing::warn!("SPOOL_DIR does not respond; the next process will adopt this process's folder");
     }
     sampling.shutdown().await;
-    admin.streams_ended().await;
-    statsd.finish(sources.gather()).await;
+    // Together, because the process has little time left.
+    tokio::join!(admin.streams_ended(), statsd.finish(sources.gather()));
     Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
 }
 

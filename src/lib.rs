@@ -30,6 +30,7 @@ mod keyed_semaphores;
 pub mod log_filter;
 mod log_throttle;
 pub mod metrics;
+mod percentile;
 pub mod permissions;
 mod pipeline;
 mod profile;

@@ -14,7 +14,6 @@
 mod datagrams;
 mod destination;
 mod encoder;
-mod percentile;
 #[cfg(test)]
 mod tests;
 

@@ -86,6 +86,8 @@ impl TenantsFile {
 #[derive(Debug)]
 pub struct Tenants {
     by_token: ArcSwap<TenantsByToken>,
+    /// The same tenants, each once.
+    list: ArcSwap<Vec<Arc<Tenant>>>,
     shares: ShareLimits,
     /// Every burst of bytes allows one body of this size.
     max_body_bytes: usize,
@@ -119,7 +121,8 @@ impl Tenants {
         activities: Arc<TenantActivities>,
     ) -> Self {
         let unauthenticated_share = shares.new_share();
-        let tenants = Self { by_token: ArcSwap::default(), shares, max_body_bytes, unauthenticated_share, activities };
+        let (by_token, list) = (ArcSwap::default(), ArcSwap::default());
+        let tenants = Self { by_token, list, shares, max_body_bytes, unauthenticated_share, activities };
         tenants.replace(entries);
         tenants
     }
@@ -130,11 +133,9 @@ impl Tenants {
         is_plausible.then(|| Digest::of(token)).and_then(|digest| self.by_token.load().get(&digest).cloned())
     }
 
-    /// The current tenants, in no order.
-    pub fn list(&self) -> Vec<Arc<Tenant>> {
-        let by_token = self.by_token.load();
-        let by_name: HashMap<&str, &Arc<Tenant>> = by_token.values().map(|tenant| (tenant.name(), tenant)).collect();
-        by_name.into_values().cloned().collect()
+    /// The current tenants, in the order of the file. The list is the same until they are replaced.
+    pub fn list(&self) -> Arc<Vec<Arc<Tenant>>> {
+        self.list.load_full()
     }
 
     /// The share of the queue for all requests whose tenant is not known yet.
@@ -149,13 +150,14 @@ impl Tenants {
 
     /// Replaces the tenants. A tenant that was there before keeps its share of the queue, and its rate limiters unless its
     /// limits have changed.
-    fn replace(&self, entries: Vec<TenantEntry>) {
+    pub(crate) fn replace(&self, entries: Vec<TenantEntry>) {
         let old = self.by_token.load();
         let by_name: HashMap<&str, &Arc<Tenant>> = old.values().map(|tenant| (tenant.name(), tenant)).collect();
         let tenants = entries.len();
         let names: Vec<&str> = entries.iter().map(|entry| &*entry.name).collect();
         let activities = self.activities.of(&names);
         let mut by_token = TenantsByToken::with_capacity(tenants);
+        let mut list = Vec::with_capacity(tenants);
         for (TenantEntry { name, tokens, limits, ack_max }, activity) in entries.into_iter().zip(activities) {
             let tenant = match by_name.get(&*name) {
                 Some(same) if same.limits == limits && same.ack_max == ack_max => Arc::clone(same),
@@ -166,8 +168,10 @@ impl Tenants {
                 }
             };
             by_token.extend(tokens.into_iter().map(|token| (token, Arc::clone(&tenant))));
+            list.push(tenant);
         }
         tracing::info!(tenants, tokens = by_token.len(), "tenants loaded");
+        self.list.store(Arc::new(list));
         self.by_token.store(Arc::new(by_token));
     }
 }

@@ -117,7 +117,7 @@ pub(super) enum Problem {
     StoreBusy,
     #[error("{0}")]
     Unhealthy(&'static str),
-    #[error("the server is shutting down; the batch was not accepted")]
+    #[error("the server is draining; the batch was not accepted")]
     Draining,
     #[error("too many connections; the request was not read")]
     TooManyConnections,

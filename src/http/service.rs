@@ -64,7 +64,7 @@ impl PublicService {
 /// 200 while batches are accepted, else 503.
 async fn health(State(state): State<Arc<ApiState>>) -> Result<&'static str, Problem> {
     Err(Problem::Unhealthy(match state.rejects_batches() {
-        Some(Problem::Draining) => "the server is shutting down",
+        Some(Problem::Draining) => "the server is draining; batches are rejected",
         Some(Problem::SpoolFull) => "the spool is full; batches are rejected until uploads free space",
         Some(_) => "the queue is full; batches are rejected until it has space",
         None if state.context.health.spool_outage().is_some() => {

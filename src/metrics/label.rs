@@ -80,7 +80,7 @@ label! {
         CrossOrigin = "cross_origin",
         /// 503: the spool is full or fails.
         NoSpool = "no_spool",
-        /// 503: the server is shutting down.
+        /// 503: the server drains or shuts down.
         Draining = "draining",
         /// Not a batch: 2xx, or 503 of a health check.
         Other = "other",

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::core::{AtomicF64, GenericCounter};
 use prometheus::{Counter, Gauge, IntGauge, Opts, Registry};
 
@@ -11,6 +12,8 @@ use super::registration::{gauge, labelled_gauges, name, number};
 /// The gauges that the sampler sets.
 #[derive(Debug)]
 pub struct SampledGauges {
+    /// Held while the gauges are set: a counter is read and then raised.
+    pub updating: Mutex<()>,
     limits: Vec<IntGauge>,
     /// Whether the store takes objects.
     pub store_up: IntGauge,
@@ -51,6 +54,7 @@ impl SampledGauges {
         build.set(1);
         r.register(Box::new(build))?;
         let gauges = Self {
+            updating: Mutex::default(),
             limits: labelled_gauges::<Limit>(
                 r,
                 "limit",
@@ -110,7 +114,7 @@ impl SampledGauges {
     }
 }
 
-/// Raises a counter to `total`.
+/// Raises a counter to `total`. One call at a time, see [`SampledGauges::updating`].
 fn raise(counter: &GenericCounter<AtomicF64>, total: Duration) {
     counter.inc_by((total.as_secs_f64() - counter.get()).max(0.0));
 }

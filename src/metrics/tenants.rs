@@ -10,10 +10,10 @@ use prometheus::{IntCounterVec, Opts};
 
 use super::registration::name;
 
-/// The tenants with series of their own. Those that are seen later share the label `other`.
+/// The tenants with series of their own. Those that are seen later share the label `(other)`.
 pub const LABELLED_TENANTS_MAX: usize = 100;
-/// The label of all other tenants.
-const OTHER: &str = "other";
+/// The label of all other tenants. A name has no brackets.
+const OTHER: &str = "(other)";
 
 /// The counters of one tenant.
 #[derive(Debug, Default)]
@@ -182,8 +182,8 @@ mod tests {
         series("millpond_tenant_requests_total{result=\"accepted\",tenant=\"t0\"} 2");
         series("millpond_tenant_requests_total{result=\"rejected\",tenant=\"t0\"} 1");
         series("millpond_tenant_payloads_total{tenant=\"t99\"} 4");
-        series("millpond_tenant_payloads_total{tenant=\"other\"} 8");
-        series("millpond_tenant_bytes_total{tenant=\"other\"} 22");
+        series("millpond_tenant_payloads_total{tenant=\"(other)\"} 8");
+        series("millpond_tenant_bytes_total{tenant=\"(other)\"} 22");
         assert!(!text.contains("\"t100\""));
     }
 }

@@ -120,7 +120,8 @@ impl Node {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
-    use super::super::stacks::{Function, Stack};
+    use super::super::stacks::Stack;
+    use super::super::symbols::Function;
     use super::*;
 
     fn profile(name: &str, stacks: Vec<Stack>) -> CpuProfile {

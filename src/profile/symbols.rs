@@ -8,7 +8,28 @@ use std::path::Path;
 
 use object::{Object, ObjectSegment, ObjectSymbol, ReadCache, SymbolKind};
 
-use super::stacks::Function;
+/// A function of the program or a library, with all that was inlined into it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Function {
+    /// Its path.
+    pub(super) name: String,
+    /// The name of its symbol. pprof shortens names that are equal to this one.
+    pub(super) symbol: String,
+}
+
+impl Function {
+    /// The function with this symbol, which may be mangled.
+    pub(super) fn of_symbol(symbol: &str) -> Self {
+        // Without the hash at the end.
+        Self { name: format!("{:#}", rustc_demangle::demangle(symbol)), symbol: symbol.to_owned() }
+    }
+
+    /// A function without a symbol.
+    pub(super) fn unknown(file: &str) -> Self {
+        let name = if file.is_empty() { "[unknown]".to_owned() } else { format!("[{file}]") };
+        Self { symbol: name.clone(), name }
+    }
+}
 
 /// A part of a file that is mapped for execution.
 #[derive(Debug, PartialEq, Eq)]

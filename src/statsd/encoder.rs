@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
 use super::datagrams::Datagrams;
-use super::percentile::Interval;
 use crate::config::StatsdTags;
+use crate::percentile::Interval;
 
 /// The names of percentiles, and the fractions of the observations.
 const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];

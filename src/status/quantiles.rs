@@ -2,55 +2,26 @@
 
 use prometheus::Histogram;
 use prometheus::core::Metric;
+use prometheus::proto;
 
 use super::model::Quantiles;
+use crate::percentile::Interval;
 
-/// The cumulative counts of a histogram's buckets at one moment.
+/// A histogram at one moment.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Buckets {
-    /// Upper bound, and the observations up to it.
-    counts: Vec<(f64, u64)>,
-    total: u64,
-}
+pub(super) struct Buckets(proto::Histogram);
 
 impl Buckets {
     pub(super) fn of(histogram: Option<&Histogram>) -> Self {
-        let Some(histogram) = histogram else { return Self::default() };
-        let metric = histogram.metric();
-        let histogram = metric.get_histogram();
-        let buckets = histogram.get_bucket().iter();
-        Self {
-            counts: buckets.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect(),
-            total: histogram.get_sample_count(),
-        }
+        Self(histogram.map(|histogram| histogram.metric().get_histogram().clone()).unwrap_or_default())
     }
 
     /// The quantiles of what was observed since `before`.
     pub(super) fn since(&self, before: &Self) -> Quantiles {
-        let count = self.total.saturating_sub(before.total);
-        let old = before.counts.iter().map(|(_, count)| *count).chain(std::iter::repeat(0));
-        let counts: Vec<_> =
-            self.counts.iter().zip(old).map(|((bound, count), old)| (*bound, count.saturating_sub(old))).collect();
-        let quantile = |share| quantile(&counts, count, share);
-        Quantiles { p50: quantile(0.5), p90: quantile(0.9), p99: quantile(0.99), count }
+        let interval = Interval::between(Some(&before.0), &self.0);
+        let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|quantile| interval.percentile(quantile));
+        Quantiles { p50, p90, p99, count: interval.count }
     }
-}
-
-/// The value below which `share` of the observations are, with linear interpolation in its bucket, as Prometheus's
-/// `histogram_quantile` does it. Beyond the last bound it is that bound.
-fn quantile(counts: &[(f64, u64)], total: u64, share: f64) -> Option<f64> {
-    if total == 0 {
-        return None;
-    }
-    let rank = share * total as f64;
-    let (mut lower, mut below) = (0.0, 0);
-    for &(upper, count) in counts.iter().filter(|(upper, _)| upper.is_finite()) {
-        if count as f64 >= rank && count > below {
-            return Some(lower + (upper - lower) * (rank - below as f64) / (count - below) as f64);
-        }
-        (lower, below) = (upper, count);
-    }
-    Some(lower)
 }
 
 #[cfg(test)]

@@ -187,9 +187,12 @@ impl SamplerState {
     /// Changes the state, and records when.
     fn update_state(&mut self, sources: &Sources, reasons: &[Reason], balance: &Balance, now: SystemTime) {
         let is_draining = sources.context.shutdown.is_intake_stopped();
+        let unadopted = sources.context.spool.unadopted();
         let is_empty = balance.waiting.jobs == 0
             && sources.depth.now() == (0, 0)
-            && sources.context.spool.segments().spooled() == 0;
+            && sources.context.spool.segments().spooled() == 0
+            // Folders of exited processes may hold acknowledged jobs.
+            && unadopted.waiting + unadopted.failing == 0;
         let state = match (is_draining, reasons.is_empty()) {
             // Twice, because a request that passed the check before the drain may just reserve its place in the queue.
             (true, _) if is_empty && self.was_empty => State::Drained,

@@ -103,6 +103,7 @@ impl Sources {
     fn update_gauges(&self) {
         let PipelineContext { health, metrics, shutdown, .. } = &self.context;
         let gauges = &metrics.sampled;
+        let _updating = gauges.updating.lock();
         self.limits.iter().for_each(|(limit, value)| gauges.limit(*limit, *value));
         gauges.store_up.set(health.store_outage().is_none().into());
         gauges.spool_up.set(health.spool_outage().is_none().into());

@@ -245,7 +245,7 @@ async fn a_drain_stores_everything_rejects_batches_and_leaves_the_process_up() {
         assert_eq!((answer.status, answer.text().trim()), (202, r#"{"state":"draining"}"#));
     }
     assert_eq!(get(server.public, "/health").await.status, 503);
-    assert!(server.post_json("{}").await.refusal(503).contains("shutting down"));
+    assert!(server.post_json("{}").await.refusal(503).contains("draining"));
     let seen = status_with(&server, "it is drained", |seen| seen["state"] == "drained").await;
     assert_eq!(seen["ledger"]["stored"]["jobs"], 1);
     assert_eq!(server.lines().len(), 1);
@@ -257,6 +257,21 @@ async fn a_drain_stores_everything_rejects_batches_and_leaves_the_process_up() {
     assert!(server.log().contains("draining: new batches are rejected"), "{}", server.log());
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(server.lines().len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_with_a_folder_that_it_cannot_adopt_is_not_drained() {
+    let server = Server::start(&[]).await;
+    let folder = server.folder.path().join("millpond-data/spool/v2-01900000-0000-7000-8000-000000000001");
+    // Its lock cannot be taken, so the jobs in it are unknown.
+    std::fs::create_dir_all(folder.join("lock")).unwrap();
+    until("the folder is found", async || server.ready().await.1.contains("not adopted")).await;
+    assert_eq!(request(&server, "POST /v1/drain", "").await.status, 202);
+    let last = status(&server).await["timestamp"].as_f64().unwrap();
+    let later = |seen: &Value| seen["timestamp"].as_f64().unwrap() > last + 3.0;
+    assert_eq!(status_with(&server, "three more snapshots", later).await["state"], "draining");
+    std::fs::remove_dir_all(&folder).unwrap();
+    status_with(&server, "the folder is gone", |seen| seen["state"] == "drained").await;
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ export const OUTCOMES = {
   too_many_requests_from_address: "429: the address uses its part of the memory for requests in flight",
   cross_origin: "403: a web page of another origin",
   no_spool: "503: the spool is full or fails",
-  draining: "503: the server is shutting down",
+  draining: "503: the server drains or shuts down",
   failed: "500, or 503 because the store does not respond to a lookup",
   other: "not a batch, such as a health check",
 };

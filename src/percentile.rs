@@ -4,16 +4,16 @@ use prometheus::proto::Histogram;
 
 /// The observations between two states of a histogram.
 #[derive(Debug, PartialEq)]
-pub(super) struct Interval {
+pub(crate) struct Interval {
     /// The number of observations.
-    pub(super) count: u64,
+    pub(crate) count: u64,
     /// The finite upper bounds, ascending, each with the number of observations that do not exceed it.
     buckets: Vec<(f64, u64)>,
 }
 
 impl Interval {
     /// The observations since `before`. If the histogram was reset, those since the reset.
-    pub(super) fn between(before: Option<&Histogram>, after: &Histogram) -> Self {
+    pub(crate) fn between(before: Option<&Histogram>, after: &Histogram) -> Self {
         let before = before.filter(|before| is_continued(before, after));
         let counts_before =
             before.into_iter().flat_map(|before| before.get_bucket()).map(|bucket| bucket.cumulative_count());
@@ -30,7 +30,7 @@ impl Interval {
 
     /// The value that the fraction `quantile` of the observations does not exceed, interpolated linearly within its bucket as
     /// `histogram_quantile` of Prometheus does. At most the largest finite bound. `None` without observations.
-    pub(super) fn percentile(&self, quantile: f64) -> Option<f64> {
+    pub(crate) fn percentile(&self, quantile: f64) -> Option<f64> {
         let rank = quantile * self.count as f64;
         let (largest, _) = *self.buckets.last().filter(|_| self.count > 0)?;
         let (mut lower, mut below) = (0.0, 0);
