@@ -278,7 +278,7 @@ pub async fn run(
             biased;
             () = shutdown.aborted() => {}
             flushed = timeout_at(deadline.min(Instant::now() + FLUSH_TIMEOUT), exporting.join_next()) => if flushed.is_err() {
-                tracing::warn!("the last spans were not exported in time and are dropped");
+                tracing::warn!("the last spans are dropped: they were not exported in time");
             },
         }
     }
