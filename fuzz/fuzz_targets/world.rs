@@ -65,7 +65,12 @@ impl World {
         let depth = jobs.depth();
         let tenants = has_tenants.then(|| {
             let entries = parse(TENANTS.as_bytes()).expect("good tenants");
-            Arc::new(Tenants::from_entries(entries, jobs.share_limits(50), settings.http.max_body_bytes, Arc::default()))
+            Arc::new(Tenants::from_entries(
+                entries,
+                jobs.share_limits(50),
+                settings.http.max_body_bytes,
+                Arc::default(),
+            ))
         });
         let store = Arc::new(Store::connect(&settings).await);
         let public = PublicService::new(Arc::new(ApiState::new(&settings, jobs, context, store, tenants)));
