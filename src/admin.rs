@@ -87,7 +87,9 @@ impl AdminService {
             .route("/v1/drain", post(drain))
             .merge(page::routes())
             .with_state(admin)
-            .merge(profiler);
+            .merge(profiler)
+            .fallback(async || (StatusCode::NOT_FOUND, "no such path: docs/api.md lists the routes of this listener\n"))
+            .method_not_allowed_fallback(method_not_allowed);
         Self { routes, guard, address: Ipv4Addr::UNSPECIFIED.into() }
     }
 
@@ -110,6 +112,11 @@ impl Service<Request<Incoming>> for AdminService {
         request.extensions_mut().insert(AdminAddress(self.address));
         Box::pin(async move { tower::Service::call(&mut routes, request.map(Body::new)).await })
     }
+}
+
+/// axum adds `Allow`.
+async fn method_not_allowed() -> (StatusCode, &'static str) {
+    (StatusCode::METHOD_NOT_ALLOWED, "this path has other methods: see the header Allow\n")
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
@@ -155,12 +162,16 @@ async fn log_filter(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-async fn set_log_filter(State(admin): State<Arc<Admin>>, body: Body) -> Response {
+async fn set_log_filter(
+    State(admin): State<Arc<Admin>>,
+    Extension(AdminAddress(address)): Extension<AdminAddress>,
+    body: Body,
+) -> Response {
     let Ok(body) = to_bytes(body, LOG_FILTER_MAX_BYTES).await else {
         let text = format!("the filter has more than {LOG_FILTER_MAX_BYTES} bytes: send a shorter one\n");
         return (StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
     };
-    match admin.log_filter.set(&String::from_utf8_lossy(&body)) {
+    match admin.log_filter.set(&String::from_utf8_lossy(&body), address) {
         Ok((filter, warnings)) => {
             let warnings = warnings.iter().map(|warning| format!("warning: {warning}\n"));
             format!("{filter}\n{}", warnings.collect::<String>()).into_response()

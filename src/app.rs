@@ -200,7 +200,7 @@ pub async fn run(
     }
     let (tls, files) = listeners.tls.unzip();
     if let (Some(tls), Some(mut files)) = (tls.clone(), files) {
-        files.count_failures(context.metrics.reload_failures(WatchedFile::Certificate));
+        files.report_to(context.metrics.reloads(WatchedFile::Certificate));
         background.spawn(async move {
             let error = files.run(move || tls.reload()).await;
             tracing::error!(%error, "watching TLS_CERT and TLS_KEY failed");

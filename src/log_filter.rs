@@ -1,7 +1,9 @@
 //! The log filter, which operators can change while the process runs.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload;
@@ -54,18 +56,28 @@ impl LogFilter {
         current.map(|filter| filter.to_string()).ok_or(LogFilterError::Unavailable)
     }
 
-    /// Replaces the filter. Returns it as text, with warnings about targets that do not exist.
+    /// Replaces the filter for a client at `address`. Returns it as text, with warnings about targets that do not exist and
+    /// about an audit log that is off from now on.
     ///
     /// # Errors
     /// [`LogFilterError`]; the filter is unchanged.
-    pub fn set(&self, text: &str) -> Result<(String, Vec<String>), LogFilterError> {
+    pub fn set(&self, text: &str, address: IpAddr) -> Result<(String, Vec<String>), LogFilterError> {
         let handle = self.0.as_ref().ok_or(LogFilterError::Unavailable)?;
-        let (filter, warnings) = config::log_filter(text.trim()).map_err(LogFilterError::Invalid)?;
+        let (filter, mut warnings) = config::log_filter(text.trim()).map_err(LogFilterError::Invalid)?;
+        if !filter.would_enable(audit::TARGET, &Level::INFO) {
+            warnings.push(format!("the audit log is off: add {}=info", audit::TARGET));
+        }
         let shown = filter.to_string();
+        let audit = || tracing::warn!(target: audit::TARGET, %address, filter = shown, "changing the log filter");
+        // Before the change, because the new filter may suppress the line.
+        let is_logged = tracing::enabled!(target: audit::TARGET, Level::WARN);
+        audit();
         if !handle.replace(filter) {
             return Err(LogFilterError::Unavailable);
         }
-        tracing::warn!(target: audit::TARGET, filter = shown, "the log filter was changed");
+        if !is_logged {
+            audit();
+        }
         Ok((shown, warnings))
     }
 }
@@ -81,12 +93,17 @@ mod tests {
         let (layer, handle) = reload::Layer::new(config::log_filter("info").unwrap().0);
         let filter = LogFilter::new(handle);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            assert!(!tracing::enabled!(target: "millpond", tracing::Level::DEBUG));
-            let (shown, warnings) = filter.set(" info,millpond=debug\n").unwrap();
+            assert!(!tracing::enabled!(target: "millpond", Level::DEBUG));
+            let address = IpAddr::from([127, 0, 0, 1]);
+            let (shown, warnings) = filter.set(" info,millpond=debug\n", address).unwrap();
             assert!(shown.contains("millpond=debug") && warnings.is_empty(), "{shown} {warnings:?}");
-            assert!(tracing::enabled!(target: "millpond", tracing::Level::DEBUG));
-            assert!(matches!(filter.set("no such level"), Err(LogFilterError::Invalid(_))));
+            assert!(tracing::enabled!(target: "millpond", Level::DEBUG));
+            for invalid in ["no such level", "", " ", "=", "info,=debug"] {
+                assert!(matches!(filter.set(invalid, address), Err(LogFilterError::Invalid(_))), "{invalid:?}");
+            }
             assert_eq!(filter.current().unwrap(), shown);
+            let (_, warnings) = filter.set("error", address).unwrap();
+            assert!(warnings.concat().contains("millpond::audit=info"), "{warnings:?}");
         });
         assert_eq!(LogFilter::default().current(), Err(LogFilterError::Unavailable));
     }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
 };
 
 use label::Label;
@@ -23,6 +24,7 @@ use sampled::set;
 use tenants::TenantsCollector;
 pub use tenants::{LABELLED_TENANTS_MAX, TenantActivities, TenantActivity, TenantTotals};
 
+use crate::reload::ReloadMetrics;
 use crate::store::ErrorClass;
 
 /// 100 us to 10 s.
@@ -52,6 +54,7 @@ pub struct Metrics {
     /// By route, then by result.
     request_seconds: Vec<Vec<Histogram>>,
     reload_failures: IntCounterVec,
+    reload_failing: IntGaugeVec,
     /// What the sampler sets.
     pub sampled: SampledGauges,
     /// What each tenant sends.
@@ -148,7 +151,18 @@ impl Metrics {
             &["file"],
         )?;
         registry.register(Box::new(reload_failures.clone()))?;
-        WatchedFile::VALUES.iter().for_each(|file| drop(reload_failures.with_label_values(&[file])));
+        let reload_failing = IntGaugeVec::new(
+            Opts::new(
+                name("reload_failing"),
+                "1 if the last reload failed, so that an earlier version is in use, by the setting that names the file",
+            ),
+            &["file"],
+        )?;
+        registry.register(Box::new(reload_failing.clone()))?;
+        for file in WatchedFile::VALUES {
+            reload_failures.with_label_values(&[file]);
+            reload_failing.with_label_values(&[file]);
+        }
         let tenants = Arc::new(TenantActivities::default());
         registry.register(Box::new(TenantsCollector::new(Arc::clone(&tenants))?))?;
         Ok(Self {
@@ -167,6 +181,7 @@ impl Metrics {
                 by_label::<RequestResult, _>(|result| request_seconds.with_label_values(&[route, result]))
             }),
             reload_failures,
+            reload_failing,
             sampled: SampledGauges::new(r)?,
             tenants,
             requests_in_flight: gauge(r, "requests_in_flight", "Requests whose response is not yet written")?,
@@ -295,14 +310,23 @@ impl Metrics {
         SealReason::VALUES.iter().copied().zip(self.sealed.iter().map(IntCounter::get))
     }
 
-    /// The counter of failed reloads of a file.
-    pub fn reload_failures(&self, file: WatchedFile) -> IntCounter {
-        self.reload_failures.with_label_values(&[file.text()])
+    /// What is counted of the reloads of a file.
+    pub fn reloads(&self, file: WatchedFile) -> ReloadMetrics {
+        let label = &[file.text()];
+        ReloadMetrics {
+            failures: self.reload_failures.with_label_values(label),
+            failing: self.reload_failing.with_label_values(label),
+        }
     }
 
     /// Counts a sealed segment.
     pub fn sealed(&self, reason: SealReason) {
         self.sealed.get(reason.index()).inspect(|counter| counter.inc());
+    }
+
+    /// Upload attempts that failed.
+    pub fn retries(&self) -> u64 {
+        self.retries.iter().map(IntCounter::get).sum()
     }
 
     /// Counts an upload that will be retried.

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use prometheus::IntCounter;
+use prometheus::{IntCounter, IntGauge};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -37,7 +37,7 @@ impl Reload {
     pub fn watch(&self, paths: Vec<PathBuf>) -> WatchedFiles {
         let versions = versions(&paths);
         let requests = self.0.subscribe();
-        WatchedFiles { paths, versions, retries_left: 0, is_failing: false, failures: None, requests }
+        WatchedFiles { paths, versions, retries_left: 0, is_failing: false, metrics: None, requests }
     }
 }
 
@@ -50,8 +50,17 @@ pub struct WatchedFiles {
     retries_left: u32,
     /// Whether the last reload failed.
     is_failing: bool,
-    failures: Option<IntCounter>,
+    metrics: Option<ReloadMetrics>,
     requests: watch::Receiver<()>,
+}
+
+/// What is counted of the reloads of one setting's files.
+#[derive(Debug, Clone)]
+pub struct ReloadMetrics {
+    /// Failed reloads.
+    pub failures: IntCounter,
+    /// 1 if the last reload failed, so that an earlier version is in force.
+    pub failing: IntGauge,
 }
 
 /// Identifies a version of a file.
@@ -84,9 +93,9 @@ fn versions(paths: &[PathBuf]) -> Vec<Option<Version>> {
 }
 
 impl WatchedFiles {
-    /// Counts failed reloads in `failures`.
-    pub fn count_failures(&mut self, failures: IntCounter) {
-        self.failures = Some(failures);
+    /// Reports reloads to `metrics`.
+    pub fn report_to(&mut self, metrics: ReloadMetrics) {
+        self.metrics = Some(metrics);
     }
 
     /// Calls `read` on a blocking thread whenever the files have changed or a reload is requested. If it fails, the caller
@@ -127,6 +136,7 @@ impl WatchedFiles {
         self.versions = versions;
         let Err(error) = read() else {
             self.is_failing = false;
+            self.metrics.iter().for_each(|metrics| metrics.failing.set(0));
             return tracing::info!(target: audit::TARGET, files = ?self.paths, is_requested, "reloaded");
         };
         self.retries_left = match (is_requested, is_changed) {
@@ -135,7 +145,10 @@ impl WatchedFiles {
             (false, false) => self.retries_left.saturating_sub(1),
         };
         if self.retries_left == 0 {
-            self.failures.iter().for_each(|failures| failures.inc());
+            if let Some(ReloadMetrics { failures, failing }) = &self.metrics {
+                failures.inc();
+                failing.set(1);
+            }
             tracing::error!(target: audit::TARGET, files = ?self.paths, is_requested, %error, "reload failed; keeping the previous version");
         } else if !self.is_failing {
             tracing::info!(files = ?self.paths, %error, "changed files are not valid yet; trying again");

@@ -106,7 +106,7 @@ impl Tenants {
         metrics: &Metrics,
     ) -> (Arc<Self>, impl Future<Output = std::io::Error> + Send + use<>) {
         let TenantsFile { path, entries, mut watched } = file;
-        watched.count_failures(metrics.reload_failures(WatchedFile::Tokens));
+        watched.report_to(metrics.reloads(WatchedFile::Tokens));
         let tenants = Arc::new(Self::from_entries(entries, shares, max_body_bytes, Arc::clone(&metrics.tenants)));
         let current = Arc::clone(&tenants);
         let watching = watched.run(move || file::read(&path).map(|entries| current.replace(entries)));

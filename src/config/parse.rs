@@ -287,8 +287,12 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
 
 /// The filter, and a warning for each target in it that does not exist.
 pub(super) fn log_filter(text: &str) -> Result<(Targets, Vec<String>), String> {
-    let filter: Targets =
-        text.parse().map_err(|_| "a level such as info, or levels by target such as info,millpond=debug".to_owned())?;
+    let expected = || "a level such as info, or levels by target such as info,millpond=debug".to_owned();
+    // Without a level or a target, `Targets` would turn everything but errors off.
+    if text.is_empty() || text.split(',').any(|directive| directive.trim().starts_with('=')) {
+        return Err(expected());
+    }
+    let filter: Targets = text.parse().map_err(|_| expected())?;
     let warnings = typos::unknown_targets(text, &filter)?;
     // These log a warning for each violation of the protocol, so a client could flood the log.
     let filter =

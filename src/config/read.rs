@@ -68,7 +68,7 @@ impl Reader {
                 filter,
                 json: self.get("LOG_FORMAT", parse::one_of([("text", false), ("json", true)]))?,
             },
-            warnings: log_warnings,
+            warnings: log_warnings.into_iter().map(|warning| format!("RUST_LOG: {warning}")).collect(),
         };
         conflicts::check(self, &settings);
         settings.warnings.extend(warnings::of(self, &settings));

@@ -161,7 +161,7 @@ pub(super) fn unknown_targets(text: &str, filter: &Targets) -> Result<Vec<String
         )),
         _ => Ok(unknown
             .iter()
-            .map(|(target, _)| format!("RUST_LOG: the unknown target {target:?} is ignored{}", suggestion(target)))
+            .map(|(target, _)| format!("the unknown target {target:?} is ignored{}", suggestion(target)))
             .collect()),
     }
 }

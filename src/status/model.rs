@@ -142,7 +142,7 @@ model! {
         /// Payloads.
         payloads: u64,
     }
-    /// What arrives and what is stored, over the last second. Objects over the last ten.
+    /// What arrives and what is stored, over the last second. Objects and failures over the last ten.
     Traffic {
         /// Requests, without health checks and lookups of jobs.
         requests_per_second: f64,
@@ -156,6 +156,10 @@ model! {
         stored_bytes_per_second: f64,
         /// Objects.
         objects_per_second: f64,
+        /// Uploads that failed.
+        upload_failures_per_second: f64,
+        /// Commits that failed.
+        commit_failures_per_second: f64,
         /// The outcomes that have occurred.
         outcomes: Vec<OutcomeStatus>,
     }
@@ -211,7 +215,7 @@ model! {
         free_bytes: u64,
         /// Its size.
         total_bytes: u64,
-        /// The time until the spool is full, at its growth of the last minute; none if it does not grow.
+        /// The time until the spool is full, at its growth of the last minute; none if that takes longer than 30 days.
         spool_full_in_seconds: Option<f64>,
     }
     /// Commits and segments over the last ten seconds.
@@ -265,6 +269,8 @@ model! {
     Files {
         /// Failed reloads since the start.
         reload_failures: ReloadFailures,
+        /// The settings whose last reload failed, so that an earlier version of the file is in force.
+        reload_failing: Vec<String>,
         /// When the certificate expires.
         certificate_expires_time: Option<String>,
         /// Days until then.

@@ -1,6 +1,6 @@
 //! The reasons against readiness, which `/ready` and the status report.
 
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::model::Reason;
 use crate::context::PipelineContext;
@@ -10,13 +10,19 @@ use crate::rfc3339;
 
 impl Reason {
     fn of(what: &str, outage: Outage) -> Self {
-        let since = outage.since.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).ok();
-        let since_time = since.map(|_| rfc3339::with_seconds(outage.since));
-        Self { what: what.to_owned(), detail: Some(outage.message), since, since_time }
+        let mut reason = Self { detail: Some(outage.message), ..Self::now(what) };
+        reason.begins(outage.since);
+        reason
     }
 
     fn now(what: &str) -> Self {
         Self { what: what.to_owned(), detail: None, since: None, since_time: None }
+    }
+
+    /// Sets its beginning, unless it has one.
+    pub(super) fn begins(&mut self, at: SystemTime) {
+        let Some(since) = at.duration_since(UNIX_EPOCH).ok().filter(|_| self.since.is_none()) else { return };
+        (self.since, self.since_time) = (Some(since.as_secs()), Some(rfc3339::with_seconds(at)));
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Reading {
     bytes_in: u64,
     bytes_out: u64,
     objects: u64,
+    upload_failures: u64,
+    commit_failures: u64,
     commits: u64,
     committed_jobs: f64,
     pub(super) cpu: Duration,
@@ -44,6 +46,8 @@ impl Reading {
             bytes_in: metrics.bytes_in.get(),
             bytes_out: metrics.bytes_out.get(),
             objects: metrics.objects.get(),
+            upload_failures: metrics.retries(),
+            commit_failures: metrics.commit_failures.get(),
             commits: metrics.frame_jobs.get_sample_count(),
             committed_jobs: metrics.frame_jobs.get_sample_sum(),
             cpu: super::process::cpu_time(),
@@ -78,7 +82,7 @@ impl Reading {
         self.rate(before, count)
     }
 
-    /// The traffic since the reading a second ago, and the objects since `earlier`.
+    /// The traffic since the reading a second ago, and the objects and failures since `earlier`.
     pub(super) fn traffic(&self, last: &Self, earlier: &Self) -> Traffic {
         let all = |reading: &Self| reading.outcomes.iter().map(|(_, _, count)| count).sum();
         let outcomes = self.outcomes.iter().enumerate().filter(|(_, (_, _, total))| *total > 0);
@@ -89,6 +93,8 @@ impl Reading {
             received_bytes_per_second: self.rate(last, |reading| reading.bytes_in),
             stored_bytes_per_second: self.rate(last, |reading| reading.bytes_out),
             objects_per_second: self.rate(earlier, |reading| reading.objects),
+            upload_failures_per_second: self.rate(earlier, |reading| reading.upload_failures),
+            commit_failures_per_second: self.rate(earlier, |reading| reading.commit_failures),
             outcomes: outcomes
                 .map(|(index, (outcome, _, total))| OutcomeStatus {
                     outcome: (*outcome).to_owned(),

@@ -29,6 +29,8 @@ const WINDOW: usize = 10;
 /// The growth of the spool is measured over so many seconds.
 const GROWTH_WINDOW: usize = 60;
 const DAY_SECONDS: f64 = 86_400.0;
+/// A growth that fills the spool later than this is noise.
+const SPOOL_HORIZON_SECONDS: f64 = 30.0 * DAY_SECONDS;
 
 /// Takes snapshots.
 pub struct Sampler {
@@ -48,6 +50,8 @@ struct SamplerState {
     disk: DiskReader,
     state: State,
     since: SystemTime,
+    /// The present reasons against readiness, with the time of the first snapshot that had them.
+    reasons_since: Vec<(String, SystemTime)>,
     /// Nothing waited at the last snapshot.
     was_empty: bool,
 }
@@ -62,6 +66,7 @@ impl Sampler {
             disk: DiskReader::default(),
             state: State::Ready,
             since: SystemTime::now(),
+            reasons_since: Vec::new(),
             was_empty: false,
         };
         let history = Arc::new(History::default());
@@ -99,13 +104,14 @@ impl SamplerState {
     fn status(&mut self, sources: &Sources, disk: Option<DiskStatus>) -> Status {
         let now = SystemTime::now();
         let reading = Reading::take(sources);
+        let mut reasons = readiness(&sources.context, &sources.depth);
+        self.complete(&mut reasons, now);
         let (last, earlier) = match (self.readings.back(), self.readings.front()) {
             (Some(last), Some(earlier)) => (last, earlier),
             _ => (&reading, &reading),
         };
         let seconds = reading.seconds_since(last);
         let metrics = &sources.context.metrics;
-        let reasons = readiness(&sources.context, &sources.depth);
         let balance = metrics.ledger.balance();
         let (traffic, latency) = (reading.traffic(last, earlier), reading.latency(earlier));
         let packing = reading.packing(earlier, sources);
@@ -184,6 +190,19 @@ impl SamplerState {
         }
     }
 
+    /// Adds the beginning to the reasons that have none.
+    fn complete(&mut self, reasons: &mut [Reason], now: SystemTime) {
+        self.reasons_since.retain(|(what, _)| reasons.iter().any(|reason| reason.what == *what));
+        for reason in reasons {
+            let seen = self.reasons_since.iter().find(|(what, _)| reason.what == *what).map(|(_, since)| *since);
+            let since = seen.unwrap_or_else(|| {
+                self.reasons_since.push((reason.what.clone(), now));
+                now
+            });
+            reason.begins(since);
+        }
+    }
+
     /// Changes the state, and records when.
     fn update_state(&mut self, sources: &Sources, reasons: &[Reason], balance: &Balance, now: SystemTime) {
         let is_draining = sources.context.shutdown.is_intake_stopped();
@@ -213,6 +232,7 @@ impl SamplerState {
         let used = space.used();
         let left = space.max_bytes().saturating_sub(used) as f64;
         let spool_full_in_seconds = self.growth(used).map(|growth| left.min(free_bytes as f64) / growth);
+        let spool_full_in_seconds = spool_full_in_seconds.filter(|seconds| *seconds < SPOOL_HORIZON_SECONDS);
         let gauges = &sources.context.metrics.sampled;
         for (gauge, value) in [
             (&gauges.disk_free, free_bytes),
@@ -273,13 +293,16 @@ fn limits(sources: &Sources, process: &Process) -> Vec<LimitStatus> {
 }
 
 fn files(sources: &Sources, now: SystemTime) -> Files {
-    let failures = |file| sources.context.metrics.reload_failures(file).get();
+    let reloads = |file| sources.context.metrics.reloads(file);
+    let failures = |file| reloads(file).failures.get();
+    let failing = WatchedFile::ALL.iter().filter(|file| reloads(**file).failing.get() > 0);
     let expires = sources.tls.as_ref().and_then(|tls| tls.expires());
     Files {
         reload_failures: ReloadFailures {
             tokens: failures(WatchedFile::Tokens),
             certificate: failures(WatchedFile::Certificate),
         },
+        reload_failing: failing.map(|file| file.text().to_owned()).collect(),
         certificate_expires_time: expires.map(rfc3339::with_seconds),
         certificate_days: expires.map(|expires| (since_1970(expires) - since_1970(now)) / DAY_SECONDS),
     }

@@ -55,7 +55,7 @@ impl Sources {
         let facts = Facts {
             ack: settings.http.ack.name().to_owned(),
             compression: compression.to_owned(),
-            store: store.to_owned(),
+            store: if settings.prefix.is_empty() { store.to_owned() } else { format!("{store}/{}", settings.prefix) },
             spool_dir: is_durable.then(|| settings.spool.dir.display().to_string()),
         };
         let limits = vec![

@@ -288,11 +288,52 @@ async fn the_log_filter_of_the_running_server_can_be_changed() {
     assert!(unknown.text().contains("did you mean millpond?"), "{}", unknown.text());
     let invalid = request(&server, "PUT /v1/log-filter", "millpond=loud").await;
     assert!(invalid.status == 400 && invalid.text().contains("expected"), "{}", invalid.text());
+    for empty in ["", "=", "info,=debug"] {
+        assert_eq!(request(&server, "PUT /v1/log-filter", empty).await.status, 400, "{empty:?}");
+    }
     assert_eq!(request(&server, "PUT /v1/log-filter", &"x".repeat(4097)).await.status, 413);
     assert_eq!(
         request(&server, "GET /v1/log-filter", "").await.text(),
         unknown.text().lines().next().unwrap().to_owned() + "\n"
     );
+}
+
+#[tokio::test]
+async fn a_filter_that_turns_the_audit_log_off_is_audited_and_named() {
+    let mut server = Server::start(&[]).await;
+    let silenced = request(&server, "PUT /v1/log-filter", "error").await;
+    assert!(silenced.status == 200 && silenced.text().contains("millpond::audit=info"), "{}", silenced.text());
+    server.logged("changing the log filter").await;
+    let line = server.log().lines().rfind(|line| line.contains("changing the log filter")).unwrap().to_owned();
+    assert!(line.contains("address=127.0.0.1") && line.contains("error"), "{line}");
+    // The line about a change back is written after it, because the old filter suppresses it.
+    request(&server, "PUT /v1/log-filter", "warn").await;
+    until("the change back is logged", async || server.log().matches("changing the log filter").count() == 2).await;
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_say_what_to_do() {
+    let server = Server::start(&[]).await;
+    let unknown = request(&server, "GET /v1/nope", "").await;
+    assert!(unknown.status == 404 && unknown.text().contains("docs/api.md"), "{}", unknown.text());
+    for (line, allowed) in [("GET /v1/drain", "POST"), ("POST /v1/log-filter", "GET,HEAD,PUT"), ("POST /", "GET,HEAD")]
+    {
+        let answer = request(&server, line, "").await;
+        assert!(answer.status == 405 && answer.text().contains("Allow"), "{line}: {} {}", answer.status, answer.text());
+        assert_eq!(answer.header("allow"), allowed, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn each_reason_has_a_beginning() {
+    let server = Server::start(&[]).await;
+    assert_eq!(request(&server, "POST /v1/drain", "").await.status, 202);
+    let seen = status_with(&server, "the reason", |seen| seen["reasons"][0]["what"] == "draining").await;
+    let since = |seen: &Value| seen["reasons"][0]["since"].as_u64().unwrap();
+    assert!(since(&seen) > 0 && seen["reasons"][0]["since_time"].is_string(), "{seen}");
+    let last = seen["timestamp"].as_f64().unwrap();
+    let later = |seen: &Value| seen["timestamp"].as_f64().unwrap() > last + 2.0;
+    assert_eq!(since(&status_with(&server, "a later snapshot", later).await), since(&seen));
 }
 
 #[tokio::test]
@@ -328,4 +369,12 @@ async fn the_certificates_end_failed_reloads_and_damaged_files_are_shown() {
     let seen = status_with(&server, "damaged files", |seen| seen["dead"]["files"] == 1).await;
     assert_eq!(seen["dead"]["bytes"], 7);
     assert!(seen["files"]["reload_failures"]["TLS_CERT"].as_u64().unwrap() >= 1);
+    assert_eq!(seen["files"]["reload_failing"], serde_json::json!(["TLS_CERT"]));
+    let (other, _) = Pair::new();
+    for ((_, file), (_, new)) in pair.env().iter().zip(other.env()) {
+        std::fs::copy(new, file).unwrap();
+    }
+    status_with(&server, "the pair is valid again", |seen| seen["files"]["reload_failing"] == serde_json::json!([]))
+        .await;
+    assert_eq!(server.metric("millpond_reload_failing{file=\"TLS_CERT\"}").await, 0.0);
 }

@@ -33,9 +33,10 @@ const UNITS: [&str; 14] = [
 ];
 
 /// Metrics without a unit: 0 or 1.
-const NUMBERS: [&str; 4] = ["millpond_build_info", "millpond_draining", "millpond_spool_up", "millpond_store_up"];
+const NUMBERS: [&str; 5] =
+    ["millpond_build_info", "millpond_draining", "millpond_reload_failing", "millpond_spool_up", "millpond_store_up"];
 /// Labels whose values are not known here.
-const OPEN_LABELS: [(&str, &str); 2] = [("tenant", "the name of a tenant, or `other`"), ("version", "the version")];
+const OPEN_LABELS: [(&str, &str); 2] = [("tenant", "the name of a tenant, or `(other)`"), ("version", "the version")];
 
 #[test]
 fn configuration_md_lists_every_setting_with_its_default() {

@@ -218,10 +218,27 @@ async fn an_outage_of_the_store_is_the_verdict_with_its_beginning_and_what_the_s
             browser.run("return document.title").await.as_str().unwrap().starts_with("Not ready")
         })
         .await;
+    browser.shows("#problems", |problems| problems.contains("The store is unavailable")).await;
+    browser.shows("#reasons", |reasons| reasons.contains("Batches are accepted until the spool is full")).await;
     browser.screenshot("store-away").await;
     s3.faults().set(FaultPlan::none());
     browser.shows("#verdict-title", |title| title == "Ready").await;
     load.stop().await;
+    // The consequences of two reasons do not contradict each other.
+    s3.faults().set(FaultPlan::always(Fault::AccessDenied));
+    server.post_json("{}").await;
+    browser.shows("#reasons", |reasons| reasons.contains("nothing is lost")).await;
+    let drain = format!("POST /v1/drain HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", server.admin);
+    let mut connection = Connection(TcpStream::connect(server.admin).await.unwrap());
+    connection.write(drain.as_bytes()).await;
+    assert_eq!(connection.answer().await.unwrap().status, 202);
+    browser
+        .shows("#reasons", |reasons| {
+            reasons.contains("New batches are rejected")
+                && reasons.contains("nothing is lost")
+                && !reasons.contains("Batches are accepted")
+        })
+        .await;
     assert_eq!(browser.console().await, Vec::<String>::new());
 }
 

@@ -2,7 +2,7 @@
 
 import { byId, create, list, pairs, setText, tiles } from "./dom.js";
 import { bytes, count, duration, figure, latency, percent, plural } from "./format.js";
-import { FINE, LIMITS, OUTCOMES, SEALS, words } from "./terms.js";
+import { FINE, LIMITS, OUTCOMES, REASONS, SEALS, words } from "./terms.js";
 
 /** Shares of a limit from which it is shown as a warning, and as nearly used up. */
 const HIGH = 0.75;
@@ -36,19 +36,25 @@ export function showTraffic({ traffic }) {
 }
 
 /** What needs attention: `{level, text}`. */
-function problems({ traffic, ledger, dead, files }) {
-  const found = [];
+function problems({ reasons, traffic, ledger, dead, files }) {
+  const found = reasons.filter(({ what }) => what !== "draining").map(({ what }) => {
+    const text = REASONS[what]?.[0] ?? what;
+    return { level: "bad", text: text[0].toUpperCase() + text.slice(1) };
+  });
   const rateOf = (isKind) => traffic.outcomes.filter(isKind).reduce((sum, { per_second: rate }) => sum + rate, 0);
   const rejected = rateOf(({ outcome }) => !FINE.has(outcome) && outcome !== "failed");
   const failed = rateOf(({ outcome }) => outcome === "failed");
   if (rejected > 0) found.push({ level: "warn", text: `${figure(rejected)}/s are rejected` });
   if (failed > 0) found.push({ level: "bad", text: `${figure(failed)}/s fail: look for errors in the log` });
+  const { upload_failures_per_second: uploads, commit_failures_per_second: commits } = traffic;
+  if (uploads > 0) found.push({ level: "warn", text: `${figure(uploads)}/s uploads fail and are retried` });
+  if (commits > 0) found.push({ level: "bad", text: `${figure(commits)}/s commits fail: their batches are rejected` });
   if (ledger.dead.jobs > 0) {
     found.push({ level: "bad", text: `${plural(ledger.dead.jobs, "acknowledged job")} damaged on disk and lost` });
   }
   if (dead.files > 0) found.push({ level: "bad", text: `${plural(dead.files, "file")} under dead/: ${bytes(dead.bytes)}` });
-  for (const [file, failures] of Object.entries(files.reload_failures ?? {})) {
-    if (failures > 0) found.push({ level: "warn", text: `${plural(failures, "reload")} of ${file} failed: the previous version is in force` });
+  for (const file of files.reload_failing ?? []) {
+    found.push({ level: "warn", text: `The last reload of ${file} failed: the previous version is in force` });
   }
   if (Number.isFinite(files.certificate_days) && files.certificate_days < CERTIFICATE_WARNING_DAYS) {
     const left = files.certificate_days;
@@ -80,7 +86,11 @@ function meters({ limits, process, disk }) {
   });
   if (Number.isFinite(disk?.free_bytes) && Number.isFinite(disk?.total_bytes)) {
     const used = disk.total_bytes - disk.free_bytes;
-    found.push({ title: "Disk", hint: "of SPOOL_DIR", used, max: disk.total_bytes, text: `${bytes(disk.free_bytes)} free of ${bytes(disk.total_bytes)}` });
+    const spool = limits.find(({ name }) => name === "spool_bytes");
+    // Other programs may use the disk too, so a high share alone says nothing.
+    const state = spool && disk.free_bytes < spool.max - spool.used ? "bad" : "ok";
+    const word = "less free than SPOOL_MAX_BYTES needs";
+    found.push({ title: "Disk", hint: "of SPOOL_DIR", used, max: disk.total_bytes, text: `${bytes(disk.free_bytes)} free of ${bytes(disk.total_bytes)}`, state, word });
   }
   found.push({ title: "CPU", hint: "cores", used: process.cpu_cores, max: process.cores, text: `${figure(process.cpu_cores)} of ${count(process.cores)}` });
   if (Number.isFinite(process.runtime_busy_share)) {
@@ -96,14 +106,14 @@ export function showSaturation(status) {
     bar.setAttribute("aria-valuemin", "0");
     return create("li", "", create("span", "name"), create("span", "hint muted"), create("span", "value"), bar);
   };
-  list(byId("limits"), meters(status), make, (item, { title, hint, used, max, text }) => {
+  list(byId("limits"), meters(status), make, (item, { title, hint, used, max, text, state: known, word: problem }) => {
     const [name, note, value, bar] = item.children;
     const share = max > 0 && Number.isFinite(used) ? Math.min(1, used / max) : 0;
-    const state = level(share);
+    const state = known ?? level(share);
     setText(name, title);
     setText(note, hint);
-    const word = share >= 1 ? " · full" : " · nearly full";
-    setText(value, state === "bad" ? text + word : text);
+    const word = problem ?? (share >= 1 ? "full" : "nearly full");
+    setText(value, state === "bad" ? `${text} · ${word}` : text);
     item.dataset.level = state;
     bar.firstElementChild.style.width = `${share * 100}%`;
     bar.setAttribute("aria-label", title);

@@ -1,17 +1,20 @@
 // What the values of the API mean, for people. An unknown value is shown as it is.
 
-/** The reasons against readiness: headline, and the consequence for clients. */
+/** The reasons against readiness: headline, what it means, and the consequence for clients if no other reason rejects batches. */
 export const REASONS = {
   draining: ["the server is draining", "New batches are rejected while the jobs that wait are uploaded."],
-  store: ["the store is unavailable", "Batches are accepted until the spool is full. Uploads are retried until they succeed, so nothing is lost."],
+  store: ["the store is unavailable", "Uploads are retried until they succeed, so nothing is lost.", "Batches are accepted until the spool is full."],
   spool: ["the spool fails", "Batches are rejected while commits fail. Check the disk of SPOOL_DIR."],
   "spool full": ["the spool is full", "Batches are rejected with 503 until segments are stored."],
-  "spool folders not adopted": ["spool folders cannot be adopted", "Batches are accepted. Jobs of an exited process wait in a folder that this process cannot read."],
+  "spool folders not adopted": ["spool folders cannot be adopted", "Jobs of an exited process wait in a folder that this process cannot read.", "Batches are accepted."],
   "queue full": ["the queue is full", "Batches are rejected with 503: commits are slower than ingestion."],
 };
 
-/** The consequence of an unavailable store without a spool. */
-export const STORE_WITHOUT_SPOOL = "Batches are accepted until the queue is full. There is no spool: jobs that wait are lost if the process exits.";
+/** Reasons for which batches are rejected. */
+export const REJECTING = new Set(["draining", "spool", "spool full", "queue full"]);
+
+/** The same for an unavailable store without a spool. */
+export const STORE_WITHOUT_SPOOL = ["There is no spool: jobs that wait are lost if the process exits.", "Batches are accepted until the queue is full."];
 
 export const OUTCOMES = {
   accepted: "2xx",
@@ -68,7 +71,7 @@ export const STAGES = [
   ["queue_wait", "Wait in the queue", "until the commit begins, of the oldest job of each commit"],
   ["commit", "Commit", "append and fsync of a frame"],
   ["upload", "Upload", "one attempt to upload an object"],
-  ["stored", "Commit to stored", "from the opening of a segment to its object"],
+  ["stored", "Segment to object", "from the opening of a segment to its object"],
 ];
 
 /** An API name for people: `too_large` becomes `too large`. */

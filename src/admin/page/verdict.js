@@ -2,12 +2,10 @@
 
 import { byId, create, list, setText } from "./dom.js";
 import { bytes, duration, moment, percent } from "./format.js";
-import { REASONS, STORE_WITHOUT_SPOOL } from "./terms.js";
+import { REASONS, REJECTING, STORE_WITHOUT_SPOOL } from "./terms.js";
 
 /** A spool that is full within this time is shown as a warning. */
 const SPOOL_WARNING_S = 3600;
-/** A growth that fills the spool later than this is noise. */
-const SPOOL_HORIZON_S = 30 * 86400;
 
 const STATES = {
   ready: ["Ready", "Batches are accepted and stored."],
@@ -41,12 +39,14 @@ function showReasons(status) {
     const item = create("li", "", create("strong"), " ", create("span", "muted"), create("p"), create("code"));
     return item;
   };
+  const isAccepting = !status.reasons.some(({ what }) => REJECTING.has(what));
   list(byId("reasons"), status.reasons, make, (item, reason) => {
     const [what, age, meaning, detail] = item.children;
     setText(what, reason.what);
     setText(age, reason.since ? `since ${since(reason.since, status.timestamp)}` : "");
     const hasNoSpool = reason.what === "store" && status.settings.spool_dir === null;
-    setText(meaning, hasNoSpool ? STORE_WITHOUT_SPOOL : REASONS[reason.what]?.[1] ?? "");
+    const [text, ifAccepting] = hasNoSpool ? STORE_WITHOUT_SPOOL : REASONS[reason.what]?.slice(1) ?? [""];
+    setText(meaning, isAccepting && ifAccepting ? `${ifAccepting} ${text}` : text);
     setText(detail, reason.detail ?? "");
     detail.hidden = !reason.detail;
   });
@@ -62,7 +62,7 @@ function showSpool(status) {
     return;
   }
   const used = `${bytes(spool.used)} of ${bytes(spool.max)} used (${percent(spool.used / spool.max)})`;
-  if (Number.isFinite(left) && left < SPOOL_HORIZON_S) {
+  if (Number.isFinite(left)) {
     line.dataset.level = left < SPOOL_WARNING_S ? "warn" : "";
     setText(line, `The spool will be full in ${duration(left)} at the current rate: ${used}.`);
   } else {

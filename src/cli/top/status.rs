@@ -88,6 +88,8 @@ pub(super) struct Traffic {
     pub(super) received_bytes_per_second: Option<f64>,
     pub(super) stored_bytes_per_second: Option<f64>,
     pub(super) objects_per_second: Option<f64>,
+    pub(super) upload_failures_per_second: Option<f64>,
+    pub(super) commit_failures_per_second: Option<f64>,
     pub(super) outcomes: Vec<Outcome>,
 }
 
@@ -172,6 +174,7 @@ pub(super) struct Dead {
 #[serde(default)]
 pub(super) struct Files {
     pub(super) certificate_days: Option<f64>,
+    pub(super) reload_failing: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -76,6 +76,20 @@ fn verdict(status: &Status) -> Vec<Line> {
     if let Some(days) = status.files.certificate_days.filter(|days| *days < CERTIFICATE_DAYS) {
         lines.push(Line::of(Look::Warning, &format!("  the certificate expires in {days:.1} days")));
     }
+    for file in &status.files.reload_failing {
+        lines.push(Line::of(
+            Look::Warning,
+            &format!("  the last reload of {} failed: the previous version is in force", printable(file)),
+        ));
+    }
+    let traffic = &status.traffic;
+    for (what, rate) in
+        [("uploads", traffic.upload_failures_per_second), ("commits", traffic.commit_failures_per_second)]
+    {
+        if let Some(rate) = rate.filter(|rate| *rate > 0.0) {
+            lines.push(Line::of(Look::Warning, &format!("  {what} that fail: {} a second", decimal(rate))));
+        }
+    }
     lines
 }
 
@@ -144,7 +158,7 @@ fn latency(status: &Status) -> Vec<Line> {
         row("queue wait", &latency.queue_wait),
         row("commit", &latency.commit),
         row("upload", &latency.upload),
-        row("accepted to stored", &latency.stored),
+        row("segment to object", &latency.stored),
     ];
     let mut lines = section(&[Align::Left, Align::Right, Align::Right, Align::Right, Align::Right], &rows);
     lines.push(Line::default());
@@ -180,7 +194,13 @@ fn limits(status: &Status) -> Vec<Line> {
             _ => String::new(),
         };
         let (free, total) = (optional(disk.free_bytes, bytes), optional(disk.total_bytes, bytes));
-        lines.push(Line::of(Look::Plain, &format!("disk free {free} of {total}{full}")));
+        let spool = status.limits.iter().find(|limit| limit.name == "spool_bytes");
+        let needed = spool.and_then(|spool| Some(spool.max? - spool.used?));
+        let line = Line::of(Look::Plain, &format!("disk free {free} of {total}{full}"));
+        lines.push(match (disk.free_bytes, needed) {
+            (Some(free), Some(needed)) if free < needed => line.add(Look::Bad, "   less than SPOOL_MAX_BYTES needs"),
+            _ => line,
+        });
     }
     lines.push(Line::default());
     lines
@@ -339,6 +359,25 @@ mod tests {
         let fixed = all.lines().position(|line| line.starts_with("RECENT")).unwrap();
         assert_eq!(text(&status, Some(fixed + 5)).matches("no JSON").count(), 3);
         assert_eq!(text(&status, Some(10)).matches("no JSON").count(), 0);
+    }
+
+    #[test]
+    fn failures_are_named_only_while_they_last() {
+        let calm =
+            json!({"state": "ready", "traffic": {"upload_failures_per_second": 0.0}, "files": {"reload_failing": []}});
+        assert!(!text(&calm, None).contains("fail:"));
+        let failing = json!({"traffic": {"upload_failures_per_second": 2.0, "commit_failures_per_second": 0.5},
+            "files": {"reload_failing": ["TOKENS_FILE"]},
+            "limits": [{"name": "spool_bytes", "used": 10.0, "max": 100.0}], "disk": {"free_bytes": 80.0, "total_bytes": 1000.0}});
+        let text = text(&failing, None);
+        for part in [
+            "reload of TOKENS_FILE failed",
+            "uploads that fail",
+            "commits that fail",
+            "less than SPOOL_MAX_BYTES needs",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]
