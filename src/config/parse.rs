@@ -289,16 +289,19 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
 pub(super) fn log_filter(text: &str) -> Result<(Targets, Vec<String>), String> {
     let expected = || "a level such as info, or levels by target such as info,millpond=debug".to_owned();
     // Without a level or a target, `Targets` would turn everything but errors off.
-    if text.is_empty() || text.split(',').any(|directive| directive.trim().starts_with('=')) {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if text.is_empty() || !is_plain || text.split(',').any(|directive| directive.trim().starts_with('=')) {
         return Err(expected());
     }
     let filter: Targets = text.parse().map_err(|_| expected())?;
     let warnings = typos::unknown_targets(text, &filter)?;
     // These log a warning for each violation of the protocol, so a client could flood the log.
-    let filter =
-        ["aws_config", "h2", "rustls"].into_iter().filter(|name| !text.contains(name)).fold(filter, |filter, name| {
+    let filter = ["aws_config", "h2", "rpprof", "rustls"].into_iter().filter(|name| !text.contains(name)).fold(
+        filter,
+        |filter, name| {
             let level = filter.default_level().unwrap_or(LevelFilter::OFF).min(LevelFilter::ERROR);
             filter.with_target(name, level)
-        });
+        },
+    );
     Ok((filter, warnings))
 }

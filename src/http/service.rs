@@ -98,7 +98,7 @@ impl Service<Request<Incoming>> for PublicService {
         let id = RequestId::of(request.headers());
         let span = match &state.context.tracer {
             Some(tracer) if route != Route::Health => tracer
-                .sample(request.headers(), began)
+                .sample(request.headers(), client, began)
                 .map(|sampled| Box::new(RequestSpan::new(tracer, sampled, &request, client))),
             _ => None,
         };
