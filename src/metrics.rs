@@ -14,7 +14,7 @@ use prometheus::{
 };
 
 use label::Label;
-pub use label::{Limit, Outcome, RequestResult, Route, SealReason, WatchedFile};
+pub use label::{HandoverResult, Limit, Outcome, RequestResult, Route, SealReason, WatchedFile};
 use ledger::LedgerCollector;
 pub use ledger::{Balance, Count, Ledger};
 use registration::{by_label, counter, gauge, histogram, labelled, name};
@@ -52,6 +52,8 @@ pub struct Metrics {
     /// By route, then by result.
     request_seconds: Vec<Vec<Histogram>>,
     reload_failures: IntCounterVec,
+    /// By result.
+    handovers: Vec<IntCounter>,
     /// What the sampler sets.
     pub sampled: SampledGauges,
     /// What each tenant sends.
@@ -167,6 +169,12 @@ impl Metrics {
                 by_label::<RequestResult, _>(|result| request_seconds.with_label_values(&[route, result]))
             }),
             reload_failures,
+            handovers: labelled::<HandoverResult>(
+                r,
+                "handovers_total",
+                "Takeovers that this process has completed as the new one, and handovers that failed while it was the old one",
+                "result",
+            )?,
             sampled: SampledGauges::new(r)?,
             tenants,
             requests_in_flight: gauge(r, "requests_in_flight", "Requests whose response is not yet written")?,
@@ -298,6 +306,11 @@ impl Metrics {
     /// The counter of failed reloads of a file.
     pub fn reload_failures(&self, file: WatchedFile) -> IntCounter {
         self.reload_failures.with_label_values(&[file.text()])
+    }
+
+    /// Counts a handover.
+    pub fn handover(&self, result: HandoverResult) {
+        self.handovers.get(result.index()).inspect(|counter| counter.inc());
     }
 
     /// Counts a sealed segment.
