@@ -1,6 +1,7 @@
 //! Starts every task of the server, and stops them in order.
 
-use std::io;
+mod adopt;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use self::adopt::adopt;
 use crate::admin::{Admin, AdminService};
 use crate::config::{self, Ack, Settings, TenantSettings};
 use crate::context::PipelineContext;
@@ -19,7 +21,6 @@ use crate::handover::Handover;
 use crate::health::Health;
 use crate::http::{ApiState, PublicService, rejection_outcome, render_rejection};
 use crate::log_filter::LogFilter;
-use crate::log_throttle::LogThrottle;
 use crate::metrics::{Balance, Metrics, Route, WatchedFile};
 use crate::permissions::is_readable_by_others;
 use crate::pipeline::Pipeline;
@@ -35,12 +36,6 @@ use crate::tenants::{Tenants, TenantsFile};
 use crate::trace::Tracer;
 use crate::worker::backoff;
 
-/// How often the spool is searched for folders of processes that have exited.
-const ADOPT_INTERVAL: Duration = Duration::from_secs(2);
-/// The same while some folders are not adopted yet.
-const ADOPT_WAITING_INTERVAL: Duration = Duration::from_millis(200);
-/// How often a failed search is logged.
-const ADOPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Segments in memory in addition to one for each worker; with that many, the dispatcher takes no jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
 /// The share of `SHUTDOWN_GRACE` in which connections must drain.
@@ -375,33 +370,5 @@ async fn check_store(store: Arc<Store>, context: PipelineContext) {
         }
         sleep(backoff::delay(failures, fastrand::f64())).await;
         failures = failures.saturating_add(1);
-    }
-}
-
-/// Adopts the folders of processes that share the spool and have exited since.
-async fn adopt(context: PipelineContext) {
-    let log = LogThrottle::new(ADOPT_LOG_INTERVAL);
-    loop {
-        let unadopted = context.spool.unadopted();
-        context.metrics.folders_unadopted(unadopted.waiting, unadopted.failing);
-        sleep(if unadopted.waiting > 0 { ADOPT_WAITING_INTERVAL } else { ADOPT_INTERVAL }).await;
-        context.spool.retry_cleanups().await;
-        if context.shutdown.is_draining() {
-            // The replacement process adopts them.
-            continue;
-        }
-        let spool = Arc::clone(&context.spool);
-        let adopted = task::spawn_blocking(move || spool.adopt()).await;
-        match adopted.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(segments) => {
-                context.metrics.segments_adopted.inc_by(segments.len() as u64);
-                context.backlog.add(segments);
-            }
-            Err(error) => {
-                if let Some(suppressed) = log.permit() {
-                    tracing::warn!(%error, suppressed, "cannot adopt the folders of exited processes");
-                }
-            }
-        }
     }
 }

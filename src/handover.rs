@@ -30,6 +30,7 @@
 
 mod channel;
 mod inherited;
+mod listeners;
 mod message;
 mod offer;
 mod socket;
@@ -46,12 +47,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use inherited::{Inherited, InheritedError};
+pub use listeners::{ListenError, listen};
 pub use takeover::{Takeover, request};
 
 use crate::metrics::{HandoverResult, Metrics};
 use crate::shutdown::Shutdown;
 use offer::Offer;
-use socket::listen;
 use takeover::Completion;
 
 /// The longest path of a Unix socket, in bytes.
@@ -152,7 +153,7 @@ impl Handover {
             metrics.handover(HandoverResult::Completed);
         }
         ready.cancel();
-        match listen(&path) {
+        match socket::listen(&path) {
             Ok(listener) => {
                 tracing::info!(path = %path.display(), "listening for handovers");
                 Offer { public, admin }.serve(listener, &shutdown, &metrics).await;

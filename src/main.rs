@@ -1,5 +1,6 @@
 //! The program: command line, environment, signals and exit codes.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,14 +18,13 @@ use millpond::metrics::Count;
 use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Reload, WatchedFiles};
 use millpond::segment::SegmentId;
-use millpond::server::{Tls, bind};
+use millpond::server::Tls;
 use millpond::shutdown::Shutdown;
 use millpond::spool::{ADOPTED_FOLDERS_MAX, Spool};
 use millpond::store::Store;
 use millpond::tenants::TenantsFile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -144,7 +144,7 @@ async fn serve(mut settings: Settings, inherited: Inherited, log_filter: LogFilt
         }
     };
     let opened = app::read_admin_token(&mut settings)
-        .and_then(|()| check_inherited(&settings, &inherited))
+        .and_then(|()| Ok(inherited.check(settings.admin_token.is_some())?))
         .and_then(|()| read_files(&settings, &reload))
         .and_then(|opened| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, opened)));
     let (spool, SettingsFiles { tenants, tls }) = match opened {
@@ -154,7 +154,7 @@ async fn serve(mut settings: Settings, inherited: Inherited, log_filter: LogFilt
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
-    let (public, admin) = listen(&settings, inherited, takeover.as_mut())?;
+    let (public, admin) = handover::listen(&settings, inherited, takeover.as_mut())?;
     tracing::info!(addr = %public.local_addr()?, "listening");
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
     let handover = settings.handover_socket.clone().map(|path| Handover::new(path, takeover, &public, &admin));
@@ -169,19 +169,7 @@ async fn serve(mut settings: Settings, inherited: Inherited, log_filter: LogFilt
 fn inherited() -> Result<Inherited, handover::InheritedError> {
     // Without it, the variables may be meant for another process.
     let listen_fds = if std::env::var_os("LISTEN_PID").is_some() { ListenFd::from_env() } else { ListenFd::empty() };
-    Inherited::take(listen_fds, std::env::var("LISTEN_FDNAMES").ok().as_deref())
-}
-
-/// Checks the admin listener that a service manager has opened as `ADMIN_ADDR` is checked.
-fn check_inherited(settings: &Settings, inherited: &Inherited) -> anyhow::Result<()> {
-    let Some(admin) = &inherited.admin else { return Ok(()) };
-    let address = admin.local_addr().context("LISTEN_FDS: the socket named admin has no address")?;
-    if settings.admin_token.is_none() && !address.ip().to_canonical().is_loopback() {
-        anyhow::bail!(
-            "LISTEN_FDS: the socket named admin listens on {address}, which is not a loopback address, and ADMIN_TOKEN is not set: set ADMIN_TOKEN, or use a loopback address"
-        );
-    }
-    Ok(())
+    Inherited::take(listen_fds, std::env::var_os("LISTEN_FDNAMES").as_deref().and_then(OsStr::to_str))
 }
 
 /// Asks the running process for its listeners, if there is one.
@@ -190,25 +178,6 @@ async fn take_over(settings: &Settings) -> Result<Option<Takeover>, handover::Ha
         Some(path) => handover::request(path).await,
         None => Ok(None),
     }
-}
-
-/// The public and the admin listener: of the service manager, of the running process, or new ones.
-fn listen(
-    settings: &Settings,
-    inherited: Inherited,
-    mut takeover: Option<&mut Takeover>,
-) -> anyhow::Result<(TcpListener, TcpListener)> {
-    let listener = |what: &str, given: Option<std::net::TcpListener>, address| match given {
-        Some(given) => TcpListener::from_std(given).with_context(|| format!("{what}: cannot use the listener")),
-        None => bind(address).with_context(|| format!("{what}: cannot listen on {address}")),
-    };
-    let (public, admin) = (settings.http.listen_addr, settings.admin_addr);
-    let taken_public = takeover.as_mut().and_then(|takeover| takeover.take_public(public));
-    let taken_admin = takeover.as_mut().and_then(|takeover| takeover.take_admin(admin));
-    Ok((
-        listener("LISTEN_ADDR", inherited.public.or(taken_public), public)?,
-        listener("ADMIN_ADDR", inherited.admin.or(taken_admin), admin)?,
-    ))
 }
 
 /// Tells systemd when the server is ready and when it stops, if `NOTIFY_SOCKET` is set (sd_notify(3)).

@@ -1,7 +1,7 @@
 //! Listeners that a service manager has opened: `LISTEN_FDS`, as sd_listen_fds(3) describes it.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 
 use listenfd::ListenFd;
 use rustix::net::sockopt::socket_acceptconn;
@@ -44,6 +44,11 @@ pub enum InheritedError {
         /// What is wrong with it.
         error: io::Error,
     },
+    /// The admin listener is open to other machines, and no token protects it.
+    #[error(
+        "LISTEN_FDS: the socket named admin listens on {0}, which is not a loopback address, and ADMIN_TOKEN is not set: set ADMIN_TOKEN, or use a loopback address"
+    )]
+    Exposed(SocketAddr),
 }
 
 impl Inherited {
@@ -76,5 +81,18 @@ impl Inherited {
             *place = Some(listener);
         }
         Ok(inherited)
+    }
+
+    /// Checks the admin listener as `ADMIN_ADDR` is checked.
+    ///
+    /// # Errors
+    /// If other machines can reach it, and there is no `ADMIN_TOKEN`.
+    pub fn check(&self, has_token: bool) -> Result<(), InheritedError> {
+        match self.admin.as_ref().and_then(|admin| admin.local_addr().ok()) {
+            Some(address) if !has_token && !address.ip().to_canonical().is_loopback() => {
+                Err(InheritedError::Exposed(address))
+            }
+            _ => Ok(()),
+        }
     }
 }

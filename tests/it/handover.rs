@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Signal, geteuid};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixDatagram, UnixListener, UnixStream};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
@@ -417,4 +417,37 @@ async fn listeners_for_another_process_are_ignored_and_unknown_ones_are_errors()
         assert_eq!(child.wait().await.unwrap().code(), Some(64), "{log}");
         assert!(log.contains(text), "{log}");
     }
+}
+
+#[tokio::test]
+async fn systemd_is_told_when_the_server_is_ready_and_when_it_stops() {
+    let old = start().await;
+    let manager = UnixDatagram::bind(old.folder.path().join("notify")).unwrap();
+    let heard = async || {
+        let mut text = [0; 64];
+        let bytes = manager.recv(&mut text).await.unwrap();
+        String::from_utf8_lossy(&text[..bytes]).trim().to_owned()
+    };
+    let path = old.folder.path().join("notify");
+    let mut new = old.start_beside(&[SOCKET, ("NOTIFY_SOCKET", path.to_str().unwrap())]).await;
+    assert_eq!(heard().await, "READY=1");
+    assert!(new.log().contains("took over the listeners"), "{}", new.log());
+    new.signal(Signal::TERM);
+    assert_eq!(heard().await, "STOPPING=1");
+    assert_eq!(new.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn an_admin_listener_of_a_service_manager_needs_a_token_beyond_loopback() {
+    let sockets = ["127.0.0.1:0", "0.0.0.0:0"].map(|address| TcpListener::bind(address).unwrap());
+    let exports = "LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=public:admin";
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let mut child =
+        activated(folder.path(), [&sockets[0], &sockets[1]], exports).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).await.unwrap();
+    assert_eq!(child.wait().await.unwrap().code(), Some(64), "{log}");
+    assert!(log.contains("set ADMIN_TOKEN"), "{log}");
+    let exports = format!("{exports} ADMIN_TOKEN=0123456789abcdef");
+    Server::spawn_in(activated(folder.path(), [&sockets[0], &sockets[1]], &exports), folder).await;
 }
