@@ -15,7 +15,7 @@ use prometheus::{
 };
 
 use label::Label;
-pub use label::{Limit, Outcome, RequestResult, Route, SealReason, WatchedFile};
+pub use label::{HandoverResult, Limit, Outcome, RequestResult, Route, SealReason, WatchedFile};
 use ledger::LedgerCollector;
 pub use ledger::{Balance, Count, Ledger};
 use registration::{by_label, counter, gauge, histogram, labelled, name};
@@ -55,6 +55,8 @@ pub struct Metrics {
     request_seconds: Vec<Vec<Histogram>>,
     reload_failures: IntCounterVec,
     reload_failing: IntGaugeVec,
+    /// By result.
+    handovers: Vec<IntCounter>,
     /// What the sampler sets.
     pub sampled: SampledGauges,
     /// What each tenant sends.
@@ -182,6 +184,12 @@ impl Metrics {
             }),
             reload_failures,
             reload_failing,
+            handovers: labelled::<HandoverResult>(
+                r,
+                "handovers_total",
+                "Takeovers that this process has completed as the new one, and handovers that failed while it was the old one",
+                "result",
+            )?,
             sampled: SampledGauges::new(r)?,
             tenants,
             requests_in_flight: gauge(r, "requests_in_flight", "Requests whose response is not yet written")?,
@@ -317,6 +325,11 @@ impl Metrics {
             failures: self.reload_failures.with_label_values(label),
             failing: self.reload_failing.with_label_values(label),
         }
+    }
+
+    /// Counts a handover.
+    pub fn handover(&self, result: HandoverResult) {
+        self.handovers.get(result.index()).inspect(|counter| counter.inc());
     }
 
     /// Counts a sealed segment.

@@ -10,6 +10,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Ack, AllowedOrigins, LINES_ALLOWED_BYTES, LINES_PER_DECODED, typos};
 use crate::digest::Digest;
+use crate::handover::SOCKET_PATH_MAX_BYTES;
 use crate::segment::FRAME_MAX_BYTES;
 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
@@ -224,6 +225,12 @@ pub(super) fn is_same_path(a: &Path, b: &Path) -> bool {
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.contains('\0') { Err("a path without a NUL byte".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+/// A path that fits the address of a Unix socket.
+pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
+    let expected = || format!("a path of at most {SOCKET_PATH_MAX_BYTES} bytes, such as /run/millpond/handover.sock");
+    path(text).ok().filter(|path| path.as_os_str().len() <= SOCKET_PATH_MAX_BYTES).ok_or_else(expected)
 }
 
 /// The naming rules of general purpose buckets, without the list of reserved names.

@@ -149,6 +149,16 @@ label! {
     }
 }
 
+label! {
+    /// The result of a handover of the listeners.
+    pub enum HandoverResult {
+        /// This process has taken over.
+        Completed = "completed",
+        /// This process did not hand over, and serves on.
+        Failed = "failed",
+    }
+}
+
 impl Outcome {
     /// The kind of the outcome.
     pub fn result(self) -> RequestResult {

@@ -15,7 +15,7 @@ const SETTINGS_BEGIN: &str =
     "<!-- Generated from src/config/table.rs by: UPDATE_DOCS=1 cargo test --test it docs -->\n";
 const SETTINGS_END: &str = "<!-- End of the generated part -->\n";
 /// The unit of a metric is the first of these words that its name contains.
-const UNITS: [&str; 14] = [
+const UNITS: [&str; 15] = [
     "seconds",
     "bytes",
     "payloads",
@@ -30,6 +30,7 @@ const UNITS: [&str; 14] = [
     "folders",
     "files",
     "spans",
+    "handovers",
 ];
 
 /// Metrics without a unit: 0 or 1.
