@@ -1,6 +1,7 @@
 //! Starts every task of the server, and stops them in order.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::permissions::is_readable_by_others;
 use crate::pipeline::Pipeline;
 use crate::queue::queue;
 use crate::reload::{Reload, WatchedFiles};
+use crate::rollout::{Rollout, RolloutFile};
 use crate::server::{self, ServerConfig, ServerMetrics, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
@@ -157,6 +159,16 @@ pub fn open_tenants(settings: &Settings, reload: &Reload) -> anyhow::Result<Opti
     opened.map(Some).with_context(|| format!("TOKENS_FILE={}", file.display()))
 }
 
+/// Reads `ROLLOUT_FILE` and watches it from then on; `None` without it. `listener` is the address of this server.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn open_rollout(settings: &Settings, listener: SocketAddr, reload: &Reload) -> anyhow::Result<Option<RolloutFile>> {
+    let Some(file) = &settings.rollout_file else { return Ok(None) };
+    let opened = RolloutFile::open(file.clone(), listener, reload);
+    opened.map(Some).with_context(|| format!("ROLLOUT_FILE={}", file.display()))
+}
+
 /// Runs the server until its shutdown or a failure. `adopted` are the segments to store first.
 ///
 /// # Errors
@@ -164,7 +176,7 @@ pub fn open_tenants(settings: &Settings, reload: &Reload) -> anyhow::Result<Opti
 pub async fn run(
     settings: Settings,
     (spool, adopted): (Spool, Vec<SealedSegment>),
-    tenants: Option<TenantsFile>,
+    (tenants, rollout): (Option<TenantsFile>, Option<RolloutFile>),
     listeners: Listeners,
     controls: Controls,
 ) -> anyhow::Result<ExitSummary> {
@@ -222,6 +234,14 @@ pub async fn run(
             None
         }
     };
+    let rollout = rollout.map(|file| {
+        let (rollout, watching) = Rollout::new(file, &context.metrics);
+        background.spawn(async move {
+            let error = watching.await;
+            tracing::error!(%error, "watching ROLLOUT_FILE failed");
+        });
+        rollout
+    });
     let depth = jobs.depth();
     let sources =
         Arc::new(Sources::new(&settings, store.location(), context.clone(), depth, tenants.clone(), tls.clone()));
@@ -234,7 +254,7 @@ pub async fn run(
     background.spawn(serve_admin(listeners.admin, AdminService::new(Arc::clone(&admin), settings.admin_token)));
     let mut sampling = JoinSet::new();
     sampling.spawn(sampler.run());
-    let state = ApiState::new(&settings, jobs, context.clone(), store, tenants);
+    let state = ApiState::new(&settings, jobs, context.clone(), store, tenants, rollout);
     let mut public = JoinSet::new();
     public.spawn(serve_public(listeners.public, tls, state, &settings, &context));
 

@@ -53,6 +53,8 @@ pub struct Settings {
     pub queue: QueueSettings,
     /// The tenants; `None` disables authentication.
     pub tenants: Option<TenantSettings>,
+    /// `ROLLOUT_FILE`; none if nothing is rolled out.
+    pub rollout_file: Option<PathBuf>,
     /// The size, age and compression of objects.
     pub objects: ObjectSettings,
     /// Concurrent uploads.

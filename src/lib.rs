@@ -38,6 +38,7 @@ pub mod queue;
 pub mod recent;
 pub mod reload;
 mod rfc3339;
+pub mod rollout;
 pub mod segment;
 pub mod server;
 pub mod shutdown;

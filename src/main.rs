@@ -131,7 +131,15 @@ async fn serve(mut settings: Settings, log_filter: LogFilter) -> anyhow::Result<
     tracing::info!(addr = %public.local_addr()?, "listening");
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
 
-    let run = app::run(settings, spool, tenants, Listeners { public, tls, admin }, Controls { shutdown, log_filter });
+    let rollout = match app::open_rollout(&settings, public.local_addr()?, &reload) {
+        Ok(rollout) => rollout,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+    };
+    let (files, listeners) = ((tenants, rollout), Listeners { public, tls, admin });
+    let run = app::run(settings, spool, files, listeners, Controls { shutdown, log_filter });
     let summary = run.await?;
     Ok(if report(&summary) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
 }
@@ -237,6 +245,7 @@ fn read_files(settings: &Settings, reload: &Reload) -> anyhow::Result<SettingsFi
 async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
     let opened = app::read_admin_token(&mut settings)
         .and_then(|()| read_files(&settings, &Reload::default()))
+        .and_then(|_| app::open_rollout(&settings, settings.http.listen_addr, &Reload::default()))
         .and_then(|_| app::open_spool(&settings, Arc::new(RealDisk)))
         .and_then(|opened| Ok((opened, Spool::dead_files(&settings.spool, &RealDisk)?)));
     let ((spool, adopted), (damaged, damaged_bytes)) = match opened {

@@ -38,6 +38,7 @@ impl Reader {
                 max_bytes: self.get("MAX_QUEUE_BYTES", parse::positive_size)?,
             },
             tenants: self.tenants()?,
+            rollout_file: self.get_optional("ROLLOUT_FILE", parse::path),
             objects: ObjectSettings {
                 max_bytes: self.get("OBJECT_MAX_BYTES", parse::object_size)?,
                 max_age: self.get("OBJECT_MAX_AGE", parse::positive_duration)?,

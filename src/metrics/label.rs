@@ -146,6 +146,8 @@ label! {
         Tokens = "TOKENS_FILE",
         /// The certificate and its key.
         Certificate = "TLS_CERT",
+        /// What is rolled out.
+        Rollout = "ROLLOUT_FILE",
     }
 }
 

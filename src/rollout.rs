@@ -1,0 +1,178 @@
+//! The rollout of another version or of a feature, for a share of the traffic. `ROLLOUT_FILE` says what, and is reloaded when
+//! it changes.
+
+mod features;
+mod file;
+mod selection;
+mod variants;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::http::Uri;
+pub use features::{Feature, Features, Toggle};
+pub use file::{FileError, parse};
+pub use selection::{Percent, bucket};
+pub use variants::{VARIANTS_MAX, Variant, Variants};
+
+use crate::audit;
+use crate::metrics::{Metrics, WatchedFile};
+use crate::reload::{Reload, WatchedFiles};
+use crate::server::network;
+
+/// What is rolled out, to which share of the traffic.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Plan {
+    /// Where copies of accepted batches go.
+    pub mirror: Option<MirrorTo>,
+    /// Which other server handles requests.
+    pub forward: Option<ForwardTo>,
+    /// What clients may use.
+    pub features: Features,
+    /// What lines and metrics are stamped with.
+    pub variants: Variants,
+}
+
+/// Where copies of accepted batches go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorTo {
+    /// The base of the other server's routes.
+    pub url: Uri,
+    /// The share of the batches.
+    pub percent: Percent,
+    /// Whether the copies contain the tokens of their clients.
+    pub tokens: bool,
+}
+
+/// Which other server handles requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardTo {
+    /// The base of the other server's routes.
+    pub url: Uri,
+    /// The share of the clients or requests.
+    pub percent: Percent,
+    /// What the share is a share of.
+    pub by: By,
+}
+
+/// What a share is a share of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// All requests of a tenant go the same way; without tenants, of an address.
+    Tenant,
+    /// Each request is selected by its id.
+    Request,
+}
+
+/// By what a client is selected: all of its requests are treated the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientKey<'a> {
+    /// The name of its tenant.
+    Tenant(&'a str),
+    /// Without tenants its address, or the /64 network of an IPv6 address.
+    Address(IpAddr),
+}
+
+impl<'a> ClientKey<'a> {
+    /// The key of a client; none if neither its tenant nor its address is known.
+    pub fn new(tenant: Option<&'a str>, address: Option<IpAddr>) -> Option<Self> {
+        let address = || address.map(|address| Self::Address(network(address)));
+        tenant.map(Self::Tenant).or_else(address)
+    }
+
+    fn selected_by(&self, percent: Percent, salt: &str) -> bool {
+        match self {
+            Self::Tenant(name) => percent.selects(salt, name),
+            Self::Address(address) => percent.selects(salt, &address.to_string()),
+        }
+    }
+
+    fn bucket(&self, salt: &str) -> u16 {
+        match self {
+            Self::Tenant(name) => bucket(salt, name),
+            Self::Address(address) => bucket(salt, &address.to_string()),
+        }
+    }
+}
+
+/// `ROLLOUT_FILE` with its initial content.
+#[derive(Debug)]
+pub struct RolloutFile {
+    path: PathBuf,
+    /// The public listener, to which nothing may be sent back.
+    listener: SocketAddr,
+    plan: Plan,
+    watched: WatchedFiles,
+}
+
+impl RolloutFile {
+    /// Reads the file at `path` and watches it from then on. `listener` is the address of this server.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn open(path: PathBuf, listener: SocketAddr, reload: &Reload) -> Result<Self, FileError> {
+        let watched = reload.watch(vec![path.clone()]);
+        let plan = file::read(&path, listener)?;
+        Ok(Self { path, listener, plan, watched })
+    }
+}
+
+/// The plan in force.
+#[derive(Debug)]
+pub struct Rollout {
+    current: ArcSwap<Plan>,
+}
+
+impl Rollout {
+    /// The plan of `file`, and a future that keeps it up to date with the file. It only ends with an error.
+    pub fn new(
+        file: RolloutFile,
+        metrics: &Metrics,
+    ) -> (Arc<Self>, impl Future<Output = std::io::Error> + Send + use<>) {
+        let RolloutFile { path, listener, plan, mut watched } = file;
+        watched.report_to(metrics.reloads(WatchedFile::Rollout));
+        plan.log();
+        let rollout = Arc::new(Self { current: ArcSwap::from_pointee(plan) });
+        let current = Arc::clone(&rollout);
+        let watching = watched.run(move || {
+            file::read(&path, listener).map(|plan| {
+                plan.log();
+                current.current.store(Arc::new(plan));
+            })
+        });
+        (rollout, watching)
+    }
+
+    /// The plan in force. Each reload makes a new one, even of an unchanged file.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.current.load_full()
+    }
+}
+
+impl Plan {
+    /// Logs what is in force.
+    fn log(&self) {
+        let mirror = self.mirror.as_ref().map(|mirror| format!("{} of batches to {}", mirror.percent, mirror.url));
+        let forward = self.forward.as_ref().map(|forward| {
+            let by = match forward.by {
+                By::Tenant => "tenants",
+                By::Request => "requests",
+            };
+            format!("{} of {by} to {}", forward.percent, forward.url)
+        });
+        let none = || "none".to_owned();
+        tracing::info!(
+            target: audit::TARGET,
+            mirror = mirror.unwrap_or_else(none),
+            forward = forward.unwrap_or_else(none),
+            features = %self.features,
+            variants = %self.variants,
+            "rollout in force"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;
