@@ -25,7 +25,7 @@ use crate::permissions::is_readable_by_others;
 use crate::pipeline::Pipeline;
 use crate::queue::queue;
 use crate::reload::{Reload, WatchedFiles};
-use crate::rollout::{Rollout, RolloutFile};
+use crate::rollout::{RelaySettings, Rollout, RolloutFile};
 use crate::server::{self, ServerConfig, ServerMetrics, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
@@ -234,14 +234,22 @@ pub async fn run(
             None
         }
     };
-    let rollout = rollout.map(|file| {
-        let (rollout, watching) = Rollout::new(file, &context.metrics);
-        background.spawn(async move {
-            let error = watching.await;
-            tracing::error!(%error, "watching ROLLOUT_FILE failed");
-        });
-        rollout
-    });
+    let mut copying = JoinSet::new();
+    let rollout = match rollout {
+        Some(file) => {
+            let relays =
+                RelaySettings { mirror_max_bytes: settings.mirror_max_bytes, ack_timeout: settings.http.ack_timeout };
+            let started = Rollout::new(file, relays, &context.metrics, shutdown.drain_token());
+            let (rollout, watching, copies) = started.context("cannot set up TLS for the URLs of ROLLOUT_FILE")?;
+            background.spawn(async move {
+                let error = watching.await;
+                tracing::error!(%error, "watching ROLLOUT_FILE failed");
+            });
+            pipeline.spawn_beside_workers(&mut copying, copies);
+            Some(rollout)
+        }
+        None => None,
+    };
     let depth = jobs.depth();
     let sources =
         Arc::new(Sources::new(&settings, store.location(), context.clone(), depth, tenants.clone(), tls.clone()));
@@ -267,6 +275,7 @@ pub async fn run(
         () = statsd.exited() => Some(anyhow!("the task that sends metrics to STATSD_ADDR exited unexpectedly")),
         _ = exporting.join_next(), if !exporting.is_empty() => Some(anyhow!("the exporter of traces exited unexpectedly")),
         _ = background.join_next() => Some(anyhow!("a background task (admin listener, adopting, watching files) exited unexpectedly")),
+        _ = copying.join_next(), if !copying.is_empty() => Some(anyhow!("the task that copies batches exited unexpectedly")),
         _ = sampling.join_next() => Some(anyhow!("the sampler exited unexpectedly")),
     };
 

@@ -13,6 +13,7 @@ mod jobs;
 mod origin;
 mod payloads;
 mod problem;
+mod relay;
 mod request_id;
 mod response;
 mod service;

@@ -25,6 +25,7 @@ pub mod dispatcher;
 mod headers;
 pub mod health;
 pub mod http;
+mod https;
 pub mod inflate;
 mod keyed_semaphores;
 pub mod log_filter;

@@ -3,6 +3,7 @@
 mod label;
 mod ledger;
 mod registration;
+mod relay;
 mod sampled;
 mod tenants;
 
@@ -15,10 +16,13 @@ use prometheus::{
 };
 
 use label::Label;
-pub use label::{Limit, Outcome, RequestResult, Route, SealReason, WatchedFile};
+pub use label::{
+    ForwardResult, Limit, MirrorResult, Outcome, RequestResult, Route, SealReason, StatusClass, WatchedFile,
+};
 use ledger::LedgerCollector;
 pub use ledger::{Balance, Count, Ledger};
 use registration::{by_label, counter, gauge, histogram, labelled, name};
+pub use relay::RelayMetrics;
 pub use sampled::SampledGauges;
 use sampled::set;
 use tenants::TenantsCollector;
@@ -59,6 +63,8 @@ pub struct Metrics {
     pub sampled: SampledGauges,
     /// What each tenant sends.
     pub tenants: Arc<TenantActivities>,
+    /// What goes to another version.
+    pub relay: RelayMetrics,
     /// Requests between their headers and the end of their response.
     pub requests_in_flight: IntGauge,
     /// The memory that is charged to these requests.
@@ -184,6 +190,7 @@ impl Metrics {
             reload_failing,
             sampled: SampledGauges::new(r)?,
             tenants,
+            relay: RelayMetrics::new(r)?,
             requests_in_flight: gauge(r, "requests_in_flight", "Requests whose response is not yet written")?,
             requests_in_flight_bytes: gauge(
                 r,

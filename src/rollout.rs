@@ -3,18 +3,34 @@
 
 mod features;
 mod file;
+mod forward;
+mod guard;
+mod mirror;
+mod original;
+mod outbound;
+mod resolver;
 mod selection;
 mod variants;
+mod window;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::http::Uri;
 pub use features::{Feature, Features, Toggle};
 pub use file::{FileError, parse};
+pub(crate) use forward::{Forward, Forwarded};
+pub use forward::{Forwarder, Tripped};
+pub use guard::{Figures, Reason, Trip};
+pub use mirror::Mirror;
+pub(crate) use mirror::PendingCopy;
+pub(crate) use original::{Original, is_relayed};
+pub(crate) use outbound::Received;
 pub use selection::{Percent, bucket};
+use tokio_util::sync::CancellationToken;
 pub use variants::{VARIANTS_MAX, Variant, Variants};
 
 use crate::audit;
@@ -119,22 +135,55 @@ impl RolloutFile {
     }
 }
 
-/// The plan in force.
-#[derive(Debug)]
+/// The plan in force, and what acts on it.
 pub struct Rollout {
     current: ArcSwap<Plan>,
+    /// Hands requests to another version.
+    pub forwarder: Forwarder,
+    /// Copies batches to another version.
+    pub mirror: Arc<Mirror>,
 }
 
+/// What a rollout needs besides its file.
+#[derive(Debug, Clone, Copy)]
+pub struct RelaySettings {
+    /// `MIRROR_MAX_BYTES`.
+    pub mirror_max_bytes: usize,
+    /// `ACK_TIMEOUT`: the other version is expected to respond within it.
+    pub ack_timeout: Duration,
+}
+
+/// How much longer than `ACK_TIMEOUT` a response of the other version may take.
+const RESPONSE_MARGIN: Duration = Duration::from_secs(5);
+
 impl Rollout {
-    /// The plan of `file`, and a future that keeps it up to date with the file. It only ends with an error.
+    /// The plan of `file`, a future that keeps it up to date with the file, and one that copies batches until `stop`. The first
+    /// only ends with an error.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
     pub fn new(
         file: RolloutFile,
-        metrics: &Metrics,
-    ) -> (Arc<Self>, impl Future<Output = std::io::Error> + Send + use<>) {
+        settings: RelaySettings,
+        metrics: &Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> std::io::Result<(
+        Arc<Self>,
+        impl Future<Output = std::io::Error> + Send + use<>,
+        impl Future<Output = ()> + Send + use<>,
+    )> {
         let RolloutFile { path, listener, plan, mut watched } = file;
         watched.report_to(metrics.reloads(WatchedFile::Rollout));
         plan.log();
-        let rollout = Arc::new(Self { current: ArcSwap::from_pointee(plan) });
+        let connector = outbound::connector()?;
+        let response_timeout = settings.ack_timeout + RESPONSE_MARGIN;
+        let (mirror, copies) =
+            Mirror::new(connector.clone(), response_timeout, settings.mirror_max_bytes, Arc::clone(metrics));
+        let rollout = Arc::new(Self {
+            current: ArcSwap::from_pointee(plan),
+            forwarder: Forwarder::new(connector, response_timeout, Arc::clone(metrics)),
+            mirror: Arc::new(mirror),
+        });
         let current = Arc::clone(&rollout);
         let watching = watched.run(move || {
             file::read(&path, listener).map(|plan| {
@@ -142,7 +191,15 @@ impl Rollout {
                 current.current.store(Arc::new(plan));
             })
         });
-        (rollout, watching)
+        let relaying = Arc::clone(&rollout);
+        let watching = async move {
+            tokio::select! {
+                error = watching => error,
+                () = relaying.forwarder.run(&relaying) => std::io::Error::other("forwarding has ended"),
+            }
+        };
+        let copying = Arc::clone(&rollout.mirror).run(Arc::clone(&rollout), copies, stop);
+        Ok((rollout, watching, copying))
     }
 
     /// The plan in force. Each reload makes a new one, even of an unchanged file.

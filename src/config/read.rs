@@ -39,6 +39,7 @@ impl Reader {
             },
             tenants: self.tenants()?,
             rollout_file: self.get_optional("ROLLOUT_FILE", parse::path),
+            mirror_max_bytes: self.get("MIRROR_MAX_BYTES", parse::positive_size)?,
             objects: ObjectSettings {
                 max_bytes: self.get("OBJECT_MAX_BYTES", parse::object_size)?,
                 max_age: self.get("OBJECT_MAX_AGE", parse::positive_duration)?,

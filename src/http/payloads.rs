@@ -15,6 +15,7 @@ use super::auth::Identity;
 use super::client_permits::ClientKey;
 use super::decoding::BatchRequest;
 use super::problem::Problem;
+use super::relay::Relay;
 use super::request_id::RequestId;
 use super::response::{AcceptedBody, json};
 use super::state::ApiState;
@@ -73,8 +74,10 @@ pub(super) async fn post(
     query: Result<Query<Parameters>, QueryRejection>,
     request: Request,
 ) -> Result<Response, RejectedBatch> {
-    let mut tenant = None;
-    accept(&state, query, request, &mut tenant).await.map_err(|problem| RejectedBatch { problem, tenant })
+    let (mut tenant, mut relay) = (None, None);
+    let accepted = accept(&state, query, request, &mut tenant, &mut relay).await;
+    relay.inspect(|relay: &Box<Relay>| relay.ended(&accepted));
+    accepted.map_err(|problem| RejectedBatch { problem, tenant })
 }
 
 /// Rejects what can be rejected before the body is read, then reads, decodes and queues it. `tenant` is set as soon as it is
@@ -84,6 +87,7 @@ async fn accept(
     query: Result<Query<Parameters>, QueryRejection>,
     request: Request,
     tenant: &mut Option<Arc<Tenant>>,
+    relay: &mut Option<Box<Relay>>,
 ) -> Result<Response, Problem> {
     let received_at = SystemTime::now();
     let (mut parts, body) = request.into_parts();
@@ -112,17 +116,24 @@ async fn accept(
     let (max, timeout) = (state.settings.max_body_bytes, state.settings.body_timeout);
     let length = body::length(&parts.headers, parts.version, max)?;
     identity.take(RateLimit::Bytes, length.unwrap_or_default())?;
+    let level = ack.level();
+    let waits = level > committed_level(state);
+    *relay = state.rollout.as_ref().and_then(|rollout| Relay::of(rollout, &parts, &id, client, waits));
     // The memory of the headers is not kept while the body arrives and the commit is awaited.
     drop(parts);
-    let (body, reservation) = body::read(body, wire, &state.queue, identity.share(), max, timeout).await?;
+    let (mut body, reservation) = body::read(body, wire, &state.queue, identity.share(), max, timeout).await?;
     state.context.metrics.bytes_in.inc_by(body.len() as u64);
     if length.is_none() {
         identity.take(RateLimit::Bytes, body.len())?;
     }
-    let level = ack.level();
+    if let Some(relay) = relay {
+        if let Some(response) = Box::pin(relay.forward(&identity, &mut body, &state.context.shutdown)).await? {
+            return Ok(response);
+        }
+        relay.admit_copy(&body);
+    }
     // The client whose permit a wait for the store uses. In memory mode, a wait for `disk` is one as well.
-    let waiter =
-        (level > committed_level(state)).then(|| ClientKey::new(identity.tenant().map(|tenant| tenant.name()), client));
+    let waiter = waits.then(|| ClientKey::new(identity.tenant().map(|tenant| tenant.name()), client));
     let body_bytes = body.len();
     let request = BatchRequest {
         format,
@@ -136,6 +147,18 @@ async fn accept(
         trace: trace.clone(),
     };
     let (lines, mut reservation) = state.decoder.decode(request, body, reservation, tenant).await?;
+    if let Some(relay) = relay
+        && let (Some(tenant), Some(mut body)) = (tenant.as_ref(), relay.take_body())
+    {
+        // Its token was in the envelope.
+        let identity = Identity::Tenant(Arc::clone(tenant));
+        if relay.is_forwarded(&identity) {
+            reservation.grow_to(lines.bytes.len() + body.len())?;
+        }
+        if let Some(response) = Box::pin(relay.forward(&identity, &mut body, &state.context.shutdown)).await? {
+            return Ok(response);
+        }
+    }
     if state.context.shutdown.is_intake_stopped() && !state.context.shutdown.is_draining() {
         // An operator may have seen that nothing waits. In a shutdown the process waits for this request.
         return Err(Problem::Draining);
@@ -150,8 +173,11 @@ async fn accept(
             state.queue.try_push(lines, reservation)?;
             Accepted { level, receipt: None }
         }
-        Ack::Disk | Ack::Stored => acknowledged(state, lines, reservation, level, waiter.as_ref()).await?,
+        Ack::Disk | Ack::Stored => {
+            acknowledged(state, lines, reservation, level, waiter.as_ref(), relay.as_deref_mut()).await?
+        }
     };
+    relay.iter_mut().for_each(|relay| relay.send_copy());
     tenant.iter().for_each(|tenant| tenant.activity().accepted(payloads, body_bytes));
     Ok(accepted.response(state, &id, payloads))
 }
@@ -175,6 +201,7 @@ async fn acknowledged(
     reservation: Reservation,
     level: Ack,
     waiter: Option<&ClientKey>,
+    relay: Option<&mut Relay>,
 ) -> Result<Accepted, Problem> {
     let deadline = Instant::now() + state.settings.ack_timeout;
     let committed = committed_level(state);
@@ -190,6 +217,8 @@ async fn acknowledged(
         // Late, or the dispatcher has exited, and the process exits with it.
         Ok(Err(_)) | Err(_) => return Err(Problem::NotConfirmed),
     };
+    // A copy does not wait for the store.
+    relay.into_iter().for_each(Relay::send_copy);
     let level = match waits_for_store {
         true => stored_or(state, &receipt, deadline, committed).await?,
         false => committed,

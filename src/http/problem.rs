@@ -111,6 +111,11 @@ pub(super) enum Problem {
         "the commit was not confirmed, so the batch may be stored: send it again only if a duplicate is better than a loss"
     )]
     NotConfirmed,
+    #[error(
+        "the batch was forwarded to another version, whose response did not arrive, so the batch may be stored: send it again only \
+         if a duplicate is better than a loss"
+    )]
+    ForwardUnknown,
     #[error("the store cannot be asked for the state of the job")]
     StoreUnavailable,
     #[error("too many lookups of jobs use the store")]
@@ -232,6 +237,7 @@ impl Problem {
             Self::SpoolShareFull => (UNAVAILABLE, Outcome::SpoolShareFull, QueueDrains),
             Self::SpoolFull | Self::SpoolFailed | Self::NotConfirmed => (UNAVAILABLE, Outcome::NoSpool, QueueDrains),
             Self::StoreUnavailable => (UNAVAILABLE, Outcome::Failed, QueueDrains),
+            Self::ForwardUnknown => (UNAVAILABLE, Outcome::Failed, Between(1, 3)),
             Self::StoreBusy => (UNAVAILABLE, Outcome::Failed, Between(1, 3)),
             Self::Unhealthy(_) => (UNAVAILABLE, Outcome::Other, QueueDrains),
             Self::Draining => (UNAVAILABLE, Outcome::Draining, QueueDrains),
@@ -243,6 +249,11 @@ impl Problem {
     /// How the rejection is counted.
     pub(super) fn outcome(&self) -> Outcome {
         self.class().1
+    }
+
+    /// Whether the status is 5xx.
+    pub(super) fn is_server_error(&self) -> bool {
+        self.class().0.is_server_error()
     }
 
     /// Whether the connection closes after the response, because the bytes that follow may not be a request.
