@@ -44,6 +44,8 @@ const ADOPT_WAITING_INTERVAL: Duration = Duration::from_millis(200);
 const ADOPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Segments in memory in addition to one for each worker; with that many, the dispatcher takes no jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
+/// Forwarded bodies in flight may have one part in this many of `MAX_QUEUE_BYTES`.
+const FORWARD_QUEUE_PART: usize = 4;
 /// The share of `SHUTDOWN_GRACE` in which requests in flight must finish.
 const REQUESTS_SHARE: f64 = 0.4;
 /// How long aborted tasks may take to exit.
@@ -236,18 +238,7 @@ pub async fn run(
     };
     let mut copying = JoinSet::new();
     let rollout = match rollout {
-        Some(file) => {
-            let relays =
-                RelaySettings { mirror_max_bytes: settings.mirror_max_bytes, ack_timeout: settings.http.ack_timeout };
-            let started = Rollout::new(file, relays, &context.metrics, shutdown.drain_token());
-            let (rollout, watching, copies) = started.context("cannot set up TLS for the URLs of ROLLOUT_FILE")?;
-            background.spawn(async move {
-                let error = watching.await;
-                tracing::error!(%error, "watching ROLLOUT_FILE failed");
-            });
-            pipeline.spawn_beside_workers(&mut copying, copies);
-            Some(rollout)
-        }
+        Some(file) => Some(start_rollout(file, &settings, &context, &pipeline, &mut background, &mut copying)?),
         None => None,
     };
     let depth = jobs.depth();
@@ -323,6 +314,30 @@ pub async fn run(
     // Together, because the process has little time left.
     tokio::join!(admin.streams_ended(), statsd.finish(sources.gather()));
     Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
+}
+
+/// Puts `ROLLOUT_FILE` in force, and starts the tasks that watch it and that copy batches.
+fn start_rollout(
+    file: RolloutFile,
+    settings: &Settings,
+    context: &PipelineContext,
+    pipeline: &Pipeline,
+    background: &mut JoinSet<()>,
+    copying: &mut JoinSet<()>,
+) -> anyhow::Result<Arc<Rollout>> {
+    let relays = RelaySettings {
+        mirror_max_bytes: settings.mirror_max_bytes,
+        forward_max_bytes: settings.queue.max_bytes / FORWARD_QUEUE_PART,
+        ack_timeout: settings.http.ack_timeout,
+    };
+    let started = Rollout::new(file, relays, &context.metrics, context.shutdown.drain_token());
+    let (rollout, watching, copies) = started.context("cannot set up TLS for the URLs of ROLLOUT_FILE")?;
+    background.spawn(async move {
+        let error = watching.await;
+        tracing::error!(%error, "watching ROLLOUT_FILE failed");
+    });
+    pipeline.spawn_beside_workers(copying, copies);
+    Ok(rollout)
 }
 
 async fn serve_admin(listener: TcpListener, admin: AdminService) {

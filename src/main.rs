@@ -139,7 +139,8 @@ async fn serve(mut settings: Settings, log_filter: LogFilter) -> anyhow::Result<
         }
     };
     let (files, listeners) = ((tenants, rollout), Listeners { public, tls, admin });
-    let run = app::run(settings, spool, files, listeners, Controls { shutdown, log_filter });
+    // Boxed, because the future is large.
+    let run = Box::pin(app::run(settings, spool, files, listeners, Controls { shutdown, log_filter }));
     let summary = run.await?;
     Ok(if report(&summary) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
 }

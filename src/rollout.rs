@@ -149,6 +149,8 @@ pub struct Rollout {
 pub struct RelaySettings {
     /// `MIRROR_MAX_BYTES`.
     pub mirror_max_bytes: usize,
+    /// Bodies in flight to the other version.
+    pub forward_max_bytes: usize,
     /// `ACK_TIMEOUT`: the other version is expected to respond within it.
     pub ack_timeout: Duration,
 }
@@ -181,7 +183,7 @@ impl Rollout {
             Mirror::new(connector.clone(), response_timeout, settings.mirror_max_bytes, Arc::clone(metrics));
         let rollout = Arc::new(Self {
             current: ArcSwap::from_pointee(plan),
-            forwarder: Forwarder::new(connector, response_timeout, Arc::clone(metrics)),
+            forwarder: Forwarder::new(connector, response_timeout, settings.forward_max_bytes, Arc::clone(metrics)),
             mirror: Arc::new(mirror),
         });
         let current = Arc::clone(&rollout);

@@ -74,9 +74,11 @@ pub(super) async fn post(
     query: Result<Query<Parameters>, QueryRejection>,
     request: Request,
 ) -> Result<Response, RejectedBatch> {
-    let (mut tenant, mut relay) = (None, None);
+    let (mut tenant, mut relay): (_, Option<Box<Relay>>) = (None, None);
     let accepted = accept(&state, query, request, &mut tenant, &mut relay).await;
-    relay.inspect(|relay: &Box<Relay>| relay.ended(&accepted));
+    if let Some(relay) = &relay {
+        relay.ended(&accepted);
+    }
     accepted.map_err(|problem| RejectedBatch { problem, tenant })
 }
 
@@ -118,7 +120,7 @@ async fn accept(
     identity.take(RateLimit::Bytes, length.unwrap_or_default())?;
     let level = ack.level();
     let waits = level > committed_level(state);
-    *relay = state.rollout.as_ref().and_then(|rollout| Relay::of(rollout, &parts, &id, client, waits));
+    *relay = state.rollout.as_ref().and_then(|rollout| Relay::of(rollout, &parts, &id, &identity, client, waits));
     // The memory of the headers is not kept while the body arrives and the commit is awaited.
     drop(parts);
     let (mut body, reservation) = body::read(body, wire, &state.queue, identity.share(), max, timeout).await?;

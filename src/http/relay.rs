@@ -47,12 +47,16 @@ impl Relay {
         rollout: &Arc<Rollout>,
         request: &Parts,
         id: &RequestId,
+        identity: &Identity,
         client: Option<IpAddr>,
         waits: bool,
     ) -> Option<Box<Self>> {
         let plan = rollout.plan();
-        let forward = rollout.forwarder.of(&plan);
-        let is_copied = plan.mirror.as_ref().is_some_and(|to| Mirror::selects(to, id.as_str()));
+        let forward = rollout.forwarder.current(rollout);
+        // The body is copied as received, so a token in its envelope cannot be left out.
+        let has_token = matches!(identity, Identity::Unauthenticated(_));
+        let to = plan.mirror.as_ref().filter(|to| to.tokens || !has_token);
+        let is_copied = to.is_some_and(|to| Mirror::selects(to, id.as_str()));
         if (forward.is_none() && !is_copied) || is_relayed(&request.headers) {
             return None;
         }

@@ -1,5 +1,6 @@
 //! Ramp-up: hands requests to another version, and stops when that one is clearly worse.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,6 +14,7 @@ use super::guard::{Guard, Side, Trip};
 use super::original::Original;
 use super::outbound::{Connector, Outbound, Received, SendError};
 use super::{By, ClientKey, Feature, Plan, Rollout};
+use crate::bound::Bound;
 use crate::log_throttle::LogThrottle;
 use crate::metrics::{ForwardResult, Metrics, StatusClass};
 use crate::shutdown::Shutdown;
@@ -32,7 +34,9 @@ pub struct Forwarder {
     connector: Connector,
     response_timeout: Duration,
     metrics: Arc<Metrics>,
+    bytes: Arc<Bound>,
     current: ArcSwapOption<Forward>,
+    replacing: Mutex<()>,
 }
 
 /// One version of the plan, with what the guard knows since it is in force.
@@ -40,7 +44,11 @@ pub(crate) struct Forward {
     plan: Arc<Plan>,
     outbound: Arc<Outbound>,
     metrics: Arc<Metrics>,
+    /// Bodies in flight to the other version.
+    bytes: Arc<Bound>,
     guard: Mutex<Guard>,
+    /// Whether a later version is in force.
+    is_replaced: AtomicBool,
     tripped: OnceLock<Tripped>,
 }
 
@@ -51,6 +59,24 @@ pub struct Tripped {
     pub since: SystemTime,
     /// What both versions did until then.
     pub why: Trip,
+}
+
+/// Bytes of a bound, released on drop.
+struct BytesPermit<'a> {
+    bound: &'a Bound,
+    bytes: usize,
+}
+
+impl<'a> BytesPermit<'a> {
+    fn take(bound: &'a Bound, bytes: usize) -> Option<Self> {
+        bound.take(bytes).then_some(Self { bound, bytes })
+    }
+}
+
+impl Drop for BytesPermit<'_> {
+    fn drop(&mut self) {
+        self.bound.release(self.bytes);
+    }
 }
 
 /// The result of a forwarded request.
@@ -64,31 +90,62 @@ pub(crate) enum Forwarded {
 }
 
 impl Forwarder {
-    pub(super) fn new(connector: Connector, response_timeout: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { connector, response_timeout, metrics, current: ArcSwapOption::empty() }
+    /// Forwarded bodies in flight have at most `max_bytes` together; more requests are handled here. They count against
+    /// `MAX_QUEUE_BYTES` as well, and must not use all of it when the other version hangs.
+    pub(super) fn new(
+        connector: Connector,
+        response_timeout: Duration,
+        max_bytes: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let bytes = Arc::new(Bound::new(max_bytes));
+        Self {
+            connector,
+            response_timeout,
+            metrics,
+            bytes,
+            current: ArcSwapOption::empty(),
+            replacing: Mutex::default(),
+        }
     }
 
-    /// What is forwarded under `plan`; `None` if nothing is.
-    pub(crate) fn of(&self, plan: &Arc<Plan>) -> Option<Arc<Forward>> {
-        let to = plan.forward.as_ref().filter(|to| !to.percent.is_zero())?;
+    /// What is forwarded under the plan in force; `None` if nothing is.
+    pub(crate) fn current(&self, rollout: &Rollout) -> Option<Arc<Forward>> {
         let current = self.current.load_full();
-        if let Some(current) = &current
-            && Arc::ptr_eq(&current.plan, plan)
-        {
-            return Some(Arc::clone(current));
+        let plan = rollout.plan();
+        plan.forward.as_ref().filter(|to| !to.percent.is_zero())?;
+        if let Some(current) = current.filter(|current| Arc::ptr_eq(&current.plan, &plan)) {
+            return Some(current);
         }
-        let reused = current.filter(|current| *current.outbound.url() == to.url);
-        let outbound = reused.map_or_else(|| Arc::new(self.outbound(&to.url)), |current| Arc::clone(&current.outbound));
+        let _replacing = self.replacing.lock();
+        // Again, because an older plan must not replace a newer one.
+        let current = self.current.load_full();
+        let plan = rollout.plan();
+        let to = plan.forward.as_ref().filter(|to| !to.percent.is_zero())?;
+        let outbound = match current {
+            Some(current) if Arc::ptr_eq(&current.plan, &plan) => return Some(current),
+            Some(current) if *current.outbound.url() == to.url => Arc::clone(&current.outbound),
+            _ => Arc::new(self.outbound(&to.url)),
+        };
         let new = Arc::new(Forward {
-            plan: Arc::clone(plan),
+            plan: Arc::clone(&plan),
             outbound,
             metrics: Arc::clone(&self.metrics),
+            bytes: Arc::clone(&self.bytes),
             guard: Mutex::new(Guard::new(Instant::now())),
+            is_replaced: AtomicBool::new(false),
             tripped: OnceLock::new(),
         });
-        self.current.store(Some(Arc::clone(&new)));
-        self.metrics.relay.forward_tripped.set(0);
+        self.replace(Some(Arc::clone(&new)));
         Some(new)
+    }
+
+    /// Puts a version of the plan in force, which the guard has not stopped yet.
+    fn replace(&self, new: Option<Arc<Forward>>) {
+        if let Some(old) = self.current.swap(new) {
+            old.is_replaced.store(true, Ordering::Relaxed);
+        }
+        self.metrics.relay.forward_tripped.set(0);
     }
 
     /// Since when nothing is forwarded, and why, if the guard has stopped it.
@@ -99,12 +156,9 @@ impl Forwarder {
     /// Puts each version of the plan in force without waiting for a request, and closes connections that are idle.
     pub(super) async fn run(&self, rollout: &Rollout) {
         loop {
-            if self.of(&rollout.plan()).is_none() {
-                self.current.store(None);
-                self.metrics.relay.forward_tripped.set(0);
-            }
-            if let Some(current) = self.current.load_full() {
-                current.outbound.close_idle();
+            match self.current(rollout) {
+                Some(current) => current.outbound.close_idle(),
+                None => self.replace(None),
             }
             sleep(MAINTENANCE_INTERVAL).await;
         }
@@ -129,7 +183,10 @@ impl Forward {
     /// Sends a request to the other version. `waits` for more than its commit, so its latency is not compared.
     pub(crate) async fn send(&self, original: &Original, body: Bytes, waits: bool, shutdown: &Shutdown) -> Forwarded {
         let began = Instant::now();
-        let sending = self.outbound.send(original.forwarded(self.outbound.url()), body);
+        let sending = async {
+            let _permit = BytesPermit::take(&self.bytes, body.len()).ok_or(SendError::Busy)?;
+            self.outbound.send(original.forwarded(self.outbound.url()), body).await
+        };
         let sent = tokio::select! {
             sent = sending => sent,
             () = async {
@@ -174,7 +231,7 @@ impl Forward {
     }
 
     fn record(&self, side: Side, is_error: bool, latency: Option<Duration>) {
-        if self.tripped.get().is_some() {
+        if self.tripped.get().is_some() || self.is_replaced.load(Ordering::Relaxed) {
             return;
         }
         let Some(why) = self.guard.lock().record(side, Instant::now(), is_error, latency) else { return };

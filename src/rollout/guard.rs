@@ -253,7 +253,7 @@ mod tests {
         let trip = after((100, 0, MS), (100, 50, MS)).unwrap();
         assert_eq!(
             trip.to_string(),
-            "errors in the last 30 s: there 50 of 100 requests failed, p99 1.0 ms; here 0 of 100 requests failed, p99 1.0 ms"
+            "errors in the last 30 s: there 50 of 100 requests failed, p99 1.1 ms; here 0 of 100 requests failed, p99 1.1 ms"
         );
     }
 }

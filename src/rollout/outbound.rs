@@ -68,8 +68,8 @@ pub(crate) struct Received {
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
-    /// All connections are in use.
-    #[error("all connections to it are in use")]
+    /// The other server has as much to do as it may have.
+    #[error("as many requests as allowed are in flight")]
     Busy,
     /// No byte of the request was written.
     #[error("{0}")]

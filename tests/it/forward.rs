@@ -280,3 +280,23 @@ async fn more_requests_than_connections_to_the_other_version_are_taken_here() {
     assert_eq!(server.metric(TAKEN_HERE).await, 10.0);
     assert_eq!(proxy.most(), FORWARDS_MAX);
 }
+
+#[tokio::test]
+async fn bodies_for_a_version_that_hangs_use_a_quarter_of_the_queue_at_most() {
+    let other = other().await;
+    let proxy = Proxy::to(other.public, Mode::Hang).await;
+    let file = RolloutFile::new(&forward(proxy.addr, 100, "request"));
+    let server = file.start(&[("MAX_QUEUE_BYTES", "1MiB")]).await;
+    let body = format!("{{\"pad\":\"{}\"}}", "x".repeat(100_000));
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut connection = server.connect().await;
+        connection.write(&post("", body.as_bytes())).await;
+        waiting.push(connection);
+    }
+    until("two are in flight", async || proxy.seen().matches("millpond-forwarded").count() == 2).await;
+    for _ in 0..3 {
+        assert_eq!(server.post_json(&body).await.status, 202, "a third would exceed 256 KiB");
+    }
+    assert_eq!(server.metric(TAKEN_HERE).await, 3.0);
+}

@@ -122,7 +122,7 @@ async fn a_version_that_is_away_is_tried_once_in_a_while_and_found_again() {
 }
 
 #[tokio::test]
-async fn the_tokens_in_headers_are_copied_only_if_the_plan_says_so_and_appear_in_no_log() {
+async fn tokens_are_copied_only_if_the_plan_says_so_and_appear_in_no_log() {
     let other = Server::start(&[]).await;
     let proxy = Proxy::to(other.public, Mode::Pass).await;
     let tokens = TokensFile::new(&[("acme", &["s3cret-known"], "{}")]);
@@ -134,14 +134,18 @@ async fn the_tokens_in_headers_are_copied_only_if_the_plan_says_so_and_appear_in
     for header in both {
         assert_eq!(server.post(header, b"{}").await.status, 202);
     }
+    let envelope = r#"{"token":"s3cret-known","data":[{}]}"#;
+    assert_eq!(server.post_json(envelope).await.status, 202);
     server.metric_is(SENT, |sent| sent == 2.0).await;
     assert!(proxy.seen().contains("millpond-mirror: 1") && !proxy.seen().contains("cret"), "{}", proxy.seen());
     file.put(&server, &mirror(proxy.addr).replace("100}", "100,\"tokens\":true}")).await;
     for header in both {
         assert_eq!(server.post(header, b"{}").await.status, 202);
     }
-    server.metric_is(SENT, |sent| sent == 4.0).await;
+    assert_eq!(server.post_json(envelope).await.status, 202);
+    server.metric_is(SENT, |sent| sent == 5.0).await;
     let seen = proxy.seen().to_ascii_lowercase();
+    assert!(seen.contains(envelope), "{seen}");
     assert!(seen.contains("authorization: bearer s3cret-known") && seen.contains("x-api-key: s3cret-known"), "{seen}");
     assert_eq!(server.stop().await, Some(0));
     assert!(!server.log().contains("cret"));
