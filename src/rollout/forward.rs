@@ -69,7 +69,7 @@ struct BytesPermit<'a> {
 
 impl<'a> BytesPermit<'a> {
     fn take(bound: &'a Bound, bytes: usize) -> Option<Self> {
-        bound.take(bytes).then_some(Self { bound, bytes })
+        bound.take(bytes).then(|| Self { bound, bytes })
     }
 }
 

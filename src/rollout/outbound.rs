@@ -5,11 +5,12 @@
 //! that, only a complete response tells the outcome.
 //!
 //! A connection is polled by the request that uses it, and not while it is idle. So there is no task to stop, and a connection
-//! that the other server has closed is found by the first poll of the next request, before that request is written.
+//! that the other server has closed is found before the next request is written.
 
 use std::error::Error;
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
@@ -99,6 +100,8 @@ struct Connection {
     driver: http1::Connection<Io, Full<Bytes>>,
     /// Whether the driver has returned.
     has_ended: bool,
+    /// The same socket.
+    socket: std::net::TcpStream,
 }
 
 impl Outbound {
@@ -145,9 +148,10 @@ impl Outbound {
         let connecting = async {
             let connecting = tower::Service::call(&mut connector, self.url.clone());
             let io = connecting.await.map_err(|error| format!("cannot connect: {}", cause(&*error)))?;
+            let socket = duplicate(&io).map_err(|error| error.to_string())?;
             let handshake = http1::Builder::new().max_buf_size(HEAD_MAX_BYTES).handshake(io);
             let (sender, driver) = handshake.await.map_err(|error| cause(&error))?;
-            Ok(Connection { sender, driver, has_ended: false })
+            Ok(Connection { sender, driver, has_ended: false, socket })
         };
         let late = || format!("cannot connect within {CONNECT_TIMEOUT:?}");
         timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(late()))
@@ -156,7 +160,7 @@ impl Outbound {
     /// Sends a request and reads its response.
     async fn exchange(&self, mut connection: Connection, request: Request<Full<Bytes>>) -> Result<Received, Failed> {
         let deadline = Instant::now() + self.response_timeout;
-        let Connection { sender, driver, has_ended } = &mut connection;
+        let Connection { sender, driver, has_ended, .. } = &mut connection;
         let exchange = async {
             let response = sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
                 Some(request) => Failed::Returned(Box::new(request), cause(&error.into_error())),
@@ -192,12 +196,29 @@ enum Failed {
 }
 
 impl Connection {
-    /// Whether the other end has not closed it.
+    /// Whether the other end has not closed it, as far as this machine knows.
     async fn is_open(&mut self) -> bool {
+        // The system is asked, because the runtime learns of the end of a stream a little later.
+        match self.socket.peek(&mut [0]) {
+            Ok(0) => return false,
+            // Messages of TLS, or a response without a request.
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return false,
+        }
         let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut self.driver).poll(cx))).await;
         self.has_ended = polled.is_ready();
         !self.has_ended && self.sender.is_ready()
     }
+}
+
+/// Another descriptor of the socket of a stream.
+fn duplicate(io: &Io) -> io::Result<std::net::TcpStream> {
+    let tcp = match io {
+        MaybeHttpsStream::Http(tcp) => tcp.inner(),
+        MaybeHttpsStream::Https(tls) => tls.inner().get_ref().0.inner().inner(),
+    };
+    Ok(tcp.as_fd().try_clone_to_owned()?.into())
 }
 
 /// Runs `exchange` and the connection that it needs.

@@ -33,8 +33,14 @@ const UNITS: [&str; 14] = [
 ];
 
 /// Metrics without a unit: 0 or 1.
-const NUMBERS: [&str; 5] =
-    ["millpond_build_info", "millpond_draining", "millpond_reload_failing", "millpond_spool_up", "millpond_store_up"];
+const NUMBERS: [&str; 6] = [
+    "millpond_build_info",
+    "millpond_draining",
+    "millpond_forward_tripped",
+    "millpond_reload_failing",
+    "millpond_spool_up",
+    "millpond_store_up",
+];
 /// Labels whose values are not known here.
 const OPEN_LABELS: [(&str, &str); 2] = [("tenant", "the name of a tenant, or `(other)`"), ("version", "the version")];
 
@@ -88,6 +94,9 @@ fn describe(family: &MetricFamily) -> String {
         Some(unit) => unit,
         None if name == "millpond_upload_limit" => "uploads",
         None if name == "millpond_limit" => "the unit of what is limited",
+        None if name == "millpond_mirror_total" => "copies",
+        None if name == "millpond_forward_total" => "requests",
+        None if name.ends_with("_responses_total") => "responses",
         None if name.ends_with("_fds") => "file descriptors",
         None if NUMBERS.contains(&name) => "none",
         None => panic!("{name} has no unit: add it to UNITS"),

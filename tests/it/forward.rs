@@ -296,7 +296,8 @@ async fn bodies_for_a_version_that_hangs_use_a_quarter_of_the_queue_at_most() {
     }
     until("two are in flight", async || proxy.seen().matches("millpond-forwarded").count() == 2).await;
     for _ in 0..3 {
-        assert_eq!(server.post_json(&body).await.status, 202, "a third would exceed 256 KiB");
+        let answer = server.post_json(&body).await;
+        assert_eq!(answer.status, 202, "a third would exceed 256 KiB: {}", answer.text());
     }
     assert_eq!(server.metric(TAKEN_HERE).await, 3.0);
 }
