@@ -1,7 +1,6 @@
 //! Starts every task of the server, and stops them in order.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,13 +158,13 @@ pub fn open_tenants(settings: &Settings, reload: &Reload) -> anyhow::Result<Opti
     opened.map(Some).with_context(|| format!("TOKENS_FILE={}", file.display()))
 }
 
-/// Reads `ROLLOUT_FILE` and watches it from then on; `None` without it. `listener` is the address of this server.
+/// Reads `ROLLOUT_FILE` and watches it from then on; `None` without it.
 ///
 /// # Errors
 /// What is wrong with the file.
-pub fn open_rollout(settings: &Settings, listener: SocketAddr, reload: &Reload) -> anyhow::Result<Option<RolloutFile>> {
+pub fn open_rollout(settings: &Settings, reload: &Reload) -> anyhow::Result<Option<RolloutFile>> {
     let Some(file) = &settings.rollout_file else { return Ok(None) };
-    let opened = RolloutFile::open(file.clone(), listener, reload);
+    let opened = RolloutFile::open(file.clone(), settings.http.listen_addr, reload);
     opened.map(Some).with_context(|| format!("ROLLOUT_FILE={}", file.display()))
 }
 
@@ -234,8 +233,9 @@ pub async fn run(
             None
         }
     };
+    let listener = listeners.public.local_addr().context("the public listener has no address")?;
     let rollout = rollout.map(|file| {
-        let (rollout, watching) = Rollout::new(file, &context.metrics);
+        let (rollout, watching) = Rollout::new(file, listener, &context.metrics);
         background.spawn(async move {
             let error = watching.await;
             tracing::error!(%error, "watching ROLLOUT_FILE failed");
@@ -243,8 +243,15 @@ pub async fn run(
         rollout
     });
     let depth = jobs.depth();
-    let sources =
-        Arc::new(Sources::new(&settings, store.location(), context.clone(), depth, tenants.clone(), tls.clone()));
+    let sources = Arc::new(Sources::new(
+        &settings,
+        store.location(),
+        context.clone(),
+        depth,
+        tenants.clone(),
+        tls.clone(),
+        rollout.clone(),
+    ));
     let (sampler, snapshots) = Sampler::new(Arc::clone(&sources));
     let sampled = snapshots.clone();
     let mut statsd = Statsd::start(settings.statsd.as_ref(), context.metrics.statsd_failures.clone(), move || {

@@ -15,6 +15,7 @@ mod payloads;
 mod problem;
 mod request_id;
 mod response;
+mod rollout;
 mod service;
 mod state;
 

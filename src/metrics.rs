@@ -5,6 +5,7 @@ mod ledger;
 mod registration;
 mod sampled;
 mod tenants;
+mod variants;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ pub use sampled::SampledGauges;
 use sampled::set;
 use tenants::TenantsCollector;
 pub use tenants::{LABELLED_TENANTS_MAX, TenantActivities, TenantActivity, TenantTotals};
+pub use variants::VariantMetrics;
 
 use crate::reload::ReloadMetrics;
 use crate::store::ErrorClass;
@@ -57,6 +59,8 @@ pub struct Metrics {
     reload_failing: IntGaugeVec,
     /// What the sampler sets.
     pub sampled: SampledGauges,
+    /// What each variant sends.
+    pub variants: VariantMetrics,
     /// What each tenant sends.
     pub tenants: Arc<TenantActivities>,
     /// Requests between their headers and the end of their response.
@@ -184,6 +188,7 @@ impl Metrics {
             reload_failing,
             sampled: SampledGauges::new(r)?,
             tenants,
+            variants: VariantMetrics::new(r)?,
             requests_in_flight: gauge(r, "requests_in_flight", "Requests whose response is not yet written")?,
             requests_in_flight_bytes: gauge(
                 r,

@@ -101,21 +101,19 @@ impl<'a> ClientKey<'a> {
 #[derive(Debug)]
 pub struct RolloutFile {
     path: PathBuf,
-    /// The public listener, to which nothing may be sent back.
-    listener: SocketAddr,
     plan: Plan,
     watched: WatchedFiles,
 }
 
 impl RolloutFile {
-    /// Reads the file at `path` and watches it from then on. `listener` is the address of this server.
+    /// Reads the file at `path` and watches it from then on. `listener` is `LISTEN_ADDR`.
     ///
     /// # Errors
     /// [`FileError`].
     pub fn open(path: PathBuf, listener: SocketAddr, reload: &Reload) -> Result<Self, FileError> {
         let watched = reload.watch(vec![path.clone()]);
         let plan = file::read(&path, listener)?;
-        Ok(Self { path, listener, plan, watched })
+        Ok(Self { path, plan, watched })
     }
 }
 
@@ -126,19 +124,24 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// The plan of `file`, and a future that keeps it up to date with the file. It only ends with an error.
+    /// The plan of `file`, and a future that keeps it up to date with the file. It only ends with an error. `listener` is the
+    /// bound public listener.
     pub fn new(
         file: RolloutFile,
-        metrics: &Metrics,
+        listener: SocketAddr,
+        metrics: &Arc<Metrics>,
     ) -> (Arc<Self>, impl Future<Output = std::io::Error> + Send + use<>) {
-        let RolloutFile { path, listener, plan, mut watched } = file;
+        let RolloutFile { path, plan, mut watched } = file;
         watched.report_to(metrics.reloads(WatchedFile::Rollout));
         plan.log();
+        let metrics = Arc::clone(metrics);
+        metrics.variants.replace(plan.variants.names());
         let rollout = Arc::new(Self { current: ArcSwap::from_pointee(plan) });
         let current = Arc::clone(&rollout);
         let watching = watched.run(move || {
             file::read(&path, listener).map(|plan| {
                 plan.log();
+                metrics.variants.replace(plan.variants.names());
                 current.current.store(Arc::new(plan));
             })
         });

@@ -1,5 +1,6 @@
 //! `POST /v1/payloads` and `POST /`: a batch, accepted whole or rejected whole.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,11 +18,14 @@ use super::decoding::BatchRequest;
 use super::problem::Problem;
 use super::request_id::RequestId;
 use super::response::{AcceptedBody, json};
+use super::rollout::RequestRollout;
 use super::state::ApiState;
 use super::{body, origin};
 use crate::config::Ack;
 use crate::decode::{BatchFormat, Lines};
+use crate::metrics::RequestResult;
 use crate::queue::{Receipt, Reservation, Share};
+use crate::rollout::Feature;
 use crate::segment::JobId;
 use crate::server::{ClientAddress, WireBytes};
 use crate::spool;
@@ -74,7 +78,19 @@ pub(super) async fn post(
     request: Request,
 ) -> Result<Response, RejectedBatch> {
     let mut tenant = None;
-    accept(&state, query, request, &mut tenant).await.map_err(|problem| RejectedBatch { problem, tenant })
+    let client = request.extensions().get::<ClientAddress>().map(|ClientAddress(address)| *address);
+    let (rollout, began) = (RequestRollout::new(&state, client), Instant::now());
+    let accepted = accept(&state, query, request, client, &rollout, &mut tenant).await;
+    let identity = match (&tenant, &state.tenants) {
+        (Some(tenant), _) => Some(Identity::Tenant(Arc::clone(tenant))),
+        (None, None) => Some(Identity::Anonymous),
+        (None, Some(_)) => None,
+    };
+    if let Some(variant) = identity.and_then(|identity| rollout.variant(&identity).cloned()) {
+        let result = accepted.as_ref().map_or_else(|problem| problem.outcome().result(), |_| RequestResult::Accepted);
+        state.context.metrics.variants.observe(&variant, result, began.elapsed());
+    }
+    accepted.map_err(|problem| RejectedBatch { problem, tenant })
 }
 
 /// Rejects what can be rejected before the body is read, then reads, decodes and queues it. `tenant` is set as soon as it is
@@ -83,12 +99,13 @@ async fn accept(
     state: &Arc<ApiState>,
     query: Result<Query<Parameters>, QueryRejection>,
     request: Request,
+    client: Option<IpAddr>,
+    rollout: &RequestRollout,
     tenant: &mut Option<Arc<Tenant>>,
 ) -> Result<Response, Problem> {
     let received_at = SystemTime::now();
     let (mut parts, body) = request.into_parts();
     let wire = parts.extensions.remove::<WireBytes>();
-    let client = parts.extensions.get::<ClientAddress>().map(|ClientAddress(address)| *address);
     let trace = state.context.tracer.as_ref().and_then(|_| parts.extensions.remove::<Arc<RequestTrace>>());
     let id = RequestId::inserted(&parts.headers);
     origin::check(state, &parts)?;
@@ -103,6 +120,7 @@ async fn accept(
     identity.take(RateLimit::Requests, 1)?;
     let ack = RequestedAck::new(Parameters::ack(query)?, &state.settings);
     ack.check(&identity)?;
+    rollout.check(ack, &identity)?;
     let format = body::format(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
     if matches!((&identity, format), (Identity::Unauthenticated(_), BatchFormat::Ndjson)) {
@@ -133,6 +151,7 @@ async fn accept(
         client,
         body_bytes,
         ack,
+        rollout: rollout.clone(),
         trace: trace.clone(),
     };
     let (lines, mut reservation) = state.decoder.decode(request, body, reservation, tenant).await?;
@@ -153,7 +172,9 @@ async fn accept(
         Ack::Disk | Ack::Stored => acknowledged(state, lines, reservation, level, waiter.as_ref()).await?,
     };
     tenant.iter().for_each(|tenant| tenant.activity().accepted(payloads, body_bytes));
-    Ok(accepted.response(state, &id, payloads))
+    let identity = tenant.as_ref().map_or(Identity::Anonymous, |tenant| Identity::Tenant(Arc::clone(tenant)));
+    let shows_receipt = rollout.is_on(Feature::Receipts, &identity);
+    Ok(accepted.response(state, &id, payloads, shows_receipt))
 }
 
 /// The level that a commit reaches.
@@ -244,9 +265,9 @@ async fn stored_or(state: &ApiState, receipt: &Receipt, deadline: Instant, commi
 }
 
 impl Accepted {
-    fn response(&self, state: &ApiState, id: &RequestId, payloads: u32) -> Response {
+    fn response(&self, state: &ApiState, id: &RequestId, payloads: u32, shows_receipt: bool) -> Response {
         let status = if self.level == Ack::Stored { StatusCode::OK } else { StatusCode::ACCEPTED };
-        let receipt = self.receipt.as_ref();
+        let receipt = self.receipt.as_ref().filter(|_| shows_receipt);
         json(
             status,
             &AcceptedBody {
