@@ -161,13 +161,13 @@ pub fn open_tenants(settings: &Settings, reload: &Reload) -> anyhow::Result<Opti
     opened.map(Some).with_context(|| format!("TOKENS_FILE={}", file.display()))
 }
 
-/// Reads `ROLLOUT_FILE` and watches it from then on; `None` without it. `listener` is the address of this server.
+/// Reads `ROLLOUT_FILE` and watches it from then on; `None` without it.
 ///
 /// # Errors
 /// What is wrong with the file.
-pub fn open_rollout(settings: &Settings, listener: SocketAddr, reload: &Reload) -> anyhow::Result<Option<RolloutFile>> {
+pub fn open_rollout(settings: &Settings, reload: &Reload) -> anyhow::Result<Option<RolloutFile>> {
     let Some(file) = &settings.rollout_file else { return Ok(None) };
-    let opened = RolloutFile::open(file.clone(), listener, reload);
+    let opened = RolloutFile::open(file.clone(), settings.http.listen_addr, reload);
     opened.map(Some).with_context(|| format!("ROLLOUT_FILE={}", file.display()))
 }
 
@@ -236,14 +236,24 @@ pub async fn run(
             None
         }
     };
+    let listener = listeners.public.local_addr().context("the public listener has no address")?;
     let mut copying = JoinSet::new();
     let rollout = match rollout {
-        Some(file) => Some(start_rollout(file, &settings, &context, &pipeline, &mut background, &mut copying)?),
+        Some(file) => {
+            Some(start_rollout(file, listener, &settings, &context, &pipeline, (&mut background, &mut copying))?)
+        }
         None => None,
     };
     let depth = jobs.depth();
-    let sources =
-        Arc::new(Sources::new(&settings, store.location(), context.clone(), depth, tenants.clone(), tls.clone()));
+    let sources = Arc::new(Sources::new(
+        &settings,
+        store.location(),
+        context.clone(),
+        depth,
+        tenants.clone(),
+        tls.clone(),
+        rollout.clone(),
+    ));
     let (sampler, snapshots) = Sampler::new(Arc::clone(&sources));
     let sampled = snapshots.clone();
     let mut statsd = Statsd::start(settings.statsd.as_ref(), context.metrics.statsd_failures.clone(), move || {
@@ -319,18 +329,18 @@ pub async fn run(
 /// Puts `ROLLOUT_FILE` in force, and starts the tasks that watch it and that copy batches.
 fn start_rollout(
     file: RolloutFile,
+    listener: SocketAddr,
     settings: &Settings,
     context: &PipelineContext,
     pipeline: &Pipeline,
-    background: &mut JoinSet<()>,
-    copying: &mut JoinSet<()>,
+    (background, copying): (&mut JoinSet<()>, &mut JoinSet<()>),
 ) -> anyhow::Result<Arc<Rollout>> {
     let relays = RelaySettings {
         mirror_max_bytes: settings.mirror_max_bytes,
         forward_max_bytes: settings.queue.max_bytes / FORWARD_QUEUE_PART,
         ack_timeout: settings.http.ack_timeout,
     };
-    let started = Rollout::new(file, relays, &context.metrics, context.shutdown.drain_token());
+    let started = Rollout::new(file, relays, listener, &context.metrics, context.shutdown.drain_token());
     let (rollout, watching, copies) = started.context("cannot set up TLS for the URLs of ROLLOUT_FILE")?;
     background.spawn(async move {
         let error = watching.await;

@@ -16,6 +16,7 @@ mod problem;
 mod relay;
 mod request_id;
 mod response;
+mod rollout;
 mod service;
 mod state;
 

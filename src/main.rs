@@ -14,6 +14,7 @@ use millpond::log_filter::LogFilter;
 use millpond::metrics::Count;
 use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Reload, WatchedFiles};
+use millpond::rollout::RolloutFile;
 use millpond::segment::SegmentId;
 use millpond::server::{Tls, bind};
 use millpond::shutdown::Shutdown;
@@ -118,7 +119,7 @@ async fn serve(mut settings: Settings, log_filter: LogFilter) -> anyhow::Result<
     let opened = app::read_admin_token(&mut settings)
         .and_then(|()| read_files(&settings, &reload))
         .and_then(|opened| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, opened)));
-    let (spool, SettingsFiles { tenants, tls }) = match opened {
+    let (spool, SettingsFiles { tenants, rollout, tls }) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -131,13 +132,6 @@ async fn serve(mut settings: Settings, log_filter: LogFilter) -> anyhow::Result<
     tracing::info!(addr = %public.local_addr()?, "listening");
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
 
-    let rollout = match app::open_rollout(&settings, public.local_addr()?, &reload) {
-        Ok(rollout) => rollout,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            return Ok(ExitCode::from(EXIT_USAGE));
-        }
-    };
     let (files, listeners) = ((tenants, rollout), Listeners { public, tls, admin });
     // Boxed, because the future is large.
     let run = Box::pin(app::run(settings, spool, files, listeners, Controls { shutdown, log_filter }));
@@ -222,6 +216,7 @@ fn raise_open_files(settings: &mut Settings) {
 /// The content of the files that the settings name.
 struct SettingsFiles {
     tenants: Option<TenantsFile>,
+    rollout: Option<RolloutFile>,
     tls: Option<(Arc<Tls>, WatchedFiles)>,
 }
 
@@ -240,13 +235,13 @@ fn read_files(settings: &Settings, reload: &Reload) -> anyhow::Result<SettingsFi
             tracing::warn!(setting, %file, "other users of this machine can read this file: chmod 600 it, and make the server's user its owner");
         }
     }
-    Ok(SettingsFiles { tenants: app::open_tenants(settings, reload)?, tls })
+    let tenants = app::open_tenants(settings, reload)?;
+    Ok(SettingsFiles { tenants, rollout: app::open_rollout(settings, reload)?, tls })
 }
 
 async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
     let opened = app::read_admin_token(&mut settings)
         .and_then(|()| read_files(&settings, &Reload::default()))
-        .and_then(|_| app::open_rollout(&settings, settings.http.listen_addr, &Reload::default()))
         .and_then(|_| app::open_spool(&settings, Arc::new(RealDisk)))
         .and_then(|opened| Ok((opened, Spool::dead_files(&settings.spool, &RealDisk)?)));
     let ((spool, adopted), (damaged, damaged_bytes)) = match opened {

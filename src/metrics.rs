@@ -6,6 +6,7 @@ mod registration;
 mod relay;
 mod sampled;
 mod tenants;
+mod variants;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ pub use sampled::SampledGauges;
 use sampled::set;
 use tenants::TenantsCollector;
 pub use tenants::{LABELLED_TENANTS_MAX, TenantActivities, TenantActivity, TenantTotals};
+pub use variants::VariantMetrics;
 
 use crate::reload::ReloadMetrics;
 use crate::store::ErrorClass;
@@ -61,6 +63,8 @@ pub struct Metrics {
     reload_failing: IntGaugeVec,
     /// What the sampler sets.
     pub sampled: SampledGauges,
+    /// What each variant sends.
+    pub variants: VariantMetrics,
     /// What each tenant sends.
     pub tenants: Arc<TenantActivities>,
     /// What goes to another version.
@@ -191,6 +195,7 @@ impl Metrics {
             sampled: SampledGauges::new(r)?,
             tenants,
             relay: RelayMetrics::new(r)?,
+            variants: VariantMetrics::new(r)?,
             requests_in_flight: gauge(r, "requests_in_flight", "Requests whose response is not yet written")?,
             requests_in_flight_bytes: gauge(
                 r,

@@ -117,21 +117,19 @@ impl<'a> ClientKey<'a> {
 #[derive(Debug)]
 pub struct RolloutFile {
     path: PathBuf,
-    /// The public listener, to which nothing may be sent back.
-    listener: SocketAddr,
     plan: Plan,
     watched: WatchedFiles,
 }
 
 impl RolloutFile {
-    /// Reads the file at `path` and watches it from then on. `listener` is the address of this server.
+    /// Reads the file at `path` and watches it from then on. `listener` is `LISTEN_ADDR`.
     ///
     /// # Errors
     /// [`FileError`].
     pub fn open(path: PathBuf, listener: SocketAddr, reload: &Reload) -> Result<Self, FileError> {
         let watched = reload.watch(vec![path.clone()]);
         let plan = file::read(&path, listener)?;
-        Ok(Self { path, listener, plan, watched })
+        Ok(Self { path, plan, watched })
     }
 }
 
@@ -160,13 +158,14 @@ const RESPONSE_MARGIN: Duration = Duration::from_secs(5);
 
 impl Rollout {
     /// The plan of `file`, a future that keeps it up to date with the file, and one that copies batches until `stop`. The first
-    /// only ends with an error.
+    /// only ends with an error. `listener` is the bound public listener.
     ///
     /// # Errors
     /// If TLS cannot be set up.
     pub fn new(
         file: RolloutFile,
         settings: RelaySettings,
+        listener: SocketAddr,
         metrics: &Arc<Metrics>,
         stop: CancellationToken,
     ) -> std::io::Result<(
@@ -174,9 +173,10 @@ impl Rollout {
         impl Future<Output = std::io::Error> + Send + use<>,
         impl Future<Output = ()> + Send + use<>,
     )> {
-        let RolloutFile { path, listener, plan, mut watched } = file;
+        let RolloutFile { path, plan, mut watched } = file;
         watched.report_to(metrics.reloads(WatchedFile::Rollout));
         plan.log();
+        metrics.variants.replace(plan.variants.names());
         let connector = outbound::connector()?;
         let response_timeout = settings.ack_timeout + RESPONSE_MARGIN;
         let (mirror, copies) =
@@ -186,10 +186,12 @@ impl Rollout {
             forwarder: Forwarder::new(connector, response_timeout, settings.forward_max_bytes, Arc::clone(metrics)),
             mirror: Arc::new(mirror),
         });
+        let metrics = Arc::clone(metrics);
         let current = Arc::clone(&rollout);
         let watching = watched.run(move || {
             file::read(&path, listener).map(|plan| {
                 plan.log();
+                metrics.variants.replace(plan.variants.names());
                 current.current.store(Arc::new(plan));
             })
         });

@@ -1,5 +1,6 @@
 //! `POST /v1/payloads` and `POST /`: a batch, accepted whole or rejected whole.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,11 +19,14 @@ use super::problem::Problem;
 use super::relay::Relay;
 use super::request_id::RequestId;
 use super::response::{AcceptedBody, json};
+use super::rollout::RequestRollout;
 use super::state::ApiState;
 use super::{body, origin};
 use crate::config::Ack;
 use crate::decode::{BatchFormat, Lines};
+use crate::metrics::RequestResult;
 use crate::queue::{Receipt, Reservation, Share};
+use crate::rollout::Feature;
 use crate::segment::JobId;
 use crate::server::{ClientAddress, WireBytes};
 use crate::spool;
@@ -75,9 +79,21 @@ pub(super) async fn post(
     request: Request,
 ) -> Result<Response, RejectedBatch> {
     let (mut tenant, mut relay): (_, Option<Box<Relay>>) = (None, None);
-    let accepted = accept(&state, query, request, &mut tenant, &mut relay).await;
+    let client = request.extensions().get::<ClientAddress>().map(|ClientAddress(address)| *address);
+    let (rollout, began) = (RequestRollout::new(&state, client), Instant::now());
+    let accepted = accept(&state, query, request, client, &rollout, &mut tenant, &mut relay).await;
     if let Some(relay) = &relay {
         relay.ended(&accepted);
+    }
+    let is_forwarded = relay.is_some_and(|relay| relay.is_handled_elsewhere());
+    let identity = match (&tenant, &state.tenants) {
+        (Some(tenant), _) => Some(Identity::Tenant(Arc::clone(tenant))),
+        (None, None) => Some(Identity::Anonymous),
+        (None, Some(_)) => None,
+    };
+    if let Some(variant) = identity.filter(|_| !is_forwarded).and_then(|identity| rollout.variant(&identity).cloned()) {
+        let result = accepted.as_ref().map_or_else(|problem| problem.outcome().result(), |_| RequestResult::Accepted);
+        state.context.metrics.variants.observe(&variant, result, began.elapsed());
     }
     accepted.map_err(|problem| RejectedBatch { problem, tenant })
 }
@@ -88,13 +104,14 @@ async fn accept(
     state: &Arc<ApiState>,
     query: Result<Query<Parameters>, QueryRejection>,
     request: Request,
+    client: Option<IpAddr>,
+    rollout: &RequestRollout,
     tenant: &mut Option<Arc<Tenant>>,
     relay: &mut Option<Box<Relay>>,
 ) -> Result<Response, Problem> {
     let received_at = SystemTime::now();
     let (mut parts, body) = request.into_parts();
     let wire = parts.extensions.remove::<WireBytes>();
-    let client = parts.extensions.get::<ClientAddress>().map(|ClientAddress(address)| *address);
     let trace = state.context.tracer.as_ref().and_then(|_| parts.extensions.remove::<Arc<RequestTrace>>());
     let id = RequestId::inserted(&parts.headers);
     origin::check(state, &parts)?;
@@ -109,6 +126,7 @@ async fn accept(
     identity.take(RateLimit::Requests, 1)?;
     let ack = RequestedAck::new(Parameters::ack(query)?, &state.settings);
     ack.check(&identity)?;
+    rollout.check(ack, &identity)?;
     let format = body::format(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
     if matches!((&identity, format), (Identity::Unauthenticated(_), BatchFormat::Ndjson)) {
@@ -146,6 +164,7 @@ async fn accept(
         client,
         body_bytes,
         ack,
+        rollout: rollout.clone(),
         trace: trace.clone(),
     };
     let (lines, mut reservation) = state.decoder.decode(request, body, reservation, tenant).await?;
@@ -181,7 +200,9 @@ async fn accept(
     };
     relay.iter_mut().for_each(|relay| relay.send_copy());
     tenant.iter().for_each(|tenant| tenant.activity().accepted(payloads, body_bytes));
-    Ok(accepted.response(state, &id, payloads))
+    let identity = tenant.as_ref().map_or(Identity::Anonymous, |tenant| Identity::Tenant(Arc::clone(tenant)));
+    let shows_receipt = rollout.is_on(Feature::Receipts, &identity);
+    Ok(accepted.response(state, &id, payloads, shows_receipt))
 }
 
 /// The level that a commit reaches.
@@ -275,9 +296,9 @@ async fn stored_or(state: &ApiState, receipt: &Receipt, deadline: Instant, commi
 }
 
 impl Accepted {
-    fn response(&self, state: &ApiState, id: &RequestId, payloads: u32) -> Response {
+    fn response(&self, state: &ApiState, id: &RequestId, payloads: u32, shows_receipt: bool) -> Response {
         let status = if self.level == Ack::Stored { StatusCode::OK } else { StatusCode::ACCEPTED };
-        let receipt = self.receipt.as_ref();
+        let receipt = self.receipt.as_ref().filter(|_| shows_receipt);
         json(
             status,
             &AcceptedBody {

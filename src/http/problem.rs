@@ -61,6 +61,16 @@ pub(super) enum Problem {
         tenant: Option<String>,
     },
     #[error(
+        "{feature} is switched off for this client; nothing was accepted or looked up: do without it, or ask the operator to \
+         switch it on in ROLLOUT_FILE"
+    )]
+    FeatureOff {
+        /// Its name in `ROLLOUT_FILE`.
+        feature: &'static str,
+        /// For the audit log.
+        tenant: Option<String>,
+    },
+    #[error(
         "requests from web pages of other origins are rejected: the operator can allow the origin in ALLOWED_ORIGINS, or set \
          TOKENS_FILE"
     )]
@@ -212,7 +222,7 @@ impl Problem {
             | Self::InvalidToken => (StatusCode::BAD_REQUEST, Outcome::Invalid, Never),
             Self::NoToken => (StatusCode::UNAUTHORIZED, Outcome::NoToken, Never),
             Self::UnknownToken => (StatusCode::FORBIDDEN, Outcome::UnknownToken, Never),
-            Self::AckNotAllowed { .. } => (StatusCode::FORBIDDEN, Outcome::NotAllowed, Never),
+            Self::AckNotAllowed { .. } | Self::FeatureOff { .. } => (StatusCode::FORBIDDEN, Outcome::NotAllowed, Never),
             Self::CrossOrigin => (StatusCode::FORBIDDEN, Outcome::CrossOrigin, Never),
             Self::NotFound | Self::UnknownJob => (StatusCode::NOT_FOUND, Outcome::NotUnderstood, Never),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, Outcome::NotUnderstood, Never),
@@ -286,6 +296,7 @@ impl Problem {
             Self::NoToken => (Denial::NoToken, None),
             Self::UnknownToken => (Denial::UnknownToken, None),
             Self::AckNotAllowed { tenant, .. } => (Denial::AckNotAllowed, tenant.as_deref()),
+            Self::FeatureOff { tenant, .. } => (Denial::FeatureOff, tenant.as_deref()),
             Self::CrossOrigin => (Denial::CrossOrigin, None),
             _ => return,
         };

@@ -37,6 +37,8 @@ pub(super) struct Relay {
     copy: Option<PendingCopy>,
     /// The body, while the tenant is not known because its token is in there.
     body: Option<Bytes>,
+    /// Whether the request was sent to the other version.
+    is_sent: bool,
     /// Since when the request is handled here.
     handled_since: Option<Instant>,
 }
@@ -71,6 +73,7 @@ impl Relay {
             waits,
             copy: None,
             body: None,
+            is_sent: false,
             handled_since: None,
         }))
     }
@@ -87,6 +90,7 @@ impl Relay {
         if matches!(identity, Identity::Unauthenticated(_)) {
             self.body = Some(body.clone());
         } else if self.is_forwarded(identity) {
+            self.is_sent = true;
             // The body may share the memory of the connection's read buffer, which is larger than most bodies.
             *body = Bytes::copy_from_slice(body);
             match forward.send(&self.original, body.clone(), self.waits, shutdown).await {
@@ -122,6 +126,11 @@ impl Relay {
         if let Some(copy) = self.copy.take() {
             self.rollout.mirror.send(copy);
         }
+    }
+
+    /// Whether the response is that of the other version, or none came.
+    pub(super) fn is_handled_elsewhere(&self) -> bool {
+        self.is_sent && self.handled_since.is_none()
     }
 
     /// The request has ended. The guard compares those that were handled here with those that were forwarded.

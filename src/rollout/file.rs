@@ -14,7 +14,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +27,7 @@ use super::features::{Features, Toggle};
 use super::selection::Percent;
 use super::variants::{VARIANTS_MAX, Variant, Variants};
 use super::{By, ForwardTo, MirrorTo, Plan};
+use crate::tenants::{TenantName, without_values};
 
 const FILE_MAX_BYTES: u64 = 1 << 20;
 const VARIANT_NAME_MAX_BYTES: usize = 32;
@@ -41,8 +42,15 @@ pub enum FileError {
     #[error("the file exceeds {FILE_MAX_BYTES} bytes: list fewer tenants, or use percent")]
     TooLarge,
     /// The content is no JSON of this form.
-    #[error("{0}")]
-    Invalid(#[from] serde_json::Error),
+    #[error("line {line}{}{member}: {reason}", if member.is_empty() { "" } else { ", " })]
+    Invalid {
+        /// From 1.
+        line: usize,
+        /// The path to the member; empty if it is none.
+        member: String,
+        /// What is wrong or was expected, without the invalid value.
+        reason: String,
+    },
     /// A URL leads back to this server.
     #[error("{member}.url is the address of this server: name the other one, or remove {member}")]
     Loop {
@@ -69,7 +77,13 @@ pub(super) fn read(path: &Path, listener: SocketAddr) -> Result<Plan, FileError>
 /// # Errors
 /// The first error.
 pub fn parse(text: &[u8], listener: SocketAddr) -> Result<Plan, FileError> {
-    let File { mirror, forward, features, variants } = serde_json::from_slice(text)?;
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let file = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let member = if error.path().iter().next().is_none() { String::new() } else { error.path().to_string() };
+        invalid(error.inner(), member)
+    });
+    let File { mirror, forward, features, variants } = file?;
+    json.end().map_err(|error| invalid(&error, String::new()))?;
     for (member, url) in
         [("mirror", mirror.as_ref().map(|to| &to.url.0)), ("forward", forward.as_ref().map(|to| &to.url.0))]
     {
@@ -92,6 +106,10 @@ pub fn parse(text: &[u8], listener: SocketAddr) -> Result<Plan, FileError> {
     })
 }
 
+fn invalid(error: &serde_json::Error, member: String) -> FileError {
+    FileError::Invalid { line: error.line().max(1), member, reason: without_values(error) }
+}
+
 /// Whether `url` is the listener's own address. Names other than localhost are not resolved: the headers of copied and forwarded
 /// requests end a loop in any case.
 fn is_own(url: &Uri, listener: SocketAddr) -> bool {
@@ -107,8 +125,17 @@ fn is_own(url: &Uri, listener: SocketAddr) -> bool {
     if !listener.ip().is_unspecified() {
         return address == listener.ip().to_canonical() || address.is_unspecified();
     }
-    // Only an address of this machine can be bound.
-    address.is_unspecified() || UdpSocket::bind((address, 0)).is_ok()
+    address.is_unspecified() || is_of_this_machine(address)
+}
+
+/// Connecting a UDP socket sends nothing, and chooses the address to send from: for one of this machine, that address itself.
+fn is_of_this_machine(address: IpAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let chosen = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    chosen.is_ok_and(|chosen| chosen.ip() == address)
 }
 
 fn variants_of(entries: Vec<VariantEntry>) -> Result<Variants, FileError> {
@@ -178,14 +205,19 @@ struct FeatureEntries {
 struct FeatureEntry {
     percent: Percent,
     #[serde(default)]
-    tenants: HashSet<String>,
+    tenants: Vec<TenantName>,
     #[serde(default)]
-    except: HashSet<String>,
+    except: Vec<TenantName>,
 }
 
 impl From<FeatureEntries> for Features {
     fn from(FeatureEntries { ack_stored, receipts, forward }: FeatureEntries) -> Self {
-        let toggle = |FeatureEntry { percent, tenants, except }| Toggle { percent, tenants, except };
+        let names = |list: Vec<TenantName>| list.into_iter().map(|TenantName(name)| name).collect();
+        let toggle = |FeatureEntry { percent, tenants, except }| Toggle {
+            percent,
+            tenants: names(tenants),
+            except: names(except),
+        };
         Self { ack_stored: ack_stored.map(toggle), receipts: receipts.map(toggle), forward: forward.map(toggle) }
     }
 }

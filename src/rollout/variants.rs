@@ -29,6 +29,11 @@ impl Variants {
         &self.0
     }
 
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|variant| &*variant.name)
+    }
+
     /// The variant of a client. Each variant has the buckets after those of the variants before it.
     pub fn of(&self, client: Option<&ClientKey<'_>>) -> Option<&Arc<str>> {
         if self.0.is_empty() {

@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use millpond::config::SETTINGS;
-use millpond::metrics::Metrics;
+use millpond::metrics::{Metrics, RequestResult};
 use prometheus::Registry;
 use prometheus::proto::MetricFamily;
 
@@ -15,10 +16,11 @@ const SETTINGS_BEGIN: &str =
     "<!-- Generated from src/config/table.rs by: UPDATE_DOCS=1 cargo test --test it docs -->\n";
 const SETTINGS_END: &str = "<!-- End of the generated part -->\n";
 /// The unit of a metric is the first of these words that its name contains.
-const UNITS: [&str; 14] = [
+const UNITS: [&str; 15] = [
     "seconds",
     "bytes",
     "payloads",
+    "batches",
     "jobs",
     "segments",
     "requests",
@@ -42,7 +44,11 @@ const NUMBERS: [&str; 6] = [
     "millpond_store_up",
 ];
 /// Labels whose values are not known here.
-const OPEN_LABELS: [(&str, &str); 2] = [("tenant", "the name of a tenant, or `(other)`"), ("version", "the version")];
+const OPEN_LABELS: [(&str, &str); 3] = [
+    ("tenant", "the name of a tenant, or `(other)`"),
+    ("variant", "the name of a variant in ROLLOUT_FILE"),
+    ("version", "the version"),
+];
 
 #[test]
 fn configuration_md_lists_every_setting_with_its_default() {
@@ -121,6 +127,10 @@ fn families() -> Vec<MetricFamily> {
     let metrics = Metrics::new(registry.clone()).unwrap();
     // Without a tenant these metrics have no series.
     metrics.tenants.of(&["shop"]);
+    metrics.variants.replace(["b"].into_iter());
+    for result in [RequestResult::Accepted, RequestResult::Rejected, RequestResult::Failed] {
+        metrics.variants.observe("b", result, Duration::ZERO);
+    }
     registry.gather()
 }
 

@@ -42,6 +42,7 @@ mod receipts;
 mod recovery;
 mod repack;
 mod requests;
+mod rollout;
 mod scripted_s3;
 mod settings;
 mod shutdown;

@@ -72,6 +72,20 @@ export function showErrors(status) {
   });
 }
 
+/** What is rolled out; hidden without a file. */
+export function showRollout({ rollout }) {
+  byId("rollout").hidden = !rollout;
+  if (!rollout) return;
+  const { mirror, forward, features } = rollout;
+  const parts = [
+    ["mirror", mirror ? `${mirror.percent}% of accepted batches to ${mirror.url}` : "off"],
+    ["forward", forward ? `${forward.percent}% of ${forward.by}s to ${forward.url}` : "off"],
+    ...features.map(({ name, percent, tenants, except }) =>
+      [`feature ${name}`, `${percent}% of clients and ${plural(tenants, "tenant")}, except ${plural(except, "tenant")}`]),
+  ];
+  pairs(byId("rollout-parts"), parts);
+}
+
 function level(share) {
   if (share >= NEARLY_FULL) return "bad";
   return share >= HIGH ? "warn" : "ok";
