@@ -41,6 +41,7 @@ pub(super) const RESPONSE_MAX_BYTES: usize = 64 * 1024;
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 
 type Io = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Driver = http1::Connection<Io, Full<Bytes>>;
 pub(super) type Connector = HttpsConnector<HttpConnector<Resolver>>;
 
 /// A connector for http, and for https if the certificate authorities of the system can be read.
@@ -97,9 +98,8 @@ struct Idle {
 
 struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
-    driver: http1::Connection<Io, Full<Bytes>>,
-    /// Whether the driver has returned.
-    has_ended: bool,
+    /// Until the connection has ended.
+    driver: Option<Driver>,
     /// The same socket.
     socket: std::net::TcpStream,
 }
@@ -151,7 +151,7 @@ impl Outbound {
             let socket = duplicate(&io).map_err(|error| error.to_string())?;
             let handshake = http1::Builder::new().max_buf_size(HEAD_MAX_BYTES).handshake(io);
             let (sender, driver) = handshake.await.map_err(|error| cause(&error))?;
-            Ok(Connection { sender, driver, has_ended: false, socket })
+            Ok(Connection { sender, driver: Some(driver), socket })
         };
         let late = || format!("cannot connect within {CONNECT_TIMEOUT:?}");
         timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(late()))
@@ -160,7 +160,7 @@ impl Outbound {
     /// Sends a request and reads its response.
     async fn exchange(&self, mut connection: Connection, request: Request<Full<Bytes>>) -> Result<Received, Failed> {
         let deadline = Instant::now() + self.response_timeout;
-        let Connection { sender, driver, has_ended, .. } = &mut connection;
+        let Connection { sender, driver, .. } = &mut connection;
         let exchange = async {
             let response = sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
                 Some(request) => Failed::Returned(Box::new(request), cause(&error.into_error())),
@@ -174,10 +174,10 @@ impl Outbound {
             let is_reusable = sender.ready().await.is_ok();
             Ok((Received { status: head.status, headers: head.headers, body: body.to_bytes() }, is_reusable))
         };
-        let driven = timeout_at(deadline, drive(driver, has_ended, exchange)).await;
+        let driven = timeout_at(deadline, drive(driver, exchange)).await;
         let late = || Failed::Unknown(format!("no complete response within {:?}", self.response_timeout));
         let (received, is_reusable) = driven.unwrap_or_else(|_| Err(late()))?;
-        if is_reusable && !connection.has_ended {
+        if is_reusable && connection.driver.is_some() {
             self.idle.lock().push(Idle { connection, since: Instant::now() });
         }
         Ok(received)
@@ -206,9 +206,12 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return false,
         }
-        let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut self.driver).poll(cx))).await;
-        self.has_ended = polled.is_ready();
-        !self.has_ended && self.sender.is_ready()
+        let Some(driver) = &mut self.driver else { return false };
+        let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut *driver).poll(cx))).await;
+        if polled.is_ready() {
+            self.driver = None;
+        }
+        polled.is_pending() && self.sender.is_ready()
     }
 }
 
@@ -222,21 +225,18 @@ fn duplicate(io: &Io) -> io::Result<std::net::TcpStream> {
 }
 
 /// Runs `exchange` and the connection that it needs.
-async fn drive<T>(
-    driver: &mut http1::Connection<Io, Full<Bytes>>,
-    has_ended: &mut bool,
-    exchange: impl Future<Output = T>,
-) -> T {
+async fn drive<T>(driver: &mut Option<Driver>, exchange: impl Future<Output = T>) -> T {
     let mut exchange = pin!(exchange);
-    tokio::select! {
-        biased;
-        exchanged = &mut exchange => exchanged,
-        _ = driver => {
-            *has_ended = true;
-            // The response may have been read before the connection ended.
-            exchange.await
+    if let Some(running) = driver {
+        tokio::select! {
+            biased;
+            exchanged = &mut exchange => return exchanged,
+            _ = running => {}
         }
+        // While it exists, the exchange waits for it. The response may have been read before it ended.
+        *driver = None;
     }
+    exchange.await
 }
 
 /// The innermost error: hyper's own messages do not say what the operating system said. None of them contains a header.
@@ -247,3 +247,6 @@ fn cause(error: &(dyn Error + 'static)) -> String {
     }
     cause.to_string()
 }
+
+#[cfg(test)]
+mod tests;

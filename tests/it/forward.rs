@@ -164,17 +164,15 @@ async fn a_version_that_is_killed_with_a_request_makes_its_outcome_unknown_and_t
 
 #[tokio::test]
 async fn a_connection_that_was_closed_while_idle_costs_no_request() {
-    let mut other = other().await;
+    let other = Server::start(&[("IDLE_TIMEOUT", "500ms")]).await;
     let proxy = Proxy::to(other.public, Mode::Pass).await;
     let file = RolloutFile::new(&forward(proxy.addr, 100, "request"));
     let server = file.start(&[]).await;
-    post_numbers(&server, 0..1).await;
-    assert_eq!(proxy.open(), 1);
-    assert_eq!(other.stop().await, Some(0));
+    post_numbers(&server, 0..3).await;
+    assert_eq!(proxy.most(), 1, "a connection is used again");
     until("the idle connection is closed", async || proxy.open() == 0).await;
-    post_numbers(&server, 1..2).await;
-    assert_eq!(server.metric(UNKNOWN).await, 0.0);
-    assert_eq!(server.metric(PASSED).await, 1.0);
+    post_numbers(&server, 3..4).await;
+    assert_eq!((server.metric(PASSED).await, server.metric(UNKNOWN).await), (4.0, 0.0));
 }
 
 #[tokio::test]
