@@ -2,6 +2,7 @@
 
 mod adopt;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::permissions::is_readable_by_others;
 use crate::pipeline::Pipeline;
 use crate::queue::queue;
 use crate::reload::{Reload, WatchedFiles};
+use crate::rollout::{RelaySettings, Rollout, RolloutFile};
 use crate::server::{self, ServerConfig, ServerMetrics, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
@@ -38,6 +40,8 @@ use crate::worker::backoff;
 
 /// Segments in memory in addition to one for each worker; with that many, the dispatcher takes no jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
+/// Forwarded bodies in flight may have one part in this many of `MAX_QUEUE_BYTES`.
+const FORWARD_QUEUE_PART: usize = 4;
 /// The share of `SHUTDOWN_GRACE` in which connections must drain.
 const REQUESTS_SHARE: f64 = 0.4;
 /// The share of `SHUTDOWN_GRACE`, and the longest time, after which a connection without a request ends while the server
@@ -162,6 +166,16 @@ pub fn open_tenants(settings: &Settings, reload: &Reload) -> anyhow::Result<Opti
     opened.map(Some).with_context(|| format!("TOKENS_FILE={}", file.display()))
 }
 
+/// Reads `ROLLOUT_FILE` and watches it from then on; `None` without it.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn open_rollout(settings: &Settings, reload: &Reload) -> anyhow::Result<Option<RolloutFile>> {
+    let Some(file) = &settings.rollout_file else { return Ok(None) };
+    let opened = RolloutFile::open(file.clone(), settings.http.listen_addr, reload);
+    opened.map(Some).with_context(|| format!("ROLLOUT_FILE={}", file.display()))
+}
+
 /// Runs the server until its shutdown or a failure. `adopted` are the segments to store first.
 ///
 /// # Errors
@@ -169,7 +183,7 @@ pub fn open_tenants(settings: &Settings, reload: &Reload) -> anyhow::Result<Opti
 pub async fn run(
     settings: Settings,
     (spool, adopted): (Spool, Vec<SealedSegment>),
-    tenants: Option<TenantsFile>,
+    (tenants, rollout): (Option<TenantsFile>, Option<RolloutFile>),
     listeners: Listeners,
     controls: Controls,
 ) -> anyhow::Result<ExitSummary> {
@@ -227,9 +241,24 @@ pub async fn run(
             None
         }
     };
+    let listener = listeners.public.local_addr().context("the public listener has no address")?;
+    let mut copying = JoinSet::new();
+    let rollout = match rollout {
+        Some(file) => {
+            Some(start_rollout(file, listener, &settings, &context, &pipeline, (&mut background, &mut copying))?)
+        }
+        None => None,
+    };
     let depth = jobs.depth();
-    let sources =
-        Arc::new(Sources::new(&settings, store.location(), context.clone(), depth, tenants.clone(), tls.clone()));
+    let sources = Arc::new(Sources::new(
+        &settings,
+        store.location(),
+        context.clone(),
+        depth,
+        tenants.clone(),
+        tls.clone(),
+        rollout.clone(),
+    ));
     let (sampler, snapshots) = Sampler::new(Arc::clone(&sources));
     let sampled = snapshots.clone();
     let mut statsd = Statsd::start(settings.statsd.as_ref(), context.metrics.statsd_failures.clone(), move || {
@@ -240,7 +269,7 @@ pub async fn run(
     background.spawn(serve_admin(listeners.admin, admin_service, shutdown.handed_over_token()));
     let mut sampling = JoinSet::new();
     sampling.spawn(sampler.run());
-    let state = ApiState::new(&settings, jobs, context.clone(), store, tenants);
+    let state = ApiState::new(&settings, jobs, context.clone(), store, tenants, rollout);
     let mut public = JoinSet::new();
     public.spawn(serve_public(listeners.public, tls, state, &settings, &context));
     let mut handing_over = JoinSet::new();
@@ -264,6 +293,7 @@ pub async fn run(
             Ok(Err(error)) => anyhow!(error).context("the handover failed"),
             _ => anyhow!("the task that hands over the listeners exited unexpectedly"),
         }),
+        _ = copying.join_next(), if !copying.is_empty() => Some(anyhow!("the task that copies batches exited unexpectedly")),
         _ = sampling.join_next() => Some(anyhow!("the sampler exited unexpectedly")),
     };
 
@@ -311,6 +341,30 @@ pub async fn run(
     // Together, because the process has little time left.
     tokio::join!(admin.streams_ended(), statsd.finish(sources.gather()));
     Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
+}
+
+/// Puts `ROLLOUT_FILE` in force, and starts the tasks that watch it and that copy batches.
+fn start_rollout(
+    file: RolloutFile,
+    listener: SocketAddr,
+    settings: &Settings,
+    context: &PipelineContext,
+    pipeline: &Pipeline,
+    (background, copying): (&mut JoinSet<()>, &mut JoinSet<()>),
+) -> anyhow::Result<Arc<Rollout>> {
+    let relays = RelaySettings {
+        mirror_max_bytes: settings.mirror_max_bytes,
+        forward_max_bytes: settings.queue.max_bytes / FORWARD_QUEUE_PART,
+        ack_timeout: settings.http.ack_timeout,
+    };
+    let started = Rollout::new(file, relays, listener, &context.metrics, context.shutdown.drain_token());
+    let (rollout, watching, copies) = started.context("cannot set up TLS for the URLs of ROLLOUT_FILE")?;
+    background.spawn(async move {
+        let error = watching.await;
+        tracing::error!(%error, "watching ROLLOUT_FILE failed");
+    });
+    pipeline.spawn_beside_workers(copying, copies);
+    Ok(rollout)
 }
 
 async fn serve_admin(listener: TcpListener, admin: AdminService, handed_over: CancellationToken) {

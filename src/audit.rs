@@ -23,6 +23,8 @@ pub enum Denial {
     UnknownToken,
     /// 403: the client may not request this ack level.
     AckNotAllowed,
+    /// 403: a feature is off for the client.
+    FeatureOff,
     /// 403: a web page of another origin.
     CrossOrigin,
 }
@@ -48,14 +50,15 @@ pub struct AuditLog {
     no_token: LogThrottle,
     unknown_token: LogThrottle,
     ack_not_allowed: LogThrottle,
+    feature_off: LogThrottle,
     cross_origin: LogThrottle,
 }
 
 impl Default for AuditLog {
     fn default() -> Self {
-        let [no_token, unknown_token, ack_not_allowed, cross_origin] =
-            [(); 4].map(|()| LogThrottle::new(LINE_INTERVAL));
-        Self { no_token, unknown_token, ack_not_allowed, cross_origin }
+        let [no_token, unknown_token, ack_not_allowed, feature_off, cross_origin] =
+            [(); 5].map(|()| LogThrottle::new(LINE_INTERVAL));
+        Self { no_token, unknown_token, ack_not_allowed, feature_off, cross_origin }
     }
 }
 
@@ -66,6 +69,7 @@ impl AuditLog {
             Denial::NoToken => &self.no_token,
             Denial::UnknownToken => &self.unknown_token,
             Denial::AckNotAllowed => &self.ack_not_allowed,
+            Denial::FeatureOff => &self.feature_off,
             Denial::CrossOrigin => &self.cross_origin,
         };
         let Some(suppressed) = throttle.permit() else { return };

@@ -53,6 +53,10 @@ pub struct Settings {
     pub queue: QueueSettings,
     /// The tenants; `None` disables authentication.
     pub tenants: Option<TenantSettings>,
+    /// `ROLLOUT_FILE`; none if nothing is rolled out.
+    pub rollout_file: Option<PathBuf>,
+    /// The most bytes of copies for another version that wait or are on their way.
+    pub mirror_max_bytes: usize,
     /// The size, age and compression of objects.
     pub objects: ObjectSettings,
     /// Concurrent uploads.

@@ -13,8 +13,10 @@ mod jobs;
 mod origin;
 mod payloads;
 mod problem;
+mod relay;
 mod request_id;
 mod response;
+mod rollout;
 mod service;
 mod state;
 

@@ -17,6 +17,7 @@ use millpond::log_filter::LogFilter;
 use millpond::metrics::Count;
 use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Reload, WatchedFiles};
+use millpond::rollout::RolloutFile;
 use millpond::segment::SegmentId;
 use millpond::server::Tls;
 use millpond::shutdown::Shutdown;
@@ -147,7 +148,7 @@ async fn serve(mut settings: Settings, inherited: Inherited, log_filter: LogFilt
         .and_then(|()| Ok(inherited.check(settings.admin_token.is_some())?))
         .and_then(|()| read_files(&settings, &reload))
         .and_then(|opened| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, opened)));
-    let (spool, SettingsFiles { tenants, tls }) = match opened {
+    let (spool, SettingsFiles { tenants, rollout, tls }) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -161,7 +162,9 @@ async fn serve(mut settings: Settings, inherited: Inherited, log_filter: LogFilt
     let handover = handover.transpose().context("cannot duplicate the listeners for HANDOVER_SOCKET")?;
 
     let controls = Controls { shutdown, log_filter, handover, ready };
-    let summary = app::run(settings, spool, tenants, Listeners { public, tls, admin }, controls).await?;
+    let (files, listeners) = ((tenants, rollout), Listeners { public, tls, admin });
+    // Boxed, because the future is large.
+    let summary = Box::pin(app::run(settings, spool, files, listeners, controls)).await?;
     Ok(if report(&summary) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
 }
 
@@ -287,6 +290,7 @@ fn raise_open_files(settings: &mut Settings) {
 /// The content of the files that the settings name.
 struct SettingsFiles {
     tenants: Option<TenantsFile>,
+    rollout: Option<RolloutFile>,
     tls: Option<(Arc<Tls>, WatchedFiles)>,
 }
 
@@ -305,7 +309,8 @@ fn read_files(settings: &Settings, reload: &Reload) -> anyhow::Result<SettingsFi
             tracing::warn!(setting, %file, "other users of this machine can read this file: chmod 600 it, and make the server's user its owner");
         }
     }
-    Ok(SettingsFiles { tenants: app::open_tenants(settings, reload)?, tls })
+    let tenants = app::open_tenants(settings, reload)?;
+    Ok(SettingsFiles { tenants, rollout: app::open_rollout(settings, reload)?, tls })
 }
 
 async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {

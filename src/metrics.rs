@@ -3,8 +3,10 @@
 mod label;
 mod ledger;
 mod registration;
+mod relay;
 mod sampled;
 mod tenants;
+mod variants;
 
 use std::sync::Arc;
 
@@ -15,14 +17,19 @@ use prometheus::{
 };
 
 use label::Label;
-pub use label::{HandoverResult, Limit, Outcome, RequestResult, Route, SealReason, WatchedFile};
+pub use label::{
+    ForwardResult, HandoverResult, Limit, MirrorResult, Outcome, RequestResult, Route, SealReason, StatusClass,
+    WatchedFile,
+};
 use ledger::LedgerCollector;
 pub use ledger::{Balance, Count, Ledger};
 use registration::{by_label, counter, gauge, histogram, labelled, name};
+pub use relay::RelayMetrics;
 pub use sampled::SampledGauges;
 use sampled::set;
 use tenants::TenantsCollector;
 pub use tenants::{LABELLED_TENANTS_MAX, TenantActivities, TenantActivity, TenantTotals};
+pub use variants::VariantMetrics;
 
 use crate::reload::ReloadMetrics;
 use crate::store::ErrorClass;
@@ -59,8 +66,12 @@ pub struct Metrics {
     handovers: Vec<IntCounter>,
     /// What the sampler sets.
     pub sampled: SampledGauges,
+    /// What each variant sends.
+    pub variants: VariantMetrics,
     /// What each tenant sends.
     pub tenants: Arc<TenantActivities>,
+    /// What goes to another version.
+    pub relay: RelayMetrics,
     /// Requests between their headers and the end of their response.
     pub requests_in_flight: IntGauge,
     /// The memory that is charged to these requests.
@@ -192,6 +203,8 @@ impl Metrics {
             )?,
             sampled: SampledGauges::new(r)?,
             tenants,
+            relay: RelayMetrics::new(r)?,
+            variants: VariantMetrics::new(r)?,
             requests_in_flight: gauge(r, "requests_in_flight", "Requests whose response is not yet written")?,
             requests_in_flight_bytes: gauge(
                 r,

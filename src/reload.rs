@@ -29,7 +29,7 @@ pub struct Reload(watch::Sender<()>);
 impl Reload {
     /// Reloads all watched files, changed or not.
     pub fn request(&self) {
-        tracing::info!(target: audit::TARGET, "SIGHUP: reloading TOKENS_FILE, TLS_CERT and TLS_KEY, if they are set");
+        tracing::info!(target: audit::TARGET, "SIGHUP: reloading TOKENS_FILE, ROLLOUT_FILE, TLS_CERT and TLS_KEY, if they are set");
         self.0.send_replace(());
     }
 

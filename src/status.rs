@@ -9,6 +9,7 @@ mod process;
 mod quantiles;
 mod readiness;
 mod reading;
+mod rollout;
 mod sampler;
 mod slow;
 mod sources;

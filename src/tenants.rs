@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 pub use file::{FileError, RateLimits, TenantEntry, parse};
+pub(crate) use file::{TenantName, without_values};
 use rate_limits::RateLimiters;
 pub use rate_limits::{RateLimit, RateLimitExceeded};
 

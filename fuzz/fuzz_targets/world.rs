@@ -73,7 +73,7 @@ impl World {
             ))
         });
         let store = Arc::new(Store::connect(&settings).await);
-        let public = PublicService::new(Arc::new(ApiState::new(&settings, jobs, context, store, tenants)));
+        let public = PublicService::new(Arc::new(ApiState::new(&settings, jobs, context, store, tenants, None)));
         let timeouts = Timeouts {
             header: settings.http.header_timeout,
             idle: settings.http.idle_timeout,

@@ -6,19 +6,17 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode, Uri};
-use hyper_rustls::builderstates::WantsSchemes;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::CliError;
 use super::args::Admin;
 use super::environment::{Environment, Token};
 use super::text::{duration, printable};
+use crate::https;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A status is some tens of KiB.
@@ -102,7 +100,9 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let tls = tls(url.starts_with("https:")).map_err(CliError::Failed)?;
+        let tls = https::connector(url.starts_with("https:")).map_err(|error| {
+            CliError::Failed(format!("cannot read the certificate authorities: {error}; set SSL_CERT_FILE"))
+        })?;
         let connector = tls.https_or_http().enable_http1().wrap_connector(connector);
         let http = HttpClient::builder(TokioExecutor::new()).build(connector);
         Ok(Self { http, url, authorization, listener })
@@ -177,20 +177,6 @@ impl Client {
     pub(super) fn url(&self) -> &str {
         &self.url
     }
-}
-
-/// TLS with the authorities of the system, which are read only if they are needed: a small container has none.
-fn tls(is_used: bool) -> Result<HttpsConnectorBuilder<WantsSchemes>, String> {
-    let provider = aws_lc_rs::default_provider();
-    let builder = HttpsConnectorBuilder::new();
-    if is_used {
-        let built = builder.with_provider_and_native_roots(provider);
-        return built.map_err(|error| format!("cannot read the certificate authorities: {error}; set SSL_CERT_FILE"));
-    }
-    let config = ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
-    let config = config.map_err(|error| format!("cannot set up TLS: {error}"))?;
-    let config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
-    Ok(builder.with_tls_config(config))
 }
 
 /// The URL without a slash at its end. A token or password in it would be shown by `ps`.

@@ -38,6 +38,8 @@ impl Reader {
                 max_bytes: self.get("MAX_QUEUE_BYTES", parse::positive_size)?,
             },
             tenants: self.tenants()?,
+            rollout_file: self.get_optional("ROLLOUT_FILE", parse::path),
+            mirror_max_bytes: self.get("MIRROR_MAX_BYTES", parse::positive_size)?,
             objects: ObjectSettings {
                 max_bytes: self.get("OBJECT_MAX_BYTES", parse::object_size)?,
                 max_age: self.get("OBJECT_MAX_AGE", parse::positive_duration)?,

@@ -27,6 +27,8 @@ pub struct BatchMetadata<'a> {
     pub request_id: &'a str,
     /// The name of the tenant, which replaces the token: letters, digits and `._-`, which need no escapes in JSON.
     pub tenant: Option<&'a str>,
+    /// The variant of the client: lower case letters, digits, `_` and `-`, which need no escapes in JSON.
+    pub variant: Option<&'a str>,
     /// The content of a line.
     pub record: Record,
 }
@@ -38,8 +40,9 @@ impl BatchMetadata<'_> {
             Record::Payload => END.len(),
             Record::Envelope => {
                 let tenant = self.tenant.map_or(0, |name| TENANT.len() + name.len() + 1);
-                let known =
-                    RECEIVED_AT.len() + rfc3339::MILLIS_BYTES + REQUEST_ID.len() + self.request_id.len() + 1 + tenant;
+                let variant = self.variant.map_or(0, |name| VARIANT.len() + name.len() + 1);
+                let request_id = REQUEST_ID.len() + self.request_id.len() + 1;
+                let known = RECEIVED_AT.len() + rfc3339::MILLIS_BYTES + request_id + tenant + variant;
                 known + PAYLOAD.len() + RECORD_END.len()
             }
         }
@@ -166,6 +169,7 @@ const HEAD_CAPACITY: usize = 256;
 const RECEIVED_AT: &[u8] = b"{\"received_at\":\"";
 const REQUEST_ID: &[u8] = b"\",\"request_id\":\"";
 const TENANT: &[u8] = b",\"tenant\":\"";
+const VARIANT: &[u8] = b",\"variant\":\"";
 const PAYLOAD: &[u8] = b",\"payload\":";
 const RECORD_END: &[u8] = b"}\n";
 const END: &[u8] = b"\n";
@@ -187,6 +191,11 @@ fn head(batch: &Batch<'_>, meta: &BatchMetadata<'_>) -> Vec<u8> {
         }
         None => batch.token.map(|Token(json)| json),
     };
+    if let Some(name) = meta.variant {
+        head.extend_from_slice(VARIANT);
+        head.extend_from_slice(name.as_bytes());
+        head.push(b'"');
+    }
     for (name, value) in [(",\"token\":", token), (",\"version\":", batch.version)] {
         if let Some(value) = value {
             head.extend_from_slice(name.as_bytes());

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::*;
 
 const META: BatchMetadata<'static> =
-    BatchMetadata { received_at: UNIX_EPOCH, request_id: "r-1", tenant: None, record: Record::Envelope };
+    BatchMetadata { received_at: UNIX_EPOCH, request_id: "r-1", tenant: None, variant: None, record: Record::Envelope };
 const BARE: BatchMetadata<'static> = BatchMetadata { record: Record::Payload, ..META };
 
 const LIMITS: Limits =

@@ -29,6 +29,11 @@ impl RequestedAck {
         self.level.max(self.min)
     }
 
+    /// Whether the request asks for more than every request gets, and for the store.
+    pub(super) fn asks_for_stored(self) -> bool {
+        self.level == Ack::Stored && self.level > self.min
+    }
+
     /// Rejects a client that may not request the level. An unauthenticated client passes; it is checked again when the token
     /// in its envelope is known.
     pub(super) fn check(self, identity: &Identity) -> Result<(), Problem> {

@@ -11,6 +11,7 @@ use super::ack::RequestedAck;
 use super::auth::Identity;
 use super::problem::Problem;
 use super::request_id::RequestId;
+use super::rollout::RequestRollout;
 use crate::config::{HttpSettings, LINES_ALLOWED_BYTES, LINES_PER_DECODED};
 use crate::decode::{
     Batch, BatchFormat, BatchMetadata, DecodeError, LimitExceeded, Limits, Lines, LinesPlan, OwnedLinesPlan, Readers,
@@ -68,6 +69,7 @@ pub(super) struct BatchRequest {
     pub(super) body_bytes: usize,
     /// Checked again when the envelope's token is known.
     pub(super) ack: RequestedAck,
+    pub(super) rollout: RequestRollout,
     /// Set if the request is sampled.
     pub(super) trace: Option<Arc<RequestTrace>>,
 }
@@ -191,10 +193,11 @@ impl Decoding {
 
     /// Authenticates the client by the envelope, if the headers had no token, and counts the batch against its rate limits.
     fn authorize(&mut self, batch: &Batch<'_>, reservation: &mut Reservation) -> Result<(), Problem> {
-        let BatchRequest { identity, ack, body_bytes, trace, .. } = &mut self.request;
+        let BatchRequest { identity, ack, rollout, body_bytes, trace, .. } = &mut self.request;
         if let Some(tenant) = identity.tenant_of_envelope(batch.token)? {
             *identity = Identity::Tenant(tenant);
             ack.check(identity)?;
+            rollout.check(*ack, identity)?;
             reservation.move_to(identity.share())?;
             identity.take(RateLimit::Requests, 1)?;
             identity.take(RateLimit::Bytes, *body_bytes)?;
@@ -218,9 +221,16 @@ impl Decoding {
     }
 
     fn meta(&self) -> BatchMetadata<'_> {
-        let BatchRequest { received_at, id, identity, .. } = &self.request;
+        let BatchRequest { received_at, id, identity, rollout, .. } = &self.request;
         let tenant = identity.tenant().map(|tenant| tenant.name());
-        BatchMetadata { received_at: *received_at, request_id: id.as_str(), tenant, record: self.limits.record }
+        let variant = rollout.variant(identity).map(AsRef::as_ref);
+        BatchMetadata {
+            received_at: *received_at,
+            request_id: id.as_str(),
+            tenant,
+            variant,
+            record: self.limits.record,
+        }
     }
 
     fn too_many_lines(&self, what: impl fmt::Display) -> Problem {
@@ -298,6 +308,7 @@ mod tests {
             client: None,
             body_bytes: body.len(),
             ack: RequestedAck::new(settings.http.ack, &settings.http),
+            rollout: RequestRollout::default(),
             trace: None,
         };
         Decoding { request, limits: DecodeLimits::new(&settings.http, usize::MAX, usize::MAX) }

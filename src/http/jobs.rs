@@ -22,8 +22,10 @@ use super::auth::Identity;
 use super::client_permits::ClientKey;
 use super::problem::Problem;
 use super::response::{JobBody, json};
+use super::rollout::RequestRollout;
 use super::state::ApiState;
 use crate::log_throttle::LogThrottle;
+use crate::rollout::Feature;
 use crate::segment::{Compression, JobId};
 use crate::server::ClientAddress;
 use crate::spool;
@@ -90,12 +92,13 @@ pub(super) async fn get(
 ) -> Result<Response, Problem> {
     let identity = Identity::require_in_headers(&headers, state.tenants.as_ref())?;
     identity.take(RateLimit::Requests, 1)?;
+    let address = address.map(|Extension(ClientAddress(address))| address);
+    RequestRollout::new(&state, address).require(Feature::Receipts, &identity)?;
     // The memory of the headers is not kept while the request waits.
     drop(headers);
     // Text that is not UTF-8 is not a receipt either.
     let job: JobId = receipt.map(|Path(receipt)| receipt).unwrap_or_default().parse()?;
     let wait = Parameters::wait(query)?;
-    let address = address.map(|Extension(ClientAddress(address))| address);
     let client = ClientKey::new(identity.tenant().map(|tenant| tenant.name()), address);
     let permit = if wait.is_zero() { None } else { state.waits.try_acquire(&client) };
     let wait = permit.as_ref().map_or(Duration::ZERO, |_| wait);

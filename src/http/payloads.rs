@@ -1,5 +1,6 @@
 //! `POST /v1/payloads` and `POST /`: a batch, accepted whole or rejected whole.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,13 +16,17 @@ use super::auth::Identity;
 use super::client_permits::ClientKey;
 use super::decoding::BatchRequest;
 use super::problem::Problem;
+use super::relay::Relay;
 use super::request_id::RequestId;
 use super::response::{AcceptedBody, json};
+use super::rollout::RequestRollout;
 use super::state::ApiState;
 use super::{body, origin};
 use crate::config::Ack;
 use crate::decode::{BatchFormat, Lines};
+use crate::metrics::RequestResult;
 use crate::queue::{Receipt, Reservation, Share};
+use crate::rollout::Feature;
 use crate::segment::JobId;
 use crate::server::{ClientAddress, WireBytes};
 use crate::spool;
@@ -73,8 +78,24 @@ pub(super) async fn post(
     query: Result<Query<Parameters>, QueryRejection>,
     request: Request,
 ) -> Result<Response, RejectedBatch> {
-    let mut tenant = None;
-    accept(&state, query, request, &mut tenant).await.map_err(|problem| RejectedBatch { problem, tenant })
+    let (mut tenant, mut relay): (_, Option<Box<Relay>>) = (None, None);
+    let client = request.extensions().get::<ClientAddress>().map(|ClientAddress(address)| *address);
+    let (rollout, began) = (RequestRollout::new(&state, client), Instant::now());
+    let accepted = accept(&state, query, request, client, &rollout, &mut tenant, &mut relay).await;
+    if let Some(relay) = &relay {
+        relay.ended(&accepted);
+    }
+    let is_forwarded = relay.is_some_and(|relay| relay.is_handled_elsewhere());
+    let identity = match (&tenant, &state.tenants) {
+        (Some(tenant), _) => Some(Identity::Tenant(Arc::clone(tenant))),
+        (None, None) => Some(Identity::Anonymous),
+        (None, Some(_)) => None,
+    };
+    if let Some(variant) = identity.filter(|_| !is_forwarded).and_then(|identity| rollout.variant(&identity).cloned()) {
+        let result = accepted.as_ref().map_or_else(|problem| problem.outcome().result(), |_| RequestResult::Accepted);
+        state.context.metrics.variants.observe(&variant, result, began.elapsed());
+    }
+    accepted.map_err(|problem| RejectedBatch { problem, tenant })
 }
 
 /// Rejects what can be rejected before the body is read, then reads, decodes and queues it. `tenant` is set as soon as it is
@@ -83,12 +104,14 @@ async fn accept(
     state: &Arc<ApiState>,
     query: Result<Query<Parameters>, QueryRejection>,
     request: Request,
+    client: Option<IpAddr>,
+    rollout: &RequestRollout,
     tenant: &mut Option<Arc<Tenant>>,
+    relay: &mut Option<Box<Relay>>,
 ) -> Result<Response, Problem> {
     let received_at = SystemTime::now();
     let (mut parts, body) = request.into_parts();
     let wire = parts.extensions.remove::<WireBytes>();
-    let client = parts.extensions.get::<ClientAddress>().map(|ClientAddress(address)| *address);
     let trace = state.context.tracer.as_ref().and_then(|_| parts.extensions.remove::<Arc<RequestTrace>>());
     let id = RequestId::inserted(&parts.headers);
     origin::check(state, &parts)?;
@@ -103,6 +126,7 @@ async fn accept(
     identity.take(RateLimit::Requests, 1)?;
     let ack = RequestedAck::new(Parameters::ack(query)?, &state.settings);
     ack.check(&identity)?;
+    rollout.check(ack, &identity)?;
     let format = body::format(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
     if matches!((&identity, format), (Identity::Unauthenticated(_), BatchFormat::Ndjson)) {
@@ -112,17 +136,24 @@ async fn accept(
     let (max, timeout) = (state.settings.max_body_bytes, state.settings.body_timeout);
     let length = body::length(&parts.headers, parts.version, max)?;
     identity.take(RateLimit::Bytes, length.unwrap_or_default())?;
+    let level = ack.level();
+    let waits = level > committed_level(state);
+    *relay = state.rollout.as_ref().and_then(|rollout| Relay::of(rollout, &parts, &id, &identity, client, waits));
     // The memory of the headers is not kept while the body arrives and the commit is awaited.
     drop(parts);
-    let (body, reservation) = body::read(body, wire, &state.queue, identity.share(), max, timeout).await?;
+    let (mut body, reservation) = body::read(body, wire, &state.queue, identity.share(), max, timeout).await?;
     state.context.metrics.bytes_in.inc_by(body.len() as u64);
     if length.is_none() {
         identity.take(RateLimit::Bytes, body.len())?;
     }
-    let level = ack.level();
+    if let Some(relay) = relay {
+        if let Some(response) = Box::pin(relay.forward(&identity, &mut body, &state.context.shutdown)).await? {
+            return Ok(response);
+        }
+        relay.admit_copy(&body);
+    }
     // The client whose permit a wait for the store uses. In memory mode, a wait for `disk` is one as well.
-    let waiter =
-        (level > committed_level(state)).then(|| ClientKey::new(identity.tenant().map(|tenant| tenant.name()), client));
+    let waiter = waits.then(|| ClientKey::new(identity.tenant().map(|tenant| tenant.name()), client));
     let body_bytes = body.len();
     let request = BatchRequest {
         format,
@@ -133,9 +164,22 @@ async fn accept(
         client,
         body_bytes,
         ack,
+        rollout: rollout.clone(),
         trace: trace.clone(),
     };
     let (lines, mut reservation) = state.decoder.decode(request, body, reservation, tenant).await?;
+    if let Some(relay) = relay
+        && let (Some(tenant), Some(mut body)) = (tenant.as_ref(), relay.take_body())
+    {
+        // Its token was in the envelope.
+        let identity = Identity::Tenant(Arc::clone(tenant));
+        if relay.is_forwarded(&identity) {
+            reservation.grow_to(lines.bytes.len() + body.len())?;
+        }
+        if let Some(response) = Box::pin(relay.forward(&identity, &mut body, &state.context.shutdown)).await? {
+            return Ok(response);
+        }
+    }
     if state.context.shutdown.is_intake_stopped() && !state.context.shutdown.is_draining() {
         // An operator may have seen that nothing waits. In a shutdown the process waits for this request.
         return Err(Problem::Draining);
@@ -150,10 +194,15 @@ async fn accept(
             state.queue.try_push(lines, reservation)?;
             Accepted { level, receipt: None }
         }
-        Ack::Disk | Ack::Stored => acknowledged(state, lines, reservation, level, waiter.as_ref()).await?,
+        Ack::Disk | Ack::Stored => {
+            acknowledged(state, lines, reservation, level, waiter.as_ref(), relay.as_deref_mut()).await?
+        }
     };
+    relay.iter_mut().for_each(|relay| relay.send_copy());
     tenant.iter().for_each(|tenant| tenant.activity().accepted(payloads, body_bytes));
-    Ok(accepted.response(state, &id, payloads))
+    let identity = tenant.as_ref().map_or(Identity::Anonymous, |tenant| Identity::Tenant(Arc::clone(tenant)));
+    let shows_receipt = rollout.is_on(Feature::Receipts, &identity);
+    Ok(accepted.response(state, &id, payloads, shows_receipt))
 }
 
 /// The level that a commit reaches.
@@ -175,6 +224,7 @@ async fn acknowledged(
     reservation: Reservation,
     level: Ack,
     waiter: Option<&ClientKey>,
+    relay: Option<&mut Relay>,
 ) -> Result<Accepted, Problem> {
     let deadline = Instant::now() + state.settings.ack_timeout;
     let committed = committed_level(state);
@@ -190,6 +240,8 @@ async fn acknowledged(
         // Late, or the dispatcher has exited, and the process exits with it.
         Ok(Err(_)) | Err(_) => return Err(Problem::NotConfirmed),
     };
+    // A copy does not wait for the store.
+    relay.into_iter().for_each(Relay::send_copy);
     let level = match waits_for_store {
         true => stored_or(state, &receipt, deadline, committed).await?,
         false => committed,
@@ -244,9 +296,9 @@ async fn stored_or(state: &ApiState, receipt: &Receipt, deadline: Instant, commi
 }
 
 impl Accepted {
-    fn response(&self, state: &ApiState, id: &RequestId, payloads: u32) -> Response {
+    fn response(&self, state: &ApiState, id: &RequestId, payloads: u32, shows_receipt: bool) -> Response {
         let status = if self.level == Ack::Stored { StatusCode::OK } else { StatusCode::ACCEPTED };
-        let receipt = self.receipt.as_ref();
+        let receipt = self.receipt.as_ref().filter(|_| shows_receipt);
         json(
             status,
             &AcceptedBody {

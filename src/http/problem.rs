@@ -61,6 +61,16 @@ pub(super) enum Problem {
         tenant: Option<String>,
     },
     #[error(
+        "{feature} is switched off for this client; nothing was accepted or looked up: do without it, or ask the operator to \
+         switch it on in ROLLOUT_FILE"
+    )]
+    FeatureOff {
+        /// Its name in `ROLLOUT_FILE`.
+        feature: &'static str,
+        /// For the audit log.
+        tenant: Option<String>,
+    },
+    #[error(
         "requests from web pages of other origins are rejected: the operator can allow the origin in ALLOWED_ORIGINS, or set \
          TOKENS_FILE"
     )]
@@ -111,6 +121,11 @@ pub(super) enum Problem {
         "the commit was not confirmed, so the batch may be stored: send it again only if a duplicate is better than a loss"
     )]
     NotConfirmed,
+    #[error(
+        "the batch was forwarded to another version, whose response did not arrive, so the batch may be stored: send it again only \
+         if a duplicate is better than a loss"
+    )]
+    ForwardUnknown,
     #[error("the store cannot be asked for the state of the job")]
     StoreUnavailable,
     #[error("too many lookups of jobs use the store")]
@@ -207,7 +222,7 @@ impl Problem {
             | Self::InvalidToken => (StatusCode::BAD_REQUEST, Outcome::Invalid, Never),
             Self::NoToken => (StatusCode::UNAUTHORIZED, Outcome::NoToken, Never),
             Self::UnknownToken => (StatusCode::FORBIDDEN, Outcome::UnknownToken, Never),
-            Self::AckNotAllowed { .. } => (StatusCode::FORBIDDEN, Outcome::NotAllowed, Never),
+            Self::AckNotAllowed { .. } | Self::FeatureOff { .. } => (StatusCode::FORBIDDEN, Outcome::NotAllowed, Never),
             Self::CrossOrigin => (StatusCode::FORBIDDEN, Outcome::CrossOrigin, Never),
             Self::NotFound | Self::UnknownJob => (StatusCode::NOT_FOUND, Outcome::NotUnderstood, Never),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, Outcome::NotUnderstood, Never),
@@ -232,6 +247,7 @@ impl Problem {
             Self::SpoolShareFull => (UNAVAILABLE, Outcome::SpoolShareFull, QueueDrains),
             Self::SpoolFull | Self::SpoolFailed | Self::NotConfirmed => (UNAVAILABLE, Outcome::NoSpool, QueueDrains),
             Self::StoreUnavailable => (UNAVAILABLE, Outcome::Failed, QueueDrains),
+            Self::ForwardUnknown => (UNAVAILABLE, Outcome::Failed, Between(1, 3)),
             Self::StoreBusy => (UNAVAILABLE, Outcome::Failed, Between(1, 3)),
             Self::Unhealthy(_) => (UNAVAILABLE, Outcome::Other, QueueDrains),
             Self::Draining => (UNAVAILABLE, Outcome::Draining, QueueDrains),
@@ -243,6 +259,11 @@ impl Problem {
     /// How the rejection is counted.
     pub(super) fn outcome(&self) -> Outcome {
         self.class().1
+    }
+
+    /// Whether the status is 5xx.
+    pub(super) fn is_server_error(&self) -> bool {
+        self.class().0.is_server_error()
     }
 
     /// Whether the connection closes after the response, because the bytes that follow may not be a request.
@@ -275,6 +296,7 @@ impl Problem {
             Self::NoToken => (Denial::NoToken, None),
             Self::UnknownToken => (Denial::UnknownToken, None),
             Self::AckNotAllowed { tenant, .. } => (Denial::AckNotAllowed, tenant.as_deref()),
+            Self::FeatureOff { tenant, .. } => (Denial::FeatureOff, tenant.as_deref()),
             Self::CrossOrigin => (Denial::CrossOrigin, None),
             _ => return,
         };

@@ -14,6 +14,7 @@ use crate::config::{HttpSettings, ReceiptObject, Settings};
 use crate::context::PipelineContext;
 use crate::log_throttle::LogThrottle;
 use crate::queue::JobQueue;
+use crate::rollout::Rollout;
 use crate::store::Store;
 use crate::tenants::Tenants;
 
@@ -36,6 +37,8 @@ pub struct ApiState {
     pub(super) store: Arc<Store>,
     /// Without tenants, requests need no token.
     pub(super) tenants: Option<Arc<Tenants>>,
+    /// What is rolled out; none without `ROLLOUT_FILE`.
+    pub(super) rollout: Option<Arc<Rollout>>,
     pub(super) waits: ClientPermits,
     pub(super) stored_waits: ClientPermits,
     pub(super) lookups: ClientPermits,
@@ -54,6 +57,7 @@ impl ApiState {
         context: PipelineContext,
         store: Arc<Store>,
         tenants: Option<Arc<Tenants>>,
+        rollout: Option<Arc<Rollout>>,
     ) -> Self {
         let mut http = settings.http.clone();
         let max_held = tenants.as_ref().map_or(queue.max_bytes(), |tenants| tenants.max_share_bytes());
@@ -71,6 +75,7 @@ impl ApiState {
             context,
             store,
             tenants,
+            rollout,
             waits: ClientPermits::new(WAITS_MAX),
             stored_waits: ClientPermits::new(STORED_WAITS_MAX),
             lookups: ClientPermits::new(LOOKUPS_MAX),

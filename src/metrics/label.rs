@@ -1,5 +1,7 @@
 //! Labels whose values are the variants of an enum.
 
+use axum::http::StatusCode;
+
 use crate::store::ErrorClass;
 
 /// A label of a metric. Its values have indexes from 0.
@@ -146,6 +148,58 @@ label! {
         Tokens = "TOKENS_FILE",
         /// The certificate and its key.
         Certificate = "TLS_CERT",
+        /// What is rolled out.
+        Rollout = "ROLLOUT_FILE",
+    }
+}
+
+label! {
+    /// What became of a copy of a batch.
+    pub enum MirrorResult {
+        /// The other server has responded.
+        Sent = "sent",
+        /// There was no space for it, or the other server could not be reached just before.
+        Dropped = "dropped",
+        /// No response came.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// What became of a request that was to be forwarded.
+    pub enum ForwardResult {
+        /// The response of the other version was passed on.
+        Passed = "passed",
+        /// The other version had not taken it, so this server did.
+        TakenHere = "taken_here",
+        /// The other version may have taken it.
+        Unknown = "unknown",
+    }
+}
+
+label! {
+    /// The class of a status.
+    pub enum StatusClass {
+        /// Taken.
+        Success = "2xx",
+        /// No server of this kind sends one.
+        Redirection = "3xx",
+        /// Rejected.
+        ClientError = "4xx",
+        /// Failed.
+        ServerError = "5xx",
+    }
+}
+
+impl StatusClass {
+    /// The class of a final status.
+    pub fn of(status: StatusCode) -> Self {
+        match status.as_u16() {
+            0..300 => Self::Success,
+            300..400 => Self::Redirection,
+            400..500 => Self::ClientError,
+            500.. => Self::ServerError,
+        }
     }
 }
 

@@ -68,6 +68,8 @@ model! {
         packing: Packing,
         /// The busiest tenants, and one entry for all others.
         tenants: Vec<TenantStatus>,
+        /// What is rolled out; none without `ROLLOUT_FILE`.
+        rollout: Option<RolloutStatus>,
         /// Files that are reloaded.
         files: Files,
         /// Damaged files.
@@ -265,6 +267,74 @@ model! {
         /// Bytes in the spool, if its share is limited.
         spool_bytes: Option<usize>,
     }
+    /// What is rolled out to which share of the traffic, in percent.
+    RolloutStatus {
+        /// Where copies of accepted batches go.
+        mirror: Option<MirrorStatus>,
+        /// Which other server handles requests.
+        forward: Option<ForwardStatus>,
+        /// The features that are limited.
+        features: Vec<FeatureStatus>,
+        /// The variants.
+        variants: Vec<VariantStatus>,
+    }
+    /// Where copies of accepted batches go.
+    MirrorStatus {
+        /// The other server.
+        url: String,
+        /// The share of the batches.
+        percent: f64,
+        /// Whether the copies contain tokens.
+        tokens: bool,
+        /// Copies since the start, by result.
+        results: Vec<ResultStatus>,
+    }
+    /// Which other server handles requests.
+    ForwardStatus {
+        /// The other server.
+        url: String,
+        /// The share of the requests, or of the tenants.
+        percent: f64,
+        /// `tenant` or `request`.
+        by: String,
+        /// Why nothing is forwarded any more; none while the guard has not stopped it.
+        stopped: Option<String>,
+        /// Since when.
+        stopped_since: Option<f64>,
+        /// Selected requests since the start, by result.
+        results: Vec<ResultStatus>,
+    }
+    /// What became of copies or of selected requests.
+    ResultStatus {
+        /// The label of the metric.
+        result: String,
+        /// Since the start.
+        total: u64,
+    }
+    /// A feature that is limited.
+    FeatureStatus {
+        /// Its name.
+        name: String,
+        /// The share of the clients that may use it.
+        percent: f64,
+        /// The number of tenants that may use it in addition.
+        tenants: usize,
+        /// The number of tenants that may not use it.
+        except: usize,
+    }
+    /// A variant.
+    VariantStatus {
+        /// Its name.
+        name: String,
+        /// Its share of the clients.
+        percent: f64,
+        /// Accepted batches since it is in force.
+        accepted_total: u64,
+        /// Rejected batches since then.
+        rejected_total: u64,
+        /// Failed batches since then.
+        failed_total: u64,
+    }
     /// Files that are reloaded.
     Files {
         /// Failed reloads since the start.
@@ -310,6 +380,9 @@ pub struct ReloadFailures {
     /// `TLS_CERT` and `TLS_KEY`.
     #[serde(rename = "TLS_CERT")]
     pub certificate: u64,
+    /// `ROLLOUT_FILE`.
+    #[serde(rename = "ROLLOUT_FILE")]
+    pub rollout: u64,
 }
 
 impl From<crate::metrics::Count> for CountStatus {

@@ -18,7 +18,7 @@ use super::reading::Reading;
 use super::slow::{DiskReader, DiskReading};
 use super::sources::{Sources, since_1970};
 use super::tenant_rates::TenantRates;
-use super::{Snapshot, Snapshots, readiness};
+use super::{Snapshot, Snapshots, readiness, rollout};
 use crate::cores::cores;
 use crate::metrics::{Balance, Limit, RequestResult, WatchedFile};
 use crate::rfc3339;
@@ -179,6 +179,7 @@ impl SamplerState {
             disk,
             packing,
             tenants: tenants.unwrap_or_default(),
+            rollout: sources.rollout.as_ref().map(|current| rollout::of(current, metrics)),
             files: files(sources, now),
             dead: Dead {
                 files: usize::try_from(metrics.sampled.dead_files.get()).unwrap_or_default(),
@@ -301,6 +302,7 @@ fn files(sources: &Sources, now: SystemTime) -> Files {
         reload_failures: ReloadFailures {
             tokens: failures(WatchedFile::Tokens),
             certificate: failures(WatchedFile::Certificate),
+            rollout: failures(WatchedFile::Rollout),
         },
         reload_failing: failing.map(|file| file.text().to_owned()).collect(),
         certificate_expires_time: expires.map(rfc3339::with_seconds),

@@ -13,6 +13,7 @@ use crate::context::PipelineContext;
 use crate::http::REQUESTS_IN_FLIGHT_MAX_BYTES;
 use crate::metrics::Limit;
 use crate::queue::QueueDepth;
+use crate::rollout::Rollout;
 use crate::segment::Compression;
 use crate::server::Tls;
 use crate::tenants::Tenants;
@@ -27,6 +28,8 @@ pub struct Sources {
     pub tenants: Option<Arc<Tenants>>,
     /// The certificate, if there is one.
     pub tls: Option<Arc<Tls>>,
+    /// What is rolled out, if anything is.
+    pub rollout: Option<Arc<Rollout>>,
     /// Settings that explain the snapshot.
     pub facts: Facts,
     /// The limits in force.
@@ -45,6 +48,7 @@ impl Sources {
         depth: QueueDepth,
         tenants: Option<Arc<Tenants>>,
         tls: Option<Arc<Tls>>,
+        rollout: Option<Arc<Rollout>>,
     ) -> Self {
         let is_durable = context.spool.is_durable();
         let compression = match settings.objects.compression {
@@ -67,7 +71,7 @@ impl Sources {
             (Limit::Workers, settings.max_workers),
         ];
         let (process, runtime) = (ProcessFacts::now(), tokio::runtime::Handle::current().metrics());
-        Self { context, depth, tenants, tls, facts, limits, process, runtime }
+        Self { context, depth, tenants, tls, rollout, facts, limits, process, runtime }
     }
 
     /// Reads all metrics. Gauges are set first to their current values.

@@ -133,7 +133,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<TenantEntry>, FileError> {
 }
 
 /// The message of serde_json without the names and values that it repeats.
-fn without_values(error: &serde_json::Error) -> String {
+pub(crate) fn without_values(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let message = message.rfind(" at line ").and_then(|end| message.get(..end)).unwrap_or(&message);
     let repeats = ["invalid type: ", "invalid value: ", "invalid length ", "unknown field "];
@@ -208,9 +208,10 @@ impl<'de> Visitor<'de> for TenantListVisitor {
     }
 }
 
+/// The name of a tenant in a file.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
-struct TenantName(String);
+pub(crate) struct TenantName(pub(crate) String);
 
 impl TryFrom<String> for TenantName {
     type Error = String;

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
@@ -23,10 +23,9 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SpanData;
 use prost::Message;
 use tokio::time::timeout;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::config::TraceSettings;
+use crate::https;
 
 /// The timeout of an export, from the connection to the end of the response. OpenTelemetry's default.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,7 +74,8 @@ impl Collector {
             KeyValue::new("process.pid", i64::from(std::process::id())),
         ]);
         let resource = ResourceAttributesWithSchema::from(&resource.build());
-        Ok(Self { connector: connector(&url)?, url, headers, resource })
+        let connector = https::connector(url.scheme_str() == Some("https"))?.https_or_http().enable_http1().build();
+        Ok(Self { connector, url, headers, resource })
     }
 
     /// Exports spans. Returns how many of them the collector has rejected.
@@ -112,14 +112,4 @@ impl Collector {
             _ = connection => exchange.await,
         }
     }
-}
-
-fn connector(url: &Uri) -> io::Result<HttpsConnector<HttpConnector>> {
-    let (builder, provider) = (HttpsConnectorBuilder::new(), aws_lc_rs::default_provider());
-    if url.scheme_str() == Some("https") {
-        return Ok(builder.with_provider_and_native_roots(provider)?.https_only().enable_http1().build());
-    }
-    let config = ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
-    let config = config.map_err(io::Error::other)?.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
-    Ok(builder.with_tls_config(config).https_or_http().enable_http1().build())
 }

@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use millpond::config::SETTINGS;
-use millpond::metrics::Metrics;
+use millpond::metrics::{Metrics, RequestResult};
 use prometheus::Registry;
 use prometheus::proto::MetricFamily;
 
@@ -15,10 +16,11 @@ const SETTINGS_BEGIN: &str =
     "<!-- Generated from src/config/table.rs by: UPDATE_DOCS=1 cargo test --test it docs -->\n";
 const SETTINGS_END: &str = "<!-- End of the generated part -->\n";
 /// The unit of a metric is the first of these words that its name contains.
-const UNITS: [&str; 15] = [
+const UNITS: [&str; 16] = [
     "seconds",
     "bytes",
     "payloads",
+    "batches",
     "jobs",
     "segments",
     "requests",
@@ -34,10 +36,20 @@ const UNITS: [&str; 15] = [
 ];
 
 /// Metrics without a unit: 0 or 1.
-const NUMBERS: [&str; 5] =
-    ["millpond_build_info", "millpond_draining", "millpond_reload_failing", "millpond_spool_up", "millpond_store_up"];
+const NUMBERS: [&str; 6] = [
+    "millpond_build_info",
+    "millpond_draining",
+    "millpond_forward_tripped",
+    "millpond_reload_failing",
+    "millpond_spool_up",
+    "millpond_store_up",
+];
 /// Labels whose values are not known here.
-const OPEN_LABELS: [(&str, &str); 2] = [("tenant", "the name of a tenant, or `(other)`"), ("version", "the version")];
+const OPEN_LABELS: [(&str, &str); 3] = [
+    ("tenant", "the name of a tenant, or `(other)`"),
+    ("variant", "the name of a variant in ROLLOUT_FILE"),
+    ("version", "the version"),
+];
 
 #[test]
 fn configuration_md_lists_every_setting_with_its_default() {
@@ -89,6 +101,9 @@ fn describe(family: &MetricFamily) -> String {
         Some(unit) => unit,
         None if name == "millpond_upload_limit" => "uploads",
         None if name == "millpond_limit" => "the unit of what is limited",
+        None if name == "millpond_mirror_total" => "copies",
+        None if name == "millpond_forward_total" => "requests",
+        None if name.ends_with("_responses_total") => "responses",
         None if name.ends_with("_fds") => "file descriptors",
         None if NUMBERS.contains(&name) => "none",
         None => panic!("{name} has no unit: add it to UNITS"),
@@ -113,6 +128,10 @@ fn families() -> Vec<MetricFamily> {
     let metrics = Metrics::new(registry.clone()).unwrap();
     // Without a tenant these metrics have no series.
     metrics.tenants.of(&["shop"]);
+    metrics.variants.replace(["b"].into_iter());
+    for result in [RequestResult::Accepted, RequestResult::Rejected, RequestResult::Failed] {
+        metrics.variants.observe("b", result, Duration::ZERO);
+    }
     registry.gather()
 }
 

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::browser::{Browser, NARROW, WIDE};
+use crate::rollout::Rollout;
 use crate::support::{Connection, Server, get};
 
 const TOKEN: &str = "correct-horse-battery";
@@ -429,4 +430,30 @@ async fn without_a_token_the_page_is_not_served_under_a_host_name() {
     }
     let missing: Value = json!(get(server.admin, "/page/none.js").await.status);
     assert_eq!(missing, 404);
+}
+
+#[tokio::test]
+async fn a_rollout_is_shown_only_where_there_is_one() {
+    let plan = serde_json::json!({"features": {"receipts": {"percent": 5, "tenants": ["acme"]}}, "variants": [{"name": "b", "percent": 100}]});
+    let rollout = Rollout::new(&plan);
+    let path = rollout.path();
+    let mut server = Server::start(&[("ROLLOUT_FILE", path.to_str().unwrap())]).await;
+    let browser = open(&server).await;
+    browser
+        .shows("#rollout-parts", |parts| {
+            parts.contains("feature receipts") && parts.contains("5% of clients and 1 tenant")
+        })
+        .await;
+    server.post_json("{}").await;
+    browser.shows("#variant-table", |table| table.contains("100%") && table.contains('1')).await;
+    rollout.reload(&mut server, &serde_json::json!({})).await;
+    browser.shows("#rollout-parts", |parts| !parts.contains("feature")).await;
+}
+
+#[tokio::test]
+async fn without_a_rollout_its_section_is_hidden() {
+    let server = Server::start(&[]).await;
+    let browser = open(&server).await;
+    let is_hidden = browser.run("return document.getElementById('rollout').hidden").await;
+    assert_eq!(is_hidden, true);
 }

@@ -5,7 +5,7 @@ import { Connection } from "./connection.js";
 import { byId, setText } from "./dom.js";
 import { count, duration, figure, latency } from "./format.js";
 import { History } from "./history.js";
-import { showErrors, showLedger, showPacking, showSaturation, showTraffic } from "./panels.js";
+import { showErrors, showLedger, showPacking, showRollout, showSaturation, showTraffic } from "./panels.js";
 import { showTables } from "./tables.js";
 import { showVerdict } from "./verdict.js";
 
@@ -110,6 +110,7 @@ function show() {
   showErrors(status);
   showSaturation(status);
   showPacking(status);
+  showRollout(status);
   showTables(status);
   showCharts();
   version ??= build.version;

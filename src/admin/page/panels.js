@@ -36,7 +36,7 @@ export function showTraffic({ traffic }) {
 }
 
 /** What needs attention: `{level, text}`. */
-function problems({ reasons, traffic, ledger, dead, files }) {
+function problems({ reasons, traffic, ledger, dead, files, rollout }) {
   const found = reasons.filter(({ what }) => what !== "draining").map(({ what }) => {
     const text = REASONS[what]?.[0] ?? what;
     return { level: "bad", text: text[0].toUpperCase() + text.slice(1) };
@@ -53,6 +53,9 @@ function problems({ reasons, traffic, ledger, dead, files }) {
     found.push({ level: "bad", text: `${plural(ledger.dead.jobs, "acknowledged job")} damaged on disk and lost` });
   }
   if (dead.files > 0) found.push({ level: "bad", text: `${plural(dead.files, "file")} under dead/: ${bytes(dead.bytes)}` });
+  if (rollout?.forward?.stopped) {
+    found.push({ level: "bad", text: `Nothing is forwarded to the other version any more: ${rollout.forward.stopped}` });
+  }
   for (const file of files.reload_failing ?? []) {
     found.push({ level: "warn", text: `The last reload of ${file} failed: the previous version is in force` });
   }
@@ -70,6 +73,22 @@ export function showErrors(status) {
     item.dataset.level = level;
     setText(item, text);
   });
+}
+
+const totals = (results) => results.map(({ result, total }) => `${count(total)} ${words(result)}`).join(", ");
+
+/** What is rolled out; hidden without a file. */
+export function showRollout({ rollout }) {
+  byId("rollout").hidden = !rollout;
+  if (!rollout) return;
+  const { mirror, forward, features } = rollout;
+  const parts = [
+    ["mirror", mirror ? `${mirror.percent}% of accepted batches to ${mirror.url}: ${totals(mirror.results)}` : "off"],
+    ["forward", forward ? `${forward.percent}% of ${forward.by}s to ${forward.url}: ${totals(forward.results)}` : "off"],
+    ...features.map(({ name, percent, tenants, except }) =>
+      [`feature ${name}`, `${percent}% of clients and ${plural(tenants, "tenant")}, except ${plural(except, "tenant")}`]),
+  ];
+  pairs(byId("rollout-parts"), parts);
 }
 
 function level(share) {

@@ -34,6 +34,14 @@ const tenants = new Table(byId("tenant-table"), [
   { name: "Rejected", value: (row) => count(row.rejected_total), kind: "number" },
 ], "No tenants: set TOKENS_FILE to tell clients apart.");
 
+const variants = new Table(byId("variant-table"), [
+  { name: "Variant", value: ({ name }) => name },
+  { name: "Clients", value: (row) => `${row.percent}%`, kind: "number" },
+  { name: "Accepted", value: (row) => count(row.accepted_total), kind: "number" },
+  { name: "Rejected", value: (row) => count(row.rejected_total), kind: "number" },
+  { name: "Failed", value: (row) => count(row.failed_total), kind: "number" },
+], "No variants");
+
 const objects = new Table(byId("object-table"), [
   { name: "Time", value: (row) => momentOf(row.time, now), kind: "time" },
   { name: "Key", value: (row) => row.key, kind: "untrusted key" },
@@ -63,6 +71,7 @@ export function showTables(status) {
   const failures = status.traffic.outcomes.filter(({ outcome }) => !FINE.has(outcome));
   errors.show(failures.toSorted((a, b) => b.per_second - a.per_second || b.total - a.total));
   tenants.show(status.tenants);
+  variants.show(status.rollout?.variants ?? []);
   objects.show(status.recent_objects);
   rejections.show(status.recent_rejections);
 }

@@ -23,6 +23,7 @@ pub(super) struct Status {
     pub(super) disk: Option<Disk>,
     pub(super) packing: Packing,
     pub(super) tenants: Vec<Tenant>,
+    pub(super) rollout: Option<Rollout>,
     pub(super) dead: Dead,
     pub(super) files: Files,
     pub(super) recent_rejections: Vec<Rejection>,
@@ -161,6 +162,33 @@ pub(super) struct Tenant {
     pub(super) is_throttled: bool,
     pub(super) queue_bytes: Option<f64>,
     pub(super) spool_bytes: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Rollout {
+    pub(super) mirror: Option<Other>,
+    pub(super) forward: Option<Other>,
+    pub(super) features: Vec<Share>,
+    pub(super) variants: Vec<Share>,
+}
+
+/// Another server that gets a share of the traffic.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Other {
+    pub(super) url: String,
+    pub(super) percent: Option<f64>,
+    /// Why it gets nothing any more.
+    pub(super) stopped: Option<String>,
+}
+
+/// Something for a share of the clients.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Share {
+    pub(super) name: String,
+    pub(super) percent: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

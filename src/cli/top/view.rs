@@ -1,7 +1,7 @@
 //! The snapshot as lines, the most important ones first. Pure.
 
 use super::screen::{Line, Look};
-use super::status::{Count, Limit, Quantiles, Rejection, Status, Tenant};
+use super::status::{Count, Limit, Other, Quantiles, Rejection, Share, Status, Tenant};
 use crate::cli::text::{Align, bytes, count, decimal, printable, seconds, table};
 
 /// Columns of a bar.
@@ -26,6 +26,7 @@ pub(super) fn lines(status: &Status, rows: Option<usize>) -> Vec<Line> {
     lines.extend(latency(status));
     lines.extend(limits(status));
     lines.extend(packing(status));
+    lines.extend(rollout(status));
     lines.extend(tenants(status, if rows.is_some() { TENANTS_LIVE } else { ROWS_MAX }));
     let left = rows.map_or(ROWS_MAX, |rows| rows.saturating_sub(lines.len() + 2));
     lines.extend(rejections(&status.recent_rejections, left));
@@ -219,6 +220,32 @@ fn packing(status: &Status) -> Vec<Line> {
     vec![Line::of(Look::Plain, &text), Line::default()]
 }
 
+fn rollout(status: &Status) -> Vec<Line> {
+    let Some(rollout) = &status.rollout else { return Vec::new() };
+    let share = |percent: Option<f64>| optional(percent, |percent| format!("{percent}%"));
+    let other = |name: &str, other: &Option<Other>| {
+        let to = |other: &Other| format!("{} to {}", share(other.percent), other.url);
+        format!("{name} {}", other.as_ref().map_or("off".to_owned(), to))
+    };
+    let shares = |list: &[Share]| {
+        let texts: Vec<String> = list.iter().map(|one| format!("{} {}", one.name, share(one.percent))).collect();
+        if texts.is_empty() { "all".to_owned() } else { texts.join(", ") }
+    };
+    let text = format!(
+        "ROLLOUT  {}   {}   features {}   variants {}",
+        other("mirror", &rollout.mirror),
+        other("forward", &rollout.forward),
+        shares(&rollout.features),
+        if rollout.variants.is_empty() { "none".to_owned() } else { shares(&rollout.variants) },
+    );
+    let mut lines = vec![Line::of(Look::Plain, &printable(&text))];
+    if let Some(why) = rollout.forward.as_ref().and_then(|forward| forward.stopped.as_ref()) {
+        lines.push(Line::of(Look::Bad, &printable(&format!("  nothing is forwarded any more: {why}"))));
+    }
+    lines.push(Line::default());
+    lines
+}
+
 fn tenants(status: &Status, max: usize) -> Vec<Line> {
     if status.tenants.is_empty() {
         return Vec::new();
@@ -342,6 +369,7 @@ mod tests {
             "traffic": {"outcomes": [{"outcome": evil, "total": 1}]},
             "limits": [{"name": evil, "used": 1, "max": 2}],
             "tenants": [{"tenant": evil}],
+            "rollout": {"mirror": {"url": evil}, "features": [{"name": evil}]},
             "recent_rejections": [{"time": evil, "outcome": evil, "detail": evil, "tenant": evil, "address": evil}],
         });
         let status: Status = serde_json::from_value(status).unwrap();

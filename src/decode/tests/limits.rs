@@ -98,7 +98,7 @@ fn memory_for_payloads_is_reserved_before_it_is_allocated() {
 
 #[test]
 fn the_minimum_overhead_is_that_of_a_line_without_an_envelope() {
-    for meta in [META, BARE, BatchMetadata { tenant: Some("acme"), ..META }] {
+    for meta in [META, BARE, BatchMetadata { tenant: Some("acme"), variant: Some("b"), ..META }] {
         let line = decode(b"{}", BatchFormat::Json, &meta).unwrap();
         assert_eq!(line.bytes.len(), meta.min_line_overhead() + 2, "{meta:?}");
     }

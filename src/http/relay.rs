@@ -1,0 +1,154 @@
+//! What else happens to a request for a batch: it is forwarded to another version, or copied to it. Without `ROLLOUT_FILE` there
+//! is none of this.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::http::HeaderName;
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
+use axum::response::Response;
+use bytes::Bytes;
+
+use super::auth::Identity;
+use super::problem::Problem;
+use super::request_id::RequestId;
+use crate::rollout::{
+    ClientKey, Forward, Forwarded, Mirror, Original, PendingCopy, Plan, Received, Rollout, is_relayed,
+};
+use crate::shutdown::Shutdown;
+
+/// What is passed on of the headers of a response, besides the request's id.
+static PASSED: [HeaderName; 4] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, ACCEPT_ENCODING];
+
+/// A request that may be forwarded or copied.
+pub(super) struct Relay {
+    rollout: Arc<Rollout>,
+    plan: Arc<Plan>,
+    original: Original,
+    id: RequestId,
+    client: Option<IpAddr>,
+    forward: Option<Arc<Forward>>,
+    is_copied: bool,
+    /// Whether the request waits for more than its commit.
+    waits: bool,
+    copy: Option<PendingCopy>,
+    /// The body, while the tenant is not known because its token is in there.
+    body: Option<Bytes>,
+    /// Whether the request was sent to the other version.
+    is_sent: bool,
+    /// Since when the request is handled here.
+    handled_since: Option<Instant>,
+}
+
+impl Relay {
+    /// The relay of a request; `None` if it is handled here alone.
+    pub(super) fn of(
+        rollout: &Arc<Rollout>,
+        request: &Parts,
+        id: &RequestId,
+        identity: &Identity,
+        client: Option<IpAddr>,
+        waits: bool,
+    ) -> Option<Box<Self>> {
+        let plan = rollout.plan();
+        let forward = rollout.forwarder.current(rollout);
+        // The body is copied as received, so a token in its envelope cannot be left out.
+        let has_token = matches!(identity, Identity::Unauthenticated(_));
+        let to = plan.mirror.as_ref().filter(|to| to.tokens || !has_token);
+        let is_copied = to.is_some_and(|to| Mirror::selects(to, id.as_str()));
+        if (forward.is_none() && !is_copied) || is_relayed(&request.headers) {
+            return None;
+        }
+        Some(Box::new(Self {
+            rollout: Arc::clone(rollout),
+            plan,
+            original: Original::of(request, client)?,
+            id: id.clone(),
+            client,
+            forward,
+            is_copied,
+            waits,
+            copy: None,
+            body: None,
+            is_sent: false,
+            handled_since: None,
+        }))
+    }
+
+    /// Forwards the request if it is selected, once its tenant is known. Returns the response if the other version has handled
+    /// it; otherwise it is handled here.
+    pub(super) async fn forward(
+        &mut self,
+        identity: &Identity,
+        body: &mut Bytes,
+        shutdown: &Shutdown,
+    ) -> Result<Option<Response>, Problem> {
+        let Some(forward) = &self.forward else { return Ok(None) };
+        if matches!(identity, Identity::Unauthenticated(_)) {
+            self.body = Some(body.clone());
+        } else if self.is_forwarded(identity) {
+            self.is_sent = true;
+            // The body may share the memory of the connection's read buffer, which is larger than most bodies.
+            *body = Bytes::copy_from_slice(body);
+            match forward.send(&self.original, body.clone(), self.waits, shutdown).await {
+                Forwarded::Passed(received) => return Ok(Some(passed_on(received))),
+                Forwarded::NotTaken => {}
+                Forwarded::Unknown => return Err(Problem::ForwardUnknown),
+            }
+        }
+        self.handled_since = Some(Instant::now());
+        Ok(None)
+    }
+
+    /// Whether the request is selected. Its tenant is known.
+    pub(super) fn is_forwarded(&self, identity: &Identity) -> bool {
+        let client = ClientKey::new(identity.tenant().map(|tenant| tenant.name()), self.client);
+        self.forward.as_ref().is_some_and(|forward| forward.selects(client.as_ref(), self.id.as_str()))
+    }
+
+    /// The body of a request that could not be forwarded because its tenant was not known.
+    pub(super) fn take_body(&mut self) -> Option<Bytes> {
+        self.body.take()
+    }
+
+    /// Prepares the copy of the batch, if it is selected.
+    pub(super) fn admit_copy(&mut self, body: &Bytes) {
+        if let Some(to) = self.plan.mirror.as_ref().filter(|_| self.is_copied) {
+            self.copy = self.rollout.mirror.admit(to, &self.original, body);
+        }
+    }
+
+    /// Sends the copy of the batch, which is accepted.
+    pub(super) fn send_copy(&mut self) {
+        if let Some(copy) = self.copy.take() {
+            self.rollout.mirror.send(copy);
+        }
+    }
+
+    /// Whether the response is that of the other version, or none came.
+    pub(super) fn is_handled_elsewhere(&self) -> bool {
+        self.is_sent && self.handled_since.is_none()
+    }
+
+    /// The request has ended. The guard compares those that were handled here with those that were forwarded.
+    pub(super) fn ended<T>(&self, result: &Result<T, Problem>) {
+        if let (Some(forward), Some(since)) = (&self.forward, self.handled_since) {
+            let is_error = result.as_ref().is_err_and(Problem::is_server_error);
+            forward.handled_here(is_error, (!self.waits && !is_error).then(|| since.elapsed()));
+        }
+    }
+}
+
+fn passed_on(received: Received) -> Response {
+    let mut response = Response::new(Body::from(received.body));
+    *response.status_mut() = received.status;
+    for name in &PASSED {
+        if let Some(value) = received.headers.get(name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}

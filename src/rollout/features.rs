@@ -1,0 +1,98 @@
+//! What clients may use, as far as an operator has limited it.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use super::ClientKey;
+use super::selection::Percent;
+
+/// Something that an operator may switch on for a part of the clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// `?ack=stored`.
+    AckStored,
+    /// `job` in responses, and lookups of jobs.
+    Receipts,
+    /// Requests may be forwarded to another server.
+    Forward,
+}
+
+impl Feature {
+    /// Every feature.
+    pub const ALL: [Self; 3] = [Self::AckStored, Self::Receipts, Self::Forward];
+
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AckStored => "ack_stored",
+            Self::Receipts => "receipts",
+            Self::Forward => "forward",
+        }
+    }
+
+    fn salt(self) -> &'static str {
+        match self {
+            Self::AckStored => "feature:ack_stored",
+            Self::Receipts => "feature:receipts",
+            Self::Forward => "feature:forward",
+        }
+    }
+}
+
+/// For which clients a feature is on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Toggle {
+    /// The share of all clients.
+    pub percent: Percent,
+    /// Tenants for which it is on in addition.
+    pub tenants: HashSet<String>,
+    /// Tenants for which it is off in any case.
+    pub except: HashSet<String>,
+}
+
+/// The features that are limited. The others are on for every client.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Features {
+    pub(super) ack_stored: Option<Toggle>,
+    pub(super) receipts: Option<Toggle>,
+    pub(super) forward: Option<Toggle>,
+}
+
+impl Features {
+    /// For which clients a feature is on; `None` for all.
+    pub fn toggle(&self, feature: Feature) -> Option<&Toggle> {
+        match feature {
+            Feature::AckStored => self.ack_stored.as_ref(),
+            Feature::Receipts => self.receipts.as_ref(),
+            Feature::Forward => self.forward.as_ref(),
+        }
+    }
+
+    /// Whether a client may use a feature. A client of which nothing is known may, if all may.
+    pub fn is_on(&self, feature: Feature, client: Option<&ClientKey<'_>>) -> bool {
+        let Some(Toggle { percent, tenants, except }) = self.toggle(feature) else { return true };
+        if let Some(ClientKey::Tenant(name)) = client {
+            if except.contains(*name) {
+                return false;
+            }
+            if tenants.contains(*name) {
+                return true;
+            }
+        }
+        client.map_or(*percent == Percent::ALL, |client| client.selected_by(*percent, feature.salt()))
+    }
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limited = Feature::ALL.into_iter().filter_map(|feature| Some((feature, self.toggle(feature)?)));
+        let texts: Vec<String> = limited
+            .map(|(feature, Toggle { percent, tenants, except })| {
+                let (name, tenants, except) = (feature.name(), tenants.len(), except.len());
+                format!("{name} for {percent} of clients and {tenants} tenants, except {except}")
+            })
+            .collect();
+        f.write_str(if texts.is_empty() { "all on" } else { "" })?;
+        f.write_str(&texts.join("; "))
+    }
+}

@@ -1,0 +1,294 @@
+//! The file that says what is rolled out. It is JSON:
+//!
+//! ```json
+//! {
+//!   "mirror": {"url": "http://10.0.0.8:8080", "percent": 10, "tokens": false},
+//!   "forward": {"url": "http://10.0.0.9:8080", "percent": 1.5, "by": "tenant"},
+//!   "features": {"ack_stored": {"percent": 0, "tenants": ["acme"], "except": []}},
+//!   "variants": [{"name": "a", "percent": 50}, {"name": "b", "percent": 50}]
+//! }
+//! ```
+//!
+//! Every member is optional. Unknown and repeated members are errors, because a misspelled one would silently do nothing.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::http::Uri;
+use axum::http::uri::Authority;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, Visitor};
+
+use super::features::{Features, Toggle};
+use super::selection::Percent;
+use super::variants::{VARIANTS_MAX, Variant, Variants};
+use super::{By, ForwardTo, MirrorTo, Plan};
+use crate::tenants::{TenantName, without_values};
+
+const FILE_MAX_BYTES: u64 = 1 << 20;
+const VARIANT_NAME_MAX_BYTES: usize = 32;
+
+/// Why the file was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Io(io::Error),
+    /// The file exceeds 1 MiB.
+    #[error("the file exceeds {FILE_MAX_BYTES} bytes: list fewer tenants, or use percent")]
+    TooLarge,
+    /// The content is no JSON of this form.
+    #[error("line {line}{}{member}: {reason}", if member.is_empty() { "" } else { ", " })]
+    Invalid {
+        /// From 1.
+        line: usize,
+        /// The path to the member; empty if it is none.
+        member: String,
+        /// What is wrong or was expected, without the invalid value.
+        reason: String,
+    },
+    /// A URL leads back to this server.
+    #[error("{member}.url is the address of this server: name the other one, or remove {member}")]
+    Loop {
+        /// `mirror` or `forward`.
+        member: &'static str,
+    },
+    /// The variants are not valid together.
+    #[error("variants: {0}")]
+    Variants(&'static str),
+}
+
+pub(super) fn read(path: &Path, listener: SocketAddr) -> Result<Plan, FileError> {
+    let mut text = Vec::new();
+    let file = std::fs::File::open(path).map_err(FileError::Io)?;
+    file.take(FILE_MAX_BYTES + 1).read_to_end(&mut text).map_err(FileError::Io)?;
+    if text.len() as u64 > FILE_MAX_BYTES {
+        return Err(FileError::TooLarge);
+    }
+    parse(&text, listener)
+}
+
+/// Parses `text`, the content of the file of a server that listens on `listener`.
+///
+/// # Errors
+/// The first error.
+pub fn parse(text: &[u8], listener: SocketAddr) -> Result<Plan, FileError> {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let file = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let member = if error.path().iter().next().is_none() { String::new() } else { error.path().to_string() };
+        invalid(error.inner(), member)
+    });
+    let File { mirror, forward, features, variants } = file?;
+    json.end().map_err(|error| invalid(&error, String::new()))?;
+    for (member, url) in
+        [("mirror", mirror.as_ref().map(|to| &to.url.0)), ("forward", forward.as_ref().map(|to| &to.url.0))]
+    {
+        if url.is_some_and(|url| is_own(url, listener)) {
+            return Err(FileError::Loop { member });
+        }
+    }
+    Ok(Plan {
+        mirror: mirror.map(|MirrorEntry { url, percent, tokens }| MirrorTo { url: url.0, percent, tokens }),
+        forward: forward.map(|ForwardEntry { url, percent, by }| ForwardTo {
+            url: url.0,
+            percent,
+            by: match by {
+                ByEntry::Tenant => By::Tenant,
+                ByEntry::Request => By::Request,
+            },
+        }),
+        features: features.into(),
+        variants: variants_of(variants)?,
+    })
+}
+
+fn invalid(error: &serde_json::Error, member: String) -> FileError {
+    FileError::Invalid { line: error.line().max(1), member, reason: without_values(error) }
+}
+
+/// Whether `url` is the listener's own address. Names other than localhost are not resolved: the headers of copied and forwarded
+/// requests end a loop in any case.
+fn is_own(url: &Uri, listener: SocketAddr) -> bool {
+    let default_port = if url.scheme_str() == Some("https") { 443 } else { 80 };
+    if url.port_u16().unwrap_or(default_port) != listener.port() {
+        return false;
+    }
+    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let Ok(address) = host.parse::<IpAddr>().map(|address| address.to_canonical()) else {
+        return host.eq_ignore_ascii_case("localhost")
+            && (listener.ip().is_loopback() || listener.ip().is_unspecified());
+    };
+    if !listener.ip().is_unspecified() {
+        return address == listener.ip().to_canonical() || address.is_unspecified();
+    }
+    address.is_unspecified() || is_of_this_machine(address)
+}
+
+/// Connecting a UDP socket sends nothing, and chooses the address to send from: for one of this machine, that address itself.
+fn is_of_this_machine(address: IpAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let chosen = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    chosen.is_ok_and(|chosen| chosen.ip() == address)
+}
+
+fn variants_of(entries: Vec<VariantEntry>) -> Result<Variants, FileError> {
+    let names: HashSet<&str> = entries.iter().map(|entry| &*entry.name.0).collect();
+    if names.len() < entries.len() {
+        return Err(FileError::Variants("two have the same name: give each its own"));
+    }
+    if entries.len() > VARIANTS_MAX {
+        return Err(FileError::Variants("there are more than 16: remove some"));
+    }
+    let sum: u32 = entries.iter().map(|entry| u32::from(entry.percent.buckets())).sum();
+    if sum > u32::from(Percent::ALL.buckets()) {
+        return Err(FileError::Variants("their shares exceed 100 percent together: lower some"));
+    }
+    let variant = |VariantEntry { name, percent }| Variant { name: name.0, percent };
+    Ok(Variants(entries.into_iter().map(variant).collect()))
+}
+
+#[derive(Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "an object with `mirror`, `forward`, `features` and `variants`, each optional"
+)]
+struct File {
+    mirror: Option<MirrorEntry>,
+    forward: Option<ForwardEntry>,
+    #[serde(default)]
+    features: FeatureEntries,
+    #[serde(default)]
+    variants: Vec<VariantEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with `url` and `percent`")]
+struct MirrorEntry {
+    url: Url,
+    percent: Percent,
+    #[serde(default)]
+    tokens: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with `url`, `percent` and `by`")]
+struct ForwardEntry {
+    url: Url,
+    percent: Percent,
+    by: ByEntry,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ByEntry {
+    Tenant,
+    Request,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with `ack_stored`, `receipts` and `forward`, each optional")]
+struct FeatureEntries {
+    ack_stored: Option<FeatureEntry>,
+    receipts: Option<FeatureEntry>,
+    forward: Option<FeatureEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with `percent`, `tenants` and `except`")]
+struct FeatureEntry {
+    percent: Percent,
+    #[serde(default)]
+    tenants: Vec<TenantName>,
+    #[serde(default)]
+    except: Vec<TenantName>,
+}
+
+impl From<FeatureEntries> for Features {
+    fn from(FeatureEntries { ack_stored, receipts, forward }: FeatureEntries) -> Self {
+        let names = |list: Vec<TenantName>| list.into_iter().map(|TenantName(name)| name).collect();
+        let toggle = |FeatureEntry { percent, tenants, except }| Toggle {
+            percent,
+            tenants: names(tenants),
+            except: names(except),
+        };
+        Self { ack_stored: ack_stored.map(toggle), receipts: receipts.map(toggle), forward: forward.map(toggle) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with `name` and `percent`")]
+struct VariantEntry {
+    name: VariantName,
+    percent: Percent,
+}
+
+struct VariantName(Arc<str>);
+
+impl<'de> Deserialize<'de> for VariantName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let is_valid = (1..=VARIANT_NAME_MAX_BYTES).contains(&name.len())
+            && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+        let expected = || D::Error::custom("the name of a variant has 1 to 32 lower case letters, digits, `_` and `-`");
+        if is_valid { Ok(Self(name.into())) } else { Err(expected()) }
+    }
+}
+
+/// The base of a server's routes.
+struct Url(Uri);
+
+impl<'de> Deserialize<'de> for Url {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let url = text.parse::<Uri>().ok().filter(|url| {
+            let authority = url.authority().map(Authority::as_str).unwrap_or_default();
+            matches!(url.scheme_str(), Some("http" | "https"))
+                && !authority.is_empty()
+                && !authority.contains('@')
+                // A port that is no number of 16 bits has no `port_u16`.
+                && (url.port_u16().is_some_and(|port| port > 0) || url.host() == Some(authority))
+                && url.path() == "/"
+                // `Uri` drops a fragment.
+                && !text.contains(['?', '#'])
+        });
+        // The text is not repeated: it may contain a password.
+        let expected =
+            "url is http or https, a host and optionally a port, such as http://10.0.0.9:8080, and nothing else";
+        url.map(Self).ok_or_else(|| D::Error::custom(expected))
+    }
+}
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = f64;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("percent as a number from 0 to 100 with at most two decimals")
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<f64, E> {
+                Ok(number)
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<f64, E> {
+                Ok(number as f64)
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<f64, E> {
+                Ok(number as f64)
+            }
+        }
+        let number = deserializer.deserialize_any(Number)?;
+        let expected = "percent is a number from 0 to 100 with at most two decimals";
+        Self::new(number).ok_or_else(|| D::Error::custom(expected))
+    }
+}
