@@ -1,4 +1,4 @@
-//! Live upgrade: a new process takes over the listening sockets of the running one, over the Unix socket `HANDOVER_SOCKET`.
+//! Live upgrade: a new process receives the listening sockets of the running one, over the Unix socket `HANDOVER_SOCKET`.
 //!
 //! Messages are lines of JSON ([`message`]); the sockets come with `listeners` as `SCM_RIGHTS`. Both check that the other one
 //! has the same user id.
@@ -22,7 +22,7 @@
 //!   process that continues after [`HANDOVER_TIMEOUT`] reads the `error`, drains and exits.
 //! - The old process is killed: the new one serves with the sockets that it has received, or opens new ones.
 //! - The old process hangs after `ready`: the new one accepts already, and serves on without `HANDOVER_SOCKET`. When the old
-//!   one continues, it finds `ready`; when it is killed, the new one takes over.
+//!   one continues, it finds `ready`; when it is killed, the new one serves alone.
 //! - A third process gets an `error`, because the old one handles one handover at a time.
 //!
 //! The socket file is bound with a temporary name and renamed, so a process never removes the socket of another one. It is not

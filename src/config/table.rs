@@ -132,7 +132,7 @@ pub const SETTINGS: &[Setting] = &[
     RUN.unset(
         "HANDOVER_SOCKET",
         "path",
-        "Unix socket on which a new process takes over the listeners of the running one; at most 107 bytes",
+        "Unix socket on which a new process receives the listeners of the running one; at most 107 bytes",
     ),
     RUN.set("RUST_LOG", "info", "filter", "log filter, such as warn or info,millpond=debug"),
     RUN.set("LOG_FORMAT", "text", "text, json", "format of log lines"),

@@ -60,25 +60,11 @@ impl Channel {
     /// Receives the next message.
     pub(super) async fn receive(&mut self) -> Result<Message, HandoverError> {
         loop {
-            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.received.drain(..=end).collect();
-                return serde_json::from_slice(&line).map_err(|error| HandoverError::Protocol(error.to_string()));
+            if let Some(message) = self.next_message()? {
+                return Ok(message);
             }
-            if self.received.len() >= MESSAGE_MAX_BYTES {
-                return Err(HandoverError::Protocol(format!("longer than {MESSAGE_MAX_BYTES} bytes")));
-            }
-            let mut buffer = [0; MESSAGE_MAX_BYTES];
-            let free = buffer.get_mut(self.received.len()..).unwrap_or_default();
-            let (bytes, sockets) =
-                self.stream.async_io(Interest::READABLE, || receive_once(&self.stream, free)).await?;
-            self.sockets.extend(sockets);
-            if self.sockets.len() > SOCKETS_MAX {
-                return Err(HandoverError::Protocol(format!("more than {SOCKETS_MAX} sockets")));
-            }
-            if bytes == 0 {
-                return Err(HandoverError::Exited);
-            }
-            self.received.extend(free.iter().take(bytes));
+            let arrived = self.stream.async_io(Interest::READABLE, || receive_once(&self.stream)).await?;
+            self.keep(arrived)?;
         }
     }
 
@@ -88,7 +74,43 @@ impl Channel {
         deadline: Instant,
         name: &'static str,
     ) -> Result<Message, HandoverError> {
-        timeout_at(deadline, self.receive()).await.unwrap_or(Err(HandoverError::TimedOut(name)))
+        if let Ok(received) = timeout_at(deadline, self.receive()).await {
+            return received;
+        }
+        // After a pause of this process, the timer may expire before the runtime learns of what arrived in time.
+        loop {
+            if let Some(message) = self.next_message()? {
+                return Ok(message);
+            }
+            match receive_once(&self.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(HandoverError::TimedOut(name)),
+                arrived => self.keep(arrived?)?,
+            }
+        }
+    }
+
+    /// The next message of what has arrived, if it is complete.
+    fn next_message(&mut self) -> Result<Option<Message>, HandoverError> {
+        let Some(end) = self.received.iter().position(|byte| *byte == b'\n') else {
+            return match self.received.len() {
+                0..MESSAGE_MAX_BYTES => Ok(None),
+                _ => Err(HandoverError::Protocol(format!("longer than {MESSAGE_MAX_BYTES} bytes"))),
+            };
+        };
+        let line: Vec<u8> = self.received.drain(..=end).collect();
+        serde_json::from_slice(&line).map(Some).map_err(|error| HandoverError::Protocol(error.to_string()))
+    }
+
+    fn keep(&mut self, (bytes, sockets): (Vec<u8>, Vec<OwnedFd>)) -> Result<(), HandoverError> {
+        self.sockets.extend(sockets);
+        if self.sockets.len() > SOCKETS_MAX {
+            return Err(HandoverError::Protocol(format!("more than {SOCKETS_MAX} sockets")));
+        }
+        if bytes.is_empty() {
+            return Err(HandoverError::Exited);
+        }
+        self.received.extend(bytes);
+        Ok(())
     }
 
     /// The sockets that have arrived.
@@ -107,11 +129,12 @@ fn send_once(stream: &UnixStream, bytes: &[u8], sockets: &[BorrowedFd<'_>]) -> i
     Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, flags)?)
 }
 
-fn receive_once(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+fn receive_once(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut buffer = vec![0; MESSAGE_MAX_BYTES];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SOCKETS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags)?;
     let mut sockets = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -121,7 +144,8 @@ fn receive_once(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Ve
     if received.flags.contains(ReturnFlags::CTRUNC) {
         return Err(io::Error::other("sockets were not received; check the limit on open files"));
     }
-    Ok((received.bytes, sockets))
+    buffer.truncate(received.bytes);
+    Ok((buffer, sockets))
 }
 
 #[cfg(test)]

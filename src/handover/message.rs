@@ -15,9 +15,9 @@ pub(super) enum Message {
     Listeners { version: String, pid: u32, sockets: Vec<Socket> },
     /// The new process accepts connections.
     Ready,
-    /// The new process may take over.
+    /// The old process will stop when the new one has confirmed this.
     Release,
-    /// The new process has taken over.
+    /// The new process serves, also without the old one.
     Taken,
     /// The old process has stopped accepting.
     Done,

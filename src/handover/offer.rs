@@ -23,7 +23,7 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// Hands over to the first process that takes over, and begins the shutdown; or returns when the shutdown begins.
+    /// Hands over to the first process that becomes ready, and begins the shutdown; or returns when the shutdown begins.
     pub(super) async fn serve(self, listener: UnixListener, shutdown: &Shutdown, metrics: &Metrics) {
         loop {
             let stream = tokio::select! {
@@ -39,7 +39,7 @@ impl Offer {
                 }
             };
             let mut conversation = pin!(self.hand_over(channel));
-            // A shutdown that begins now does not end it: the new process can still take over.
+            // A shutdown that begins now does not end it: the new process can still serve.
             let result = loop {
                 tokio::select! {
                     result = conversation.as_mut() => break result,

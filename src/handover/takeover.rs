@@ -42,7 +42,7 @@ pub async fn request(path: &Path) -> Result<Option<Takeover>, HandoverError> {
         Ok(Message::Listeners { pid, version, sockets }) => (pid, version, sockets),
         Ok(other) => return Err(unexpected(other)),
         Err(error @ (HandoverError::Exited | HandoverError::Io(_))) => {
-            tracing::warn!(%error, "no listeners to take over: opening new ones");
+            tracing::warn!(%error, "received no listeners: opening new ones");
             return Ok(None);
         }
         Err(error) => return Err(error),

@@ -206,7 +206,7 @@ impl StatusClass {
 label! {
     /// The result of a handover of the listeners.
     pub enum HandoverResult {
-        /// This process has taken over.
+        /// This process serves the listeners of another one.
         Completed = "completed",
         /// This process did not hand over, and serves on.
         Failed = "failed",

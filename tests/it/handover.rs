@@ -25,7 +25,7 @@ async fn start() -> Server {
     server
 }
 
-/// Starts a process that takes over from `old`, and waits until both have finished.
+/// Starts a process that replaces `old`, and waits until both have finished.
 async fn upgrade(mut old: Server) -> Server {
     let mut new = old.start_beside(ENV).await;
     new.logged("took over the listeners").await;
@@ -250,7 +250,7 @@ async fn a_new_process_that_is_late_drains_and_exits_because_the_old_one_serves_
     let (mut new, mut puppet) =
         tokio::join!(Server::spawn_in(command, Arc::new(folder)), old_process(&old, [&public, &admin]));
     assert_eq!(puppet.heard().await.unwrap(), r#"{"type":"ready"}"#);
-    assert_eq!(new.post_json("{}").await.status, 202, "it accepts before it has taken over");
+    assert_eq!(new.post_json("{}").await.status, 202, "it accepts before the handover is complete");
     puppet.say(r#"{"type":"error","text":"too late"}"#).await;
     assert_eq!(new.ended().await, Some(1));
     assert!(new.log().contains("the running process ended the handover: too late"), "{}", new.log());
