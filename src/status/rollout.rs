@@ -1,15 +1,25 @@
 //! What is rolled out.
 
-use super::model::{FeatureStatus, ForwardStatus, MirrorStatus, RolloutStatus, VariantStatus};
-use crate::metrics::{Metrics, RequestResult};
-use crate::rollout::{By, Feature, Plan};
+use super::model::{FeatureStatus, ForwardStatus, MirrorStatus, RolloutStatus, TrippedStatus, VariantStatus};
+use crate::metrics::{ForwardResult, Metrics, MirrorResult, RequestResult};
+use crate::rfc3339;
+use crate::rollout::{By, Feature, Rollout, Tripped};
 
-/// The state of `plan`, with what `metrics` have counted.
-pub(super) fn of(plan: &Plan, metrics: &Metrics) -> RolloutStatus {
+/// The state of `rollout`, with what `metrics` have counted.
+pub(super) fn of(rollout: &Rollout, metrics: &Metrics) -> RolloutStatus {
+    let (plan, relay) = (rollout.plan(), &metrics.relay);
+    let tripped = |Tripped { since, why }| TrippedStatus {
+        since_time: rfc3339::with_seconds(since),
+        reason: why.reason.name().to_owned(),
+        detail: why.to_string(),
+    };
     let mirror = plan.mirror.as_ref().map(|mirror| MirrorStatus {
         url: mirror.url.to_string(),
         percent: mirror.percent.percent(),
         tokens: mirror.tokens,
+        sent_total: relay.mirrors(MirrorResult::Sent),
+        dropped_total: relay.mirrors(MirrorResult::Dropped),
+        failed_total: relay.mirrors(MirrorResult::Failed),
     });
     let forward = plan.forward.as_ref().map(|forward| ForwardStatus {
         url: forward.url.to_string(),
@@ -19,6 +29,10 @@ pub(super) fn of(plan: &Plan, metrics: &Metrics) -> RolloutStatus {
             By::Request => "request",
         }
         .to_owned(),
+        passed_total: relay.forwards(ForwardResult::Passed),
+        taken_here_total: relay.forwards(ForwardResult::TakenHere),
+        unknown_total: relay.forwards(ForwardResult::Unknown),
+        tripped: rollout.forwarder.tripped().map(tripped),
     });
     let feature = |feature: Feature| {
         let toggle = plan.features.toggle(feature)?;

@@ -179,7 +179,7 @@ impl SamplerState {
             disk,
             packing,
             tenants: tenants.unwrap_or_default(),
-            rollout: sources.rollout.as_ref().map(|current| rollout::of(&current.plan(), metrics)),
+            rollout: sources.rollout.as_ref().map(|current| rollout::of(current, metrics)),
             files: files(sources, now),
             dead: Dead {
                 files: usize::try_from(metrics.sampled.dead_files.get()).unwrap_or_default(),

@@ -80,6 +80,11 @@ export function showRollout({ rollout }) {
   const parts = [
     ["mirror", mirror ? `${mirror.percent}% of accepted batches to ${mirror.url}` : "off"],
     ["forward", forward ? `${forward.percent}% of ${forward.by}s to ${forward.url}` : "off"],
+    ...(mirror ? [["copies", `${count(mirror.sent_total)} sent, ${count(mirror.dropped_total)} dropped, ` +
+      `${count(mirror.failed_total)} failed`]] : []),
+    ...(forward ? [["forwarded", `${count(forward.passed_total)} passed, ${count(forward.taken_here_total)} taken here, ` +
+      `${count(forward.unknown_total)} unknown`]] : []),
+    ...(forward?.tripped ? [["forwarding stopped", `since ${forward.tripped.since_time}: ${forward.tripped.detail}`]] : []),
     ...features.map(({ name, percent, tenants, except }) =>
       [`feature ${name}`, `${percent}% of clients and ${plural(tenants, "tenant")}, except ${plural(except, "tenant")}`]),
   ];

@@ -224,7 +224,10 @@ fn rollout(status: &Status) -> Vec<Line> {
     let Some(rollout) = &status.rollout else { return Vec::new() };
     let share = |percent: Option<f64>| optional(percent, |percent| format!("{percent}%"));
     let other = |name: &str, other: &Option<Other>| {
-        let to = |other: &Other| format!("{} to {}", share(other.percent), other.url);
+        let to = |other: &Other| match &other.tripped {
+            Some(tripped) => format!("stopped for {} of {}", tripped.reason, other.url),
+            None => format!("{} to {}", share(other.percent), other.url),
+        };
         format!("{name} {}", other.as_ref().map_or("off".to_owned(), to))
     };
     let shares = |list: &[Share]| {
@@ -238,7 +241,9 @@ fn rollout(status: &Status) -> Vec<Line> {
         shares(&rollout.features),
         if rollout.variants.is_empty() { "none".to_owned() } else { shares(&rollout.variants) },
     );
-    vec![Line::of(Look::Plain, &printable(&text)), Line::default()]
+    let is_stopped = rollout.forward.as_ref().is_some_and(|forward| forward.tripped.is_some());
+    let look = if is_stopped { Look::Bad } else { Look::Plain };
+    vec![Line::of(look, &printable(&text)), Line::default()]
 }
 
 fn tenants(status: &Status, max: usize) -> Vec<Line> {
