@@ -86,23 +86,13 @@ impl RelayMetrics {
         self.forward_seconds.observe(after.as_secs_f64());
     }
 
-    /// The number of copies for each result.
-    pub fn mirror_results(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        MirrorResult::VALUES.iter().copied().zip(self.mirror.iter().map(IntCounter::get))
+    /// The number of copies with this result.
+    pub fn mirrors(&self, result: MirrorResult) -> u64 {
+        self.mirror.get(result.index()).map(IntCounter::get).unwrap_or_default()
     }
 
-    /// The number of responses to copies for each class.
-    pub fn mirror_classes(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        StatusClass::VALUES.iter().copied().zip(self.mirror_responses.iter().map(IntCounter::get))
-    }
-
-    /// The number of requests selected for the other version for each result.
-    pub fn forward_results(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        ForwardResult::VALUES.iter().copied().zip(self.forward.iter().map(IntCounter::get))
-    }
-
-    /// The number of responses to forwarded requests for each class.
-    pub fn forward_classes(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        StatusClass::VALUES.iter().copied().zip(self.forward_responses.iter().map(IntCounter::get))
+    /// The number of requests with this result that were selected for the other version.
+    pub fn forwards(&self, result: ForwardResult) -> u64 {
+        self.forward.get(result.index()).map(IntCounter::get).unwrap_or_default()
     }
 }

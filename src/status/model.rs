@@ -286,8 +286,12 @@ model! {
         percent: f64,
         /// Whether the copies contain tokens.
         tokens: bool,
-        /// Copies since the start, by result.
-        results: Vec<ResultStatus>,
+        /// Copies that got a response since the start.
+        sent_total: u64,
+        /// Copies that were not tried since then.
+        dropped_total: u64,
+        /// Copies without a response since then.
+        failed_total: u64,
     }
     /// Which other server handles requests.
     ForwardStatus {
@@ -297,19 +301,23 @@ model! {
         percent: f64,
         /// `tenant` or `request`.
         by: String,
-        /// Why nothing is forwarded any more; none while the guard has not stopped it.
-        stopped: Option<String>,
-        /// Since when.
-        stopped_since: Option<f64>,
-        /// Selected requests since the start, by result.
-        results: Vec<ResultStatus>,
+        /// Requests whose response was passed on since the start.
+        passed_total: u64,
+        /// Requests that the other server had not taken, so this one did, since then.
+        taken_here_total: u64,
+        /// Requests whose outcome is unknown since then.
+        unknown_total: u64,
+        /// Why nothing is forwarded any more; none while requests are forwarded.
+        tripped: Option<TrippedStatus>,
     }
-    /// What became of copies or of selected requests.
-    ResultStatus {
-        /// The label of the metric.
-        result: String,
-        /// Since the start.
-        total: u64,
+    /// Why the guard has stopped forwarding.
+    TrippedStatus {
+        /// When it has.
+        since_time: String,
+        /// `errors` or `latency`.
+        reason: String,
+        /// What both versions did until then.
+        detail: String,
     }
     /// A feature that is limited.
     FeatureStatus {

@@ -1,20 +1,26 @@
 //! What is rolled out.
 
-use super::model::{FeatureStatus, ForwardStatus, MirrorStatus, ResultStatus, RolloutStatus, VariantStatus};
-use super::sources::since_1970;
-use crate::metrics::{Metrics, RequestResult};
-use crate::rollout::{By, Feature, Rollout};
+use super::model::{FeatureStatus, ForwardStatus, MirrorStatus, RolloutStatus, TrippedStatus, VariantStatus};
+use crate::metrics::{ForwardResult, Metrics, MirrorResult, RequestResult};
+use crate::rfc3339;
+use crate::rollout::{By, Feature, Rollout, Tripped};
 
 /// The state of `rollout`, with what `metrics` have counted.
 pub(super) fn of(rollout: &Rollout, metrics: &Metrics) -> RolloutStatus {
-    let plan = rollout.plan();
+    let (plan, relay) = (rollout.plan(), &metrics.relay);
+    let tripped = |Tripped { since, why }| TrippedStatus {
+        since_time: rfc3339::with_seconds(since),
+        reason: why.reason.name().to_owned(),
+        detail: why.to_string(),
+    };
     let mirror = plan.mirror.as_ref().map(|mirror| MirrorStatus {
         url: mirror.url.to_string(),
         percent: mirror.percent.percent(),
         tokens: mirror.tokens,
-        results: results(metrics.relay.mirror_results()),
+        sent_total: relay.mirrors(MirrorResult::Sent),
+        dropped_total: relay.mirrors(MirrorResult::Dropped),
+        failed_total: relay.mirrors(MirrorResult::Failed),
     });
-    let stopped = rollout.forwarder.tripped();
     let forward = plan.forward.as_ref().map(|forward| ForwardStatus {
         url: forward.url.to_string(),
         percent: forward.percent.percent(),
@@ -23,9 +29,10 @@ pub(super) fn of(rollout: &Rollout, metrics: &Metrics) -> RolloutStatus {
             By::Request => "request",
         }
         .to_owned(),
-        stopped: stopped.as_ref().map(|stopped| stopped.why.to_string()),
-        stopped_since: stopped.as_ref().map(|stopped| since_1970(stopped.since)),
-        results: results(metrics.relay.forward_results()),
+        passed_total: relay.forwards(ForwardResult::Passed),
+        taken_here_total: relay.forwards(ForwardResult::TakenHere),
+        unknown_total: relay.forwards(ForwardResult::Unknown),
+        tripped: rollout.forwarder.tripped().map(tripped),
     });
     let feature = |feature: Feature| {
         let toggle = plan.features.toggle(feature)?;
@@ -52,8 +59,4 @@ pub(super) fn of(rollout: &Rollout, metrics: &Metrics) -> RolloutStatus {
         features: Feature::ALL.into_iter().filter_map(feature).collect(),
         variants: variants.collect(),
     }
-}
-
-fn results(counts: impl Iterator<Item = (&'static str, u64)>) -> Vec<ResultStatus> {
-    counts.map(|(result, total)| ResultStatus { result: result.to_owned(), total }).collect()
 }

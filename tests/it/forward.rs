@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
-use crate::support::{Answer, Connection, Server, post, until};
+use crate::support::{Answer, Connection, Server, get, post, until};
 use crate::tokens::TokensFile;
 use crate::two_versions::{Mode, Proxy, RolloutFile, forward, unused};
 
@@ -207,6 +207,12 @@ async fn a_version_that_fails_trips_the_guard_until_the_file_is_read_again() {
     .await;
     server.logged("nothing is forwarded to it any more").await;
     server.logged("errors in the last 30 s: there ").await;
+    until("the status says so", async || {
+        let forward = status(&server).await["rollout"]["forward"].clone();
+        let tripped = &forward["tripped"];
+        tripped["reason"] == "errors" && tripped["detail"].as_str().unwrap().contains("requests failed")
+    })
+    .await;
     let (passed, unknown) = (server.metric(PASSED).await, server.metric(UNKNOWN).await);
     assert_eq!(passed, 0.0);
     for m in n..n + 40 {
@@ -220,12 +226,22 @@ async fn a_version_that_fails_trips_the_guard_until_the_file_is_read_again() {
     for m in n + 40..n + 80 {
         acknowledged.insert(post_one(&mut connection, m).await.expect("it is taken by either"));
     }
-    assert!(server.metric(PASSED).await > 0.0);
+    let passed = server.metric(PASSED).await;
+    assert!(passed > 0.0);
+    until("the status has the counts", async || {
+        let forward = status(&server).await["rollout"]["forward"].clone();
+        forward["tripped"].is_null() && forward["passed_total"].as_f64() == Some(passed)
+    })
+    .await;
     assert_eq!((server.stop().await, other.stop().await), (Some(0), Some(0)));
     let lines = [server.lines(), other.lines()].concat();
     let stored: BTreeSet<_> = lines.iter().cloned().collect();
     assert_eq!(stored.len(), lines.len(), "nothing is stored twice");
     assert!(acknowledged.is_subset(&stored), "nothing is lost");
+}
+
+async fn status(server: &Server) -> serde_json::Value {
+    get(server.admin, "/v1/status").await.json()
 }
 
 /// Posts a number; its line if it is acknowledged.

@@ -53,8 +53,8 @@ function problems({ reasons, traffic, ledger, dead, files, rollout }) {
     found.push({ level: "bad", text: `${plural(ledger.dead.jobs, "acknowledged job")} damaged on disk and lost` });
   }
   if (dead.files > 0) found.push({ level: "bad", text: `${plural(dead.files, "file")} under dead/: ${bytes(dead.bytes)}` });
-  if (rollout?.forward?.stopped) {
-    found.push({ level: "bad", text: `Nothing is forwarded to the other version any more: ${rollout.forward.stopped}` });
+  if (rollout?.forward?.tripped) {
+    found.push({ level: "bad", text: `Nothing is forwarded to the other version any more: ${rollout.forward.tripped.detail}` });
   }
   for (const file of files.reload_failing ?? []) {
     found.push({ level: "warn", text: `The last reload of ${file} failed: the previous version is in force` });
@@ -75,16 +75,19 @@ export function showErrors(status) {
   });
 }
 
-const totals = (results) => results.map(({ result, total }) => `${count(total)} ${words(result)}`).join(", ");
-
 /** What is rolled out; hidden without a file. */
 export function showRollout({ rollout }) {
   byId("rollout").hidden = !rollout;
   if (!rollout) return;
   const { mirror, forward, features } = rollout;
   const parts = [
-    ["mirror", mirror ? `${mirror.percent}% of accepted batches to ${mirror.url}: ${totals(mirror.results)}` : "off"],
-    ["forward", forward ? `${forward.percent}% of ${forward.by}s to ${forward.url}: ${totals(forward.results)}` : "off"],
+    ["mirror", mirror ? `${mirror.percent}% of accepted batches to ${mirror.url}` : "off"],
+    ["forward", forward ? `${forward.percent}% of ${forward.by}s to ${forward.url}` : "off"],
+    ...(mirror ? [["copies", `${count(mirror.sent_total)} sent, ${count(mirror.dropped_total)} dropped, ` +
+      `${count(mirror.failed_total)} failed`]] : []),
+    ...(forward ? [["forwarded", `${count(forward.passed_total)} passed, ${count(forward.taken_here_total)} taken here, ` +
+      `${count(forward.unknown_total)} unknown`]] : []),
+    ...(forward?.tripped ? [["forwarding stopped", `since ${forward.tripped.since_time}: ${forward.tripped.detail}`]] : []),
     ...features.map(({ name, percent, tenants, except }) =>
       [`feature ${name}`, `${percent}% of clients and ${plural(tenants, "tenant")}, except ${plural(except, "tenant")}`]),
   ];

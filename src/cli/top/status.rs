@@ -179,8 +179,14 @@ pub(super) struct Rollout {
 pub(super) struct Other {
     pub(super) url: String,
     pub(super) percent: Option<f64>,
-    /// Why it gets nothing any more.
-    pub(super) stopped: Option<String>,
+    pub(super) tripped: Option<Tripped>,
+}
+
+/// Why nothing is forwarded to it any more.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Tripped {
+    pub(super) reason: String,
 }
 
 /// Something for a share of the clients.

@@ -224,7 +224,10 @@ fn rollout(status: &Status) -> Vec<Line> {
     let Some(rollout) = &status.rollout else { return Vec::new() };
     let share = |percent: Option<f64>| optional(percent, |percent| format!("{percent}%"));
     let other = |name: &str, other: &Option<Other>| {
-        let to = |other: &Other| format!("{} to {}", share(other.percent), other.url);
+        let to = |other: &Other| match &other.tripped {
+            Some(tripped) => format!("stopped for {} of {}", tripped.reason, other.url),
+            None => format!("{} to {}", share(other.percent), other.url),
+        };
         format!("{name} {}", other.as_ref().map_or("off".to_owned(), to))
     };
     let shares = |list: &[Share]| {
@@ -238,12 +241,9 @@ fn rollout(status: &Status) -> Vec<Line> {
         shares(&rollout.features),
         if rollout.variants.is_empty() { "none".to_owned() } else { shares(&rollout.variants) },
     );
-    let mut lines = vec![Line::of(Look::Plain, &printable(&text))];
-    if let Some(why) = rollout.forward.as_ref().and_then(|forward| forward.stopped.as_ref()) {
-        lines.push(Line::of(Look::Bad, &printable(&format!("  nothing is forwarded any more: {why}"))));
-    }
-    lines.push(Line::default());
-    lines
+    let is_stopped = rollout.forward.as_ref().is_some_and(|forward| forward.tripped.is_some());
+    let look = if is_stopped { Look::Bad } else { Look::Plain };
+    vec![Line::of(look, &printable(&text)), Line::default()]
 }
 
 fn tenants(status: &Status, max: usize) -> Vec<Line> {
