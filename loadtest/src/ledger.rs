@@ -78,6 +78,17 @@ impl Ledger {
         Self { clients, accepted, ..Self::default() }
     }
 
+    /// Adds what the clients of another load have sent, whose numbers follow those of the clients in this ledger.
+    ///
+    /// # Panics
+    ///
+    /// Something has been seen in the store already.
+    pub fn append(&mut self, other: Self) {
+        assert!(self.accepted_seen + other.accepted_seen == 0, "ledgers are joined before the store is read");
+        self.clients.extend(other.clients);
+        self.accepted += other.accepted;
+    }
+
     /// Allows payloads with a 5xx response in the store, as without a response. For runs in which disks and servers fail: a
     /// commit that failed may have been written. Otherwise whatever was rejected has to leave nothing behind.
     pub fn failed_may_stay(&mut self) {
