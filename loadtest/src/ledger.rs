@@ -313,6 +313,21 @@ mod tests {
     }
 
     #[test]
+    fn ledgers_of_several_loads_are_one() {
+        let of = |count| {
+            let mut sent = Sent::default();
+            let first = sent.take(count);
+            sent.record(first, count, Accepted);
+            Ledger::new([sent])
+        };
+        let mut ledger = of(2);
+        ledger.append(of(1));
+        [number(0, 0), number(0, 1), number(1, 0)].into_iter().for_each(|number| ledger.see(number));
+        assert!(ledger.complete());
+        assert_eq!(ledger.totals(), Totals { sent: 3, accepted: 3, stored: 3, ..Totals::default() });
+    }
+
+    #[test]
     fn seen_more_than_once_is_duplicated_whatever_the_response() {
         for outcome in [Accepted, Unanswered, Failed] {
             let totals = totals(&[outcome], &[0; 9], true);

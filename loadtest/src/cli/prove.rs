@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::args::{FaultArgs, LoadArgs, variable};
 use super::output::{self, Exit, note, show};
 use crate::load::{Control, Plan, Rate, Shape};
-use crate::proof::{Event, Proof, Upgrade, UpgradeVerdict, Verdict};
+use crate::proof::{Event, Proof, Ramp, RolloutVerdict, Upgrade, UpgradeVerdict, Verdict};
 use crate::s3::{Fault, FaultPlan};
 use crate::server::Program;
 use crate::units;
@@ -29,11 +29,15 @@ const UPGRADE_RATE: Rate = Rate::steady(5_000.0);
 /// Upgrades in a row, unless `--rounds` says otherwise.
 const UPGRADES: u32 = 20;
 
+/// Kills of the other server of a rollout, unless `--rounds` says otherwise.
+const KILLS_OF_ROLLOUT: u32 = 3;
+
 /// What a proof is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject {
     Event(Event),
     Upgrade,
+    Rollout,
 }
 
 impl ValueEnum for Subject {
@@ -46,6 +50,7 @@ impl ValueEnum for Subject {
             Self::Event(Event::DiskFull),
             Self::Event(Event::Takeover),
             Self::Upgrade,
+            Self::Rollout,
         ]
     }
 
@@ -54,6 +59,9 @@ impl ValueEnum for Subject {
             Self::Event(event) => event.to_possible_value(),
             Self::Upgrade => Some(PossibleValue::new("upgrade").help(
                 "New processes take over the listeners of old ones by HANDOVER_SOCKET, fail to, and are killed meanwhile",
+            )),
+            Self::Rollout => Some(PossibleValue::new("rollout").help(
+                "A server forwards from 0 to 100 percent of its requests to another one and back, which is killed at 50 percent",
             )),
         }
     }
@@ -65,6 +73,7 @@ impl ValueEnum for Subject {
 enum Proved {
     Event(Box<Verdict>),
     Upgrade(Box<UpgradeVerdict>),
+    Rollout(Box<RolloutVerdict>),
 }
 
 impl Proved {
@@ -72,6 +81,7 @@ impl Proved {
         match self {
             Self::Event(verdict) => verdict.failed(),
             Self::Upgrade(verdict) => verdict.failed(),
+            Self::Rollout(verdict) => verdict.failed(),
         }
     }
 }
@@ -81,6 +91,7 @@ impl fmt::Display for Proved {
         match self {
             Self::Event(verdict) => verdict.fmt(f),
             Self::Upgrade(verdict) => verdict.fmt(f),
+            Self::Rollout(verdict) => verdict.fmt(f),
         }
     }
 }
@@ -96,10 +107,10 @@ pub(super) struct ProveArgs {
     /// The environment of the servers, repeated; it overrides that of the proof
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1, upgrade 20]
+    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1, upgrade 20, rollout 3]
     #[arg(long)]
     rounds: Option<u32>,
-    /// How often the old or the new process of an upgrade is killed [default: as --rounds]
+    /// How often the old or the new process of an upgrade, or the other server of a rollout, is killed [default: as --rounds]
     #[arg(long, value_name = "ROUNDS")]
     kill: Option<u32>,
     /// Stop the old process before the new one starts instead of an upgrade: shows that the verdict then is FAILED
@@ -114,7 +125,7 @@ pub(super) struct ProveArgs {
     /// The longest life
     #[arg(long, value_parser = units::duration, default_value = "1500ms")]
     max_life: Duration,
-    /// How long a store is away, or slow, or how long the load of an upgrade lasts before the first
+    /// How long a store is away, or slow; the time before the first upgrade; the time of each step of a rollout
     #[arg(long, value_parser = units::duration, default_value = "8s")]
     span: Duration,
     /// The size of the disk that becomes full: a tmpfs, where one can be mounted
@@ -169,6 +180,11 @@ async fn all(args: &ProveArgs, control: &Control) -> anyhow::Result<Vec<Proved>>
                 let verdict = Box::pin(proof.run(control.child(), note)).await.context("upgrade")?;
                 Proved::Upgrade(Box::new(verdict))
             }
+            Subject::Rollout => {
+                let proof = args.rollout()?;
+                let verdict = Box::pin(proof.run(control.child(), note)).await.context("rollout")?;
+                Proved::Rollout(Box::new(verdict))
+            }
         };
         show(&verdict.to_string());
         verdicts.push(verdict);
@@ -220,6 +236,25 @@ impl ProveArgs {
             restart: self.restart,
             life: self.min_life..=self.max_life,
             quiet: self.span,
+            plan,
+            program: self.program(),
+            settle: self.settle,
+            exit_limit: self.exit_limit,
+            folder: self.dir.clone(),
+        })
+    }
+
+    fn rollout(&self) -> anyhow::Result<Ramp> {
+        let mut plan = self.plan(RATE)?;
+        ensure!(plan.streams == 0, "the load of a rollout has HTTP/2 connections already: leave --http2 out");
+        if !self.load.has_shape() {
+            plan.shape = Shape::Even(1);
+        }
+        Ok(Ramp {
+            seed: self.seed(),
+            kill_rounds: self.kill.or(self.rounds).unwrap_or(KILLS_OF_ROLLOUT),
+            life: self.max_life,
+            step: self.span,
             plan,
             program: self.program(),
             settle: self.settle,

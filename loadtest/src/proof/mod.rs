@@ -13,6 +13,7 @@ mod environment;
 mod events;
 mod phase;
 mod receipts;
+mod rollout;
 mod spool;
 mod store;
 mod tmpfs;
@@ -32,8 +33,9 @@ use tokio::sync::watch;
 
 pub use self::environment::Observed;
 use self::environment::{Environment, LoadState};
-pub use self::phase::{ClientPhase, Phase};
+pub use self::phase::{ClientPhase, Phase, Tolerance};
 pub use self::receipts::Jobs;
+pub use self::rollout::{Ramp, RolloutVerdict};
 pub use self::spool::SpoolContents;
 pub use self::upgrade::{Upgrade, UpgradeVerdict};
 pub use self::verdict::Verdict;

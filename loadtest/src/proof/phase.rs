@@ -40,13 +40,26 @@ pub(super) struct Mix {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Phase {
     pub name: String,
-    /// Whether a failed request is a finding.
-    pub must_not_fail: bool,
+    pub tolerance: Tolerance,
     pub seconds: f64,
     pub failed: u64,
+    /// Failed requests that are not tolerated.
+    pub findings: u64,
     /// Latency of accepted requests of all clients, from when they were due.
     pub accepted: Quantiles,
     pub clients: Vec<ClientPhase>,
+}
+
+/// Failed requests that are no findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tolerance {
+    /// None.
+    Nothing,
+    /// Those with a 503, which a client sends again.
+    Unavailable,
+    /// All: the process that had them was killed.
+    Everything,
 }
 
 /// What clients of one kind were told in a phase.
@@ -74,17 +87,21 @@ impl Client {
 
     /// All kinds together with this plan's rate and about its number of connections: over `plain` keep-alive, with a new
     /// connection for each request, pipelined and HTTP/2; over `tls` keep-alive, with a new connection now and then.
-    pub(super) fn all(plan: &Plan, plain: &Target, tls: &Target) -> Vec<Self> {
+    pub(super) fn all(plan: &Plan, plain: &Target, tls: Option<&Target>) -> Vec<Self> {
         let share = |of: u32| (plan.connections / of).max(1);
-        let base = Plan { rate: Rate::steady(plan.rate.steady / 5.0), target: plain.clone(), ..plan.clone() };
+        let kinds = if tls.is_some() { 5.0 } else { 4.0 };
+        let base = Plan { rate: Rate::steady(plan.rate.steady / kinds), target: plain.clone(), ..plan.clone() };
         let http1 = Plan { connections: share(4), streams: 0, pipelined: 1, new_connections: 0.0, ..base };
-        vec![
+        let mut all = vec![
             Self::new("keep-alive", http1.clone()),
             Self::new("new connections", Plan { new_connections: 1.0, ..http1.clone() }),
             Self::new("pipelined", Plan { connections: share(8), pipelined: PIPELINED, ..http1.clone() }),
             Self::new("HTTP/2", Plan { connections: share(16), streams: STREAMS, ..http1.clone() }),
-            Self::new("TLS", Plan { target: tls.clone(), new_connections: 0.1, ..http1 }),
-        ]
+        ];
+        all.extend(
+            tls.map(|tls| Self::new("TLS", Plan { target: tls.clone(), new_connections: 0.1, ..http1.clone() })),
+        );
+        all
     }
 }
 
@@ -99,7 +116,7 @@ impl Mix {
     pub(super) async fn during<T>(
         &mut self,
         name: &str,
-        must_not_fail: bool,
+        tolerance: Tolerance,
         events: impl Future<Output = T>,
     ) -> anyhow::Result<(Phase, T)> {
         let control = Control {
@@ -142,9 +159,10 @@ impl Mix {
         }
         let phase = Phase {
             name: name.to_owned(),
-            must_not_fail,
+            tolerance,
             seconds: start.elapsed().as_secs_f64(),
             failed: clients.iter().map(ClientPhase::failed).sum(),
+            findings: clients.iter().map(|client| client.findings(tolerance)).sum(),
             accepted: all.accepted.summary(),
             clients,
         };
@@ -161,8 +179,8 @@ impl Phase {
     /// What is wrong with it, in words.
     pub(super) fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        if self.must_not_fail && self.failed > 0 {
-            wrong.push(format!("{}: {} requests failed", self.name, self.failed));
+        if self.findings > 0 {
+            wrong.push(format!("{}: {} requests failed", self.name, self.findings));
         }
         let idle = self.clients.iter().filter(|client| client.count(|status| status < 300) == 0);
         wrong.extend(idle.map(|client| format!("{}: no request of {} was accepted", self.name, client.name)));
@@ -190,6 +208,14 @@ impl ClientPhase {
         self.unanswered + self.not_connected + self.count(|status| status >= 300)
     }
 
+    fn findings(&self, tolerance: Tolerance) -> u64 {
+        match tolerance {
+            Tolerance::Nothing => self.failed(),
+            Tolerance::Unavailable => self.failed() - self.count(|status| status == 503),
+            Tolerance::Everything => 0,
+        }
+    }
+
     fn count(&self, which: impl Fn(u16) -> bool) -> u64 {
         self.statuses.iter().filter(|(status, _)| which(**status)).map(|(_, count)| count).sum()
     }
@@ -199,8 +225,11 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [p50, p99, p99_9, max] =
             [self.accepted.p50, self.accepted.p99, self.accepted.p99_9, self.accepted.max].map(show_micros);
-        let mark = if self.must_not_fail && self.failed > 0 { "  <- must be 0" } else { "" };
-        writeln!(f, "{}: {:.1} s, {} failed{mark}", self.name, self.seconds, self.failed)?;
+        write!(f, "{}: {:.1} s, {} failed", self.name, self.seconds, self.failed)?;
+        match self.findings {
+            0 => writeln!(f)?,
+            findings => writeln!(f, ", {findings} of them must not  <- must be 0")?,
+        }
         row(f, "latency accepted", &format!("p50 {p50}, p99 {p99}, p99.9 {p99_9}, max {max}"))?;
         for client in &self.clients {
             let statuses: Vec<_> = client.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();

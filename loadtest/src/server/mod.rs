@@ -217,6 +217,12 @@ impl Server {
         }
     }
 
+    /// Kills it (SIGKILL), and waits until it is gone.
+    /// Errors: the operating system failed.
+    pub async fn stop_at_once(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("killing the server")
+    }
+
     /// Kills it (SIGKILL), and waits for its exit.
     /// Errors: the operating system failed.
     pub async fn kill(mut self) -> anyhow::Result<Exit> {

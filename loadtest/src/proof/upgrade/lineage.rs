@@ -10,8 +10,6 @@ use crate::client::{self, Target};
 use crate::load::Control;
 use crate::server::{Program, Server};
 
-/// How long a server may take until it responds on its port, or the one that another was killed beside.
-const SERVING_LIMIT: Duration = Duration::from_secs(20);
 const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// A process logs that it handed over within this time after the other one has exited.
@@ -145,7 +143,7 @@ impl<'a> Lineage<'a> {
         let file = self.folder.join("tokens-wrong.json");
         std::fs::write(&file, "{")?;
         let new = self.spawn(&[("TOKENS_FILE", &file.to_string_lossy())]).await?;
-        let exit = new.wait(SERVING_LIMIT).await?;
+        let exit = new.wait(self.proof.exit_limit).await?;
         self.observed.failed_upgrades += 1;
         match exit.code {
             Some(0) | None => bail!("a new process with a wrong TOKENS_FILE ended with {}", exit.status),
@@ -207,6 +205,7 @@ impl<'a> Lineage<'a> {
         let limit = self.proof.exit_limit;
         if tokio::time::timeout(limit, self.server.ended()).await.is_err() {
             self.broken(format!("a server did not exit within {limit:?}"));
+            self.server.stop_at_once().await?;
         }
         let start = Instant::now();
         loop {
@@ -217,23 +216,25 @@ impl<'a> Lineage<'a> {
                     return Ok(());
                 }
                 // An outgoing connection may have got the port.
-                Err(wrong) if start.elapsed() > SERVING_LIMIT => return Err(wrong.context("no server starts any more")),
+                Err(wrong) if start.elapsed() > self.proof.settle => {
+                    return Err(wrong.context("no server starts any more"));
+                }
                 Err(_) => tokio::time::sleep(ASK_EVERY).await,
             }
         }
     }
 
-    /// Waits until a request on a new connection is answered by a healthy server.
+    /// Waits until a request on a new connection gets a response of a server that does not stop.
     async fn serves(&mut self) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
             let asked = client::get(&self.target, "/health", None);
-            let asked = tokio::time::timeout(SERVING_LIMIT, asked).await;
-            if matches!(asked, Ok(Ok((200, _)))) {
+            let asked = tokio::time::timeout(self.proof.settle, asked).await;
+            if matches!(asked, Ok(Ok((status, _))) if status < 500) {
                 return Ok(());
             }
-            if start.elapsed() > SERVING_LIMIT {
-                bail!("no server is ready after {SERVING_LIMIT:?}: {asked:?}");
+            if start.elapsed() > self.proof.settle {
+                bail!("no server responds after {:?}: {asked:?}", self.proof.settle);
             }
             tokio::select! {
                 status = self.server.ended() => bail!("the server exited by itself: {}", status?),

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use self::lineage::Lineage;
 pub use self::verdict::UpgradeVerdict;
-use super::phase::{Client, Mix};
+use super::phase::{Client, Mix, Phase, Tolerance};
 use super::{RESERVED, SpoolContents};
 use crate::client::{SelfSigned, Target};
 use crate::load::{Control, Plan};
@@ -102,18 +102,18 @@ impl Upgrade {
         let mut tls = self.lineage("tls", folder.path(), &s3, &certificate.env(), secure, &control, &say).await?;
 
         let start = Instant::now();
-        let mut mix = Mix::new(Client::all(&self.plan, &plain.target, &tls.target), control.clone());
+        let mut mix = Mix::new(Client::all(&self.plan, &plain.target, Some(&tls.target)), control.clone());
         let mut phases = Vec::new();
         let quiet = tokio::time::timeout(self.quiet, control.end.cancelled());
-        phases.push(mix.during("without upgrades", true, quiet).await?.0);
+        phases.push(mix.during("without upgrades", Tolerance::Nothing, quiet).await?.0);
         let upgrades = async { tokio::join!(plain.upgrades(), tls.upgrades()) };
-        phases.push(Box::pin(mix.during("upgrades", true, upgrades)).await?.0);
+        phases.push(Box::pin(mix.during("upgrades", Tolerance::Nothing, upgrades)).await?.0);
         if !self.restart {
             let failed = async { tokio::join!(plain.failed_upgrades(), tls.failed_upgrades()) };
-            phases.push(Box::pin(mix.during("failed upgrades", true, failed)).await?.0);
+            phases.push(Box::pin(mix.during("failed upgrades", Tolerance::Nothing, failed)).await?.0);
             if self.kill_rounds > 0 {
                 let kills = async { tokio::join!(plain.kills(), tls.kills()) };
-                phases.push(Box::pin(mix.during("kills", false, kills)).await?.0);
+                phases.push(Box::pin(mix.during("kills", Tolerance::Everything, kills)).await?.0);
             }
         }
 
@@ -130,7 +130,7 @@ impl Upgrade {
             observed.broken.push(format!("the spool was not drained within {:?} of the load's end", self.settle));
         }
         observed.broken.extend(SpoolContents::of(&spool).context("reading the spool")?.wrong());
-        observed.broken.extend(phases.iter().flat_map(super::phase::Phase::wrong));
+        observed.broken.extend(phases.iter().flat_map(Phase::wrong));
         let mut ledger = mix.into_ledger();
         ledger.failed_may_stay();
         let mut reader = Reader::new(Store::of(&s3), Payloads::new(self.plan.run, self.plan.payload_size));
