@@ -78,6 +78,17 @@ impl Ledger {
         Self { clients, accepted, ..Self::default() }
     }
 
+    /// Adds what the clients of another load have sent, whose numbers follow those of the clients in this ledger.
+    ///
+    /// # Panics
+    ///
+    /// Something has been seen in the store already.
+    pub fn append(&mut self, other: Self) {
+        assert!(self.accepted_seen + other.accepted_seen == 0, "ledgers are joined before the store is read");
+        self.clients.extend(other.clients);
+        self.accepted += other.accepted;
+    }
+
     /// Allows payloads with a 5xx response in the store, as without a response. For runs in which disks and servers fail: a
     /// commit that failed may have been written. Otherwise whatever was rejected has to leave nothing behind.
     pub fn failed_may_stay(&mut self) {
@@ -299,6 +310,21 @@ mod tests {
         ledger.see(number(0, kept));
         ledger.see(number(1, 0));
         assert_eq!((ledger.totals().corrupt, ledger.totals().stored), (2, 0));
+    }
+
+    #[test]
+    fn ledgers_of_several_loads_are_one() {
+        let of = |count| {
+            let mut sent = Sent::default();
+            let first = sent.take(count);
+            sent.record(first, count, Accepted);
+            Ledger::new([sent])
+        };
+        let mut ledger = of(2);
+        ledger.append(of(1));
+        [number(0, 0), number(0, 1), number(1, 0)].into_iter().for_each(|number| ledger.see(number));
+        assert!(ledger.complete());
+        assert_eq!(ledger.totals(), Totals { sent: 3, accepted: 3, stored: 3, ..Totals::default() });
     }
 
     #[test]

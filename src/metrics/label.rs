@@ -166,7 +166,7 @@ label! {
 }
 
 label! {
-    /// What became of a request that was to be forwarded.
+    /// What became of a request that the plan selects for another version.
     pub enum ForwardResult {
         /// The response of the other version was passed on.
         Passed = "passed",

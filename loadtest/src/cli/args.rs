@@ -93,6 +93,11 @@ pub(super) struct FaultArgs {
 }
 
 impl LoadArgs {
+    /// Whether the number of payloads in a request is given.
+    pub(super) fn has_shape(&self) -> bool {
+        self.shape.is_some() || self.payloads.is_some()
+    }
+
     /// The load, without its target.
     pub(super) fn plan(&self) -> anyhow::Result<Plan> {
         let mut path = self.path.clone();

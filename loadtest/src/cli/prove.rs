@@ -1,15 +1,18 @@
 //! The command `prove`: proofs one after the other, each with a verdict.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use clap::Args;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use super::args::{FaultArgs, LoadArgs, variable};
 use super::output::{self, Exit, note, show};
-use crate::load::{Control, Rate};
-use crate::proof::{Event, Proof, Verdict};
+use crate::load::{Control, Plan, Rate, Shape};
+use crate::proof::{Event, Proof, Ramp, RolloutVerdict, Upgrade, UpgradeVerdict, Verdict};
 use crate::s3::{Fault, FaultPlan};
 use crate::server::Program;
 use crate::units;
@@ -20,30 +23,109 @@ const SLOW: Fault = Fault::Delay(Duration::from_secs(2));
 /// The rate, unless `--rate` says otherwise.
 const RATE: Rate = Rate::steady(2_000.0);
 
+/// The rate of a proof of upgrades, over all its clients.
+const UPGRADE_RATE: Rate = Rate::steady(5_000.0);
+
+/// Upgrades in a row, unless `--rounds` says otherwise.
+const UPGRADES: u32 = 20;
+
+/// Kills of the other server of a rollout, unless `--rounds` says otherwise.
+const KILLS_OF_ROLLOUT: u32 = 3;
+
+/// What a proof is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Event(Event),
+    Upgrade,
+    Rollout,
+}
+
+impl ValueEnum for Subject {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::Event(Event::Kill),
+            Self::Event(Event::Outage),
+            Self::Event(Event::SlowStore),
+            Self::Event(Event::Stop),
+            Self::Event(Event::DiskFull),
+            Self::Event(Event::Takeover),
+            Self::Upgrade,
+            Self::Rollout,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Event(event) => event.to_possible_value(),
+            Self::Upgrade => Some(PossibleValue::new("upgrade").help(
+                "New processes receive the listeners of old ones by HANDOVER_SOCKET, fail to, and are killed meanwhile",
+            )),
+            Self::Rollout => Some(PossibleValue::new("rollout").help(
+                "A server forwards from 0 to 100 percent of its requests to another one and back, which is killed at 50 percent",
+            )),
+        }
+    }
+}
+
+/// The result of any proof.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Proved {
+    Event(Box<Verdict>),
+    Upgrade(Box<UpgradeVerdict>),
+    Rollout(Box<RolloutVerdict>),
+}
+
+impl Proved {
+    fn failed(&self) -> bool {
+        match self {
+            Self::Event(verdict) => verdict.failed(),
+            Self::Upgrade(verdict) => verdict.failed(),
+            Self::Rollout(verdict) => verdict.failed(),
+        }
+    }
+}
+
+impl fmt::Display for Proved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Event(verdict) => verdict.fmt(f),
+            Self::Upgrade(verdict) => verdict.fmt(f),
+            Self::Rollout(verdict) => verdict.fmt(f),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ProveArgs {
     /// What happens to the servers, or to their store or disk
     #[arg(required = true, value_enum)]
-    events: Vec<Event>,
+    subjects: Vec<Subject>,
     /// The server to start, and to start again
     #[arg(long)]
     spawn: PathBuf,
     /// The environment of the servers, repeated; it overrides that of the proof
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1]
+    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1, upgrade 20, rollout 3]
     #[arg(long)]
     rounds: Option<u32>,
+    /// How often the old or the new process of an upgrade, or the other server of a rollout, is killed [default: as --rounds]
+    #[arg(long, value_name = "ROUNDS")]
+    kill: Option<u32>,
+    /// Stop the old process before the new one starts instead of an upgrade: shows that the verdict then is FAILED
+    #[arg(long)]
+    restart: bool,
     /// The seed of the random times at which it happens; a verdict has its seed [default: random]
     #[arg(long)]
     seed: Option<u64>,
-    /// The shortest life of a server in a round of kill, stop and takeover
+    /// The shortest life of a server in a round of kill, stop, takeover and upgrade
     #[arg(long, value_parser = units::duration, default_value = "200ms")]
     min_life: Duration,
     /// The longest life
     #[arg(long, value_parser = units::duration, default_value = "1500ms")]
     max_life: Duration,
-    /// How long a store is away, or slow
+    /// How long a store is away, or slow; the time before the first upgrade; the time of each step of a rollout
     #[arg(long, value_parser = units::duration, default_value = "8s")]
     span: Duration,
     /// The size of the disk that becomes full: a tmpfs, where one can be mounted
@@ -81,14 +163,29 @@ pub(super) async fn run(args: &ProveArgs) -> anyhow::Result<Exit> {
     let control = Control::default();
     let verdicts = output::interruptible(&control, Box::pin(all(args, &control))).await?;
     output::write_json(&args.json, &verdicts)?;
-    Ok(Exit::broken_if(verdicts.iter().any(Verdict::failed)))
+    Ok(Exit::broken_if(verdicts.iter().any(Proved::failed)))
 }
 
-async fn all(args: &ProveArgs, control: &Control) -> anyhow::Result<Vec<Verdict>> {
+async fn all(args: &ProveArgs, control: &Control) -> anyhow::Result<Vec<Proved>> {
     let mut verdicts = Vec::new();
-    for event in &args.events {
-        let proof = args.proof(*event)?;
-        let verdict = Box::pin(proof.run(control.child(), note)).await.with_context(|| event.name())?;
+    for subject in &args.subjects {
+        let verdict = match subject {
+            Subject::Event(event) => {
+                let proof = args.proof(*event)?;
+                let verdict = Box::pin(proof.run(control.child(), note)).await.with_context(|| event.name())?;
+                Proved::Event(Box::new(verdict))
+            }
+            Subject::Upgrade => {
+                let proof = args.upgrade()?;
+                let verdict = Box::pin(proof.run(control.child(), note)).await.context("upgrade")?;
+                Proved::Upgrade(Box::new(verdict))
+            }
+            Subject::Rollout => {
+                let proof = args.rollout()?;
+                let verdict = Box::pin(proof.run(control.child(), note)).await.context("rollout")?;
+                Proved::Rollout(Box::new(verdict))
+            }
+        };
         show(&verdict.to_string());
         verdicts.push(verdict);
         if control.end.is_cancelled() {
@@ -104,20 +201,15 @@ impl ProveArgs {
         let is_slow = event == Event::SlowStore;
         let in_process_s3 = self.in_process_s3 || is_slow;
         self.faults.check(in_process_s3)?;
-        ensure!(!self.load.tls, "a proof has several servers, without certificates: leave --tls out");
-        let mut plan = self.load.plan()?;
-        if plan.rate.is_unpaced() {
-            plan.rate = RATE;
-        }
+        let plan = self.plan(RATE)?;
         Ok(Proof {
             event,
             rounds: self.rounds.unwrap_or(event.rounds()),
-            // Short enough to be typed.
-            seed: self.seed.unwrap_or_else(|| fastrand::u32(..).into()),
+            seed: self.seed(),
             life: self.min_life..=self.max_life,
             span: self.span,
             plan,
-            program: Program { path: self.spawn.clone(), args: Vec::new(), env: self.env.clone(), log: None },
+            program: self.program(),
             in_process_s3,
             faults: if is_slow && self.faults.is_empty() { FaultPlan::always(SLOW) } else { self.faults.plan()? },
             disk_bytes: self.disk,
@@ -127,5 +219,66 @@ impl ProveArgs {
             exit_limit: self.exit_limit,
             folder: self.dir.clone(),
         })
+    }
+
+    fn upgrade(&self) -> anyhow::Result<Upgrade> {
+        ensure!(self.min_life <= self.max_life, "--min-life is longer than --max-life");
+        let mut plan = self.plan(UPGRADE_RATE)?;
+        ensure!(plan.streams == 0, "the load of an upgrade has HTTP/2 connections already: leave --http2 out");
+        if !self.load.has_shape() {
+            plan.shape = Shape::Even(1);
+        }
+        let rounds = self.rounds.unwrap_or(UPGRADES);
+        Ok(Upgrade {
+            seed: self.seed(),
+            rounds,
+            kill_rounds: self.kill.unwrap_or(rounds),
+            restart: self.restart,
+            life: self.min_life..=self.max_life,
+            quiet: self.span,
+            plan,
+            program: self.program(),
+            settle: self.settle,
+            exit_limit: self.exit_limit,
+            folder: self.dir.clone(),
+        })
+    }
+
+    fn rollout(&self) -> anyhow::Result<Ramp> {
+        let mut plan = self.plan(RATE)?;
+        ensure!(plan.streams == 0, "the load of a rollout has HTTP/2 connections already: leave --http2 out");
+        if !self.load.has_shape() {
+            plan.shape = Shape::Even(1);
+        }
+        Ok(Ramp {
+            seed: self.seed(),
+            kill_rounds: self.kill.or(self.rounds).unwrap_or(KILLS_OF_ROLLOUT),
+            life: self.max_life,
+            step: self.span,
+            plan,
+            program: self.program(),
+            settle: self.settle,
+            exit_limit: self.exit_limit,
+            folder: self.dir.clone(),
+        })
+    }
+
+    /// The load, with this rate unless another one is given.
+    fn plan(&self, rate: Rate) -> anyhow::Result<Plan> {
+        ensure!(!self.load.tls, "a proof has several servers, and certificates of its own: leave --tls out");
+        let mut plan = self.load.plan()?;
+        if plan.rate.is_unpaced() {
+            plan.rate = rate;
+        }
+        Ok(plan)
+    }
+
+    fn seed(&self) -> u64 {
+        // Short enough to be typed.
+        self.seed.unwrap_or_else(|| fastrand::u32(..).into())
+    }
+
+    fn program(&self) -> Program {
+        Program { path: self.spawn.clone(), args: Vec::new(), env: self.env.clone(), log: None }
     }
 }

@@ -1,5 +1,5 @@
-//! The least HTTP/1.1 client that can tell what a server responded: one connection, one request at a time, one write
-//! and usually one read for each. It runs on the server's machine, where a general client would take CPU from the server.
+//! The least HTTP/1.1 client that can tell what a server responded: one connection, one request at a time or several in a
+//! row, one write and usually one read for each. It runs on the server's machine, where a general client would take CPU from the server.
 
 use std::future::poll_fn;
 use std::io;
@@ -28,11 +28,13 @@ pub(crate) struct Http1 {
     input: Vec<u8>,
     /// The range of `input` with the body of the last response.
     body: Range<usize>,
+    /// The bytes of `input` that responses before the next one occupy.
+    consumed: usize,
 }
 
 impl Http1 {
     pub(crate) async fn open(target: &Target, addr: SocketAddr) -> io::Result<Self> {
-        Ok(Self { addr, stream: target.connect(addr).await?, input: Vec::new(), body: 0..0 })
+        Ok(Self { addr, stream: target.connect(addr).await?, input: Vec::new(), body: 0..0, consumed: 0 })
     }
 
     /// Swaps the buffer for responses: an idle connection need not hold one.
@@ -50,16 +52,50 @@ impl Http1 {
 
     /// Sends the bytes of a whole request and reads its response.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> io::Result<Response> {
-        let sent = async {
-            self.stream.write_all(request).await?;
-            self.stream.flush().await
-        };
-        let sent = sent.await;
-        // A server may reject before it has read everything, and close: then there is still a response to read.
+        self.forget();
+        let sent = self.send(request).await;
+        self.response_to(sent).await
+    }
+
+    /// Sends the bytes of `count` requests at once, and reads their responses in order; `each` gets the response and its body.
+    /// Fewer than `count` responses without an error: after one with `Connection: close` the server processes no more (RFC
+    /// 9112, 9.6), and the others can be sent again on another connection.
+    pub(crate) async fn pipeline(
+        &mut self,
+        requests: &[u8],
+        count: usize,
+        mut each: impl FnMut(Response, &[u8]),
+    ) -> io::Result<()> {
+        self.forget();
+        let mut sent = self.send(requests).await;
+        for _ in 0..count {
+            let response = self.response_to(sent).await?;
+            each(response, self.body());
+            if !response.keep_alive {
+                break;
+            }
+            sent = Ok(());
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, requests: &[u8]) -> io::Result<()> {
+        self.stream.write_all(requests).await?;
+        self.stream.flush().await
+    }
+
+    /// The next response. A server may reject before it has read everything, and close: then there is still a response to read.
+    async fn response_to(&mut self, sent: io::Result<()>) -> io::Result<Response> {
         match (sent, self.read_response().await) {
             (_, Ok(response)) => Ok(response),
             (Err(wrong), Err(_)) | (Ok(()), Err(wrong)) => Err(wrong),
         }
+    }
+
+    /// Forgets what was read, before new requests.
+    fn forget(&mut self) {
+        self.input.clear();
+        self.consumed = 0;
     }
 
     /// The body of the last response; empty if it was too long to be kept.
@@ -68,16 +104,19 @@ impl Http1 {
     }
 
     async fn read_response(&mut self) -> io::Result<Response> {
-        self.input.clear();
+        self.input.drain(..self.consumed.min(self.input.len()));
+        self.consumed = 0;
         self.input.reserve(USUAL_RESPONSE);
         self.body = 0..0;
         let (response, head, body) = loop {
-            self.read_more().await?;
-            match parse(&self.input)? {
-                Some(parsed) => break parsed,
-                None if self.input.len() > MAX_HEAD => return Err(invalid(&"the head of the response is too long")),
-                None => {}
+            // With pipelining it may have come with the response before.
+            if let Some(parsed) = parse(&self.input)? {
+                break parsed;
             }
+            if self.input.len() > MAX_HEAD {
+                return Err(invalid(&"the head of the response is too long"));
+            }
+            self.read_more().await?;
         };
         let keep = body <= MAX_BODY;
         let mut left = (head + body).saturating_sub(self.input.len());
@@ -90,6 +129,7 @@ impl Http1 {
         if keep {
             self.body = head..head + body;
         }
+        self.consumed = if keep { head + body } else { self.input.len() };
         Ok(response)
     }
 
@@ -158,6 +198,39 @@ mod tests {
         while connection.is_open_to(addr).await {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// What a client of this server gets that sends three requests at once.
+    async fn pipelined(responses: &'static [u8]) -> (Vec<(u16, Vec<u8>)>, io::Result<()>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut connection = Http1::open(&addr.into(), addr).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let serve = async move {
+            server.read_exact(&mut [0; 12]).await.unwrap();
+            server.write_all(responses).await.unwrap();
+        };
+        let mut seen = Vec::new();
+        let client =
+            connection.pipeline(b"GET GET GET ", 3, |response, body| seen.push((response.status, body.to_vec())));
+        let (sent, ()) = tokio::join!(client, serve);
+        (seen, sent)
+    }
+
+    #[tokio::test]
+    async fn pipelined_responses_are_read_in_order_up_to_one_that_closes_and_a_missing_one_is_an_error() {
+        let (seen, sent) = pipelined(
+            b"HTTP/1.1 202 A\r\nContent-Length: 1\r\n\r\naHTTP/1.1 503 B\r\nContent-Length: 2\r\n\r\nbb\
+              HTTP/1.1 202 A\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
+        assert_eq!(seen, [(202, b"a".to_vec()), (503, b"bb".to_vec()), (202, Vec::new())]);
+        sent.unwrap();
+        let first = b"HTTP/1.1 202 A\r\nConnection: close\r\nContent-Length: 1\r\n\r\na";
+        let (seen, sent) = pipelined(first).await;
+        assert_eq!((seen.len(), sent.is_ok()), (1, true));
+        let (seen, sent) = pipelined(b"HTTP/1.1 202 A\r\nContent-Length: 1\r\n\r\na").await;
+        assert_eq!((seen.len(), sent.is_ok()), (1, false));
     }
 
     #[test]

@@ -108,6 +108,15 @@ impl Target {
         Ok(Self { tls: Some(Tls { name, config: Arc::new(config) }), ..self })
     }
 
+    /// The same at another address.
+    #[must_use]
+    pub fn at(self, addr: SocketAddr) -> Self {
+        match self.tls {
+            Some(_) => Self { addr, authority: format!("{}:{}", SelfSigned::HOST, addr.port()), ..self },
+            None => Self::from(addr),
+        }
+    }
+
     /// The same for HTTP/2, which TLS has to agree on.
     #[must_use]
     pub fn with_http2(mut self) -> Self {

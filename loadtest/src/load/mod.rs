@@ -56,7 +56,7 @@ fn threads(plan: &Arc<Plan>, control: &Control, start: &Start, count: u32) -> an
     let share = |of: u64, at: u32| of / u64::from(count) + u64::from(u64::from(at) < of % u64::from(count));
     let thread = |at: u32| {
         let connections = share(plan.connections.into(), at) as usize;
-        let clients = (at..plan.clients()).step_by(count as usize).collect();
+        let clients = (at..plan.clients()).step_by(count as usize).map(|client| plan.first_client + client).collect();
         Ok(LoadThread {
             plan: Arc::clone(plan),
             connections,

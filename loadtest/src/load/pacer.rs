@@ -34,13 +34,14 @@ impl Pacer {
         Self { rate, next: Cell::new(first + 1), step, due: RefCell::default(), ready: Semaphore::new(0) }
     }
 
-    /// Waits for the next arrival, and returns when it was due. `None` when the load is over.
-    pub(super) async fn next(&self) -> Option<Instant> {
+    /// Waits for the next `count` arrivals, which are sent together, and returns when the last of them was due. `None` when
+    /// the load is over.
+    pub(super) async fn next(&self, count: u32) -> Option<Instant> {
         if self.rate.is_unpaced() {
             return (!self.ready.is_closed()).then(Instant::now);
         }
-        self.ready.acquire().await.ok()?.forget();
-        self.due.borrow_mut().pop_front()
+        self.ready.acquire_many(count).await.ok()?.forget();
+        self.due.borrow_mut().drain(..count as usize).next_back()
     }
 
     /// Ends the load; returns the number of arrivals that were due without a free connection. Those that became due while
@@ -119,14 +120,14 @@ mod tests {
     async fn arrivals_keep_their_times_if_they_are_taken_late() {
         let pacer = pacer(1_000.0, 0, 1);
         let taking = async {
-            let first = pacer.next().await.unwrap();
+            let first = pacer.next(1).await.unwrap();
             // Twenty arrivals become due while this task, and with it the pacer, is busy.
             while first.elapsed() < Duration::from_millis(20) {
                 std::hint::spin_loop();
             }
             let mut last = first;
             for n in 1..=15 {
-                last = pacer.next().await.unwrap();
+                last = pacer.next(1).await.unwrap();
                 let due = last - first;
                 assert!(due.abs_diff(Duration::from_millis(n)) < Duration::from_micros(5), "{due:?}");
             }
@@ -137,7 +138,7 @@ mod tests {
             wrong = pacer.run(Instant::now()) => panic!("{wrong:?}"),
         }
         pacer.close();
-        assert!(pacer.next().await.is_none());
+        assert!(pacer.next(1).await.is_none());
     }
 
     #[test]

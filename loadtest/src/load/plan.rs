@@ -28,6 +28,8 @@ pub struct Plan {
     pub connections: u32,
     /// Requests under way at once on each HTTP/2 connection; 0 is HTTP/1.1, with one.
     pub streams: u32,
+    /// HTTP/1.1 requests that are sent at once on a connection, before the response to the first of them.
+    pub pipelined: u32,
     /// The share of requests, from 0 to 1, that replace their connection by a new one.
     pub new_connections: f64,
     pub threads: u32,
@@ -39,6 +41,8 @@ pub struct Plan {
     /// Bytes of a payload.
     pub payload_size: usize,
     pub run: u32,
+    /// The number of the first client, so that several loads of one run have payloads of their own.
+    pub first_client: u32,
     pub form: Form,
     pub encoding: Encoding,
     /// The token, in the envelope and as a Bearer token; empty is none.
@@ -55,6 +59,7 @@ impl Plan {
             rate: Rate::UNPACED,
             connections: 64,
             streams: 0,
+            pipelined: 1,
             new_connections: 0.0,
             threads: 1,
             duration: None,
@@ -62,6 +67,7 @@ impl Plan {
             shape: Shape::Even(10),
             payload_size: payload::DEFAULT_SIZE,
             run: fastrand::u32(..),
+            first_client: 0,
             form: Form::default(),
             encoding: Encoding::default(),
             token: "loadtest".to_owned(),
@@ -78,14 +84,20 @@ impl Plan {
             ensure!((1..=most).contains(&count), "{count} {what}: there may be 1 to {most}");
         }
         ensure!(self.streams <= MAX_STREAMS, "{} streams: there may be 1 to {MAX_STREAMS}", self.streams);
+        ensure!(
+            (1..=MAX_STREAMS).contains(&self.pipelined),
+            "{} pipelined requests: there may be 1 to {MAX_STREAMS}",
+            self.pipelined
+        );
+        ensure!(self.streams == 0 || self.pipelined == 1, "only HTTP/1.1 requests are pipelined");
         ensure!(self.shape != Shape::Even(0), "a request has 1 payload or more");
         ensure!((0.0..=1.0).contains(&self.new_connections), "the share of new connections is from 0 to 1");
         self.rate.check(self.duration).map_err(|wrong| anyhow!(wrong))
     }
 
     /// Requests under way at once.
-    pub(super) fn clients(&self) -> u32 {
-        self.connections * self.streams.max(1)
+    pub(crate) fn clients(&self) -> u32 {
+        self.connections * self.streams.max(self.pipelined)
     }
 
     /// The head of an HTTP/2 request.
@@ -131,6 +143,8 @@ mod tests {
         assert_eq!(wrong(|plan| plan.connections = 0), "0 connections: there may be 1 to 10000");
         assert!(wrong(|plan| plan.threads = 0).contains("threads"));
         assert!(wrong(|plan| plan.streams = 101).contains("1 to 100"));
+        assert!(wrong(|plan| plan.pipelined = 0).contains("1 to 100"));
+        assert!(wrong(|plan| (plan.streams, plan.pipelined) = (1, 2)).contains("HTTP/1.1"));
         assert!(wrong(|plan| plan.shape = Shape::Even(0)).contains("1 payload or more"));
         assert!(wrong(|plan| plan.new_connections = 1.1).contains("from 0 to 1"));
         assert!(wrong(|plan| plan.new_connections = f64::NAN).contains("from 0 to 1"));

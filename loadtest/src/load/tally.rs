@@ -26,6 +26,9 @@ pub struct Tally {
     pub connect_error: Option<String>,
     /// Why the first request on a connection had no response.
     pub request_error: Option<String>,
+    /// Requests that the server did not process and that were sent again, as HTTP allows: pipelined ones after a response with
+    /// `Connection: close`, and streams above the last one of a GOAWAY.
+    pub sent_again: u64,
     /// Requests that were due but that no connection was free for, or could be made for, before the end.
     pub unsent: u64,
 }
@@ -50,6 +53,7 @@ impl Tally {
             connect_errors: 0,
             connect_error: None,
             request_error: None,
+            sent_again: 0,
             unsent: 0,
         })
     }
@@ -65,7 +69,7 @@ impl Tally {
     }
 
     /// Adds the other's counts to these and sets the other's back to zero.
-    pub(super) fn take_from(&mut self, other: &mut Self) {
+    pub(crate) fn take_from(&mut self, other: &mut Self) {
         self.accepted.take_from(&mut other.accepted);
         self.rejected.take_from(&mut other.rejected);
         self.late.take_from(&mut other.late);
@@ -77,6 +81,7 @@ impl Tally {
         self.connect_errors += std::mem::take(&mut other.connect_errors);
         self.connect_error = self.connect_error.take().or(other.connect_error.take());
         self.request_error = self.request_error.take().or(other.request_error.take());
+        self.sent_again += std::mem::take(&mut other.sent_again);
         self.unsent += std::mem::take(&mut other.unsent);
     }
 }

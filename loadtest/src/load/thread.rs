@@ -29,6 +29,9 @@ const CONNECTING: usize = 32;
 /// Requests that are made for one that was taken, so that the stock recovers from a burst.
 const REFILL: usize = 2;
 
+/// How often a request is sent again that a server says it did not process.
+const MAX_SENT_AGAIN: usize = 20;
+
 /// Buffers for responses that are kept for the next ones.
 const SPARE_BUFFERS: usize = 64;
 
@@ -138,6 +141,40 @@ impl Shared {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn take_buffer(&self) -> Vec<u8> {
+        self.buffers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn return_buffer(&self, buffer: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < SPARE_BUFFERS {
+            buffers.push(buffer);
+        }
+    }
+
+    fn offer_receipt(&self, response: &Response, body: &[u8]) {
+        if let (Outcome::Accepted, Some(receipts)) = (Outcome::of_status(response.status), &self.control.receipts) {
+            receipts.offer(body);
+        }
+    }
+
+    /// Records the outcome of a request.
+    fn record(&self, request: Request, response: &io::Result<Response>, due: Instant, late: Duration) {
+        let latency = due.elapsed();
+        let outcome = response.as_ref().map_or(Outcome::Unanswered, |response| Outcome::of_status(response.status));
+        let mut tally = self.tally();
+        tally.late.record(late);
+        match response {
+            Ok(response) => tally.answer(response.status, latency),
+            Err(wrong) => {
+                tally.unanswered += 1;
+                tally.request_error.get_or_insert_with(|| wrong.to_string());
+            }
+        }
+        drop(tally);
+        self.stock.borrow_mut().record(request, outcome);
+    }
+
     /// Whether another request may be sent. With the last one the load is over, also for senders that wait.
     fn take_request(&self) -> bool {
         let left = self.left.get();
@@ -182,23 +219,52 @@ impl Connection {
 impl Sender {
     async fn run(mut self) -> anyhow::Result<()> {
         let shared = Rc::clone(&self.shared);
-        while let Some(due) = shared.pacer.next().await {
-            if !shared.take_request() {
+        let pipelined = shared.plan.pipelined;
+        while let Some(due) = shared.pacer.next(pipelined).await {
+            let count = (0..pipelined).take_while(|_| shared.take_request()).count();
+            if count == 0 {
                 break;
             }
             if shared.takes_new_connection() {
                 self.connection = None;
                 *self.group.lock().await = None;
             }
-            if !self.connect(&shared.control).await {
-                shared.tally().unsent += 1;
-                break;
+            let mut unprocessed = Vec::new();
+            for attempt in 0..=MAX_SENT_AGAIN {
+                if !self.connect(&shared.control).await {
+                    shared.tally().unsent += if attempt == 0 { count } else { unprocessed.len() } as u64;
+                    return Ok(());
+                }
+                if attempt == 0 {
+                    let mut stock = shared.stock.borrow_mut();
+                    unprocessed = (0..count).map(|_| stock.take()).collect::<anyhow::Result<_>>()?;
+                } else {
+                    shared.tally().sent_again += unprocessed.len() as u64;
+                }
+                unprocessed = self.send(unprocessed, due).await;
+                if unprocessed.is_empty() {
+                    break;
+                }
             }
-            let request = shared.stock.borrow_mut().take()?;
-            self.exchange(request, due).await;
-            shared.stock.borrow_mut().refill(REFILL)?;
+            for request in unprocessed {
+                shared.record(
+                    request,
+                    &Err(io::Error::other("the server processed it on no connection")),
+                    due,
+                    due.elapsed(),
+                );
+            }
+            shared.stock.borrow_mut().refill(REFILL * count)?;
         }
         Ok(())
+    }
+
+    /// Sends requests and records their outcomes; returns those that the server did not process.
+    async fn send(&mut self, mut requests: Vec<Request>, due: Instant) -> Vec<Request> {
+        match requests.pop() {
+            Some(request) if requests.is_empty() => self.exchange(request, due).await.into_iter().collect(),
+            last => self.pipeline(requests.into_iter().chain(last).collect(), due).await,
+        }
     }
 
     /// Makes sure that there is a connection; false when the load is over or the server was told to stop.
@@ -254,51 +320,70 @@ impl Sender {
         }
     }
 
-    /// Sends the request and records its outcome.
-    async fn exchange(&mut self, request: Request, due: Instant) {
+    /// Sends the request and records its outcome; returns it if the server did not process it.
+    async fn exchange(&mut self, request: Request, due: Instant) -> Option<Request> {
         let shared = Rc::clone(&self.shared);
-        let Some(connection) = &mut self.connection else { return };
+        let Some(connection) = &mut self.connection else { return Some(request) };
         let late = due.elapsed();
         let response = match connection {
             Connection::Http1(connection) => {
-                connection.swap_buffer(shared.buffers.borrow_mut().pop().unwrap_or_default());
-                timeout(shared.plan.timeout, connection.exchange(request.http1())).await
+                connection.swap_buffer(shared.take_buffer());
+                timeout(shared.plan.timeout, connection.exchange(request.http1())).await.map(|done| done.map(Some))
             }
             Connection::Http2(connection) => {
                 let request = shared.stock.borrow().http2(&request);
                 timeout(shared.plan.timeout, connection.exchange(request)).await
             }
         };
-        let latency = due.elapsed();
-        let response: io::Result<Response> = response.map_err(io::Error::from).flatten();
-        let outcome = response.as_ref().map_or(Outcome::Unanswered, |response| Outcome::of_status(response.status));
-        if let (Outcome::Accepted, Some(receipts)) = (outcome, &shared.control.receipts) {
-            receipts.offer(match connection {
+        let response: io::Result<Option<Response>> = response.map_err(io::Error::from).flatten();
+        let Some(response) = response.transpose() else {
+            self.connection = None;
+            return Some(request);
+        };
+        if let Ok(response) = &response {
+            let body = match connection {
                 Connection::Http1(connection) => connection.body(),
                 Connection::Http2(connection) => connection.body(),
-            });
-        }
-        {
-            let mut tally = shared.tally();
-            tally.late.record(late);
-            match &response {
-                Ok(response) => tally.answer(response.status, latency),
-                Err(wrong) => {
-                    tally.unanswered += 1;
-                    tally.request_error.get_or_insert_with(|| wrong.to_string());
-                }
-            }
+            };
+            shared.offer_receipt(response, body);
         }
         if let Connection::Http1(connection) = connection {
-            let buffer = connection.swap_buffer(Vec::new());
-            let mut buffers = shared.buffers.borrow_mut();
-            if buffers.len() < SPARE_BUFFERS {
-                buffers.push(buffer);
-            }
+            shared.return_buffer(connection.swap_buffer(Vec::new()));
         }
-        if !response.is_ok_and(|response| response.keep_alive) {
+        if !response.as_ref().is_ok_and(|response| response.keep_alive) {
             self.connection = None;
         }
-        shared.stock.borrow_mut().record(request, outcome);
+        shared.record(request, &response, due, late);
+        None
+    }
+
+    /// Sends the requests at once, and records the outcomes; returns those that the server did not process.
+    async fn pipeline(&mut self, requests: Vec<Request>, due: Instant) -> Vec<Request> {
+        let shared = Rc::clone(&self.shared);
+        let Some(Connection::Http1(connection)) = &mut self.connection else { return requests };
+        let bytes = requests.iter().map(Request::http1).collect::<Vec<_>>().concat();
+        let count = requests.len();
+        let mut left = requests.into_iter();
+        let late = due.elapsed();
+        connection.swap_buffer(shared.take_buffer());
+        let mut keep_alive = false;
+        let exchanging = connection.pipeline(&bytes, count, |response, body| {
+            keep_alive = response.keep_alive;
+            shared.offer_receipt(&response, body);
+            if let Some(request) = left.next() {
+                shared.record(request, &Ok(response), due, late);
+            }
+        });
+        let done = timeout(shared.plan.timeout, exchanging).await.map_err(io::Error::from).flatten();
+        shared.return_buffer(connection.swap_buffer(Vec::new()));
+        if done.is_err() || !keep_alive {
+            self.connection = None;
+        }
+        let Err(wrong) = done else { return left.collect() };
+        // Without a response that closes the connection, the server may have processed all of them.
+        for request in left {
+            shared.record(request, &Err(io::Error::new(wrong.kind(), wrong.to_string())), due, late);
+        }
+        Vec::new()
     }
 }

@@ -11,10 +11,13 @@
 
 mod environment;
 mod events;
+mod phase;
 mod receipts;
+mod rollout;
 mod spool;
 mod store;
 mod tmpfs;
+mod upgrade;
 mod verdict;
 
 use std::ops::RangeInclusive;
@@ -30,8 +33,11 @@ use tokio::sync::watch;
 
 pub use self::environment::Observed;
 use self::environment::{Environment, LoadState};
+pub use self::phase::{ClientPhase, Phase, Tolerance};
 pub use self::receipts::Jobs;
+pub use self::rollout::{Ramp, RolloutVerdict};
 pub use self::spool::SpoolContents;
+pub use self::upgrade::{Upgrade, UpgradeVerdict};
 pub use self::verdict::Verdict;
 use crate::client::Target;
 use crate::load::{self, Control, Plan, Receipts};

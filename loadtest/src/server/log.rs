@@ -1,4 +1,4 @@
-//! A server's log: copied, and searched for its addresses.
+//! A server's log: copied, and searched for its addresses and for handovers.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,14 +10,18 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::sync::{Mutex, watch};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Addresses {
+pub(super) struct Logged {
     pub(super) public: Option<SocketAddr>,
     pub(super) admin: Option<SocketAddr>,
+    /// It serves with the listeners of another process.
+    pub(super) took_over: bool,
+    /// Another process serves with its listeners.
+    pub(super) handed_over: bool,
 }
 
 #[derive(Clone)]
 pub(super) struct Log {
-    found: watch::Sender<Addresses>,
+    found: watch::Sender<Logged>,
     file: Option<Arc<Mutex<File>>>,
 }
 
@@ -30,10 +34,10 @@ impl Log {
             }
             None => None,
         };
-        Ok(Self { found: watch::Sender::new(Addresses::default()), file })
+        Ok(Self { found: watch::Sender::new(Logged::default()), file })
     }
 
-    pub(super) fn addresses(&self) -> watch::Receiver<Addresses> {
+    pub(super) fn addresses(&self) -> watch::Receiver<Logged> {
         self.found.subscribe()
     }
 
@@ -58,8 +62,14 @@ impl Log {
     }
 }
 
-/// Takes the address in a line, as `listening addr=…` or `admin listening addr=…`.
-fn note(line: &str, found: &mut Addresses) -> bool {
+/// Takes the address in a line, as `listening addr=…` or `admin listening addr=…`, and that of a handover.
+fn note(line: &str, found: &mut Logged) -> bool {
+    let said = |what: &str| line.contains(what);
+    if said("took over the listeners") || said("handed over the listeners") {
+        found.took_over |= said("took over the listeners");
+        found.handed_over |= said("handed over the listeners");
+        return true;
+    }
     let Some((before, address)) = line.split_once("listening addr=") else { return false };
     let end = address.find(|c: char| c.is_whitespace() || c == ',').unwrap_or(address.len());
     let Ok(address) = address[..end].trim_matches('"').parse() else { return false };
@@ -73,13 +83,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_addresses_are_found() {
-        let mut found = Addresses::default();
+    fn both_addresses_and_both_sides_of_a_handover_are_found() {
+        let mut found = Logged::default();
         assert!(note("INFO millpond: admin listening addr=127.0.0.1:9090\n", &mut found));
         assert_eq!(found.public, None);
         assert!(note("INFO millpond: listening addr=127.0.0.1:8080 workers=2\n", &mut found));
         assert!(!note("INFO listening soon\n", &mut found));
         assert_eq!(found.admin, Some(SocketAddr::from(([127, 0, 0, 1], 9090))));
         assert_eq!(found.public, Some(SocketAddr::from(([127, 0, 0, 1], 8080))));
+        assert!(note("INFO millpond::handover: took over the listeners\n", &mut found));
+        assert!(found.took_over && !found.handed_over);
+        assert!(note("INFO millpond::handover::offer: handed over the listeners\n", &mut found));
+        assert!(found.handed_over);
     }
 }

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 pub use self::threads::{Thread, Threads};
 pub use self::usage::Usage;
 
-use self::log::{Addresses, Log};
+use self::log::{Log, Logged};
 
 /// How long a server may take until it logs its address.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -50,7 +50,7 @@ pub struct Server {
     child: Child,
     pid: Pid,
     /// Those that it has logged so far.
-    addresses: watch::Receiver<Addresses>,
+    addresses: watch::Receiver<Logged>,
     /// The last measurement.
     usage: Usage,
     /// The tasks that read its log.
@@ -74,6 +74,14 @@ impl Server {
     /// Starts the program and waits until it has logged its address.
     /// Errors: it cannot be started, exits before it listens, or does not log its address in 20 s.
     pub async fn start(program: &Program) -> anyhow::Result<Self> {
+        let mut server = Self::spawn(program).await?;
+        server.listening().await.with_context(|| program.path.display().to_string())?;
+        Ok(server)
+    }
+
+    /// Starts the program.
+    /// Errors: it cannot be started.
+    pub async fn spawn(program: &Program) -> anyhow::Result<Self> {
         let shown = program.path.display();
         let mut command = Command::new(&program.path);
         // The settings of another store in this process's environment must not add to those that are given.
@@ -99,27 +107,55 @@ impl Server {
 
         let mut tasks = JoinSet::new();
         let log = Log::open(program.log.as_deref()).await?;
-        let mut listening = log.addresses();
+        let addresses = log.addresses();
         if let Some(out) = child.stdout.take() {
             tasks.spawn(log.clone().copy(out));
         }
         if let Some(err) = child.stderr.take() {
             tasks.spawn(log.copy(err));
         }
+        Ok(Self { child, pid, addresses, usage: Usage::default(), log: tasks })
+    }
+
+    /// Waits until it has logged its address.
+    /// Errors: it exits before it listens, or does not log its address in 20 s.
+    pub async fn listening(&mut self) -> anyhow::Result<()> {
+        let mut listening = self.addresses.clone();
         tokio::select! {
             found = tokio::time::timeout(START_LIMIT, listening.wait_for(|found| found.public.is_some())) => {
-                match found.with_context(|| format!("{shown} did not log its address"))? {
+                match found.context("the server did not log its address")? {
                     Ok(_) => {}
                     // Its pipes close a moment before it exits.
-                    Err(_) => match tokio::time::timeout(LAST_LINES, child.wait()).await {
-                        Ok(status) => bail!("{shown} exited before it listened: {}", status?),
-                        Err(_) => bail!("{shown} closed its log without an address in it"),
+                    Err(_) => match tokio::time::timeout(LAST_LINES, self.child.wait()).await {
+                        Ok(status) => bail!("the server exited before it listened: {}", status?),
+                        Err(_) => bail!("the server closed its log without an address in it"),
                     }
                 }
             }
-            status = child.wait() => bail!("{shown} exited before it listened: {}", status?),
+            status = self.child.wait() => bail!("the server exited before it listened: {}", status?),
         }
-        Ok(Self { child, pid, addresses: listening, usage: Usage::default(), log: tasks })
+        Ok(())
+    }
+
+    /// Waits until it has logged that it took over the listeners of another process.
+    /// Errors: it exits before, or has not in 20 s.
+    pub async fn taken_over(&mut self) -> anyhow::Result<()> {
+        let mut logged = self.addresses.clone();
+        let taken = tokio::time::timeout(START_LIMIT, logged.wait_for(|logged| logged.took_over));
+        tokio::select! {
+            taken = taken => taken.context("the server did not receive the listeners")?.map(drop).context("the server closed its log"),
+            status = self.child.wait() => bail!("the server exited before it took over the listeners: {}", status?),
+        }
+    }
+
+    /// Whether it has logged that it took over the listeners of another process.
+    pub fn took_over(&self) -> bool {
+        self.addresses.borrow().took_over
+    }
+
+    /// Whether it has logged that another process took over its listeners.
+    pub fn handed_over(&self) -> bool {
+        self.addresses.borrow().handed_over
     }
 
     /// The address that takes payloads.
@@ -179,6 +215,12 @@ impl Server {
                 self.exit(status, start, true).await
             }
         }
+    }
+
+    /// Kills it (SIGKILL), and waits until it is gone.
+    /// Errors: the operating system failed.
+    pub async fn stop_at_once(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("killing the server")
     }
 
     /// Kills it (SIGKILL), and waits for its exit.
