@@ -72,6 +72,7 @@ pub(crate) async fn record(
 fn sample(settings: CpuSettings, finished: &Receiver<()>) -> Result<CpuProfile, ProfileError> {
     // The profiler never recovers from a failure to create its file, so it is not started without one.
     tempfile::tempfile().map_err(ProfileError::TemporaryFile)?;
+    let _clearing = ClearSymbolCache;
     let rate = i32::try_from(settings.rate).unwrap_or(i32::MAX);
     let guard = rpprof::ProfilerGuardBuilder::default().frequency(rate).build()?;
     if finished.recv_timeout(settings.duration()) == Err(RecvTimeoutError::Disconnected) {
@@ -80,9 +81,16 @@ fn sample(settings: CpuSettings, finished: &Receiver<()>) -> Result<CpuProfile, 
     let missed = guard.missed_samples();
     let report = guard.report().build_unresolved()?;
     drop(guard);
-    // Starting the profiler reads the debug information for a backtrace of its own.
-    backtrace::clear_symbol_cache();
     Ok(CpuProfile::new(&report, missed))
+}
+
+/// Starting the profiler reads the debug information for a backtrace of its own. It is released however the profile ends.
+struct ClearSymbolCache;
+
+impl Drop for ClearSymbolCache {
+    fn drop(&mut self) {
+        backtrace::clear_symbol_cache();
+    }
 }
 
 impl From<rpprof::Error> for ProfileError {

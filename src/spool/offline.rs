@@ -20,6 +20,8 @@ use crate::segment::{Compression, SegmentId};
 
 /// No segment is larger: an object has at most 5 GiB, and what a crash leaves after it is small.
 const FILE_MAX_BYTES: u64 = 6 << 30;
+/// After the last commit of a sealed segment, its file may hold the frame of a commit that failed.
+const UNCOMMITTED_MAX_BYTES: u64 = 256 << 20;
 
 /// `SPOOL_DIR`, for tools.
 #[derive(Debug)]
@@ -238,8 +240,10 @@ impl OfflineSpool {
     fn read_file(&self, path: &Path, file: &SegmentEntry) -> Result<SegmentContent, OfflineError> {
         let found = std::fs::symlink_metadata(path)
             .map_err(|error| OfflineError::NoSegment(with_path(path)(error).to_string()))?;
-        if !found.is_file() || found.len() > FILE_MAX_BYTES {
-            let reason = format!("{}: this is no regular file of at most {FILE_MAX_BYTES} bytes", path.display());
+        let named = file.committed_bytes.map(|bytes| bytes as u64 + UNCOMMITTED_MAX_BYTES);
+        let max = named.unwrap_or(FILE_MAX_BYTES);
+        if !found.is_file() || found.len() > max {
+            let reason = format!("{}: this is no regular file of at most {max} bytes", path.display());
             return Err(OfflineError::NoSegment(reason));
         }
         let len = file.committed_bytes.unwrap_or(usize::MAX);
