@@ -191,7 +191,7 @@ fn reject_log_filter(error: &LogFilterError) -> Response {
 /// Rejects new batches, and stores what was accepted. The process goes on.
 async fn drain(State(admin): State<Arc<Admin>>, Extension(AdminAddress(address)): Extension<AdminAddress>) -> Response {
     let context = &admin.sources.context;
-    if !context.shutdown.is_intake_stopped() {
+    if !context.shutdown.is_stopping() {
         tracing::warn!(target: audit::TARGET, %address, "draining: new batches are rejected, and accepted jobs are stored");
         context.shutdown.stop_intake();
         context.backlog.retry_now(true);

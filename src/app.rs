@@ -1,8 +1,8 @@
 //! Starts every task of the server, and stops them in order.
 
+mod adopt;
 mod rollout;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +15,15 @@ use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use self::adopt::adopt;
 use crate::admin::{Admin, AdminService};
 use crate::config::{self, Ack, Settings, TenantSettings};
 use crate::context::PipelineContext;
 use crate::disk::Disk;
+use crate::handover::Handover;
 use crate::health::Health;
 use crate::http::{ApiState, PublicService, rejection_outcome, render_rejection};
 use crate::log_filter::LogFilter;
-use crate::log_throttle::LogThrottle;
 use crate::metrics::{Balance, Metrics, Route, WatchedFile};
 use crate::permissions::is_readable_by_others;
 use crate::pipeline::Pipeline;
@@ -39,16 +40,15 @@ use crate::tenants::{Tenants, TenantsFile};
 use crate::trace::Tracer;
 use crate::worker::backoff;
 
-/// How often the spool is searched for folders of processes that have exited.
-const ADOPT_INTERVAL: Duration = Duration::from_secs(2);
-/// The same while some folders are not adopted yet.
-const ADOPT_WAITING_INTERVAL: Duration = Duration::from_millis(200);
-/// How often a failed search is logged.
-const ADOPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Segments in memory in addition to one for each worker; with that many, the dispatcher takes no jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
-/// The share of `SHUTDOWN_GRACE` in which requests in flight must finish.
+/// The share of `SHUTDOWN_GRACE` in which connections must drain.
 const REQUESTS_SHARE: f64 = 0.4;
+/// The share of `SHUTDOWN_GRACE`, and the longest time, after which a connection without a request ends while the server
+/// drains. A client that sends more often gets its next response with `Connection: close`; an idle pool of connections delays
+/// the shutdown by no more than this.
+const DRAIN_IDLE_SHARE: f64 = 0.2;
+const DRAIN_IDLE_MAX: Duration = Duration::from_secs(5);
 /// How long aborted tasks may take to exit.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the export of the last spans may take.
@@ -71,12 +71,16 @@ pub struct Listeners {
 }
 
 /// What controls the running server from outside of it.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Controls {
     /// Stops it.
     pub shutdown: Shutdown,
     /// Changes its log.
     pub log_filter: LogFilter,
+    /// Hands the listeners over to a new process; `None` without `HANDOVER_SOCKET`.
+    pub handover: Option<Handover>,
+    /// Cancelled when the server accepts connections, and no other process serves its listeners any more.
+    pub ready: CancellationToken,
 }
 
 /// The state of the accepted jobs when the server has stopped.
@@ -173,7 +177,7 @@ pub async fn run(
     listeners: Listeners,
     controls: Controls,
 ) -> anyhow::Result<ExitSummary> {
-    let Controls { shutdown, log_filter } = controls;
+    let Controls { shutdown, log_filter, handover, ready } = controls;
     let metrics = Arc::new(Metrics::new(Registry::new()).context("cannot register the metrics")?);
     let spool = Arc::new(spool);
     let is_durable = spool.is_durable();
@@ -251,12 +255,20 @@ pub async fn run(
         sampled.current().families.clone()
     });
     let admin = Arc::new(Admin::new(Arc::clone(&sources), snapshots, log_filter));
-    background.spawn(serve_admin(listeners.admin, AdminService::new(Arc::clone(&admin), settings.admin_token)));
+    let admin_service = AdminService::new(Arc::clone(&admin), settings.admin_token);
+    background.spawn(serve_admin(listeners.admin, admin_service, shutdown.handed_over_token()));
     let mut sampling = JoinSet::new();
     sampling.spawn(sampler.run());
     let state = ApiState::new(&settings, jobs, context.clone(), store, tenants, rollout);
     let mut public = JoinSet::new();
     public.spawn(serve_public(listeners.public, tls, state, &settings, &context));
+    let mut handing_over = JoinSet::new();
+    match handover {
+        Some(handover) => {
+            handing_over.spawn(handover.run(shutdown.clone(), Arc::clone(&context.metrics), ready));
+        }
+        None => ready.cancel(),
+    }
 
     let mut failure = tokio::select! {
         // The listener stops with the same token, and that is not a failure.
@@ -267,6 +279,10 @@ pub async fn run(
         () = statsd.exited() => Some(anyhow!("the task that sends metrics to STATSD_ADDR exited unexpectedly")),
         _ = exporting.join_next(), if !exporting.is_empty() => Some(anyhow!("the exporter of traces exited unexpectedly")),
         _ = background.join_next() => Some(anyhow!("a background task (admin listener, adopting, watching files) exited unexpectedly")),
+        Some(ended) = handing_over.join_next() => Some(match ended {
+            Ok(Err(error)) => anyhow!(error).context("the handover failed"),
+            _ => anyhow!("the task that hands over the listeners exited unexpectedly"),
+        }),
         _ = copying.join_next(), if !copying.is_empty() => Some(anyhow!("the task that copies batches exited unexpectedly")),
         _ = sampling.join_next() => Some(anyhow!("the sampler exited unexpectedly")),
     };
@@ -317,14 +333,15 @@ pub async fn run(
     Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
 }
 
-async fn serve_admin(listener: TcpListener, admin: AdminService) {
-    let timeouts = Timeouts { header: ADMIN_HEADER_TIMEOUT, idle: ADMIN_IDLE_TIMEOUT };
+async fn serve_admin(listener: TcpListener, admin: AdminService, handed_over: CancellationToken) {
+    let timeouts = Timeouts { header: ADMIN_HEADER_TIMEOUT, idle: ADMIN_IDLE_TIMEOUT, drain_idle: ADMIN_IDLE_TIMEOUT };
     let config = ServerConfig {
         max_per_address: Some(ADMIN_MAX_PER_ADDRESS),
         ..ServerConfig::plain(ADMIN_MAX_CONNECTIONS, timeouts, render_rejection)
     };
-    // It runs until the process exits, so that operators can watch a shutdown.
-    server::serve(listener, move |peer| admin.for_peer(&peer), config, CancellationToken::new()).await;
+    // It runs until the process exits, so that operators can watch a shutdown. After a handover, new connections belong to the
+    // new process.
+    server::serve(listener, move |peer| admin.for_peer(&peer), config, handed_over).await;
 }
 
 fn serve_public(
@@ -338,7 +355,11 @@ fn serve_public(
     let metrics = Arc::clone(&context.metrics);
     let config = ServerConfig {
         max_connections: http.max_connections,
-        timeouts: Timeouts { header: http.header_timeout, idle: http.idle_timeout },
+        timeouts: Timeouts {
+            header: http.header_timeout,
+            idle: http.idle_timeout,
+            drain_idle: settings.shutdown_grace.mul_f64(DRAIN_IDLE_SHARE).min(DRAIN_IDLE_MAX),
+        },
         tls,
         proxies: TrustedProxies::new(&transport.trusted_proxies),
         proxy_protocol: transport.proxy_protocol,
@@ -369,33 +390,5 @@ async fn check_store(store: Arc<Store>, context: PipelineContext) {
         }
         sleep(backoff::delay(failures, fastrand::f64())).await;
         failures = failures.saturating_add(1);
-    }
-}
-
-/// Adopts the folders of processes that share the spool and have exited since.
-async fn adopt(context: PipelineContext) {
-    let log = LogThrottle::new(ADOPT_LOG_INTERVAL);
-    loop {
-        let unadopted = context.spool.unadopted();
-        context.metrics.folders_unadopted(unadopted.waiting, unadopted.failing);
-        sleep(if unadopted.waiting > 0 { ADOPT_WAITING_INTERVAL } else { ADOPT_INTERVAL }).await;
-        context.spool.retry_cleanups().await;
-        if context.shutdown.is_draining() {
-            // The replacement process adopts them.
-            continue;
-        }
-        let spool = Arc::clone(&context.spool);
-        let adopted = task::spawn_blocking(move || spool.adopt()).await;
-        match adopted.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(segments) => {
-                context.metrics.segments_adopted.inc_by(segments.len() as u64);
-                context.backlog.add(segments);
-            }
-            Err(error) => {
-                if let Some(suppressed) = log.permit() {
-                    tracing::warn!(%error, suppressed, "cannot adopt the folders of exited processes");
-                }
-            }
-        }
     }
 }

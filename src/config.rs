@@ -71,7 +71,11 @@ pub struct Settings {
     pub admin_token_file: Option<PathBuf>,
     /// The StatsD daemon; `None` sends nothing.
     pub statsd: Option<StatsdSettings>,
-    /// The time between the signal and the exit.
+    /// How long health checks fail before the shutdown begins.
+    pub drain_delay: Duration,
+    /// The path of the Unix socket on which listeners are handed over; `None` disables it.
+    pub handover_socket: Option<PathBuf>,
+    /// The time between the beginning of the shutdown and the exit.
     pub shutdown_grace: Duration,
     /// The export of traces; `None` disables it.
     pub traces: Option<TraceSettings>,

@@ -22,6 +22,7 @@ pub mod decode;
 pub mod digest;
 pub mod disk;
 pub mod dispatcher;
+pub mod handover;
 mod headers;
 pub mod health;
 pub mod http;

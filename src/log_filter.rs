@@ -98,7 +98,9 @@ mod tests {
             let (shown, warnings) = filter.set(" info,millpond=debug\n", address).unwrap();
             assert!(shown.contains("millpond=debug") && warnings.is_empty(), "{shown} {warnings:?}");
             assert!(tracing::enabled!(target: "millpond", Level::DEBUG));
-            for invalid in ["no such level", "", " ", "=", "info,=debug"] {
+            for invalid in
+                ["no such level", "", " ", "=", "info,=debug", "info,\u{1b}[31mevil=debug", "info,\u{9b}=debug"]
+            {
                 assert!(matches!(filter.set(invalid, address), Err(LogFilterError::Invalid(_))), "{invalid:?}");
             }
             assert_eq!(filter.current().unwrap(), shown);

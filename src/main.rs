@@ -1,31 +1,36 @@
 //! The program: command line, environment, signals and exit codes.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use listenfd::ListenFd;
 use millpond::app::{self, Controls, ExitSummary, Listeners, SpoolEnd};
 use millpond::cli::{self, CliError, Environment, Invocation};
 use millpond::config::{EXIT_USAGE, LogSettings, Settings, TlsSettings};
 use millpond::disk::RealDisk;
+use millpond::handover::{self, Handover, Inherited, Takeover};
 use millpond::log_filter::LogFilter;
 use millpond::metrics::Count;
 use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Reload, WatchedFiles};
 use millpond::rollout::RolloutFile;
 use millpond::segment::SegmentId;
-use millpond::server::{Tls, bind};
+use millpond::server::Tls;
 use millpond::shutdown::Shutdown;
 use millpond::spool::{ADOPTED_FOLDERS_MAX, Spool};
 use millpond::store::Store;
 use millpond::tenants::TenantsFile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -65,8 +70,16 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return usage_error(&format!("millpond: {error}")),
     };
+    let inherited = match command {
+        Command::Serve => inherited(),
+        Command::Check => Ok(Inherited::default()),
+    };
+    let inherited = match inherited {
+        Ok(inherited) => inherited,
+        Err(error) => return usage_error(&format!("millpond: {error}")),
+    };
     let log_filter = init_log(&settings.log);
-    match run(command, settings, log_filter) {
+    match run(command, (settings, inherited), log_filter) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -90,7 +103,11 @@ fn exit_code(result: Result<(), CliError>) -> ExitCode {
     }
 }
 
-fn run(command: Command, settings: Settings, log_filter: LogFilter) -> anyhow::Result<ExitCode> {
+fn run(
+    command: Command,
+    (settings, inherited): (Settings, Inherited),
+    log_filter: LogFilter,
+) -> anyhow::Result<ExitCode> {
     let runtime = runtime::Builder::new_multi_thread()
         .thread_name("runtime")
         .enable_all()
@@ -98,7 +115,7 @@ fn run(command: Command, settings: Settings, log_filter: LogFilter) -> anyhow::R
         .context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         match command {
-            Command::Serve => Box::pin(serve(settings, log_filter)).await,
+            Command::Serve => Box::pin(serve(settings, inherited, log_filter)).await,
             Command::Check => check(settings).await,
         }
     });
@@ -107,16 +124,28 @@ fn run(command: Command, settings: Settings, log_filter: LogFilter) -> anyhow::R
     result
 }
 
-async fn serve(mut settings: Settings, log_filter: LogFilter) -> anyhow::Result<ExitCode> {
+async fn serve(mut settings: Settings, inherited: Inherited, log_filter: LogFilter) -> anyhow::Result<ExitCode> {
     raise_open_files(&mut settings);
     // First, so that an early signal is not lost.
     let signals = Signals::new().context("cannot install signal handlers")?;
     let (shutdown, reload) = (Shutdown::default(), Reload::default());
     // In its own task, so that it can end the process while this one blocks in the file system.
     let mut watching = JoinSet::new();
-    watching.spawn(handle_signals(signals, (shutdown.clone(), reload.clone()), settings.shutdown_grace));
+    let delays = (settings.drain_delay, settings.shutdown_grace);
+    watching.spawn(handle_signals(signals, (shutdown.clone(), reload.clone()), delays));
+    let ready = CancellationToken::new();
+    watching.spawn(notify_service_manager(ready.clone(), shutdown.clone()));
     settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    // Before the spool is opened, so that a process that is rejected leaves nothing there.
+    let mut takeover = match take_over(&settings).await {
+        Ok(takeover) => takeover,
+        Err(error) => {
+            tracing::error!("{error}");
+            return Ok(ExitCode::from(if error.is_usage() { EXIT_USAGE } else { EXIT_FAILURE }));
+        }
+    };
     let opened = app::read_admin_token(&mut settings)
+        .and_then(|()| Ok(inherited.check(settings.admin_token.is_some())?))
         .and_then(|()| read_files(&settings, &reload))
         .and_then(|opened| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, opened)));
     let (spool, SettingsFiles { tenants, rollout, tls }) = match opened {
@@ -126,17 +155,45 @@ async fn serve(mut settings: Settings, log_filter: LogFilter) -> anyhow::Result<
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
-    let listen = |what: &str, address| bind(address).with_context(|| format!("{what}: cannot listen on {address}"));
-    let public = listen("LISTEN_ADDR", settings.http.listen_addr)?;
-    let admin = listen("ADMIN_ADDR", settings.admin_addr)?;
+    let (public, admin) = handover::listen(&settings, inherited, takeover.as_mut())?;
     tracing::info!(addr = %public.local_addr()?, "listening");
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
+    let handover = settings.handover_socket.clone().map(|path| Handover::new(path, takeover, &public, &admin));
+    let handover = handover.transpose().context("cannot duplicate the listeners for HANDOVER_SOCKET")?;
 
+    let controls = Controls { shutdown, log_filter, handover, ready };
     let (files, listeners) = ((tenants, rollout), Listeners { public, tls, admin });
     // Boxed, because the future is large.
-    let run = Box::pin(app::run(settings, spool, files, listeners, Controls { shutdown, log_filter }));
-    let summary = run.await?;
+    let summary = Box::pin(app::run(settings, spool, files, listeners, controls)).await?;
     Ok(if report(&summary) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
+}
+
+/// The sockets that a service manager has opened.
+fn inherited() -> Result<Inherited, handover::InheritedError> {
+    // Without it, the variables may be meant for another process.
+    let listen_fds = if std::env::var_os("LISTEN_PID").is_some() { ListenFd::from_env() } else { ListenFd::empty() };
+    Inherited::take(listen_fds, std::env::var_os("LISTEN_FDNAMES").as_deref().and_then(OsStr::to_str))
+}
+
+/// Asks the running process for its listeners, if there is one.
+async fn take_over(settings: &Settings) -> Result<Option<Takeover>, handover::HandoverError> {
+    match &settings.handover_socket {
+        Some(path) => handover::request(path).await,
+        None => Ok(None),
+    }
+}
+
+/// Tells systemd when the server is ready and when it stops, if `NOTIFY_SOCKET` is set (sd_notify(3)).
+async fn notify_service_manager(ready: CancellationToken, shutdown: Shutdown) {
+    let notify = |state: NotifyState<'_>| {
+        if let Err(error) = sd_notify::notify(&[state]) {
+            tracing::warn!(%error, "cannot notify the service manager at NOTIFY_SOCKET");
+        }
+    };
+    ready.cancelled().await;
+    notify(NotifyState::Ready);
+    shutdown.draining().await;
+    notify(NotifyState::Stopping);
 }
 
 /// Logs the summary. Returns whether no job is lost or possibly lost and the server did not fail.
@@ -186,8 +243,25 @@ fn report(ExitSummary { balance, is_durable, spool, failure }: &ExitSummary) -> 
 
 /// Turns signals into the stages of the shutdown. Ends the process itself if a system call keeps it from exiting in time.
 #[expect(clippy::disallowed_methods, reason = "returning from main may block")]
-async fn handle_signals(mut signals: Signals, (shutdown, reload): (Shutdown, Reload), grace: Duration) {
-    signals.stop(&reload).await;
+async fn handle_signals(
+    mut signals: Signals,
+    (shutdown, reload): (Shutdown, Reload),
+    (delay, grace): (Duration, Duration),
+) {
+    tokio::select! {
+        () = shutdown.draining() => {}
+        () = signals.stop(&reload) => {
+            shutdown.announce();
+            if !delay.is_zero() {
+                tracing::info!(?delay, "shutting down after DRAIN_DELAY: /health says 503, and requests are accepted");
+                // A second signal ends the delay. A handover does not wait for it.
+                tokio::select! {
+                    () = shutdown.draining() => {}
+                    _ = timeout(delay, signals.stop(&reload)) => {}
+                }
+            }
+        }
+    }
     shutdown.drain();
     if timeout(grace, signals.stop(&reload)).await.is_ok() {
         shutdown.abort();

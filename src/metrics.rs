@@ -18,7 +18,8 @@ use prometheus::{
 
 use label::Label;
 pub use label::{
-    ForwardResult, Limit, MirrorResult, Outcome, RequestResult, Route, SealReason, StatusClass, WatchedFile,
+    ForwardResult, HandoverResult, Limit, MirrorResult, Outcome, RequestResult, Route, SealReason, StatusClass,
+    WatchedFile,
 };
 use ledger::LedgerCollector;
 pub use ledger::{Balance, Count, Ledger};
@@ -61,6 +62,8 @@ pub struct Metrics {
     request_seconds: Vec<Vec<Histogram>>,
     reload_failures: IntCounterVec,
     reload_failing: IntGaugeVec,
+    /// By result.
+    handovers: Vec<IntCounter>,
     /// What the sampler sets.
     pub sampled: SampledGauges,
     /// What each variant sends.
@@ -192,6 +195,12 @@ impl Metrics {
             }),
             reload_failures,
             reload_failing,
+            handovers: labelled::<HandoverResult>(
+                r,
+                "handovers_total",
+                "Takeovers that this process has completed as the new one, and handovers that failed while it was the old one",
+                "result",
+            )?,
             sampled: SampledGauges::new(r)?,
             tenants,
             relay: RelayMetrics::new(r)?,
@@ -329,6 +338,11 @@ impl Metrics {
             failures: self.reload_failures.with_label_values(label),
             failing: self.reload_failing.with_label_values(label),
         }
+    }
+
+    /// Counts a handover.
+    pub fn handover(&self, result: HandoverResult) {
+        self.handovers.get(result.index()).inspect(|counter| counter.inc());
     }
 
     /// Counts a sealed segment.

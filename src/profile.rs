@@ -19,11 +19,14 @@ pub(crate) use heap::heap;
 use parking_lot::Mutex;
 pub(crate) use pprof::encode;
 
+/// How long no profile begins after one whose client has left.
+const CANCEL_PAUSE: Duration = Duration::from_secs(5);
+
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProfileError {
     /// Another profile is being taken.
-    #[error("another profile is in progress: retry in {} s", .retry_after.as_secs())]
+    #[error("another profile is in progress, or its client has just left: retry in {} s", .retry_after.as_secs())]
     Busy {
         /// When it is expected to end, in whole seconds and at least one.
         retry_after: Duration,
@@ -45,29 +48,47 @@ pub(crate) enum ProfileError {
 
 /// Lets one profile be taken at a time. Clones are the same slot.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct ProfileSlot(Arc<Mutex<Option<Instant>>>);
+pub(crate) struct ProfileSlot(Arc<Mutex<Slot>>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    is_taken: bool,
+    /// When the profile is expected to end, or when the next one may begin.
+    until: Option<Instant>,
+}
 
 /// The right to take a profile. Dropping it frees the slot.
 #[derive(Debug)]
-pub(crate) struct ProfilePermit(ProfileSlot);
+pub(crate) struct ProfilePermit {
+    slot: ProfileSlot,
+    /// How long no other profile begins after this one.
+    pause: Duration,
+}
 
 impl ProfileSlot {
     /// Takes the slot for a profile that is expected to last for `duration`.
     pub(crate) fn acquire(&self, duration: Duration) -> Result<ProfilePermit, ProfileError> {
-        let mut ends = self.0.lock();
+        let mut slot = self.0.lock();
         let now = Instant::now();
-        if let Some(ends) = *ends {
-            let left = ends.saturating_duration_since(now);
+        let left = slot.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        if slot.is_taken || !left.is_zero() {
             return Err(ProfileError::Busy { retry_after: Duration::from_secs(left.as_secs() + 1) });
         }
-        *ends = Some(now + duration);
-        Ok(ProfilePermit(self.clone()))
+        *slot = Slot { is_taken: true, until: Some(now + duration) };
+        Ok(ProfilePermit { slot: self.clone(), pause: Duration::ZERO })
+    }
+}
+
+impl ProfilePermit {
+    /// The client has left: starting the profiler is the dearest part of a profile, so the next one waits.
+    pub(crate) fn cancelled(&mut self) {
+        self.pause = CANCEL_PAUSE;
     }
 }
 
 impl Drop for ProfilePermit {
     fn drop(&mut self) {
-        *self.0.0.lock() = None;
+        *self.slot.0.lock() = Slot { is_taken: false, until: Some(Instant::now() + self.pause) };
     }
 }
 
@@ -84,6 +105,10 @@ mod tests {
         };
         assert!((1..=30).contains(&retry_after.as_secs()), "{retry_after:?}");
         drop(permit);
-        slot.acquire(Duration::ZERO).unwrap();
+        let mut cancelled = slot.acquire(Duration::ZERO).unwrap();
+        cancelled.cancelled();
+        drop(cancelled);
+        let Err(ProfileError::Busy { retry_after }) = slot.acquire(Duration::ZERO) else { panic!("no pause") };
+        assert!(retry_after <= CANCEL_PAUSE, "{retry_after:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! The last stored objects and rejected requests, for the operators' page. Both lists are bounded, and so is the work for them:
-//! a flood of rejections records only the first of each second.
+//! a flood of rejections records only the first of each second, and of each address only a few.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
@@ -10,9 +10,12 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::rfc3339;
+use crate::server::network;
 
 /// The entries of each list.
 pub const RECENT_MAX: usize = 100;
+/// The rejections of one address, or of one IPv6 network, in a second, so that one client does not hide the others.
+const PER_ADDRESS_MAX: u32 = 5;
 /// The longest detail, in bytes.
 const DETAIL_MAX_BYTES: usize = 300;
 
@@ -74,11 +77,18 @@ pub struct Recent {
     rejections: Mutex<VecDeque<RecentRejection>>,
     /// The rejections that may still be recorded in this second.
     budget: AtomicUsize,
+    /// The rejections of this second by address; at most one entry for each that was recorded.
+    by_address: Mutex<HashMap<Option<IpAddr>, u32>>,
 }
 
 impl Default for Recent {
     fn default() -> Self {
-        Self { objects: Mutex::default(), rejections: Mutex::default(), budget: AtomicUsize::new(RECENT_MAX) }
+        Self {
+            objects: Mutex::default(),
+            rejections: Mutex::default(),
+            budget: AtomicUsize::new(RECENT_MAX),
+            by_address: Mutex::default(),
+        }
     }
 }
 
@@ -92,9 +102,19 @@ impl Recent {
     /// Records a rejected request, unless there were many in this second.
     pub fn rejected(&self, request: Rejected<'_>, detail: impl FnOnce() -> String) {
         let take = |left: usize| left.checked_sub(1);
+        if self.budget.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let address = request.address.map(network);
+        let mut by_address = self.by_address.lock();
+        if by_address.get(&address).is_some_and(|recorded| *recorded >= PER_ADDRESS_MAX) {
+            return;
+        }
         if self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
             return;
         }
+        *by_address.entry(address).or_default() += 1;
+        drop(by_address);
         let Rejected { outcome, status, tenant, address, request_id } = request;
         let mut detail = detail();
         detail.truncate(detail.floor_char_boundary(DETAIL_MAX_BYTES));
@@ -114,6 +134,7 @@ impl Recent {
 
     /// A new second begins.
     pub fn renew_budget(&self) {
+        self.by_address.lock().clear();
         self.budget.store(RECENT_MAX, Ordering::Relaxed);
     }
 
@@ -164,12 +185,22 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_rejections_records_only_the_first_of_a_second() {
+    fn a_flood_of_rejections_records_only_the_first_of_a_second_and_a_few_of_an_address() {
         let recent = Recent::default();
-        (0..RECENT_MAX * 2).for_each(|index| reject(&recent, &index.to_string()));
-        assert_eq!(recent.rejections()[0].request_id, "99");
+        let reject_from = |address: u32, request_id: &str| {
+            let address = Some(std::net::Ipv4Addr::from_bits(address).into());
+            let request = Rejected { outcome: "invalid", status: 400, tenant: None, address, request_id };
+            recent.rejected(request, String::new);
+        };
+        (0..1000).for_each(|_| reject_from(0, "flood"));
+        reject_from(1, "other");
+        let rejections = recent.rejections();
+        assert_eq!((rejections.len(), &*rejections[0].request_id), (PER_ADDRESS_MAX as usize + 1, "other"));
+        (0..1000).for_each(|address| reject_from(address, &address.to_string()));
+        assert_eq!(recent.rejections().iter().filter(|one| one.request_id != "flood").count(), RECENT_MAX - 5);
+        assert!(recent.by_address.lock().len() <= RECENT_MAX);
         recent.renew_budget();
-        reject(&recent, "next");
+        reject_from(0, "next");
         assert_eq!(recent.rejections()[0].request_id, "next");
     }
 }

@@ -21,6 +21,7 @@ mod sampler;
 mod traceparent;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -35,7 +36,7 @@ pub use exporter::Exporter;
 pub use pipeline::SegmentTrace;
 pub(crate) use pipeline::{JobTrace, UploadResult};
 pub(crate) use request::{RequestSpan, RequestTrace};
-pub use sampler::{PARENT_SAMPLED_MAX, Sampled};
+pub use sampler::{PARENT_SAMPLED_MAX, PARENT_SAMPLED_PER_ADDRESS_MAX, Sampled};
 
 use crate::config::TraceSettings;
 use crate::metrics::Metrics;
@@ -70,9 +71,9 @@ impl Tracer {
         Ok((Self { sampler, spans, metrics: Arc::clone(metrics), scope, closing }, exporter))
     }
 
-    /// Whether a request with these headers, which arrived at `now`, is sampled. This is all that a request costs that is not.
-    pub fn sample(&self, headers: &HeaderMap, now: Instant) -> Option<Sampled> {
-        self.sampler.sample(traceparent::of(headers).as_ref(), now)
+    /// Whether a request of `client` with these headers, which arrived at `now`, is sampled. This is all that a request costs that is not.
+    pub fn sample(&self, headers: &HeaderMap, client: Option<IpAddr>, now: Instant) -> Option<Sampled> {
+        self.sampler.sample(traceparent::of(headers).as_ref(), client, now)
     }
 
     /// The exporter exits when it has exported what is queued. Later spans are dropped.
@@ -234,7 +235,7 @@ mod tests {
         let (tracer, mut exporter, _) = tracer();
         let request = Request::post("/v1/payloads?secret").body(()).unwrap();
         for status in [Some(202), Some(429), Some(503), None] {
-            let sampled = tracer.sample(request.headers(), Instant::now()).unwrap();
+            let sampled = tracer.sample(request.headers(), None, Instant::now()).unwrap();
             let span = RequestSpan::new(&tracer, sampled, &request, None);
             if let Some(status) = status {
                 span.end(StatusCode::from_u16(status).unwrap());

@@ -74,7 +74,11 @@ impl World {
         });
         let store = Arc::new(Store::connect(&settings).await);
         let public = PublicService::new(Arc::new(ApiState::new(&settings, jobs, context, store, tenants, None)));
-        let timeouts = Timeouts { header: settings.http.header_timeout, idle: settings.http.idle_timeout };
+        let timeouts = Timeouts {
+            header: settings.http.header_timeout,
+            idle: settings.http.idle_timeout,
+            drain_idle: settings.http.idle_timeout,
+        };
         Self { public, timeouts, dispatcher, metrics, depth }
     }
 }

@@ -19,7 +19,7 @@ use crate::headers::{bearer, foreign_origin, is_local_host};
 use crate::log_throttle::LogThrottle;
 use crate::server::network;
 
-const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"millpond admin\"");
 /// The number of wrong tokens of one address in a window before the response is 429. The right token is always accepted,
 /// because other clients may share the address.
@@ -99,13 +99,15 @@ fn reject_rebinding<B>(request: &Request<B>) -> Option<Response> {
     (!is_safe).then(|| (StatusCode::MISDIRECTED_REQUEST, text).into_response())
 }
 
-/// Rejects what a page of another origin sends: without a token, it could drain the server. Links to the routes work.
+/// Rejects what a page of another origin sends: without a token, it could drain the server, or start profiles in frames. A
+/// link to the page works, since that only loads files.
 fn reject_foreign<B>(request: &Request<B>) -> Option<Response> {
     let headers = request.headers();
     let host = request.uri().authority().map(Authority::as_str);
     let host = host.or_else(|| headers.get(HOST).and_then(|host| host.to_str().ok()));
-    let is_navigation = headers.get(SEC_FETCH_MODE).is_some_and(|mode| mode == "navigate");
-    let is_link = is_navigation && matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_document = headers.get(SEC_FETCH_DEST).is_some_and(|destination| destination == "document");
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_link = is_document && is_read && page::is_asset(request.uri().path());
     let text = "requests of web pages of other origins are rejected: set ADMIN_TOKEN, and send it\n";
     let is_foreign = !is_link && foreign_origin(headers, host.unwrap_or_default()).is_some();
     is_foreign.then(|| (StatusCode::FORBIDDEN, text).into_response())

@@ -9,7 +9,7 @@ use super::args::Job;
 use super::client::{Client, JSON_MAX_BYTES, Listener};
 use super::environment::Environment;
 use super::spool::Place;
-use super::text::printable;
+use super::text::{printable, printable_json};
 use super::{CliError, block_on, print, tell};
 use crate::segment::JobId;
 use crate::spool::OfflineError;
@@ -102,7 +102,7 @@ fn in_spool(place: &Place, job: JobId) -> Result<JobState, CliError> {
 fn show(state: &JobState, json: bool) -> Result<(), CliError> {
     if json {
         let text = serde_json::to_string(state).map_err(|error| CliError::Failed(error.to_string()))?;
-        return print(text + "\n");
+        return print(printable_json(&text) + "\n");
     }
     let mut text = format!("job     {}\nstate   {}\n", printable(&state.job), printable(&state.state));
     for (name, value) in [("object", &state.object), ("detail", &state.detail)] {

@@ -14,6 +14,21 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || is_invisible(c) { REPLACEMENT } else { c }).collect()
 }
 
+/// JSON with the same characters as escapes, so that a terminal shows it as it is. Control characters below U+0020 are white
+/// space between its tokens, because in strings JSON has them as escapes.
+pub(crate) fn printable_json(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c >= ' ' && c.is_control() || is_invisible(c) {
+            let mut units = [0; 2];
+            c.encode_utf16(&mut units).iter().for_each(|unit| text += &format!("\\u{unit:04x}"));
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
 /// Zero-width characters, bidirectional controls (UAX #9), line and paragraph separators, and tags.
 fn is_invisible(c: char) -> bool {
     matches!(
@@ -147,6 +162,18 @@ pub(crate) fn table(align: &[Align], rows: &[Vec<String>]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_for_a_terminal_is_the_same_json_without_characters_that_control_it() {
+        let evil = serde_json::json!({"a": "\u{9b}31m\u{7f}\u{202e}\u{e0041}\u{1b}ä\n"}).to_string();
+        let text = printable_json(&evil);
+        assert!(!text.contains(|c: char| c.is_control() || is_invisible(c)), "{text:?}");
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            serde_json::from_str::<serde_json::Value>(&evil).unwrap()
+        );
+        assert_eq!(printable_json("{\n \"a\": \"ä\"}"), "{\n \"a\": \"ä\"}");
+    }
 
     #[test]
     fn no_character_that_controls_a_terminal_or_hides_text_is_kept() {

@@ -14,6 +14,7 @@ use hyper::Method;
 use super::args::Top;
 use super::client::{Client, JSON_MAX_BYTES};
 use super::environment::Environment;
+use super::text::printable_json;
 use super::{CliError, block_on, print};
 use screen::Style;
 use status::Status;
@@ -28,7 +29,7 @@ pub(super) fn run(arguments: &Top, environment: &Environment) -> Result<(), CliE
     if arguments.json {
         let body = block_on(snapshot(&client))?;
         parse(&client, &body)?;
-        return print([body.trim_ascii(), b"\n"].concat());
+        return print(printable_json(&String::from_utf8_lossy(body.trim_ascii())) + "\n");
     }
     if arguments.once || is_dumb || !io::stdout().is_terminal() {
         let body = block_on(snapshot(&client))?;

@@ -10,6 +10,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Ack, AllowedOrigins, LINES_ALLOWED_BYTES, LINES_PER_DECODED, typos};
 use crate::digest::Digest;
+use crate::handover::SOCKET_PATH_MAX_BYTES;
 use crate::segment::FRAME_MAX_BYTES;
 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
@@ -226,6 +227,12 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.contains('\0') { Err("a path without a NUL byte".to_owned()) } else { Ok(PathBuf::from(text)) }
 }
 
+/// A path that fits the address of a Unix socket.
+pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
+    let expected = || format!("a path of at most {SOCKET_PATH_MAX_BYTES} bytes, such as /run/millpond/handover.sock");
+    path(text).ok().filter(|path| path.as_os_str().len() <= SOCKET_PATH_MAX_BYTES).ok_or_else(expected)
+}
+
 /// The naming rules of general purpose buckets, without the list of reserved names.
 pub(super) fn bucket(text: &str) -> Result<String, String> {
     let end = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
@@ -289,16 +296,19 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
 pub(super) fn log_filter(text: &str) -> Result<(Targets, Vec<String>), String> {
     let expected = || "a level such as info, or levels by target such as info,millpond=debug".to_owned();
     // Without a level or a target, `Targets` would turn everything but errors off.
-    if text.is_empty() || text.split(',').any(|directive| directive.trim().starts_with('=')) {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if text.is_empty() || !is_plain || text.split(',').any(|directive| directive.trim().starts_with('=')) {
         return Err(expected());
     }
     let filter: Targets = text.parse().map_err(|_| expected())?;
     let warnings = typos::unknown_targets(text, &filter)?;
     // These log a warning for each violation of the protocol, so a client could flood the log.
-    let filter =
-        ["aws_config", "h2", "rustls"].into_iter().filter(|name| !text.contains(name)).fold(filter, |filter, name| {
+    let filter = ["aws_config", "h2", "rpprof", "rustls"].into_iter().filter(|name| !text.contains(name)).fold(
+        filter,
+        |filter, name| {
             let level = filter.default_level().unwrap_or(LevelFilter::OFF).min(LevelFilter::ERROR);
             filter.with_target(name, level)
-        });
+        },
+    );
     Ok((filter, warnings))
 }

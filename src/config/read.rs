@@ -64,6 +64,8 @@ impl Reader {
             admin_token: self.get_optional("ADMIN_TOKEN", parse::token),
             admin_token_file: self.get_optional("ADMIN_TOKEN_FILE", parse::path),
             statsd: self.statsd()?,
+            drain_delay: self.get("DRAIN_DELAY", parse::duration)?,
+            handover_socket: self.get_optional("HANDOVER_SOCKET", parse::socket_path),
             shutdown_grace: self.get("SHUTDOWN_GRACE", parse::duration)?,
             traces: self.traces()?,
             log: LogSettings {

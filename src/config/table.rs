@@ -127,7 +127,13 @@ pub const SETTINGS: &[Setting] = &[
         "always_on, always_off or traceidratio, or these with parentbased_, which follows the flag of traceparent",
     ),
     MONITORING.set("OTEL_TRACES_SAMPLER_ARG", "0.001", "0 to 1", "share of the requests that traceidratio samples"),
-    RUN.set("SHUTDOWN_GRACE", "25s", "time", "deadline of a graceful shutdown, from SIGTERM to the exit"),
+    RUN.set("DRAIN_DELAY", "0s", "time", "from SIGTERM to the shutdown: /health says 503, and requests are accepted"),
+    RUN.set("SHUTDOWN_GRACE", "25s", "time", "deadline of a graceful shutdown, from the end of DRAIN_DELAY to the exit"),
+    RUN.unset(
+        "HANDOVER_SOCKET",
+        "path",
+        "Unix socket on which a new process receives the listeners of the running one; at most 107 bytes",
+    ),
     RUN.set("RUST_LOG", "info", "filter", "log filter, such as warn or info,millpond=debug"),
     RUN.set("LOG_FORMAT", "text", "text, json", "format of log lines"),
 ];

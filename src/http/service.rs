@@ -64,6 +64,9 @@ impl PublicService {
 /// 200 while batches are accepted, else 503.
 async fn health(State(state): State<Arc<ApiState>>) -> Result<&'static str, Problem> {
     Err(Problem::Unhealthy(match state.rejects_batches() {
+        None if state.context.shutdown.is_announced() => {
+            "the server is shutting down; batches are accepted until it closes the connection"
+        }
         Some(Problem::Draining) => "the server is draining; batches are rejected",
         Some(Problem::SpoolFull) => "the spool is full; batches are rejected until uploads free space",
         Some(_) => "the queue is full; batches are rejected until it has space",
@@ -98,7 +101,7 @@ impl Service<Request<Incoming>> for PublicService {
         let id = RequestId::of(request.headers());
         let span = match &state.context.tracer {
             Some(tracer) if route != Route::Health => tracer
-                .sample(request.headers(), began)
+                .sample(request.headers(), client, began)
                 .map(|sampled| Box::new(RequestSpan::new(tracer, sampled, &request, client))),
             _ => None,
         };

@@ -203,6 +203,16 @@ impl StatusClass {
     }
 }
 
+label! {
+    /// The result of a handover of the listeners.
+    pub enum HandoverResult {
+        /// This process serves the listeners of another one.
+        Completed = "completed",
+        /// This process did not hand over, and serves on.
+        Failed = "failed",
+    }
+}
+
 impl Outcome {
     /// The kind of the outcome.
     pub fn result(self) -> RequestResult {

@@ -63,7 +63,7 @@ impl SampledGauges {
             )?,
             store_up: gauge(r, "store_up", "1 if the store takes objects, 0 during an outage")?,
             spool_up: gauge(r, "spool_up", "1 if the spool takes commits, 0 during an outage")?,
-            draining: gauge(r, "draining", "1 if batches are rejected because the server drains or shuts down")?,
+            draining: gauge(r, "draining", "1 while the server drains or shuts down")?,
             oldest_unstored: number(
                 r,
                 &name("oldest_unstored_seconds"),

@@ -1,5 +1,6 @@
 //! What each tenant sends. The number of tenants is not bounded, so only the first ones have series of their own.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -91,25 +92,41 @@ impl TenantTotals {
     }
 }
 
-/// The counters of all tenants that were ever configured, in the order in which they were seen. A tenant that is removed and
-/// added again keeps its counters, so no series goes back.
+/// The counters of all tenants. No series goes back when tenants are removed or added.
 #[derive(Debug, Default)]
-pub struct TenantActivities(Mutex<Vec<(String, Arc<TenantActivity>)>>);
+pub struct TenantActivities(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The first tenants, in the order in which they were seen. They keep their counters when they are removed.
+    labelled: Vec<(String, Arc<TenantActivity>)>,
+    /// The other current tenants.
+    others: HashMap<String, Arc<TenantActivity>>,
+    /// What the removed ones among the others have counted.
+    removed: TenantTotals,
+}
 
 impl TenantActivities {
     /// The counters of the tenants with these names.
     pub fn of(&self, names: &[&str]) -> Vec<Arc<TenantActivity>> {
         let mut known = self.0.lock();
-        let mut by_name: std::collections::HashMap<String, Arc<TenantActivity>> = known.iter().cloned().collect();
+        let Known { labelled, others, removed } = &mut *known;
+        let mut before = std::mem::take(others);
         let mut activity = |name: &&str| {
-            let new = || {
-                let activity = Arc::new(TenantActivity::default());
-                known.push(((*name).to_owned(), Arc::clone(&activity)));
-                activity
-            };
-            Arc::clone(by_name.entry((*name).to_owned()).or_insert_with(new))
+            if let Some((_, activity)) = labelled.iter().find(|(known, _)| known == name) {
+                return Arc::clone(activity);
+            }
+            let activity = before.remove(*name).or_else(|| others.get(*name).cloned()).unwrap_or_default();
+            if labelled.len() < LABELLED_TENANTS_MAX {
+                labelled.push(((*name).to_owned(), Arc::clone(&activity)));
+            } else {
+                others.insert((*name).to_owned(), Arc::clone(&activity));
+            }
+            activity
         };
-        names.iter().map(&mut activity).collect()
+        let activities = names.iter().map(&mut activity).collect();
+        *removed = before.values().map(|activity| activity.totals()).fold(*removed, TenantTotals::plus);
+        activities
     }
 }
 
@@ -148,13 +165,12 @@ impl Collector for TenantsCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let known = self.activities.0.lock();
-        for (name, activity) in known.iter().take(LABELLED_TENANTS_MAX) {
+        for (name, activity) in &known.labelled {
             self.set(name, activity.totals());
         }
-        let others = known.get(LABELLED_TENANTS_MAX..).unwrap_or_default();
-        if !others.is_empty() {
-            let sum = others.iter().map(|(_, activity)| activity.totals());
-            self.set(OTHER, sum.fold(TenantTotals::default(), TenantTotals::plus));
+        let others = known.others.values().map(|activity| activity.totals()).fold(known.removed, TenantTotals::plus);
+        if !known.others.is_empty() || others != TenantTotals::default() {
+            self.set(OTHER, others);
         }
         [&self.requests, &self.payloads, &self.bytes].into_iter().flat_map(Collector::collect).collect()
     }
@@ -185,5 +201,19 @@ mod tests {
         series("millpond_tenant_payloads_total{tenant=\"(other)\"} 8");
         series("millpond_tenant_bytes_total{tenant=\"(other)\"} 22");
         assert!(!text.contains("\"t100\""));
+    }
+
+    #[test]
+    fn removed_tenants_take_no_memory() {
+        let activities = TenantActivities::default();
+        for reload in 0..20 {
+            let names: Vec<String> = (0..1000).map(|index| format!("t{reload}-{index}")).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            activities.of(&names).iter().for_each(|activity| activity.rejected(false));
+        }
+        let known = activities.0.lock();
+        assert_eq!((known.labelled.len(), known.others.len()), (LABELLED_TENANTS_MAX, 1000));
+        let counted = known.others.values().map(|activity| activity.totals()).fold(known.removed, TenantTotals::plus);
+        assert_eq!(counted.rejected, 20 * 1000 - LABELLED_TENANTS_MAX as u64);
     }
 }

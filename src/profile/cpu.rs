@@ -1,7 +1,7 @@
 //! The CPU profiler: SIGPROF interrupts the thread that uses the CPU, once for each tick of the process's CPU time, and the
 //! handler unwinds its stack. Threads that wait do not appear.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::time::Duration;
 
 use tokio::task;
@@ -38,7 +38,7 @@ impl CpuSettings {
 /// Takes a profile and renders it. It ends early, with what it has, when `shutdown` begins. Dropping the future ends it at
 /// once, and frees the slot.
 pub(crate) async fn record(
-    permit: ProfilePermit,
+    mut permit: ProfilePermit,
     settings: CpuSettings,
     shutdown: &Shutdown,
     render: impl FnOnce(&CpuProfile) -> Vec<u8> + Send + 'static,
@@ -49,9 +49,14 @@ pub(crate) async fn record(
     let (finish, finished) = channel();
     // On a thread that may block: starting takes milliseconds, and naming the functions reads the debug information.
     let mut recording = task::spawn_blocking(move || {
-        let profile = sample(settings, &finished)?;
+        let profile = sample(settings, &finished);
+        if matches!(finished.try_recv(), Err(TryRecvError::Disconnected)) {
+            permit.cancelled();
+        }
+        // Held until the profile is rendered, which takes memory.
+        let rendered = render(&profile?);
         drop(permit);
-        Ok(render(&profile))
+        Ok(rendered)
     });
     let joined = tokio::select! {
         joined = &mut recording => joined,

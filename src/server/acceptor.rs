@@ -12,7 +12,7 @@ use hyper::service::Service;
 use prometheus::{IntCounter, IntGauge};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
@@ -204,7 +204,7 @@ where
         self.before_http(handshake, "TLS handshake", address, deadline).await
     }
 
-    /// Runs a step that comes before HTTP until `deadline`, or until the server stops.
+    /// Runs a step that comes before HTTP until `deadline`, or for `drain_idle` while the server drains.
     async fn before_http<T, E: Display>(
         &self,
         future: impl Future<Output = Result<T, E>>,
@@ -212,7 +212,16 @@ where
         address: IpAddr,
         deadline: Instant,
     ) -> Option<T> {
-        match self.stop.run_until_cancelled(timeout_at(deadline, future)).await? {
+        let drained = async {
+            self.stop.cancelled().await;
+            sleep(self.config.timeouts.drain_idle).await;
+        };
+        let done = tokio::select! {
+            biased;
+            done = timeout_at(deadline, future) => done,
+            () = drained => return None,
+        };
+        match done {
             Ok(Ok(done)) => return Some(done),
             Ok(Err(error)) => tracing::debug!(%address, %error, step, "connection failed before its first request"),
             Err(_) => tracing::debug!(%address, step, "connection timed out before its first request"),

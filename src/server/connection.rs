@@ -4,6 +4,10 @@
 //! the service record the [`Activity`], and the connection's task checks it at intervals: slow headers get a 408, an idle
 //! connection is shut down gracefully, and one whose client does not read its responses is dropped.
 //!
+//! hyper's graceful shutdown closes an idle connection of HTTP/1 at once, and resets the request that may be on its way. So
+//! while the server drains, the next response of HTTP/1 has `Connection: close`, and a connection without a request ends after
+//! `drain_idle`. HTTP/2 gets GOAWAY in two steps (RFC 9113, 6.8), as soon as the connection is known to be HTTP/2.
+//!
 //! A socket that is closed while it holds unread bytes resets the connection, and the client may lose the last response
 //! (RFC 9112, 9.6). So what still arrives is read and discarded for a while.
 
@@ -84,10 +88,19 @@ pub struct Timeouts {
     pub header: Duration,
     /// Without a request.
     pub idle: Duration,
+    /// Without a request while the server drains, if that is shorter.
+    pub drain_idle: Duration,
 }
 
-/// Serves the connection until the client, a time limit or, once its requests in flight have their responses, `stop` ends
-/// it. Returns whether it was ended because headers did not arrive in time.
+impl Timeouts {
+    /// The time limits while the server drains.
+    fn while_draining(self) -> Self {
+        Self { idle: self.idle.min(self.drain_idle), ..self }
+    }
+}
+
+/// Serves the connection until the client or a time limit ends it. When `stop` is cancelled, the connection drains: it ends
+/// after its next response, or after `drain_idle` without a request. Returns whether it was ended because headers did not arrive in time.
 pub(super) async fn run<IO, S>(
     stream: IO,
     service: S,
@@ -118,7 +131,7 @@ where
 async fn serve_http<IO, S>(
     stream: MeteredStream<IO>,
     service: TrackedService<S>,
-    timeouts: Timeouts,
+    mut timeouts: Timeouts,
     stop: CancellationToken,
     activity: &Activity,
 ) -> bool
@@ -139,12 +152,23 @@ where
     builder.http2().max_local_error_reset_streams(RESETS_CAUSED_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
 
-    let interval = (timeouts.header.min(timeouts.idle) / CHECKS_PER_TIMEOUT).min(CHECK_INTERVAL_MAX);
+    let mut interval = (timeouts.header.min(timeouts.idle) / CHECKS_PER_TIMEOUT).min(CHECK_INTERVAL_MAX);
     let mut check = pin!(sleep_until(Instant::now() + interval));
     let mut ending = pin!(activity.ending());
-    let mut is_shutting_down = false;
+    let (mut is_draining, mut is_shutting_down) = (false, false);
     let is_slow = loop {
         tokio::select! {
+            // The stop first, so that the next response is the last one, and then the connection, so that a request that has
+            // arrived is not taken for silence.
+            biased;
+            () = stop.cancelled(), if !is_draining => {
+                is_draining = true;
+                let now = Instant::now();
+                activity.drain(now);
+                timeouts = timeouts.while_draining();
+                interval = interval.min(timeouts.idle);
+                check.as_mut().reset(now + timeouts.idle);
+            }
             done = connection.as_mut() => {
                 if let Err(error) = done {
                     tracing::debug!(error = &*error, "connection failed");
@@ -152,7 +176,7 @@ where
                 break false;
             }
             () = ending.as_mut() => break false,
-            () = stop.cancelled(), if !is_shutting_down => {
+            () = activity.http2(), if is_draining && !is_shutting_down => {
                 is_shutting_down = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -214,5 +238,65 @@ where
         let mut streams = self.0.lock();
         while streams.try_join_next().is_some() {}
         streams.spawn(stream);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::service::service_fn;
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    const TIMEOUTS: Timeouts =
+        Timeouts { header: Duration::from_secs(10), idle: Duration::from_secs(75), drain_idle: Duration::from_secs(5) };
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// A connection that is served, its stop, and the task.
+    fn connection() -> (DuplexStream, CancellationToken, JoinSet<bool>) {
+        let (client, server) = duplex(1 << 16);
+        let stop = CancellationToken::new();
+        let service = service_fn(|_| std::future::ready(Ok::<_, Infallible>(Response::default())));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run(server, service, TIMEOUTS, |_| Vec::new(), stop.child_token()));
+        (client, stop, tasks)
+    }
+
+    async fn response(client: &mut DuplexStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_draining_a_connection_without_a_request_ends_after_drain_idle() {
+        for is_used in [false, true] {
+            let (mut client, stop, mut tasks) = connection();
+            if is_used {
+                client.write_all(REQUEST).await.unwrap();
+                assert!(!response(&mut client).await.contains("connection"));
+            }
+            tokio::time::sleep(TIMEOUTS.drain_idle * 2).await;
+            let began = Instant::now();
+            stop.cancel();
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+            assert_eq!(began.elapsed(), TIMEOUTS.drain_idle, "used: {is_used}");
+            drop(client);
+            assert_eq!(tasks.join_next().await.unwrap().ok(), Some(false));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_draining_the_next_response_is_the_last_one() {
+        let (mut client, stop, _tasks) = connection();
+        client.write_all(REQUEST).await.unwrap();
+        response(&mut client).await;
+        stop.cancel();
+        tokio::time::sleep(TIMEOUTS.drain_idle - Duration::from_millis(1)).await;
+        client.write_all(REQUEST).await.unwrap();
+        assert!(response(&mut client).await.contains("connection: close"));
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 }

@@ -18,6 +18,9 @@ use crate::segment::file::{Frame, frames};
 use crate::segment::salvage::Salvage;
 use crate::segment::{Compression, SegmentId};
 
+/// No segment is larger: an object has at most 5 GiB, and what a crash leaves after it is small.
+const FILE_MAX_BYTES: u64 = 6 << 30;
+
 /// `SPOOL_DIR`, for tools.
 #[derive(Debug)]
 pub struct OfflineSpool {
@@ -233,6 +236,12 @@ impl OfflineSpool {
     }
 
     fn read_file(&self, path: &Path, file: &SegmentEntry) -> Result<SegmentContent, OfflineError> {
+        let found = std::fs::symlink_metadata(path)
+            .map_err(|error| OfflineError::NoSegment(with_path(path)(error).to_string()))?;
+        if !found.is_file() || found.len() > FILE_MAX_BYTES {
+            let reason = format!("{}: this is no regular file of at most {FILE_MAX_BYTES} bytes", path.display());
+            return Err(OfflineError::NoSegment(reason));
+        }
         let len = file.committed_bytes.unwrap_or(usize::MAX);
         let examine = |mode| examine(&*self.disk, path, file.id, len, mode, Vec::new());
         let (bytes, mut salvage) = match examine(ReadMode::Whole) {
@@ -291,6 +300,9 @@ pub enum OfflineError {
         /// Why.
         reason: String,
     },
+    /// It has the name of a segment, but is none.
+    #[error("{0}")]
+    NoSegment(String),
     /// The file cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),

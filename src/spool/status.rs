@@ -1,6 +1,6 @@
 //! The state of each segment, for receipts. Nothing is kept for each job.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -114,6 +114,8 @@ pub struct Segments(RwLock<Known>);
 #[derive(Debug, Default)]
 struct Known {
     segments: HashMap<SegmentId, Arc<SegmentStatus>>,
+    /// Those in the spool, oldest first: the order of ids is the order of time.
+    spooled: BTreeSet<SegmentId>,
     /// Those that have left the spool, oldest first.
     settled: VecDeque<SegmentId>,
 }
@@ -127,32 +129,38 @@ impl Segments {
     /// Adds a segment that was opened or adopted.
     pub(super) fn add(&self, id: SegmentId, compression: Compression, jobs: u32) -> Arc<SegmentStatus> {
         let status = SegmentStatus::new(id, compression, jobs);
-        self.0.write().segments.insert(id, Arc::clone(&status));
+        let mut known = self.0.write();
+        known.segments.insert(id, Arc::clone(&status));
+        known.spooled.insert(id);
+        drop(known);
         status
     }
 
     /// Removes a segment that nothing was committed to.
     pub(super) fn forget(&self, id: SegmentId) {
-        self.0.write().segments.remove(&id);
+        let mut known = self.0.write();
+        known.segments.remove(&id);
+        known.spooled.remove(&id);
     }
 
     /// The number of segments in the spool, including open ones.
     pub fn spooled(&self) -> usize {
-        let known = self.0.read();
-        known.segments.values().filter(|segment| *segment.state.borrow() == SegmentState::Spooled).count()
+        self.0.read().spooled.len()
     }
 
     /// When the oldest segment in the spool that holds jobs was opened.
     pub fn oldest_spooled(&self) -> Option<SystemTime> {
         let known = self.0.read();
-        let spooled = known.segments.values().filter(|segment| *segment.state.borrow() == SegmentState::Spooled);
-        spooled.filter(|segment| segment.has_job(0)).map(|segment| segment.id.opened_at()).min()
+        // Only the open segments may have no job yet, so the first ones decide.
+        let holds_jobs = |id: &&SegmentId| known.segments.get(id).is_some_and(|segment| segment.has_job(0));
+        known.spooled.iter().find(holds_jobs).map(|id| id.opened_at())
     }
 
     /// The segment has left the spool: wakes those that wait for it.
     pub fn settle(&self, status: &SegmentStatus, state: SegmentState) {
         status.state.send_replace(state);
         let mut known = self.0.write();
+        known.spooled.remove(&status.id);
         known.settled.push_back(status.id);
         if known.settled.len() > REMEMBERED_MAX
             && let Some(oldest) = known.settled.pop_front()

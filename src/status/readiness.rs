@@ -29,7 +29,7 @@ impl Reason {
 /// The reasons why the server is not ready; none if it is.
 pub fn readiness(context: &PipelineContext, depth: &QueueDepth) -> Vec<Reason> {
     let mut reasons = Vec::new();
-    if context.shutdown.is_intake_stopped() {
+    if context.shutdown.is_announced() {
         reasons.push(Reason::now("draining"));
     }
     let health = &context.health;

@@ -206,7 +206,7 @@ impl SamplerState {
 
     /// Changes the state, and records when.
     fn update_state(&mut self, sources: &Sources, reasons: &[Reason], balance: &Balance, now: SystemTime) {
-        let is_draining = sources.context.shutdown.is_intake_stopped();
+        let is_draining = sources.context.shutdown.is_stopping();
         let unadopted = sources.context.spool.unadopted();
         let is_empty = balance.waiting.jobs == 0
             && sources.depth.now() == (0, 0)

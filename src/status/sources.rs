@@ -111,7 +111,7 @@ impl Sources {
         self.limits.iter().for_each(|(limit, value)| gauges.limit(*limit, *value));
         gauges.store_up.set(health.store_outage().is_none().into());
         gauges.spool_up.set(health.spool_outage().is_none().into());
-        gauges.draining.set(shutdown.is_intake_stopped().into());
+        gauges.draining.set(shutdown.is_stopping().into());
         gauges.oldest_unstored.set(self.oldest_unstored().unwrap_or_default());
         let expires = self.tls.as_ref().and_then(|tls| tls.expires());
         gauges.certificate_expires.set(expires.map_or(0.0, since_1970));

@@ -1,16 +1,22 @@
 //! Which requests are sampled.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use opentelemetry::trace::{SpanId, TraceId};
+use parking_lot::Mutex;
 
 use super::traceparent::TraceParent;
 use crate::config::{RootSampler, SamplerSettings};
+use crate::server::network;
 
 /// The most requests in a second that are sampled because of what the client sent: its sampled flag, or a trace id within
 /// the ratio. Any client can set both.
 pub const PARENT_SAMPLED_MAX: u32 = 100;
+/// Of these, the most of one address, or of one IPv6 network.
+pub const PARENT_SAMPLED_PER_ADDRESS_MAX: u32 = 25;
 
 /// A sampled request: the trace that it continues or begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +33,14 @@ pub(super) struct Sampler {
     follows_parent: bool,
     root: Root,
     by_clients: RateBound,
+    by_address: Mutex<AddressBound>,
+}
+
+/// The requests that were sampled in one second, by address; at most `PARENT_SAMPLED_MAX` entries.
+#[derive(Debug, Default)]
+struct AddressBound {
+    second: u64,
+    taken: HashMap<Option<IpAddr>, u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,10 +74,15 @@ impl Root {
 impl Sampler {
     pub(super) fn new(settings: SamplerSettings, start: Instant) -> Self {
         let SamplerSettings { follows_parent, root } = settings;
-        Self { follows_parent, root: Root::new(root), by_clients: RateBound::new(PARENT_SAMPLED_MAX, start) }
+        Self {
+            follows_parent,
+            root: Root::new(root),
+            by_clients: RateBound::new(PARENT_SAMPLED_MAX, start),
+            by_address: Mutex::default(),
+        }
     }
 
-    pub(super) fn sample(&self, parent: Option<&TraceParent>, now: Instant) -> Option<Sampled> {
+    pub(super) fn sample(&self, parent: Option<&TraceParent>, client: Option<IpAddr>, now: Instant) -> Option<Sampled> {
         let Some(parent) = parent else {
             let low = fastrand::u64(..);
             return self.root.samples(low).then(|| {
@@ -73,11 +92,27 @@ impl Sampler {
             });
         };
         let is_sampled = match (self.follows_parent, self.root) {
-            (true, _) => parent.is_sampled && self.by_clients.take(now),
+            (true, _) => parent.is_sampled && self.take(client, now),
             (false, Root::Always) => true,
-            (false, root) => root.samples(low_bytes(parent.trace)) && self.by_clients.take(now),
+            (false, root) => root.samples(low_bytes(parent.trace)) && self.take(client, now),
         };
         is_sampled.then_some(Sampled { trace: parent.trace, parent: Some(parent.span) })
+    }
+
+    /// Whether a client may still decide in this second that its request is sampled.
+    fn take(&self, client: Option<IpAddr>, now: Instant) -> bool {
+        let client = client.map(network);
+        let mut bound = self.by_address.lock();
+        let second = now.saturating_duration_since(self.by_clients.start).as_secs();
+        if second > bound.second {
+            *bound = AddressBound { second, taken: HashMap::new() };
+        }
+        let taken = bound.taken.get(&client).copied().unwrap_or_default();
+        let is_sampled = taken < PARENT_SAMPLED_PER_ADDRESS_MAX && self.by_clients.take(now);
+        if is_sampled {
+            bound.taken.insert(client, taken + 1);
+        }
+        is_sampled
     }
 }
 
@@ -133,7 +168,9 @@ mod tests {
         for sampler in [sampler(true, RootSampler::AlwaysOff), sampler(false, RootSampler::TraceIdRatio(0.5))] {
             let start = sampler.by_clients.start;
             let sampled = |after: Duration| {
-                (0..10_000).filter(|_| sampler.sample(Some(&parent(1, true)), start + after).is_some()).count()
+                (0..10_000)
+                    .filter(|client| sampler.sample(Some(&parent(1, true)), from(*client), start + after).is_some())
+                    .count()
             };
             let max = PARENT_SAMPLED_MAX as usize;
             let counts = [0, 250, 999, 1000, 999, 1999, 60_000].map(|ms| sampled(Duration::from_millis(ms)));
@@ -141,23 +178,41 @@ mod tests {
         }
     }
 
+    fn from(client: u32) -> Option<IpAddr> {
+        Some(std::net::Ipv4Addr::from_bits(client).into())
+    }
+
+    #[test]
+    fn one_address_leaves_sampled_requests_to_the_others() {
+        let (sampler, now) = (sampler(true, RootSampler::AlwaysOff), Instant::now());
+        let sampled =
+            |client, at| (0..10_000).filter(|_| sampler.sample(Some(&parent(1, true)), client, at).is_some()).count();
+        let each = PARENT_SAMPLED_PER_ADDRESS_MAX as usize;
+        assert_eq!([sampled(from(1), now), sampled(from(2), now), sampled(None, now)], [each; 3]);
+        let each_once =
+            (0..10_000).filter(|client| sampler.sample(Some(&parent(1, true)), from(*client), now).is_some());
+        assert_eq!(each_once.count(), PARENT_SAMPLED_MAX as usize - 3 * each, "what the others have left");
+        assert!(sampler.by_address.lock().taken.len() <= PARENT_SAMPLED_MAX as usize);
+        assert_eq!(sampled(from(1), now + Duration::from_secs(1)), each);
+    }
+
     #[test]
     fn the_operator_may_sample_every_request() {
         let (sampler, now) = (sampler(false, RootSampler::AlwaysOn), Instant::now());
-        assert!((0..10_000).all(|_| sampler.sample(Some(&parent(1, false)), now).is_some()));
-        assert!((0..10_000).all(|_| sampler.sample(None, now).is_some()));
+        assert!((0..10_000).all(|_| sampler.sample(Some(&parent(1, false)), None, now).is_some()));
+        assert!((0..10_000).all(|_| sampler.sample(None, None, now).is_some()));
     }
 
     #[test]
     fn a_sampled_request_continues_the_trace_of_its_parent() {
         let (follows, now) = (sampler(true, RootSampler::AlwaysOn), Instant::now());
         let expected = Sampled { trace: TraceId::from(9), parent: Some(SpanId::from(7)) };
-        assert_eq!(follows.sample(Some(&parent(9, true)), now), Some(expected));
-        assert_eq!(follows.sample(Some(&parent(9, false)), now), None);
-        let root = follows.sample(None, now).unwrap();
+        assert_eq!(follows.sample(Some(&parent(9, true)), None, now), Some(expected));
+        assert_eq!(follows.sample(Some(&parent(9, false)), None, now), None);
+        let root = follows.sample(None, None, now).unwrap();
         assert!(root.trace != TraceId::INVALID && root.parent.is_none());
-        assert_eq!(sampler(true, RootSampler::AlwaysOff).sample(None, now), None);
-        assert_eq!(sampler(false, RootSampler::AlwaysOff).sample(Some(&parent(9, true)), now), None);
+        assert_eq!(sampler(true, RootSampler::AlwaysOff).sample(None, None, now), None);
+        assert_eq!(sampler(false, RootSampler::AlwaysOff).sample(Some(&parent(9, true)), None, now), None);
     }
 
     #[test]

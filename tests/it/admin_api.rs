@@ -212,10 +212,13 @@ async fn streams_that_are_not_read_take_no_memory_and_delay_nothing() {
     }
     let mut fill = JoinSet::new();
     // Rejections make snapshots large.
-    for _ in 0..200 {
+    for client in 1..=200 {
         let address = server.public;
         fill.spawn(async move {
-            let mut connection = Connection(TcpStream::connect(address).await.unwrap());
+            // Of one address only a few are listed in a second.
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::from(([127, 0, 0, client], 0))).unwrap();
+            let mut connection = Connection(socket.connect(address).await.unwrap());
             connection.write(&post("Content-Type: application/json\r\n", b"[{")).await;
             connection.answer().await.unwrap().status
         });
@@ -347,8 +350,15 @@ async fn a_web_page_of_another_origin_can_neither_drain_the_server_nor_read_it()
     }
     let form = "POST /v1/drain\nOrigin: null\nSec-Fetch-Site: cross-site\nSec-Fetch-Mode: navigate\n";
     assert_eq!(request(&server, form, "").await.status, 403);
-    let link = "GET /v1/status\nSec-Fetch-Site: cross-site\nSec-Fetch-Mode: navigate\n";
-    assert_eq!(request(&server, link, "").await.status, 200);
+    let navigation = "Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest:";
+    for path in ["/v1/status", "/v1/stream", "/debug/pprof/flamegraph?seconds=1", "/debug/pprof/profile?seconds=1"] {
+        for destination in ["document", "iframe"] {
+            let link = format!("GET {path}\n{navigation} {destination}\n");
+            assert_eq!(request(&server, &link, "").await.status, 403, "{path} as a {destination}");
+        }
+    }
+    assert_eq!(request(&server, &format!("GET /\n{navigation} document\n"), "").await.status, 200);
+    assert_eq!(request(&server, &format!("GET /\n{navigation} iframe\n"), "").await.status, 403);
     let own = format!("GET /v1/status\nOrigin: http://{}\nSec-Fetch-Site: same-origin\n", server.admin);
     assert_eq!(request(&server, &own, "").await.status, 200);
     assert_eq!(status(&server).await["state"], "ready");

@@ -16,7 +16,7 @@ const SETTINGS_BEGIN: &str =
     "<!-- Generated from src/config/table.rs by: UPDATE_DOCS=1 cargo test --test it docs -->\n";
 const SETTINGS_END: &str = "<!-- End of the generated part -->\n";
 /// The unit of a metric is the first of these words that its name contains.
-const UNITS: [&str; 15] = [
+const UNITS: [&str; 16] = [
     "seconds",
     "bytes",
     "payloads",
@@ -32,6 +32,7 @@ const UNITS: [&str; 15] = [
     "folders",
     "files",
     "spans",
+    "handovers",
 ];
 
 /// Metrics without a unit: 0 or 1.

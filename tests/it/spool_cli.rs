@@ -211,6 +211,27 @@ async fn files_without_a_readable_job_stay_and_their_names_are_printable() {
     assert_eq!(spool(&root.path().join("missing"), &["ls"]).await.0, Some(64));
 }
 
+#[tokio::test]
+async fn a_file_that_only_has_the_name_of_a_segment_is_neither_followed_nor_read() {
+    let root = tempfile::tempdir().unwrap();
+    let place = Place::new(root.path(), &[]);
+    let dead = place.spool().join("dead");
+    std::fs::create_dir_all(&dead).unwrap();
+    let [link, sparse, fifo] = [0; 3].map(|_| Segment::of(&payloads("n", 1)));
+    std::os::unix::fs::symlink("/proc/kmsg", dead.join(link.name())).unwrap();
+    // Larger than the memory that a read of it would take.
+    std::fs::File::create(dead.join(sparse.name())).unwrap().set_len(1 << 40).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(dead.join(fifo.name())).status().unwrap();
+    assert!(made.success());
+    for segment in [link, sparse, fifo] {
+        let (code, _, said) = spool(&place.spool(), &["show", &segment.id.to_string()]).await;
+        assert!(code == Some(1) && said.contains("no regular file of at most"), "{code:?} {said}");
+        let (_, said, errors) = spool(&place.spool(), &["requeue", "--yes", &segment.id.to_string()]).await;
+        assert!([said, errors].concat().contains("no regular file of at most"));
+    }
+    assert!(place.segments().is_empty(), "nothing was requeued");
+}
+
 /// Every call fails or crashes in turn, and the next requeue and the next process finish what is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_requeue_that_fails_anywhere_loses_no_file() {

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use flate2::read::MultiGzDecoder;
@@ -20,23 +21,23 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// No wait in a test is longer than this; it bounds a failure and measures nothing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-const PROGRAM: &str = env!("CARGO_BIN_EXE_millpond");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_millpond");
 
 /// A running server with a folder of its own.
 pub(crate) struct Server {
     child: Child,
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
-    pub(crate) folder: TempDir,
+    pub(crate) folder: Arc<TempDir>,
     log: watch::Receiver<String>,
     reading: JoinSet<()>,
 }
 
-fn command(folder: &Path, env: &[(&str, &str)]) -> Command {
+pub(crate) fn command(folder: &Path, env: &[(&str, &str)]) -> Command {
     prepare(Command::new(PROGRAM), folder, env)
 }
 
-fn prepare(mut command: Command, folder: &Path, env: &[(&str, &str)]) -> Command {
+pub(crate) fn prepare(mut command: Command, folder: &Path, env: &[(&str, &str)]) -> Command {
     command.env_clear().current_dir(folder).kill_on_drop(true).stdin(Stdio::null());
     command.envs([("LISTEN_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0")]);
     command.envs(env.iter().copied());
@@ -83,7 +84,17 @@ impl Server {
         Self::spawn(command, folder).await
     }
 
-    async fn spawn(mut command: Command, folder: TempDir) -> Self {
+    /// Starts another process in the folder of this one.
+    pub(crate) async fn start_beside(&self, env: &[(&str, &str)]) -> Self {
+        let command = command(self.folder.path(), env);
+        Self::spawn_in(command, Arc::clone(&self.folder)).await
+    }
+
+    async fn spawn(command: Command, folder: TempDir) -> Self {
+        Self::spawn_in(command, Arc::new(folder)).await
+    }
+
+    pub(crate) async fn spawn_in(mut command: Command, folder: Arc<TempDir>) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, mut log) = watch::channel(String::new());
@@ -128,6 +139,11 @@ impl Server {
 
     pub(crate) fn log(&self) -> String {
         self.log.borrow().clone()
+    }
+
+    pub(crate) async fn has_logged(&self, text: &str) {
+        let mut log = self.log.clone();
+        timeout(PATIENCE, log.wait_for(|log| log.contains(text))).await.expect("it is logged").unwrap();
     }
 
     pub(crate) async fn logged(&mut self, text: &str) {

@@ -20,6 +20,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
+use crate::drain::draining;
 use crate::support::{Connection, PATIENCE, Server, post, run, until};
 
 const ALL: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
@@ -68,6 +69,15 @@ async fn secure(
     versions: &[&'static SupportedProtocolVersion],
     protocols: &[&str],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    handshake(TcpStream::connect(server.public).await?, cert, versions, protocols).await
+}
+
+async fn handshake(
+    stream: TcpStream,
+    cert: &CertificateDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(cert.clone()).unwrap();
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -76,7 +86,6 @@ async fn secure(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    let stream = TcpStream::connect(server.public).await?;
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
 }
 
@@ -95,6 +104,22 @@ async fn post_h2(stream: TlsStream<TcpStream>) -> u16 {
     let status = answer.status().as_u16();
     answer.into_body().collect().await.unwrap();
     status
+}
+
+#[tokio::test]
+async fn a_handshake_that_a_shutdown_interrupts_goes_on() {
+    let (pair, cert) = Pair::new();
+    let mut server = start(&pair, &[]).await;
+    let stream = server.connect().await.0;
+    server.metric_is("millpond_connections", |open| open == 1.0).await;
+    server.signal(Signal::TERM);
+    draining(&server).await;
+    let mut connection = Connection(handshake(stream, &cert, ALL, &[]).await.unwrap());
+    connection.write(&post("", b"{}")).await;
+    let answer = connection.answer().await.expect("a response");
+    assert_eq!((answer.status, answer.header("connection")), (202, "close"));
+    drop(connection);
+    assert_eq!(server.ended().await, Some(0));
 }
 
 #[tokio::test]

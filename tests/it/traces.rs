@@ -21,7 +21,8 @@ use crate::tokens::TokensFile;
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 /// The bound in src/trace/sampler.rs.
-const SAMPLED_MAX: usize = millpond::trace::PARENT_SAMPLED_MAX as usize;
+/// All requests come from one address.
+const SAMPLED_MAX: usize = millpond::trace::PARENT_SAMPLED_PER_ADDRESS_MAX as usize;
 
 fn traceparent(trace: &str, flags: &str) -> String {
     format!("traceparent: 00-{trace}-{PARENT}-{flags}\r\n")
@@ -95,7 +96,7 @@ async fn a_sampled_request_shows_its_queue_commit_and_upload_in_the_trace_of_its
 
 #[tokio::test]
 async fn requests_of_one_frame_and_segment_are_linked() {
-    const CLIENTS: usize = 40;
+    const CLIENTS: usize = SAMPLED_MAX - 1;
     let collector = Collector::start(Behavior::Accept).await;
     let server = start(&collector, &[]).await;
     let mut clients = JoinSet::new();

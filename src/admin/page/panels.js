@@ -36,7 +36,7 @@ export function showTraffic({ traffic }) {
 }
 
 /** What needs attention: `{level, text}`. */
-function problems({ reasons, traffic, ledger, dead, files }) {
+function problems({ reasons, traffic, ledger, dead, files, rollout }) {
   const found = reasons.filter(({ what }) => what !== "draining").map(({ what }) => {
     const text = REASONS[what]?.[0] ?? what;
     return { level: "bad", text: text[0].toUpperCase() + text.slice(1) };
@@ -53,6 +53,9 @@ function problems({ reasons, traffic, ledger, dead, files }) {
     found.push({ level: "bad", text: `${plural(ledger.dead.jobs, "acknowledged job")} damaged on disk and lost` });
   }
   if (dead.files > 0) found.push({ level: "bad", text: `${plural(dead.files, "file")} under dead/: ${bytes(dead.bytes)}` });
+  if (rollout?.forward?.tripped) {
+    found.push({ level: "bad", text: `Nothing is forwarded to the other version any more: ${rollout.forward.tripped.detail}` });
+  }
   for (const file of files.reload_failing ?? []) {
     found.push({ level: "warn", text: `The last reload of ${file} failed: the previous version is in force` });
   }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::Place;
-use crate::cli::text::{Align, count, duration, plural, printable, table};
+use crate::cli::text::{Align, count, duration, plural, printable, printable_json, table};
 use crate::cli::{CliError, print};
 use crate::rfc3339;
 use crate::spool::{DeadFile, FolderState, SegmentEntry, SpoolFolder};
@@ -115,7 +115,7 @@ pub(super) fn run(place: &Place, json: bool) -> Result<(), CliError> {
     };
     if json {
         let text = serde_json::to_string_pretty(&listing).map_err(|error| CliError::Failed(error.to_string()))?;
-        return print(text + "\n");
+        return print(printable_json(&text) + "\n");
     }
     print(listing.text())
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Place;
 use super::list::SegmentRow;
-use crate::cli::text::{Align, count, plural, table};
+use crate::cli::text::{Align, count, plural, printable_json, table};
 use crate::cli::{CliError, print};
 use crate::segment::SegmentId;
 use crate::spool::{FoundSegment, SegmentContent};
@@ -121,7 +121,7 @@ pub(super) fn run(place: &Place, id: SegmentId, json: bool) -> Result<(), CliErr
     let report = Report::of(&found, &content);
     if json {
         let text = serde_json::to_string_pretty(&report).map_err(|error| CliError::Failed(error.to_string()))?;
-        print(text + "\n")?;
+        print(printable_json(&text) + "\n")?;
     } else {
         print(report.text())?;
     }

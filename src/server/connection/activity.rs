@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use axum::http::{Request, Version};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Version};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -14,6 +15,8 @@ use tokio::time::Instant;
 
 use super::protocol::Protocol;
 use super::{EndConnection, Timeouts};
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// The state of one connection. It guards no other memory, so every access is relaxed.
 #[derive(Debug)]
@@ -29,6 +32,11 @@ pub(super) struct Activity {
     since: AtomicU64,
     /// When the socket stopped taking bytes: milliseconds since the connection was opened, plus one; 0 while it takes them.
     blocked_since: AtomicU64,
+    /// The preface of HTTP/2 has arrived.
+    is_http2: AtomicBool,
+    http2: Notify,
+    /// The server drains.
+    is_draining: AtomicBool,
     /// The service has asked to end the connection.
     is_ending: AtomicBool,
     ending: Notify,
@@ -53,6 +61,9 @@ impl Activity {
             headers_begun: AtomicBool::new(false),
             since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
+            is_http2: AtomicBool::new(false),
+            http2: Notify::new(),
+            is_draining: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
             ending: Notify::new(),
         }
@@ -65,6 +76,9 @@ impl Activity {
         // preface may have been taken for a request's.
         if protocol == Protocol::Http2 {
             self.headers_begun.store(false, Ordering::Relaxed);
+            if !self.is_http2.swap(true, Ordering::Relaxed) {
+                self.http2.notify_one();
+            }
             return;
         }
         let waiting = self.in_flight.load(Ordering::Relaxed) == 0 && !self.headers_begun.load(Ordering::Relaxed);
@@ -93,6 +107,25 @@ impl Activity {
     fn request_ended(&self) {
         self.mark(Instant::now());
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Waits until the connection is known to be HTTP/2.
+    pub(super) async fn http2(&self) {
+        self.http2.notified().await;
+    }
+
+    /// The server drains from `now` on: the next response of HTTP/1 is the last one, and the time without a request begins
+    /// again.
+    pub(super) fn drain(&self, now: Instant) {
+        self.is_draining.store(true, Ordering::Relaxed);
+        if !self.headers_begun.load(Ordering::Relaxed) {
+            self.mark(now);
+        }
+    }
+
+    /// Whether a response says that the connection closes after it. HTTP/2 has GOAWAY for that.
+    fn closes_after_response(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed) && !self.is_http2.load(Ordering::Relaxed)
     }
 
     fn end(&self) {
@@ -196,11 +229,17 @@ where
     type Output = Result<Response, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(Pin::new(&mut self.response).poll(cx));
+        let mut response = ready!(Pin::new(&mut self.response).poll(cx));
         if response.as_ref().is_ok_and(|response| response.extensions().get::<EndConnection>().is_some()) {
             self.activity.end();
             // Never ready: the connection's task drops this future.
             return Poll::Pending;
+        }
+        if let Ok(response) = &mut response
+            && self.activity.closes_after_response()
+        {
+            // hyper closes the connection after a response with it (RFC 9112, 9.6).
+            response.headers_mut().insert(CONNECTION, CLOSE);
         }
         Poll::Ready(response)
     }
@@ -219,7 +258,8 @@ mod tests {
     use super::super::protocol::H2_PREFACE;
     use super::*;
 
-    const TIMEOUTS: Timeouts = Timeouts { header: Duration::from_secs(1), idle: Duration::from_secs(3) };
+    const TIMEOUTS: Timeouts =
+        Timeouts { header: Duration::from_secs(1), idle: Duration::from_secs(3), drain_idle: Duration::from_secs(2) };
 
     /// The verdicts after these reads, once the header timeout and once the idle timeout has passed.
     fn verdicts<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> [Verdict; 2] {

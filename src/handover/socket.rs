@@ -1,0 +1,126 @@
+//! The socket file.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as start_listening, socket_with,
+};
+use rustix::process::geteuid;
+use tokio::net::{UnixListener, UnixStream};
+
+use super::HandoverError;
+
+/// Processes that may wait to be rejected.
+const LISTEN_BACKLOG: i32 = 16;
+/// Only the user of the server may connect.
+const MODE: u32 = 0o600;
+
+/// Connects to the process that listens at `path`; `None` if no process does.
+///
+/// # Errors
+/// If the file is not a socket of this user, or no socket can be created in its folder.
+pub(super) async fn connect(path: &Path) -> Result<Option<UnixStream>, HandoverError> {
+    check(path).map_err(|problem| HandoverError::Path { path: path.to_owned(), problem })?;
+    match UnixStream::connect(path).await {
+        Ok(stream) => Ok(Some(stream)),
+        // The process that created it has exited.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What is wrong with the path, and what to do.
+fn check(path: &Path) -> Result<(), String> {
+    let folder = folder(path);
+    access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+        format!(
+            "the server cannot create files in {}: {error}; create the folder, and make the server's user its owner",
+            folder.display()
+        )
+    })?;
+    let file = match path.symlink_metadata() {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !file.file_type().is_socket() {
+        return Err("the file is not a socket: use another path, or remove the file".to_owned());
+    }
+    let (owner, user) = (file.uid(), geteuid().as_raw());
+    if owner != user {
+        return Err(format!(
+            "the socket belongs to user id {owner}, but this process runs as {user}: run both processes as the same user, or use another path"
+        ));
+    }
+    Ok(())
+}
+
+/// Listens at `path`, in place of a socket that is there.
+///
+/// # Errors
+/// If the file cannot be created.
+pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
+    let folder = folder(path);
+    let opened = File::open(folder)?;
+    let name = format!(".handover-{:08x}", fastrand::u32(..));
+    // The path of the temporary file may be longer than an address allows.
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", opened.as_raw_fd()))?;
+    let temporary = folder.join(name);
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    bind(&socket, &address)?;
+    let placed = place(&socket, &temporary, path);
+    if placed.is_err() {
+        let _: io::Result<()> = std::fs::remove_file(&temporary);
+    }
+    placed?;
+    UnixListener::from_std(OwnedFd::into(socket))
+}
+
+fn place(socket: &OwnedFd, temporary: &Path, path: &Path) -> io::Result<()> {
+    // Before it listens, so that no other user can have connected.
+    std::fs::set_permissions(temporary, Permissions::from_mode(MODE))?;
+    start_listening(socket, LISTEN_BACKLOG)?;
+    std::fs::rename(temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_belongs_to_the_user_alone_and_replaces_a_stale_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path =
+            folder.path().join("x".repeat(super::super::SOCKET_PATH_MAX_BYTES - folder.path().as_os_str().len() - 1));
+        assert!(connect(&path).await.unwrap().is_none(), "no file");
+        let first = listen(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, MODE);
+        assert!(connect(&path).await.unwrap().is_some());
+        drop(first);
+        assert!(connect(&path).await.unwrap().is_none(), "stale");
+        let _second = listen(&path).unwrap();
+        assert!(connect(&path).await.unwrap().is_some());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_and_a_missing_folder_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let error = connect(&path).await.unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains("not a socket"), "{error}");
+        let error = connect(&folder.path().join("missing/socket")).await.unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains("create the folder"), "{error}");
+    }
+}
