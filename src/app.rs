@@ -1,13 +1,15 @@
 //! Starts every task of the server, and stops them in order.
 
 mod adopt;
+mod rollout;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use prometheus::Registry;
+pub use rollout::open_rollout;
+use rollout::start_rollout;
 use tokio::net::TcpListener;
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -27,7 +29,7 @@ use crate::permissions::is_readable_by_others;
 use crate::pipeline::Pipeline;
 use crate::queue::queue;
 use crate::reload::{Reload, WatchedFiles};
-use crate::rollout::{RelaySettings, Rollout, RolloutFile};
+use crate::rollout::RolloutFile;
 use crate::server::{self, ServerConfig, ServerMetrics, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
 use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
@@ -40,8 +42,6 @@ use crate::worker::backoff;
 
 /// Segments in memory in addition to one for each worker; with that many, the dispatcher takes no jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
-/// Forwarded bodies in flight may have one part in this many of `MAX_QUEUE_BYTES`.
-const FORWARD_QUEUE_PART: usize = 4;
 /// The share of `SHUTDOWN_GRACE` in which connections must drain.
 const REQUESTS_SHARE: f64 = 0.4;
 /// The share of `SHUTDOWN_GRACE`, and the longest time, after which a connection without a request ends while the server
@@ -164,16 +164,6 @@ pub fn open_tenants(settings: &Settings, reload: &Reload) -> anyhow::Result<Opti
     let Some(TenantSettings { file, .. }) = &settings.tenants else { return Ok(None) };
     let opened = TenantsFile::open(file.clone(), reload);
     opened.map(Some).with_context(|| format!("TOKENS_FILE={}", file.display()))
-}
-
-/// Reads `ROLLOUT_FILE` and watches it from then on; `None` without it.
-///
-/// # Errors
-/// What is wrong with the file.
-pub fn open_rollout(settings: &Settings, reload: &Reload) -> anyhow::Result<Option<RolloutFile>> {
-    let Some(file) = &settings.rollout_file else { return Ok(None) };
-    let opened = RolloutFile::open(file.clone(), settings.http.listen_addr, reload);
-    opened.map(Some).with_context(|| format!("ROLLOUT_FILE={}", file.display()))
 }
 
 /// Runs the server until its shutdown or a failure. `adopted` are the segments to store first.
@@ -341,30 +331,6 @@ pub async fn run(
     // Together, because the process has little time left.
     tokio::join!(admin.streams_ended(), statsd.finish(sources.gather()));
     Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
-}
-
-/// Puts `ROLLOUT_FILE` in force, and starts the tasks that watch it and that copy batches.
-fn start_rollout(
-    file: RolloutFile,
-    listener: SocketAddr,
-    settings: &Settings,
-    context: &PipelineContext,
-    pipeline: &Pipeline,
-    (background, copying): (&mut JoinSet<()>, &mut JoinSet<()>),
-) -> anyhow::Result<Arc<Rollout>> {
-    let relays = RelaySettings {
-        mirror_max_bytes: settings.mirror_max_bytes,
-        forward_max_bytes: settings.queue.max_bytes / FORWARD_QUEUE_PART,
-        ack_timeout: settings.http.ack_timeout,
-    };
-    let started = Rollout::new(file, relays, listener, &context.metrics, context.shutdown.drain_token());
-    let (rollout, watching, copies) = started.context("cannot set up TLS for the URLs of ROLLOUT_FILE")?;
-    background.spawn(async move {
-        let error = watching.await;
-        tracing::error!(%error, "watching ROLLOUT_FILE failed");
-    });
-    pipeline.spawn_beside_workers(copying, copies);
-    Ok(rollout)
 }
 
 async fn serve_admin(listener: TcpListener, admin: AdminService, handed_over: CancellationToken) {

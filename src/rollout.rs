@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub use variants::{VARIANTS_MAX, Variant, Variants};
 
 use crate::audit;
+use crate::config::Settings;
 use crate::metrics::{Metrics, WatchedFile};
 use crate::reload::{Reload, WatchedFiles};
 use crate::server::network;
@@ -142,19 +143,10 @@ pub struct Rollout {
     pub mirror: Arc<Mirror>,
 }
 
-/// What a rollout needs besides its file.
-#[derive(Debug, Clone, Copy)]
-pub struct RelaySettings {
-    /// `MIRROR_MAX_BYTES`.
-    pub mirror_max_bytes: usize,
-    /// Bodies in flight to the other version.
-    pub forward_max_bytes: usize,
-    /// `ACK_TIMEOUT`: the other version is expected to respond within it.
-    pub ack_timeout: Duration,
-}
-
 /// How much longer than `ACK_TIMEOUT` a response of the other version may take.
 const RESPONSE_MARGIN: Duration = Duration::from_secs(5);
+/// Forwarded bodies in flight may have one part in this many of `MAX_QUEUE_BYTES`.
+const FORWARD_QUEUE_PART: usize = 4;
 
 impl Rollout {
     /// The plan of `file`, a future that keeps it up to date with the file, and one that copies batches until `stop`. The first
@@ -164,7 +156,7 @@ impl Rollout {
     /// If TLS cannot be set up.
     pub fn new(
         file: RolloutFile,
-        settings: RelaySettings,
+        settings: &Settings,
         listener: SocketAddr,
         metrics: &Arc<Metrics>,
         stop: CancellationToken,
@@ -178,12 +170,17 @@ impl Rollout {
         plan.log();
         metrics.variants.replace(plan.variants.names());
         let connector = outbound::connector()?;
-        let response_timeout = settings.ack_timeout + RESPONSE_MARGIN;
+        let response_timeout = settings.http.ack_timeout + RESPONSE_MARGIN;
         let (mirror, copies) =
             Mirror::new(connector.clone(), response_timeout, settings.mirror_max_bytes, Arc::clone(metrics));
         let rollout = Arc::new(Self {
             current: ArcSwap::from_pointee(plan),
-            forwarder: Forwarder::new(connector, response_timeout, settings.forward_max_bytes, Arc::clone(metrics)),
+            forwarder: Forwarder::new(
+                connector,
+                response_timeout,
+                settings.queue.max_bytes / FORWARD_QUEUE_PART,
+                Arc::clone(metrics),
+            ),
             mirror: Arc::new(mirror),
         });
         let metrics = Arc::clone(metrics);

@@ -90,7 +90,7 @@ impl Relay {
         if matches!(identity, Identity::Unauthenticated(_)) {
             self.body = Some(body.clone());
         } else if self.is_forwarded(identity) {
-            self.is_sent = true;
+            (self.is_sent, self.handled_since) = (true, None);
             // The body may share the memory of the connection's read buffer, which is larger than most bodies.
             *body = Bytes::copy_from_slice(body);
             match forward.send(&self.original, body.clone(), self.waits, shutdown).await {

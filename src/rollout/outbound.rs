@@ -50,7 +50,10 @@ pub(super) type Connector = HttpsConnector<HttpConnector<Resolver>>;
 /// If TLS cannot be set up at all.
 pub(super) fn connector() -> io::Result<Connector> {
     let tls = https::connector(true).or_else(|error| {
-        tracing::warn!(%error, "cannot read the certificate authorities of the system: no https URL in ROLLOUT_FILE can be reached; install ca-certificates or set SSL_CERT_FILE");
+        tracing::info!(
+            %error,
+            "cannot read the certificate authorities of the system, so an https URL in ROLLOUT_FILE cannot be reached; for one, install ca-certificates or set SSL_CERT_FILE"
+        );
         https::connector(false)
     })?;
     let mut http = HttpConnector::new_with_resolver(Resolver::default());

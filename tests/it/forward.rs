@@ -99,7 +99,7 @@ async fn tenants_are_selected_by_name_wherever_their_token_is_and_unknown_ones_a
     let env = [("TOKENS_FILE", path.to_str().unwrap()), ("RECORD", "envelope")];
     let mut other = Server::start(&env).await;
     let text = forward(other.public, 100, "tenant");
-    let without = text.replace("}}", "},\"features\":{\"forward\":{\"percent\":100,\"except\":[\"other\"]}}}");
+    let without = text.replace("}}", "},\"features\":{\"forward\":{\"percent\":100,\"except\":[\"other\"]}},\"variants\":[{\"name\":\"v\",\"percent\":100}]}");
     let file = RolloutFile::new(&without);
     let mut server = file.start(&env).await;
     let envelope = |token: &str| format!("{{\"token\":\"{token}\",\"data\":[{{\"n\":1}}]}}");
@@ -121,8 +121,10 @@ async fn tenants_are_selected_by_name_wherever_their_token_is_and_unknown_ones_a
         (server.metric(PASSED).await, server.metric(ACCEPTED).await, other.metric(ACCEPTED).await),
         (2.0, 2.0, 2.0)
     );
+    let here = server.metric("millpond_variant_batches_total{result=\"accepted\",variant=\"v\"}").await;
     assert_eq!((server.stop().await, other.stop().await), (Some(0), Some(0)));
     assert!(other.lines().iter().all(|line| line.contains("\"tenant\":\"acme\"")));
+    assert_eq!(here, 2.0, "the other version counts the variants of what it handles");
     assert!(server.lines().iter().all(|line| line.contains("\"tenant\":\"other\"")));
     assert!(!server.log().contains("cret"));
 }
