@@ -169,6 +169,15 @@ impl Server {
         move || addresses.borrow().admin
     }
 
+    /// The address of its admin listener, when it has logged it.
+    /// Errors: it has not in this time.
+    pub async fn admin(&self, limit: Duration) -> anyhow::Result<SocketAddr> {
+        let mut logged = self.addresses.clone();
+        let logged = tokio::time::timeout(limit, logged.wait_for(|logged| logged.admin.is_some()));
+        let admin = logged.await.ok().and_then(|logged| logged.ok()?.admin);
+        admin.with_context(|| format!("the server did not log the address of its admin listener in {limit:?}"))
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().cast_unsigned()

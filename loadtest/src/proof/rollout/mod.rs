@@ -104,6 +104,8 @@ struct Pair {
     program: Program,
     other_url: String,
     starts: u32,
+    /// How long the admin listener may take.
+    start_limit: Duration,
     times: fastrand::Rng,
 }
 
@@ -226,7 +228,16 @@ impl Pair {
         };
         let first = Server::start(&first).await?;
         let times = fastrand::Rng::with_seed(proof.seed);
-        Ok(Self { file, first, other, program, other_url: format!("http://{addr}"), starts: 2, times })
+        Ok(Self {
+            file,
+            first,
+            other,
+            program,
+            other_url: format!("http://{addr}"),
+            starts: 2,
+            start_limit: proof.settle,
+            times,
+        })
     }
 
     /// A step, and what the first server has counted in it.
@@ -276,7 +287,7 @@ impl Pair {
 
     /// What the first server says about what it forwards.
     async fn status(&self) -> anyhow::Result<Option<ForwardStatus>> {
-        let admin = self.first.admin_addr()().context("the server did not log the address of its admin listener")?;
+        let admin = self.first.admin(self.start_limit).await?;
         let (status, body) = client::get(&Target::from(admin), "/v1/status", None).await.context("GET /v1/status")?;
         if status != 200 {
             bail!("GET /v1/status: {status}");
