@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 
 use crate::support::{Answer, Connection, Server, get, post, until};
+use crate::tls::Pair;
 use crate::tokens::TokensFile;
 use crate::two_versions::{Mode, Proxy, RolloutFile, forward, unused};
 
@@ -316,4 +317,19 @@ async fn bodies_for_a_version_that_hangs_use_a_quarter_of_the_queue_at_most() {
         assert_eq!(answer.status, 202, "a third would exceed 256 KiB: {}", answer.text());
     }
     assert_eq!(server.metric(TAKEN_HERE).await, 3.0);
+}
+
+#[tokio::test]
+async fn over_https_only_a_version_whose_certificate_is_trusted_gets_requests() {
+    let ((pair, _), (stranger, _)) = (Pair::new(), Pair::new());
+    let other = Server::start(&pair.env()).await;
+    let text = forward(other.public, 100, "request").replace("http://127.0.0.1", "https://localhost");
+    let file = RolloutFile::new(&text);
+    for (roots, passed, here) in [(&pair, 10.0, 0.0), (&stranger, 0.0, 10.0)] {
+        let server = file.start(&[("SSL_CERT_FILE", roots.env()[0].1)]).await;
+        post_numbers(&server, 0..10).await;
+        assert_eq!((server.metric(PASSED).await, server.metric(TAKEN_HERE).await), (passed, here));
+        assert_eq!(server.metric(UNKNOWN).await, 0.0);
+    }
+    assert!(other.metric("millpond_connections").await <= 1.0, "connections are used again");
 }
