@@ -58,7 +58,7 @@ impl ValueEnum for Subject {
         match self {
             Self::Event(event) => event.to_possible_value(),
             Self::Upgrade => Some(PossibleValue::new("upgrade").help(
-                "New processes take over the listeners of old ones by HANDOVER_SOCKET, fail to, and are killed meanwhile",
+                "New processes receive the listeners of old ones by HANDOVER_SOCKET, exit before that, and are killed meanwhile",
             )),
             Self::Rollout => Some(PossibleValue::new("rollout").help(
                 "A server forwards from 0 to 100 percent of its requests to another one and back, which is killed at 50 percent",

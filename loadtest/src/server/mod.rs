@@ -143,7 +143,7 @@ impl Server {
         let mut logged = self.addresses.clone();
         let taken = tokio::time::timeout(START_LIMIT, logged.wait_for(|logged| logged.took_over));
         tokio::select! {
-            taken = taken => taken.context("the server did not take over the listeners")?.map(drop).context("the server closed its log"),
+            taken = taken => taken.context("the server did not log that it took over the listeners")?.map(drop).context("the server closed its log"),
             status = self.child.wait() => bail!("the server exited before it took over the listeners: {}", status?),
         }
     }

@@ -105,9 +105,9 @@ impl<'a> Lineage<'a> {
                 Err(wrong) => Err(wrong),
             };
             if let Err(wrong) = done {
-                self.broken(format!("{what} {round} of {rounds}: {wrong:#}"));
+                self.broken(&format!("{what} {round} of {rounds}: {wrong:#}"));
                 if let Err(wrong) = Box::pin(self.start_again()).await {
-                    self.broken(format!("{wrong:#}"));
+                    self.broken(&format!("{wrong:#}"));
                     return;
                 }
             }
@@ -115,7 +115,7 @@ impl<'a> Lineage<'a> {
         (self.say)(&format!("upgrade: {}: {what}: {rounds} rounds done", self.name));
     }
 
-    /// A new process takes over, and the old one exits.
+    /// A new process receives the listeners, and the old one exits.
     async fn upgrade(&mut self) -> anyhow::Result<()> {
         let start = Instant::now();
         let mut new = self.spawn(&[]).await?;
@@ -204,7 +204,7 @@ impl<'a> Lineage<'a> {
         self.observed.fresh_starts += 1;
         let limit = self.proof.exit_limit;
         if tokio::time::timeout(limit, self.server.ended()).await.is_err() {
-            self.broken(format!("a server did not exit within {limit:?}"));
+            self.broken(&format!("a server did not exit within {limit:?}"));
             self.server.stop_at_once().await?;
         }
         let start = Instant::now();
@@ -258,9 +258,9 @@ impl<'a> Lineage<'a> {
         let exit = old.wait(self.proof.exit_limit).await?;
         self.observed.longest_exit = self.observed.longest_exit.max(exit.seconds);
         if exit.killed {
-            self.broken(format!("an old process did not exit within {:?} of the handover", self.proof.exit_limit));
+            self.broken(&format!("an old process did not exit within {:?} of the handover", self.proof.exit_limit));
         } else if exit.code != Some(0) {
-            self.broken(format!("an old process exited with {} after the handover", exit.status));
+            self.broken(&format!("an old process exited with {} after the handover", exit.status));
         }
         Ok(())
     }
@@ -286,7 +286,7 @@ impl<'a> Lineage<'a> {
         from + to.saturating_sub(from).mul_f64(self.times.f64())
     }
 
-    fn broken(&mut self, what: String) {
+    fn broken(&mut self, what: &str) {
         let what = format!("{}: {what}", self.name);
         (self.say)(&format!("upgrade: WRONG: {what}"));
         self.observed.broken.push(what);
