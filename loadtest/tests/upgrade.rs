@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use loadtest::load::{self, Control, Done, Plan, Rate, Shape};
-use loadtest::proof::{Ramp, Tolerance, Upgrade, UpgradeVerdict};
+use loadtest::proof::{Mirrors, Ramp, Tolerance, Upgrade, UpgradeVerdict};
 use loadtest::server::Program;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -135,4 +135,25 @@ async fn a_server_that_does_not_forward_fails_at_the_first_step() {
     let verdict = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap();
     assert!(verdict.failed() && verdict.steps.len() == 1, "{verdict}");
     assert!(verdict.broken.iter().any(|wrong| wrong.starts_with("0%: ")), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_of_mirrors_with_a_server_that_stores_nothing_and_copies_nothing_fails() {
+    let folder = TempDir::new().unwrap();
+    let proof = Mirrors {
+        rounds: 2,
+        step: Duration::from_millis(300),
+        plan: plan(200.0),
+        program: floor(),
+        settle: Duration::from_secs(2),
+        exit_limit: Duration::from_secs(2),
+        folder: Some(folder.path().to_owned()),
+    };
+    let verdict = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap();
+    assert_eq!((verdict.ledger.lost, verdict.ledger.stored), (verdict.ledger.accepted, 0), "{verdict}");
+    assert!(verdict.broken.iter().any(|wrong| wrong.contains("no copy was sent")), "{verdict}");
+    // Each has had its turn in each round.
+    assert_eq!(verdict.mirrors.len(), 5);
+    assert!(verdict.mirrors.iter().all(|mirrored| mirrored.p99.len() == 2 && mirrored.accepted > 0), "{verdict}");
+    assert!(verdict.failed() && verdict.kept.is_some());
 }

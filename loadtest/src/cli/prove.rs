@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::args::{FaultArgs, LoadArgs, variable};
 use super::output::{self, Exit, note, show};
 use crate::load::{Control, Plan, Rate, Shape};
-use crate::proof::{Event, Proof, Ramp, RolloutVerdict, Upgrade, UpgradeVerdict, Verdict};
+use crate::proof::{Event, MirrorVerdict, Mirrors, Proof, Ramp, RolloutVerdict, Upgrade, UpgradeVerdict, Verdict};
 use crate::s3::{Fault, FaultPlan};
 use crate::server::Program;
 use crate::units;
@@ -31,6 +31,9 @@ const UPGRADES: u32 = 20;
 
 /// Kills of the other server of a rollout, unless `--rounds` says otherwise.
 const KILLS_OF_ROLLOUT: u32 = 3;
+
+/// Rounds of the comparison of mirrors, unless `--rounds` says otherwise: each of its servers is the first of a round once.
+const MIRROR_ROUNDS: u32 = 5;
 
 /// What a proof is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +77,7 @@ enum Proved {
     Event(Box<Verdict>),
     Upgrade(Box<UpgradeVerdict>),
     Rollout(Box<RolloutVerdict>),
+    Mirrors(Box<MirrorVerdict>),
 }
 
 impl Proved {
@@ -82,6 +86,7 @@ impl Proved {
             Self::Event(verdict) => verdict.failed(),
             Self::Upgrade(verdict) => verdict.failed(),
             Self::Rollout(verdict) => verdict.failed(),
+            Self::Mirrors(verdict) => verdict.failed(),
         }
     }
 }
@@ -92,6 +97,7 @@ impl fmt::Display for Proved {
             Self::Event(verdict) => verdict.fmt(f),
             Self::Upgrade(verdict) => verdict.fmt(f),
             Self::Rollout(verdict) => verdict.fmt(f),
+            Self::Mirrors(verdict) => verdict.fmt(f),
         }
     }
 }
@@ -107,7 +113,7 @@ pub(super) struct ProveArgs {
     /// The environment of the servers, repeated; it overrides that of the proof
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1, upgrade 20, rollout 3]
+    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1, upgrade 20, rollout 3, or 5 with --ghost]
     #[arg(long)]
     rounds: Option<u32>,
     /// How often the old or the new process of an upgrade, or the other server of a rollout, is killed [default: as --rounds]
@@ -116,6 +122,10 @@ pub(super) struct ProveArgs {
     /// Stop the old process before the new one starts instead of an upgrade: shows that the verdict then is FAILED
     #[arg(long)]
     restart: bool,
+    /// Instead of a ramp-up, compare latency and CPU without a mirror and with copies of all requests to a server that is prompt, slow,
+    /// hanging and away
+    #[arg(long)]
+    ghost: bool,
     /// The seed of the random times at which it happens; a verdict has its seed [default: random]
     #[arg(long)]
     seed: Option<u64>,
@@ -179,6 +189,11 @@ async fn all(args: &ProveArgs, control: &Control) -> anyhow::Result<Vec<Proved>>
                 let proof = args.upgrade()?;
                 let verdict = Box::pin(proof.run(control.child(), note)).await.context("upgrade")?;
                 Proved::Upgrade(Box::new(verdict))
+            }
+            Subject::Rollout if args.ghost => {
+                let proof = args.mirrors()?;
+                let verdict = Box::pin(proof.run(control.child(), note)).await.context("rollout --ghost")?;
+                Proved::Mirrors(Box::new(verdict))
             }
             Subject::Rollout => {
                 let proof = args.rollout()?;
@@ -254,6 +269,22 @@ impl ProveArgs {
             seed: self.seed(),
             kill_rounds: self.kill.or(self.rounds).unwrap_or(KILLS_OF_ROLLOUT),
             life: self.max_life,
+            step: self.span,
+            plan,
+            program: self.program(),
+            settle: self.settle,
+            exit_limit: self.exit_limit,
+            folder: self.dir.clone(),
+        })
+    }
+
+    fn mirrors(&self) -> anyhow::Result<Mirrors> {
+        let mut plan = self.plan(RATE)?;
+        if !self.load.has_shape() {
+            plan.shape = Shape::Even(1);
+        }
+        Ok(Mirrors {
+            rounds: self.rounds.unwrap_or(MIRROR_ROUNDS),
             step: self.span,
             plan,
             program: self.program(),

@@ -28,7 +28,7 @@ pub(crate) struct Http1 {
     input: Vec<u8>,
     /// The range of `input` with the body of the last response.
     body: Range<usize>,
-    /// The bytes of `input` that responses before the next one occupy.
+    /// The bytes of `input` before the next response.
     consumed: usize,
 }
 

@@ -11,6 +11,7 @@
 
 mod environment;
 mod events;
+mod mirror;
 mod phase;
 mod receipts;
 mod rollout;
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 
 pub use self::environment::Observed;
 use self::environment::{Environment, LoadState};
+pub use self::mirror::{Copies, MirrorVerdict, Mirrored, Mirrors, OtherSide};
 pub use self::phase::{ClientPhase, Phase, Tolerance};
 pub use self::receipts::Jobs;
 pub use self::rollout::{Ramp, RolloutVerdict};

@@ -111,6 +111,13 @@ impl Mix {
         Self { clients, control, ledger: Ledger::default(), next_client: 0 }
     }
 
+    /// Sends to this server from the next phase on.
+    pub(super) fn send_to(&mut self, target: &Target) {
+        for client in &mut self.clients {
+            client.plan.target = target.clone();
+        }
+    }
+
     /// Sends while `events` happen, and returns their result.
     /// Errors: the generator failed.
     pub(super) async fn during<T>(

@@ -243,25 +243,37 @@ impl Pair {
     /// A step, and what the first server has counted in it.
     async fn step(&mut self, proof: &Ramp, percent: u8, with_kills: bool, control: &Control) -> anyhow::Result<Counts> {
         let before = self.status().await?.map(|forward| forward.counts()).unwrap_or_default();
-        let plan = serde_json::json!({"forward": {"url": self.other_url, "percent": percent, "by": "request"}});
-        let new = self.file.with_extension("new");
-        std::fs::write(&new, plan.to_string())?;
-        std::fs::rename(new, &self.file)?;
-        let start = Instant::now();
-        while !self.status().await?.is_some_and(|forward| forward.percent == f64::from(percent)) {
-            ensure!(start.elapsed() < IN_FORCE_LIMIT, "the new ROLLOUT_FILE is not in force after {IN_FORCE_LIMIT:?}");
-            tokio::time::sleep(ASK_EVERY).await;
-        }
+        self.put_in_force(percent).await?;
         if with_kills {
             for round in 1..=proof.kill_rounds {
                 let [life, away] = [(); 2].map(|()| proof.life.mul_f64(self.times.f64()));
                 let _ = tokio::time::timeout(life, control.end.cancelled()).await;
                 self.restart_other(away).await.with_context(|| format!("kill {round} of {}", proof.kill_rounds))?;
+                // The guard may have stopped it: the next kill has to find forwarded requests too.
+                self.put_in_force(percent).await?;
             }
         }
         let _ = tokio::time::timeout(proof.step, control.end.cancelled()).await;
         let after = self.status().await?.context("ROLLOUT_FILE is not in force any more")?.counts();
         Ok(after.since(before))
+    }
+
+    /// Rewrites the file, and waits until the first server forwards as it says.
+    async fn put_in_force(&self, percent: u8) -> anyhow::Result<()> {
+        let plan = serde_json::json!({"forward": {"url": self.other_url, "percent": percent, "by": "request"}});
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, plan.to_string())?;
+        std::fs::rename(new, &self.file)?;
+        let start = Instant::now();
+        while !self
+            .status()
+            .await?
+            .is_some_and(|forward| forward.percent == f64::from(percent) && forward.tripped.is_none())
+        {
+            ensure!(start.elapsed() < IN_FORCE_LIMIT, "the new ROLLOUT_FILE is not in force after {IN_FORCE_LIMIT:?}");
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+        Ok(())
     }
 
     /// Kills the other server, and starts it again after `away`.

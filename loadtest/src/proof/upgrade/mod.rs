@@ -1,7 +1,7 @@
 //! The proof of live upgrades: new processes receive the listeners of old ones, under a load of all kinds of clients.
 //!
 //! Two servers, one of them with TLS, share a spool and a store. In the first phase nothing happens, so that its latency can be
-//! compared; then new processes receive the listeners in a row; then new processes exit before they are ready; then old or new processes
+//! compared; then new processes receive the listeners, in a row; then new processes exit before they are ready; then old or new processes
 //! are killed during the handover. Except in the last phase, a request that failed is a finding: one without a response, with
 //! one other than 2xx, or a connection that could not be made. A request that the server did not process, and says so, is sent
 //! again by any client: a pipelined one after a response with `Connection: close`, and a stream above the last one of a GOAWAY.
