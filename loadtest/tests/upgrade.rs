@@ -80,8 +80,8 @@ async fn upgrade(restart: bool, folder: &TempDir) -> UpgradeVerdict {
         quiet: Duration::from_millis(500),
         plan: plan(500.0),
         program: floor(),
-        settle: Duration::from_secs(2),
-        exit_limit: Duration::from_secs(2),
+        settle: Duration::from_millis(500),
+        exit_limit: Duration::from_millis(500),
         folder: Some(folder.path().to_owned()),
     };
     let verdict = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap();

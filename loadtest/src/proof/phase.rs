@@ -19,6 +19,9 @@ use crate::units::show_micros;
 const STREAMS: u32 = 8;
 const PIPELINED: u32 = 4;
 
+/// The share of the rate from which it counts as reached.
+const REACHED: f64 = 0.9;
+
 /// A kind of client.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
@@ -42,6 +45,8 @@ pub struct Phase {
     pub name: String,
     pub tolerance: Tolerance,
     pub seconds: f64,
+    /// Requests that were sent in a second.
+    pub requests_per_second: f64,
     pub failed: u64,
     /// Failed requests that are not tolerated.
     pub findings: u64,
@@ -164,10 +169,12 @@ impl Mix {
             all.take_from(&mut tally);
             self.ledger.append(ledger);
         }
+        let seconds = start.elapsed().as_secs_f64();
         let phase = Phase {
             name: name.to_owned(),
             tolerance,
-            seconds: start.elapsed().as_secs_f64(),
+            seconds,
+            requests_per_second: (all.answered() + all.unanswered) as f64 / seconds.max(f64::MIN_POSITIVE),
             failed: clients.iter().map(ClientPhase::failed).sum(),
             findings: clients.iter().map(|client| client.findings(tolerance)).sum(),
             accepted: all.accepted.summary(),
@@ -183,6 +190,13 @@ impl Mix {
 }
 
 impl Phase {
+    /// Says that the load was below this rate, if it was.
+    pub(super) fn below(&self, rate: Rate) -> Option<String> {
+        let is_below = self.requests_per_second < rate.steady * REACHED;
+        is_below
+            .then(|| format!("{}: only {:.0} of {rate} were sent: lower --rate", self.name, self.requests_per_second))
+    }
+
     /// What is wrong with it, in words.
     pub(super) fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
@@ -232,10 +246,11 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [p50, p99, p99_9, max] =
             [self.accepted.p50, self.accepted.p99, self.accepted.p99_9, self.accepted.max].map(show_micros);
-        write!(f, "{}: {:.1} s, {} failed", self.name, self.seconds, self.failed)?;
+        let Self { name, seconds, requests_per_second, failed, .. } = self;
+        write!(f, "{name}: {seconds:.1} s, {requests_per_second:.0}/s, {failed} failed")?;
         match self.findings {
             0 => writeln!(f)?,
-            findings => writeln!(f, ", {findings} of them must not  <- must be 0")?,
+            findings => writeln!(f, ", {findings} of them not allowed  <- must be 0")?,
         }
         row(f, "latency accepted", &format!("p50 {p50}, p99 {p99}, p99.9 {p99_9}, max {max}"))?;
         for client in &self.clients {

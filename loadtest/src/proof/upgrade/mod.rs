@@ -131,6 +131,8 @@ impl Upgrade {
         }
         observed.broken.extend(SpoolContents::of(&spool).context("reading the spool")?.wrong());
         observed.broken.extend(phases.iter().flat_map(Phase::wrong));
+        let at_rate = phases.iter().filter(|phase| phase.tolerance == Tolerance::Nothing);
+        observed.remarks.extend(at_rate.filter_map(|phase| phase.below(self.plan.rate)));
         let mut ledger = mix.into_ledger();
         ledger.failed_may_stay();
         let mut reader = Reader::new(Store::of(&s3), Payloads::new(self.plan.run, self.plan.payload_size));
