@@ -1,6 +1,6 @@
 //! Live upgrade: a new process receives the listening sockets of the running one, over the Unix socket `HANDOVER_SOCKET`.
 //!
-//! Messages are lines of JSON ([`message`]); the sockets come with `listeners` as `SCM_RIGHTS`. Both check that the other one
+//! Messages are lines of JSON (`handover/message.rs`); the sockets come with `listeners` as `SCM_RIGHTS`. Both check that the other one
 //! has the same user id.
 //!
 //! ```text

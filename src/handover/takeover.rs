@@ -11,7 +11,7 @@ use super::message::{Message, Socket};
 use super::socket::connect;
 use super::{HANDOVER_TIMEOUT, HandoverError};
 
-/// The listeners of a running process, which serves on until [`complete`](Takeover::complete).
+/// The listeners of a running process, which serves on until `Takeover::complete`.
 #[derive(Debug)]
 pub struct Takeover {
     channel: Channel,
