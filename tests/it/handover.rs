@@ -431,7 +431,7 @@ async fn systemd_is_told_when_the_server_is_ready_and_when_it_stops() {
     let path = old.folder.path().join("notify");
     let mut new = old.start_beside(&[SOCKET, ("NOTIFY_SOCKET", path.to_str().unwrap())]).await;
     assert_eq!(heard().await, "READY=1");
-    assert!(new.log().contains("took over the listeners"), "{}", new.log());
+    new.logged("took over the listeners").await;
     new.signal(Signal::TERM);
     assert_eq!(heard().await, "STOPPING=1");
     assert_eq!(new.ended().await, Some(0));
