@@ -23,6 +23,8 @@ use hyper::{HeaderMap, Uri};
 use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
+#[cfg(test)]
+pub(crate) use parse::SOCKET_PATH_MAX_BYTES;
 pub use table::{Group, SETTINGS, Setting};
 
 use crate::decode::{Readers, Record};

@@ -55,8 +55,6 @@ use crate::shutdown::Shutdown;
 use offer::Offer;
 use takeover::Completion;
 
-/// The longest path of a Unix socket, in bytes.
-pub const SOCKET_PATH_MAX_BYTES: usize = 107;
 /// How long the new process may take from the connection to `ready`, and each of the two to respond.
 pub const HANDOVER_TIMEOUT: Duration = Duration::from_secs(30);
 

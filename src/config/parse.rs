@@ -10,9 +10,10 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Ack, AllowedOrigins, LINES_ALLOWED_BYTES, LINES_PER_DECODED, typos};
 use crate::digest::Digest;
-use crate::handover::SOCKET_PATH_MAX_BYTES;
 use crate::segment::FRAME_MAX_BYTES;
 
+/// The longest path of a Unix socket, in bytes (`sun_path`).
+pub(crate) const SOCKET_PATH_MAX_BYTES: usize = 107;
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 

@@ -101,7 +101,7 @@ mod tests {
     async fn the_socket_belongs_to_the_user_alone_and_replaces_a_stale_one() {
         let folder = tempfile::tempdir().unwrap();
         let path =
-            folder.path().join("x".repeat(super::super::SOCKET_PATH_MAX_BYTES - folder.path().as_os_str().len() - 1));
+            folder.path().join("x".repeat(crate::config::SOCKET_PATH_MAX_BYTES - folder.path().as_os_str().len() - 1));
         assert!(connect(&path).await.unwrap().is_none(), "no file");
         let first = listen(&path).unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o777, MODE);

@@ -80,7 +80,7 @@ pub(super) async fn post(
 ) -> Result<Response, RejectedBatch> {
     let (mut tenant, mut relay): (_, Option<Box<Relay>>) = (None, None);
     let client = request.extensions().get::<ClientAddress>().map(|ClientAddress(address)| *address);
-    let (rollout, began) = (RequestRollout::new(&state, client), Instant::now());
+    let (rollout, began) = (RequestRollout::new(state.rollout.as_ref(), client), Instant::now());
     let accepted = accept(&state, query, request, client, &rollout, &mut tenant, &mut relay).await;
     if let Some(relay) = &relay {
         relay.ended(&accepted);

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use super::ack::RequestedAck;
 use super::auth::Identity;
 use super::problem::Problem;
-use super::state::ApiState;
-use crate::rollout::{ClientKey, Feature, Plan};
+use crate::rollout::{ClientKey, Feature, Plan, Rollout};
 
 /// The plan that was in force when the request arrived, so that a reload never changes it in between.
 #[derive(Debug, Clone, Default)]
@@ -17,8 +16,8 @@ pub(super) struct RequestRollout {
 }
 
 impl RequestRollout {
-    pub(super) fn new(state: &ApiState, client: Option<IpAddr>) -> Self {
-        Self { plan: state.rollout.as_ref().map(|rollout| rollout.plan()), client }
+    pub(super) fn new(rollout: Option<&Arc<Rollout>>, client: Option<IpAddr>) -> Self {
+        Self { plan: rollout.map(|rollout| rollout.plan()), client }
     }
 
     /// Whether the client may use a feature. An unauthenticated one is asked again when its token is known.
