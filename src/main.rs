@@ -155,7 +155,7 @@ async fn serve(mut settings: Settings, inherited: Inherited, log_filter: LogFilt
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
-    let (public, admin) = handover::listen(&settings, inherited, takeover.as_mut())?;
+    let (public, admin) = handover::listen(&settings, inherited, takeover.as_mut()).await?;
     tracing::info!(addr = %public.local_addr()?, "listening");
     tracing::info!(addr = %admin.local_addr()?, "admin listening");
     let handover = settings.handover_socket.clone().map(|path| Handover::new(path, takeover, &public, &admin));
