@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::browser::{Browser, NARROW, WIDE};
-use crate::rollout::Rollout;
 use crate::support::{Connection, Server, get};
+use crate::two_versions::RolloutFile;
 
 const TOKEN: &str = "correct-horse-battery";
 const ENTER: &str = "\u{e007}";
@@ -437,9 +437,9 @@ async fn without_a_token_the_page_is_not_served_under_a_host_name() {
 #[tokio::test]
 async fn a_rollout_is_shown_only_where_there_is_one() {
     let plan = serde_json::json!({"features": {"receipts": {"percent": 5, "tenants": ["acme"]}}, "variants": [{"name": "b", "percent": 100}]});
-    let rollout = Rollout::new(&plan);
+    let rollout = RolloutFile::new(&plan.to_string());
     let path = rollout.path();
-    let mut server = Server::start(&[("ROLLOUT_FILE", path.to_str().unwrap())]).await;
+    let server = Server::start(&[("ROLLOUT_FILE", path.to_str().unwrap())]).await;
     let browser = open(&server).await;
     browser
         .shows("#rollout-parts", |parts| {
@@ -448,7 +448,7 @@ async fn a_rollout_is_shown_only_where_there_is_one() {
         .await;
     server.post_json("{}").await;
     browser.shows("#variant-table", |table| table.contains("100%") && table.contains('1')).await;
-    rollout.reload(&mut server, &serde_json::json!({})).await;
+    rollout.put(&server, &serde_json::json!({}).to_string()).await;
     browser.shows("#rollout-parts", |parts| !parts.contains("feature")).await;
 }
 

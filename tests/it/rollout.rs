@@ -1,50 +1,17 @@
 //! `ROLLOUT_FILE`: features and variants, in the requests, the stored lines, the metrics and the status, and its reload.
 
-use std::path::PathBuf;
-
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::support::{Answer, Server, get, run, until};
 use crate::tokens::TokensFile;
-
-/// A rollout file in a temporary directory.
-pub(crate) struct Rollout(TempDir);
-
-impl Rollout {
-    pub(crate) fn new(plan: &Value) -> Self {
-        let this = Self(tempfile::tempdir().unwrap());
-        this.write(&plan.to_string());
-        this
-    }
-
-    pub(crate) fn path(&self) -> PathBuf {
-        self.0.path().join("rollout.json")
-    }
-
-    /// Replaces the file atomically.
-    pub(crate) fn write(&self, text: &str) {
-        let new = self.0.path().join("new");
-        std::fs::write(&new, text).unwrap();
-        std::fs::rename(new, self.path()).unwrap();
-    }
-
-    /// Replaces the plan of `server`, and waits until it is in force.
-    pub(crate) async fn reload(&self, server: &mut Server, plan: &Value) {
-        let loads = |server: &Server| server.log().matches("rollout in force").count();
-        let before = loads(server);
-        self.write(&plan.to_string());
-        server.signal(Signal::HUP);
-        until("the plan is in force", async || loads(server) > before).await;
-    }
-}
+use crate::two_versions::RolloutFile;
 
 fn tenants() -> TokensFile {
     TokensFile::new(&[("acme", &["acme-token"], "{}"), ("shop", &["shop-token"], "{}")])
 }
 
-async fn start(tokens: &TokensFile, rollout: &Rollout) -> Server {
+async fn start(tokens: &TokensFile, rollout: &RolloutFile) -> Server {
     let path = rollout.path();
     tokens.start(&[("ROLLOUT_FILE", path.to_str().unwrap())]).await
 }
@@ -66,8 +33,8 @@ async fn a_feature_that_is_off_for_a_tenant_is_rejected_by_its_name_and_the_othe
         "ack_stored": {"percent": 0, "tenants": ["acme"]},
         "receipts": {"percent": 100, "except": ["shop"]},
     }});
-    let (tokens, rollout) = (tenants(), Rollout::new(&plan));
-    let mut server = start(&tokens, &rollout).await;
+    let (tokens, rollout) = (tenants(), RolloutFile::new(&plan.to_string()));
+    let server = start(&tokens, &rollout).await;
     let stored = post(&server, "?ack=stored", "acme-token").await;
     assert_eq!(stored.status, 200);
     let off = post(&server, "?ack=stored", "shop-token").await.refusal(403);
@@ -91,7 +58,7 @@ async fn a_feature_that_is_off_for_a_tenant_is_rejected_by_its_name_and_the_othe
     assert_eq!(server.metric("millpond_requests_total{outcome=\"not_allowed\",route=\"payloads\"}").await, 2.0);
     assert!(server.log().contains("tenant=\"shop\"") && !server.log().contains("shop-token"), "{}", server.log());
 
-    rollout.reload(&mut server, &json!({})).await;
+    rollout.put(&server, &json!({}).to_string()).await;
     assert_eq!(post(&server, "?ack=stored", "shop-token").await.status, 200, "features that are not listed are on");
     assert!(post(&server, "", "shop-token").await.json()["job"].is_string());
 }
@@ -99,7 +66,7 @@ async fn a_feature_that_is_off_for_a_tenant_is_rejected_by_its_name_and_the_othe
 #[tokio::test]
 async fn every_batch_of_a_variant_has_its_name_in_the_lines_the_metrics_and_the_status() {
     let plan = json!({"variants": [{"name": "b", "percent": 100}]});
-    let (tokens, rollout) = (tenants(), Rollout::new(&plan));
+    let (tokens, rollout) = (tenants(), RolloutFile::new(&plan.to_string()));
     let mut server = start(&tokens, &rollout).await;
     assert_eq!(post(&server, "", "acme-token").await.status, 202);
     assert_eq!(server.post_json(r#"{"token":"shop-token","data":[{"n":2}]}"#).await.status, 202);
@@ -114,7 +81,7 @@ async fn every_batch_of_a_variant_has_its_name_in_the_lines_the_metrics_and_the_
         .await;
     assert_eq!(status(&server).await["rollout"]["variants"][0]["percent"], 100.0);
 
-    rollout.reload(&mut server, &json!({"variants": [{"name": "c", "percent": 100}]})).await;
+    rollout.put(&server, &json!({"variants": [{"name": "c", "percent": 100}]}).to_string()).await;
     assert_eq!(post(&server, "", "acme-token").await.status, 202);
     let metrics = server.metrics().await;
     assert_eq!(metrics["millpond_variant_batches_total{result=\"accepted\",variant=\"c\"}"], 1.0);
@@ -136,7 +103,7 @@ async fn every_batch_of_a_variant_has_its_name_in_the_lines_the_metrics_and_the_
 #[tokio::test]
 async fn an_invalid_plan_keeps_the_previous_one_and_is_shown_until_it_is_corrected() {
     let plan = json!({"features": {"receipts": {"percent": 0}}});
-    let rollout = Rollout::new(&plan);
+    let rollout = RolloutFile::new(&plan.to_string());
     let path = rollout.path();
     let mut server = Server::start(&[("ROLLOUT_FILE", path.to_str().unwrap())]).await;
     let is_off = async |server: &Server| server.post_json("[{}]").await.json()["job"].is_null();
@@ -155,7 +122,7 @@ async fn an_invalid_plan_keeps_the_previous_one_and_is_shown_until_it_is_correct
     );
     server.signal(Signal::HUP);
     server.logged("mirror.url is the address of this server").await;
-    rollout.reload(&mut server, &json!({"features": {"receipts": {"percent": 100}}})).await;
+    rollout.put(&server, &json!({"features": {"receipts": {"percent": 100}}}).to_string()).await;
     assert!(!is_off(&server).await);
     assert_eq!(server.metric("millpond_reload_failing{file=\"ROLLOUT_FILE\"}").await, 0.0);
     let features = json!([{"name": "receipts", "percent": 100.0, "tenants": 0, "except": 0}]);
