@@ -1,5 +1,6 @@
 //! A counter with an upper bound.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A counter of units in use. It guards no other memory, so relaxed operations are enough.
@@ -42,9 +43,27 @@ impl Bound {
         self.used.fetch_add(units, Ordering::Relaxed);
     }
 
+    /// Takes `units` until the permit is dropped; `None` if they would exceed the bound.
+    pub(crate) fn acquire(self: &Arc<Self>, units: usize) -> Option<BoundPermit> {
+        self.take(units).then(|| BoundPermit { bound: Arc::clone(self), units })
+    }
+
     pub(crate) fn release(&self, units: usize) {
         if units > 0 {
             self.used.fetch_sub(units, Ordering::Relaxed);
         }
+    }
+}
+
+/// Units of a bound, released on drop.
+#[derive(Debug)]
+pub(crate) struct BoundPermit {
+    bound: Arc<Bound>,
+    units: usize,
+}
+
+impl Drop for BoundPermit {
+    fn drop(&mut self) {
+        self.bound.release(self.units);
     }
 }

@@ -1,4 +1,4 @@
-//! Request headers that the public and the admin routes interpret the same way.
+//! Request headers that more than one module interprets, all of them in the same way.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -6,6 +6,9 @@ use axum::http::header::ORIGIN;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The token after `Bearer` in an `Authorization` header (RFC 6750, 2.1); none of another scheme.
 pub(crate) fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {

@@ -1,5 +1,6 @@
-//! TLS of outbound HTTP connections: to a collector, to another version, and of the command line.
+//! What outbound HTTP connections have in common: to a collector, to another version, and of the command line.
 
+use std::error::Error;
 use std::io;
 
 use hyper_rustls::HttpsConnectorBuilder;
@@ -20,4 +21,13 @@ pub(crate) fn connector(is_used: bool) -> io::Result<HttpsConnectorBuilder<Wants
     let config = ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
     let config = config.map_err(io::Error::other)?;
     Ok(builder.with_tls_config(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth()))
+}
+
+/// The innermost error: hyper's own messages do not say what the operating system said. None of them contains a header.
+pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }

@@ -4,10 +4,10 @@
 //! system.
 
 use std::fmt::Display;
-use std::fs::Metadata;
-use std::io;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prometheus::{IntCounter, IntGauge};
@@ -39,6 +39,13 @@ impl Reload {
         let requests = self.0.subscribe();
         WatchedFiles { paths, versions, retries_left: 0, is_failing: false, metrics: None, requests }
     }
+}
+
+/// The content of a file; `None` if it has more than `max` bytes, of which no more are read.
+pub(crate) fn read_at_most(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(max + 1).read_to_end(&mut content)?;
+    Ok((content.len() as u64 <= max).then_some(content))
 }
 
 /// Files, with their versions at the last poll.
@@ -241,7 +248,7 @@ mod tests {
         std::fs::write(&path, "one").unwrap();
         std::fs::write(&other, "two").unwrap();
         let time = std::fs::metadata(&path).unwrap().modified().unwrap();
-        std::fs::File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
+        File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
         let mut files = watch_file(&path);
         std::fs::rename(&other, &path).unwrap();
         assert_eq!(reads(&mut files, false), 1);

@@ -124,13 +124,14 @@ impl Client {
         }
         let request = request.body(Full::default()).map_err(|error| connect(error.to_string()))?;
         let exchange = async {
-            let response = self.http.request(request).await.map_err(|error| connect(root_cause(&error)))?;
+            let response =
+                self.http.request(request).await.map_err(|error| connect(printable(&https::root_cause(&error))))?;
             let (head, body) = response.into_parts();
             let body = Limited::new(body, max).collect().await.map_err(|error| {
                 if error.is::<http_body_util::LengthLimitError>() {
                     RequestError::TooLarge { url: url(), max }
                 } else {
-                    connect(root_cause(&*error))
+                    connect(printable(&https::root_cause(&*error)))
                 }
             })?;
             if head.status == StatusCode::TOO_MANY_REQUESTS || head.status == StatusCode::SERVICE_UNAVAILABLE {
@@ -202,15 +203,6 @@ fn shown(body: &[u8]) -> String {
     let detail = problem.as_ref().and_then(|problem| problem.get("detail")?.as_str());
     let text = detail.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
     printable(text.trim()).chars().take(TEXT_MAX_BYTES).collect()
-}
-
-/// The innermost error: hyper's own messages do not say what the operating system said.
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    printable(&cause.to_string())
 }
 
 #[cfg(test)]

@@ -5,16 +5,14 @@
 
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, HeaderName};
 
 use super::problem::Problem;
 use crate::decode::Token;
-use crate::headers::bearer;
+use crate::headers::{X_API_KEY, bearer};
 use crate::queue::{Share, retry_after};
 use crate::tenants::{RateLimit, RateLimitExceeded, Tenant, Tenants};
-
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Who sent a request.
 #[derive(Debug, Clone)]
@@ -98,7 +96,7 @@ fn token(headers: &HeaderMap) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::http::{HeaderName, HeaderValue};
 
     use super::*;
 

@@ -15,7 +15,8 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use super::in_flight::Charge;
-use super::request_id::{RequestId, X_REQUEST_ID};
+use super::request_id::RequestId;
+use crate::headers::X_REQUEST_ID;
 
 /// Bytes of a response with the charge that they own.
 struct Owned<T> {

@@ -8,10 +8,11 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::request_id::{RequestId, X_REQUEST_ID};
+use super::request_id::RequestId;
 use crate::audit::{AuditLog, Denial, DeniedRequest};
 use crate::config::Ack;
 use crate::decode;
+use crate::headers::X_REQUEST_ID;
 use crate::log_throttle::LogThrottle;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};

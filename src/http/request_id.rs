@@ -1,10 +1,11 @@
 //! The id of a request in its response, its log lines and its stored lines.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use uuid::{NoContext, Timestamp, Uuid};
 
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use crate::headers::X_REQUEST_ID;
+
 /// A longer id is replaced, because every stored line repeats it.
 const MAX_BYTES: usize = 128;
 /// The length of a generated id.

@@ -13,7 +13,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use super::features::{Features, Toggle};
 use super::selection::Percent;
 use super::variants::{VARIANTS_MAX, Variant, Variants};
 use super::{By, ForwardTo, MirrorTo, Plan};
+use crate::reload::read_at_most;
 use crate::tenants::{TenantName, without_values};
 
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -63,13 +64,8 @@ pub enum FileError {
 }
 
 pub(super) fn read(path: &Path, listener: SocketAddr) -> Result<Plan, FileError> {
-    let mut text = Vec::new();
-    let file = std::fs::File::open(path).map_err(FileError::Io)?;
-    file.take(FILE_MAX_BYTES + 1).read_to_end(&mut text).map_err(FileError::Io)?;
-    if text.len() as u64 > FILE_MAX_BYTES {
-        return Err(FileError::TooLarge);
-    }
-    parse(&text, listener)
+    let text = read_at_most(path, FILE_MAX_BYTES).map_err(FileError::Io)?;
+    parse(&text.ok_or(FileError::TooLarge)?, listener)
 }
 
 /// Parses `text`, the content of the file of a server that listens on `listener`.

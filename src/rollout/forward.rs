@@ -61,24 +61,6 @@ pub struct Tripped {
     pub why: Trip,
 }
 
-/// Bytes of a bound, released on drop.
-struct BytesPermit<'a> {
-    bound: &'a Bound,
-    bytes: usize,
-}
-
-impl<'a> BytesPermit<'a> {
-    fn take(bound: &'a Bound, bytes: usize) -> Option<Self> {
-        bound.take(bytes).then(|| Self { bound, bytes })
-    }
-}
-
-impl Drop for BytesPermit<'_> {
-    fn drop(&mut self) {
-        self.bound.release(self.bytes);
-    }
-}
-
 /// The result of a forwarded request.
 pub(crate) enum Forwarded {
     /// The other server has responded.
@@ -184,7 +166,7 @@ impl Forward {
     pub(crate) async fn send(&self, original: &Original, body: Bytes, waits: bool, shutdown: &Shutdown) -> Forwarded {
         let began = Instant::now();
         let sending = async {
-            let _permit = BytesPermit::take(&self.bytes, body.len()).ok_or(SendError::Busy)?;
+            let _permit = self.bytes.acquire(body.len()).ok_or(SendError::Busy)?;
             self.outbound.send(original.forwarded(self.outbound.url()), body).await
         };
         let sent = tokio::select! {

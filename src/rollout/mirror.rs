@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::original::Original;
 use super::outbound::{Connector, Outbound, SendError};
 use super::{MirrorTo, Rollout};
-use crate::bound::Bound;
+use crate::bound::{Bound, BoundPermit};
 use crate::log_throttle::LogThrottle;
 use crate::metrics::{Metrics, MirrorResult, StatusClass};
 
@@ -62,21 +62,7 @@ pub(crate) struct PendingCopy {
     body: Bytes,
     tokens: bool,
     target: Arc<Target>,
-    _permit: CopyPermit,
-}
-
-/// Bytes of `MIRROR_MAX_BYTES`, released on drop.
-struct CopyPermit {
-    bytes: usize,
-    bound: Arc<Bound>,
-    metrics: Arc<Metrics>,
-}
-
-impl Drop for CopyPermit {
-    fn drop(&mut self) {
-        self.bound.release(self.bytes);
-        self.metrics.relay.mirror_bytes.sub(self.bytes as i64);
-    }
+    _permit: BoundPermit,
 }
 
 impl Mirror {
@@ -93,6 +79,11 @@ impl Mirror {
         (mirror, Copies(AsyncMutex::new(receiver)))
     }
 
+    /// The memory of copies that wait or are on their way.
+    pub fn bytes(&self) -> usize {
+        self.bytes.used()
+    }
+
     /// Whether the batch of this request is copied.
     pub(crate) fn selects(to: &MirrorTo, request_id: &str) -> bool {
         to.percent.selects(SALT, request_id)
@@ -103,12 +94,10 @@ impl Mirror {
     pub(crate) fn admit(&self, to: &MirrorTo, original: &Original, body: &Bytes) -> Option<PendingCopy> {
         let target = self.target(&to.url);
         let bytes = COPY_BYTES + original.bytes() + body.len();
-        if target.is_paused() || !self.bytes.take(bytes) {
+        let Some(permit) = (if target.is_paused() { None } else { self.bytes.acquire(bytes) }) else {
             self.metrics.relay.mirrored(MirrorResult::Dropped);
             return None;
-        }
-        self.metrics.relay.mirror_bytes.add(bytes as i64);
-        let permit = CopyPermit { bytes, bound: Arc::clone(&self.bytes), metrics: Arc::clone(&self.metrics) };
+        };
         // The body may share the memory of the connection's read buffer, which is larger than most bodies.
         let body = Bytes::copy_from_slice(body);
         Some(PendingCopy { original: original.clone(), body, tokens: to.tokens, target, _permit: permit })

@@ -6,13 +6,12 @@ use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, US
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
+use crate::headers::{X_API_KEY, X_FORWARDED_FOR, X_REQUEST_ID};
+
 /// Marks a copy: it is neither copied nor forwarded again.
 pub(crate) const MILLPOND_MIRROR: HeaderName = HeaderName::from_static("millpond-mirror");
 /// Marks a forwarded request: it is neither copied nor forwarded again.
 pub(crate) const MILLPOND_FORWARDED: HeaderName = HeaderName::from_static("millpond-forwarded");
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ONE: HeaderValue = HeaderValue::from_static("1");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("millpond/", env!("CARGO_PKG_VERSION")));
 

@@ -7,7 +7,6 @@
 //! A connection is polled by the request that uses it, and not while it is idle. So there is no task to stop, and a connection
 //! that the other server has closed is found before the next request is written.
 
-use std::error::Error;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
@@ -29,7 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::resolver::Resolver;
-use crate::https;
+use crate::https::{self, root_cause};
 
 /// From the lookup of the name to the end of the TLS handshake.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -150,10 +149,10 @@ impl Outbound {
         let mut connector = self.connector.clone();
         let connecting = async {
             let connecting = tower::Service::call(&mut connector, self.url.clone());
-            let io = connecting.await.map_err(|error| format!("cannot connect: {}", cause(&*error)))?;
+            let io = connecting.await.map_err(|error| format!("cannot connect: {}", root_cause(&*error)))?;
             let socket = duplicate(&io).map_err(|error| error.to_string())?;
             let handshake = http1::Builder::new().max_buf_size(HEAD_MAX_BYTES).handshake(io);
-            let (sender, driver) = handshake.await.map_err(|error| cause(&error))?;
+            let (sender, driver) = handshake.await.map_err(|error| root_cause(&error))?;
             Ok(Connection { sender, driver: Some(driver), socket })
         };
         let late = || format!("cannot connect within {CONNECT_TIMEOUT:?}");
@@ -166,13 +165,13 @@ impl Outbound {
         let Connection { sender, driver, .. } = &mut connection;
         let exchange = async {
             let response = sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
-                Some(request) => Failed::Returned(Box::new(request), cause(&error.into_error())),
-                None => Failed::Unknown(cause(&error.into_error())),
+                Some(request) => Failed::Returned(Box::new(request), root_cause(&error.into_error())),
+                None => Failed::Unknown(root_cause(&error.into_error())),
             })?;
             let (head, body) = response.into_parts();
             let body = Limited::new(body, RESPONSE_MAX_BYTES).collect().await;
             let body =
-                body.map_err(|error| Failed::Unknown(format!("the response is incomplete: {}", cause(&*error))))?;
+                body.map_err(|error| Failed::Unknown(format!("the response is incomplete: {}", root_cause(&*error))))?;
             // The connection is idle when it accepts the next request.
             let is_reusable = sender.ready().await.is_ok();
             Ok((Received { status: head.status, headers: head.headers, body: body.to_bytes() }, is_reusable))
@@ -240,15 +239,6 @@ async fn drive<T>(driver: &mut Option<Driver>, exchange: impl Future<Output = T>
         *driver = None;
     }
     exchange.await
-}
-
-/// The innermost error: hyper's own messages do not say what the operating system said. None of them contains a header.
-fn cause(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::HeaderMap;
 use ipnet::IpNet;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+use crate::headers::X_FORWARDED_FOR;
+
 /// A client that has one address of an IPv6 /64 usually has all of them.
 const IPV6_NETWORK: u128 = !0 << 64;
 

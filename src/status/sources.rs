@@ -112,6 +112,9 @@ impl Sources {
         gauges.store_up.set(health.store_outage().is_none().into());
         gauges.spool_up.set(health.spool_outage().is_none().into());
         gauges.draining.set(shutdown.is_stopping().into());
+        if let Some(rollout) = &self.rollout {
+            metrics.relay.mirror_bytes.set(i64::try_from(rollout.mirror.bytes()).unwrap_or(i64::MAX));
+        }
         gauges.oldest_unstored.set(self.oldest_unstored().unwrap_or_default());
         let expires = self.tls.as_ref().and_then(|tls| tls.expires());
         gauges.certificate_expires.set(expires.map_or(0.0, since_1970));

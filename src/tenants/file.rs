@@ -30,7 +30,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -38,6 +38,7 @@ use serde::de::{self, Deserializer, Error as _, SeqAccess, Visitor};
 
 use crate::config::Ack;
 use crate::digest::Digest;
+use crate::reload::read_at_most;
 
 /// The example token of the documentation. It is public, so it is not accepted.
 const EXAMPLE_TOKEN: &[u8] = b"test";
@@ -113,13 +114,8 @@ pub enum FileError {
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<TenantEntry>, FileError> {
-    let mut text = Vec::new();
-    let file = std::fs::File::open(path).map_err(FileError::Io)?;
-    file.take(FILE_MAX_BYTES + 1).read_to_end(&mut text).map_err(FileError::Io)?;
-    if text.len() as u64 > FILE_MAX_BYTES {
-        return Err(FileError::TooLarge);
-    }
-    parse(&text)
+    let text = read_at_most(path, FILE_MAX_BYTES).map_err(FileError::Io)?;
+    parse(&text.ok_or(FileError::TooLarge)?)
 }
 
 /// Parses `text`, the content of the file.
