@@ -30,8 +30,9 @@ pub(crate) use mirror::PendingCopy;
 pub(crate) use original::{Original, is_relayed};
 pub(crate) use outbound::Received;
 pub use selection::{Percent, bucket};
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
-pub use variants::{VARIANTS_MAX, Variant, Variants};
+pub use variants::{Variant, Variants};
 
 use crate::audit;
 use crate::config::Settings;
@@ -40,33 +41,44 @@ use crate::reload::{Reload, WatchedFiles};
 use crate::server::network;
 
 /// What is rolled out, to which share of the traffic.
-#[derive(Debug, Default, Clone, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "an object with `mirror`, `forward`, `features` and `variants`, each optional"
+)]
 pub struct Plan {
     /// Where copies of accepted batches go.
     pub mirror: Option<MirrorTo>,
     /// Which other server handles requests.
     pub forward: Option<ForwardTo>,
     /// What clients may use.
+    #[serde(default)]
     pub features: Features,
     /// What lines and metrics are stamped with.
+    #[serde(default)]
     pub variants: Variants,
 }
 
 /// Where copies of accepted batches go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with `url` and `percent`")]
 pub struct MirrorTo {
     /// The base of the other server's routes.
+    #[serde(deserialize_with = "file::url")]
     pub url: Uri,
     /// The share of the batches.
     pub percent: Percent,
     /// Whether the copies contain the tokens of their clients.
+    #[serde(default)]
     pub tokens: bool,
 }
 
 /// Which other server handles requests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with `url`, `percent` and `by`")]
 pub struct ForwardTo {
     /// The base of the other server's routes.
+    #[serde(deserialize_with = "file::url")]
     pub url: Uri,
     /// The share of the clients or requests.
     pub percent: Percent,
@@ -75,12 +87,23 @@ pub struct ForwardTo {
 }
 
 /// What a share is a share of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum By {
     /// All requests of a tenant go the same way; without tenants, of an address.
     Tenant,
     /// Each request is selected by its id.
     Request,
+}
+
+impl By {
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tenant => "tenant",
+            Self::Request => "request",
+        }
+    }
 }
 
 /// By what a client is selected: all of its requests are treated the same.
@@ -213,13 +236,8 @@ impl Plan {
     /// Logs what is in force.
     fn log(&self) {
         let mirror = self.mirror.as_ref().map(|mirror| format!("{} of batches to {}", mirror.percent, mirror.url));
-        let forward = self.forward.as_ref().map(|forward| {
-            let by = match forward.by {
-                By::Tenant => "tenants",
-                By::Request => "requests",
-            };
-            format!("{} of {by} to {}", forward.percent, forward.url)
-        });
+        let forward = self.forward.as_ref();
+        let forward = forward.map(|to| format!("{} of {}s to {}", to.percent, to.by.name(), to.url));
         let none = || "none".to_owned();
         tracing::info!(
             target: audit::TARGET,

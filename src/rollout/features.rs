@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use super::ClientKey;
+use serde::Deserialize;
+
 use super::selection::Percent;
+use super::{ClientKey, file};
 
 /// Something that an operator may switch on for a part of the clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,22 +42,26 @@ impl Feature {
 }
 
 /// For which clients a feature is on.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with `percent`, `tenants` and `except`")]
 pub struct Toggle {
     /// The share of all clients.
     pub percent: Percent,
     /// Tenants for which it is on in addition.
+    #[serde(default, deserialize_with = "file::tenants")]
     pub tenants: HashSet<String>,
     /// Tenants for which it is off in any case.
+    #[serde(default, deserialize_with = "file::tenants")]
     pub except: HashSet<String>,
 }
 
 /// The features that are limited. The others are on for every client.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with `ack_stored`, `receipts` and `forward`, each optional")]
 pub struct Features {
-    pub(super) ack_stored: Option<Toggle>,
-    pub(super) receipts: Option<Toggle>,
-    pub(super) forward: Option<Toggle>,
+    ack_stored: Option<Toggle>,
+    receipts: Option<Toggle>,
+    forward: Option<Toggle>,
 }
 
 impl Features {

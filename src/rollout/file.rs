@@ -16,22 +16,18 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::Arc;
 
 use axum::http::Uri;
 use axum::http::uri::Authority;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 
-use super::features::{Features, Toggle};
+use super::Plan;
 use super::selection::Percent;
-use super::variants::{VARIANTS_MAX, Variant, Variants};
-use super::{By, ForwardTo, MirrorTo, Plan};
 use crate::reload::read_at_most;
 use crate::tenants::{TenantName, without_values};
 
 const FILE_MAX_BYTES: u64 = 1 << 20;
-const VARIANT_NAME_MAX_BYTES: usize = 32;
 
 /// Why the file was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -78,28 +74,16 @@ pub fn parse(text: &[u8], listener: SocketAddr) -> Result<Plan, FileError> {
         let member = if error.path().iter().next().is_none() { String::new() } else { error.path().to_string() };
         invalid(error.inner(), member)
     });
-    let File { mirror, forward, features, variants } = file?;
+    let plan: Plan = file?;
     json.end().map_err(|error| invalid(&error, String::new()))?;
-    for (member, url) in
-        [("mirror", mirror.as_ref().map(|to| &to.url.0)), ("forward", forward.as_ref().map(|to| &to.url.0))]
-    {
+    let (mirror, forward) = (plan.mirror.as_ref().map(|to| &to.url), plan.forward.as_ref().map(|to| &to.url));
+    for (member, url) in [("mirror", mirror), ("forward", forward)] {
         if url.is_some_and(|url| is_own(url, listener)) {
             return Err(FileError::Loop { member });
         }
     }
-    Ok(Plan {
-        mirror: mirror.map(|MirrorEntry { url, percent, tokens }| MirrorTo { url: url.0, percent, tokens }),
-        forward: forward.map(|ForwardEntry { url, percent, by }| ForwardTo {
-            url: url.0,
-            percent,
-            by: match by {
-                ByEntry::Tenant => By::Tenant,
-                ByEntry::Request => By::Request,
-            },
-        }),
-        features: features.into(),
-        variants: variants_of(variants)?,
-    })
+    plan.variants.check().map_err(FileError::Variants)?;
+    Ok(plan)
 }
 
 fn invalid(error: &serde_json::Error, member: String) -> FileError {
@@ -134,131 +118,29 @@ fn is_of_this_machine(address: IpAddr) -> bool {
     chosen.is_ok_and(|chosen| chosen.ip() == address)
 }
 
-fn variants_of(entries: Vec<VariantEntry>) -> Result<Variants, FileError> {
-    let names: HashSet<&str> = entries.iter().map(|entry| &*entry.name.0).collect();
-    if names.len() < entries.len() {
-        return Err(FileError::Variants("two have the same name: give each its own"));
-    }
-    if entries.len() > VARIANTS_MAX {
-        return Err(FileError::Variants("there are more than 16: remove some"));
-    }
-    let sum: u32 = entries.iter().map(|entry| u32::from(entry.percent.buckets())).sum();
-    if sum > u32::from(Percent::ALL.buckets()) {
-        return Err(FileError::Variants("their shares exceed 100 percent together: lower some"));
-    }
-    let variant = |VariantEntry { name, percent }| Variant { name: name.0, percent };
-    Ok(Variants(entries.into_iter().map(variant).collect()))
-}
-
-#[derive(Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "an object with `mirror`, `forward`, `features` and `variants`, each optional"
-)]
-struct File {
-    mirror: Option<MirrorEntry>,
-    forward: Option<ForwardEntry>,
-    #[serde(default)]
-    features: FeatureEntries,
-    #[serde(default)]
-    variants: Vec<VariantEntry>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with `url` and `percent`")]
-struct MirrorEntry {
-    url: Url,
-    percent: Percent,
-    #[serde(default)]
-    tokens: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with `url`, `percent` and `by`")]
-struct ForwardEntry {
-    url: Url,
-    percent: Percent,
-    by: ByEntry,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum ByEntry {
-    Tenant,
-    Request,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with `ack_stored`, `receipts` and `forward`, each optional")]
-struct FeatureEntries {
-    ack_stored: Option<FeatureEntry>,
-    receipts: Option<FeatureEntry>,
-    forward: Option<FeatureEntry>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with `percent`, `tenants` and `except`")]
-struct FeatureEntry {
-    percent: Percent,
-    #[serde(default)]
-    tenants: Vec<TenantName>,
-    #[serde(default)]
-    except: Vec<TenantName>,
-}
-
-impl From<FeatureEntries> for Features {
-    fn from(FeatureEntries { ack_stored, receipts, forward }: FeatureEntries) -> Self {
-        let names = |list: Vec<TenantName>| list.into_iter().map(|TenantName(name)| name).collect();
-        let toggle = |FeatureEntry { percent, tenants, except }| Toggle {
-            percent,
-            tenants: names(tenants),
-            except: names(except),
-        };
-        Self { ack_stored: ack_stored.map(toggle), receipts: receipts.map(toggle), forward: forward.map(toggle) }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with `name` and `percent`")]
-struct VariantEntry {
-    name: VariantName,
-    percent: Percent,
-}
-
-struct VariantName(Arc<str>);
-
-impl<'de> Deserialize<'de> for VariantName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        let is_valid = (1..=VARIANT_NAME_MAX_BYTES).contains(&name.len())
-            && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
-        let expected = || D::Error::custom("the name of a variant has 1 to 32 lower case letters, digits, `_` and `-`");
-        if is_valid { Ok(Self(name.into())) } else { Err(expected()) }
-    }
+/// Names of tenants.
+pub(super) fn tenants<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashSet<String>, D::Error> {
+    let names = Vec::<TenantName>::deserialize(deserializer)?;
+    Ok(names.into_iter().map(|TenantName(name)| name).collect())
 }
 
 /// The base of a server's routes.
-struct Url(Uri);
-
-impl<'de> Deserialize<'de> for Url {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let url = text.parse::<Uri>().ok().filter(|url| {
-            let authority = url.authority().map(Authority::as_str).unwrap_or_default();
-            matches!(url.scheme_str(), Some("http" | "https"))
-                && !authority.is_empty()
-                && !authority.contains('@')
-                // A port that is no number of 16 bits has no `port_u16`.
-                && (url.port_u16().is_some_and(|port| port > 0) || url.host() == Some(authority))
-                && url.path() == "/"
-                // `Uri` drops a fragment.
-                && !text.contains(['?', '#'])
-        });
-        // The text is not repeated: it may contain a password.
-        let expected =
-            "url is http or https, a host and optionally a port, such as http://10.0.0.9:8080, and nothing else";
-        url.map(Self).ok_or_else(|| D::Error::custom(expected))
-    }
+pub(super) fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Uri, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let url = text.parse::<Uri>().ok().filter(|url| {
+        let authority = url.authority().map(Authority::as_str).unwrap_or_default();
+        matches!(url.scheme_str(), Some("http" | "https"))
+            && !authority.is_empty()
+            && !authority.contains('@')
+            // A port that is no number of 16 bits has no `port_u16`.
+            && (url.port_u16().is_some_and(|port| port > 0) || url.host() == Some(authority))
+            && url.path() == "/"
+            // `Uri` drops a fragment.
+            && !text.contains(['?', '#'])
+    });
+    // The text is not repeated: it may contain a password.
+    let expected = "url is http or https, a host and optionally a port, such as http://10.0.0.9:8080, and nothing else";
+    url.ok_or_else(|| D::Error::custom(expected))
 }
 
 impl<'de> Deserialize<'de> for Percent {

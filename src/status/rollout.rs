@@ -3,7 +3,7 @@
 use super::model::{FeatureStatus, ForwardStatus, MirrorStatus, RolloutStatus, TrippedStatus, VariantStatus};
 use crate::metrics::{ForwardResult, Metrics, MirrorResult, RequestResult};
 use crate::rfc3339;
-use crate::rollout::{By, Feature, Rollout, Tripped};
+use crate::rollout::{Feature, Rollout, Tripped};
 
 /// The state of `rollout`, with what `metrics` have counted.
 pub(super) fn of(rollout: &Rollout, metrics: &Metrics) -> RolloutStatus {
@@ -24,11 +24,7 @@ pub(super) fn of(rollout: &Rollout, metrics: &Metrics) -> RolloutStatus {
     let forward = plan.forward.as_ref().map(|forward| ForwardStatus {
         url: forward.url.to_string(),
         percent: forward.percent.percent(),
-        by: match forward.by {
-            By::Tenant => "tenant",
-            By::Request => "request",
-        }
-        .to_owned(),
+        by: forward.by.name().to_owned(),
         passed_total: relay.forwards(ForwardResult::Passed),
         taken_here_total: relay.forwards(ForwardResult::TakenHere),
         unknown_total: relay.forwards(ForwardResult::Unknown),
