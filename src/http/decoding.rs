@@ -197,7 +197,7 @@ impl Decoding {
         if let Some(tenant) = identity.tenant_of_envelope(batch.token)? {
             *identity = Identity::Tenant(tenant);
             ack.check(identity)?;
-            rollout.check(*ack, identity)?;
+            rollout.check(*ack, identity.tenant())?;
             reservation.move_to(identity.share())?;
             identity.take(RateLimit::Requests, 1)?;
             identity.take(RateLimit::Bytes, *body_bytes)?;
@@ -223,7 +223,7 @@ impl Decoding {
     fn meta(&self) -> BatchMetadata<'_> {
         let BatchRequest { received_at, id, identity, rollout, .. } = &self.request;
         let tenant = identity.tenant().map(|tenant| tenant.name());
-        let variant = rollout.variant(identity).map(AsRef::as_ref);
+        let variant = rollout.variant(identity.tenant()).map(AsRef::as_ref);
         BatchMetadata {
             received_at: *received_at,
             request_id: id.as_str(),

@@ -93,7 +93,8 @@ pub(super) async fn get(
     let identity = Identity::require_in_headers(&headers, state.tenants.as_ref())?;
     identity.take(RateLimit::Requests, 1)?;
     let address = address.map(|Extension(ClientAddress(address))| address);
-    RequestRollout::new(state.rollout.as_ref(), address).require(Feature::Receipts, &identity)?;
+    let rollout = RequestRollout::new(state.rollout.as_ref(), state.tenants.is_some(), address);
+    rollout.require(Feature::Receipts, identity.tenant())?;
     // The memory of the headers is not kept while the request waits.
     drop(headers);
     // Text that is not UTF-8 is not a receipt either.

@@ -80,20 +80,16 @@ pub(super) async fn post(
 ) -> Result<Response, RejectedBatch> {
     let (mut tenant, mut relay): (_, Option<Box<Relay>>) = (None, None);
     let client = request.extensions().get::<ClientAddress>().map(|ClientAddress(address)| *address);
-    let (rollout, began) = (RequestRollout::new(state.rollout.as_ref(), client), Instant::now());
+    let rollout = RequestRollout::new(state.rollout.as_ref(), state.tenants.is_some(), client);
+    let began = Instant::now();
     let accepted = accept(&state, query, request, client, &rollout, &mut tenant, &mut relay).await;
     if let Some(relay) = &relay {
         relay.ended(&accepted);
     }
     let is_forwarded = relay.is_some_and(|relay| relay.is_handled_elsewhere());
-    let identity = match (&tenant, &state.tenants) {
-        (Some(tenant), _) => Some(Identity::Tenant(Arc::clone(tenant))),
-        (None, None) => Some(Identity::Anonymous),
-        (None, Some(_)) => None,
-    };
-    if let Some(variant) = identity.filter(|_| !is_forwarded).and_then(|identity| rollout.variant(&identity).cloned()) {
+    if let Some(variant) = rollout.variant(tenant.as_ref()).filter(|_| !is_forwarded) {
         let result = accepted.as_ref().map_or_else(|problem| problem.outcome().result(), |_| RequestResult::Accepted);
-        state.context.metrics.variants.observe(&variant, result, began.elapsed());
+        state.context.metrics.variants.observe(variant, result, began.elapsed());
     }
     accepted.map_err(|problem| RejectedBatch { problem, tenant })
 }
@@ -126,7 +122,7 @@ async fn accept(
     identity.take(RateLimit::Requests, 1)?;
     let ack = RequestedAck::new(Parameters::ack(query)?, &state.settings);
     ack.check(&identity)?;
-    rollout.check(ack, &identity)?;
+    rollout.check(ack, tenant.as_ref())?;
     let format = body::format(&parts.headers)?;
     let encoding = body::encoding(&parts.headers)?;
     if matches!((&identity, format), (Identity::Unauthenticated(_), BatchFormat::Ndjson)) {
@@ -138,7 +134,10 @@ async fn accept(
     identity.take(RateLimit::Bytes, length.unwrap_or_default())?;
     let level = ack.level();
     let waits = level > committed_level(state);
-    *relay = state.rollout.as_ref().and_then(|rollout| Relay::of(rollout, &parts, &id, &identity, client, waits));
+    *relay = match (&state.rollout, rollout.plan()) {
+        (Some(rollout), Some(plan)) => Relay::of(rollout, plan, &parts, &id, &identity, client, waits),
+        _ => None,
+    };
     // The memory of the headers is not kept while the body arrives and the commit is awaited.
     drop(parts);
     let (mut body, reservation) = body::read(body, wire, &state.queue, identity.share(), max, timeout).await?;
@@ -200,8 +199,7 @@ async fn accept(
     };
     relay.iter_mut().for_each(|relay| relay.send_copy());
     tenant.iter().for_each(|tenant| tenant.activity().accepted(payloads, body_bytes));
-    let identity = tenant.as_ref().map_or(Identity::Anonymous, |tenant| Identity::Tenant(Arc::clone(tenant)));
-    let shows_receipt = rollout.is_on(Feature::Receipts, &identity);
+    let shows_receipt = rollout.is_on(Feature::Receipts, tenant.as_ref());
     Ok(accepted.response(state, &id, payloads, shows_receipt))
 }
 

@@ -27,7 +27,8 @@ static PASSED: [HeaderName; 4] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, A
 pub(super) struct Relay {
     rollout: Arc<Rollout>,
     plan: Arc<Plan>,
-    original: Original,
+    /// None of a request that is neither copied nor forwarded, and only compared.
+    original: Option<Original>,
     id: RequestId,
     client: Option<IpAddr>,
     forward: Option<Arc<Forward>>,
@@ -47,13 +48,13 @@ impl Relay {
     /// The relay of a request; `None` if it is handled here alone.
     pub(super) fn of(
         rollout: &Arc<Rollout>,
+        plan: &Arc<Plan>,
         request: &Parts,
         id: &RequestId,
         identity: &Identity,
         client: Option<IpAddr>,
         waits: bool,
     ) -> Option<Box<Self>> {
-        let plan = rollout.plan();
         let forward = rollout.forwarder.current(rollout);
         // The body is copied as received, so a token in its envelope cannot be left out.
         let has_token = matches!(identity, Identity::Unauthenticated(_));
@@ -62,10 +63,16 @@ impl Relay {
         if (forward.is_none() && !is_copied) || is_relayed(&request.headers) {
             return None;
         }
+        // Most requests are neither, so their heads are not copied.
+        let is_forwarded = forward.as_ref().is_some_and(|forward| match identity {
+            Identity::Unauthenticated(_) => !forward.is_tripped(),
+            identity => forward.selects(client_key(identity, client).as_ref(), id.as_str()),
+        });
+        let original = if is_copied || is_forwarded { Some(Original::of(request, client)?) } else { None };
         Some(Box::new(Self {
             rollout: Arc::clone(rollout),
-            plan,
-            original: Original::of(request, client)?,
+            plan: Arc::clone(plan),
+            original,
             id: id.clone(),
             client,
             forward,
@@ -86,17 +93,18 @@ impl Relay {
         body: &mut Bytes,
         shutdown: &Shutdown,
     ) -> Result<Option<Response>, Problem> {
-        let Some(forward) = &self.forward else { return Ok(None) };
-        if matches!(identity, Identity::Unauthenticated(_)) {
-            self.body = Some(body.clone());
-        } else if self.is_forwarded(identity) {
-            (self.is_sent, self.handled_since) = (true, None);
-            // The body may share the memory of the connection's read buffer, which is larger than most bodies.
-            *body = Bytes::copy_from_slice(body);
-            match forward.send(&self.original, body.clone(), self.waits, shutdown).await {
-                Forwarded::Passed(received) => return Ok(Some(passed_on(received))),
-                Forwarded::NotTaken => {}
-                Forwarded::Unknown => return Err(Problem::ForwardUnknown),
+        if let (Some(forward), Some(original)) = (&self.forward, &self.original) {
+            if matches!(identity, Identity::Unauthenticated(_)) {
+                self.body = Some(body.clone());
+            } else if self.is_forwarded(identity) {
+                (self.is_sent, self.handled_since) = (true, None);
+                // The body may share the memory of the connection's read buffer, which is larger than most bodies.
+                *body = Bytes::copy_from_slice(body);
+                match forward.send(original, body.clone(), self.waits, shutdown).await {
+                    Forwarded::Passed(received) => return Ok(Some(passed_on(received))),
+                    Forwarded::NotTaken => {}
+                    Forwarded::Unknown => return Err(Problem::ForwardUnknown),
+                }
             }
         }
         self.handled_since = Some(Instant::now());
@@ -105,8 +113,9 @@ impl Relay {
 
     /// Whether the request is selected. Its tenant is known.
     pub(super) fn is_forwarded(&self, identity: &Identity) -> bool {
-        let client = ClientKey::new(identity.tenant().map(|tenant| tenant.name()), self.client);
-        self.forward.as_ref().is_some_and(|forward| forward.selects(client.as_ref(), self.id.as_str()))
+        let client = client_key(identity, self.client);
+        let forward = self.forward.as_ref().filter(|_| self.original.is_some());
+        forward.is_some_and(|forward| forward.selects(client.as_ref(), self.id.as_str()))
     }
 
     /// The body of a request that could not be forwarded because its tenant was not known.
@@ -116,8 +125,8 @@ impl Relay {
 
     /// Prepares the copy of the batch, if it is selected.
     pub(super) fn admit_copy(&mut self, body: &Bytes) {
-        if let Some(to) = self.plan.mirror.as_ref().filter(|_| self.is_copied) {
-            self.copy = self.rollout.mirror.admit(to, &self.original, body);
+        if let (true, Some(to), Some(original)) = (self.is_copied, &self.plan.mirror, &self.original) {
+            self.copy = self.rollout.mirror.admit(to, original, body);
         }
     }
 
@@ -140,6 +149,10 @@ impl Relay {
             forward.handled_here(is_error, (!self.waits && !is_error).then(|| since.elapsed()));
         }
     }
+}
+
+fn client_key(identity: &Identity, client: Option<IpAddr>) -> Option<ClientKey<'_>> {
+    ClientKey::new(identity.tenant().map(|tenant| tenant.name()), client)
 }
 
 fn passed_on(received: Received) -> Response {

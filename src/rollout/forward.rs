@@ -152,9 +152,14 @@ impl Forwarder {
 }
 
 impl Forward {
+    /// Whether the guard has stopped it.
+    pub(crate) fn is_tripped(&self) -> bool {
+        self.tripped.get().is_some()
+    }
+
     /// Whether requests of this client, or this request, are forwarded now.
     pub(crate) fn selects(&self, client: Option<&ClientKey<'_>>, request_id: &str) -> bool {
-        let Some(to) = self.plan.forward.as_ref().filter(|_| self.tripped.get().is_none()) else { return false };
+        let Some(to) = self.plan.forward.as_ref().filter(|_| !self.is_tripped()) else { return false };
         let is_selected = match to.by {
             By::Request => to.percent.selects(SALT, request_id),
             By::Tenant => client.is_some_and(|client| client.selected_by(to.percent, SALT)),
@@ -213,7 +218,7 @@ impl Forward {
     }
 
     fn record(&self, side: Side, is_error: bool, latency: Option<Duration>) {
-        if self.tripped.get().is_some() || self.is_replaced.load(Ordering::Relaxed) {
+        if self.is_tripped() || self.is_replaced.load(Ordering::Relaxed) {
             return;
         }
         let Some(why) = self.guard.lock().record(side, Instant::now(), is_error, latency) else { return };
