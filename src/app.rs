@@ -17,9 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::adopt::adopt;
 use crate::admin::{Admin, AdminService};
+use crate::broker::Broker;
 use crate::config::{self, Ack, Settings, TenantSettings};
 use crate::context::PipelineContext;
 use crate::disk::Disk;
+use crate::fleet;
 use crate::handover::Handover;
 use crate::health::Health;
 use crate::http::{ApiState, PublicService, rejection_outcome, render_rejection};
@@ -32,7 +34,7 @@ use crate::reload::{Reload, WatchedFiles};
 use crate::rollout::RolloutFile;
 use crate::server::{self, ServerConfig, ServerMetrics, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
-use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
+use crate::spool::{Backlog, EndedSegments, SealedSegment, Spool, Unadopted};
 use crate::statsd::Statsd;
 use crate::status::{Sampler, Sources};
 use crate::store::Store;
@@ -129,15 +131,29 @@ impl SpoolEnd {
 /// # Errors
 /// When its folder cannot be read or written.
 pub fn open_spool(settings: &Settings, disk: Arc<dyn Disk>) -> anyhow::Result<(Spool, Vec<SealedSegment>)> {
-    match settings.http.ack {
-        Ack::Memory if Spool::has_segments(&settings.spool, &*disk) => Err(anyhow!(
-            "SPOOL_DIR={} holds accepted jobs that ACK=memory does not store: start with ACK=disk until the spool is empty",
-            settings.spool.dir.display()
-        )),
-        Ack::Memory => Ok((Spool::in_memory(settings.objects.compression), Vec::new())),
-        Ack::Disk | Ack::Stored => Spool::on_disk(&settings.spool, &settings.objects, disk)
-            .with_context(|| format!("SPOOL_DIR={} cannot be used", settings.spool.dir.display())),
+    let has_segments = Spool::has_segments(&settings.spool, &*disk);
+    let is_on_disk = match (&settings.broker, settings.http.ack) {
+        (Some(broker), _) => {
+            if has_segments {
+                let (dir, servers) = (settings.spool.dir.display(), broker.servers.names());
+                tracing::info!(%dir, servers, "SPOOL_DIR holds accepted jobs of earlier processes; they are stored from there");
+            }
+            has_segments
+        }
+        (None, Ack::Memory) if has_segments => {
+            return Err(anyhow!(
+                "SPOOL_DIR={} holds accepted jobs that ACK=memory does not store: start with ACK=disk until the spool is empty",
+                settings.spool.dir.display()
+            ));
+        }
+        (None, Ack::Memory) => false,
+        (None, Ack::Disk | Ack::Replicated | Ack::Stored) => true,
+    };
+    if !is_on_disk {
+        return Ok((Spool::in_memory(settings.objects.compression), Vec::new()));
     }
+    Spool::on_disk(&settings.spool, &settings.objects, disk)
+        .with_context(|| format!("SPOOL_DIR={} cannot be used", settings.spool.dir.display()))
 }
 
 /// Reads `ADMIN_TOKEN_FILE`, if it is set, into the settings.
@@ -179,10 +195,12 @@ pub async fn run(
 ) -> anyhow::Result<ExitSummary> {
     let Controls { shutdown, log_filter, handover, ready } = controls;
     let metrics = Arc::new(Metrics::new(Registry::new()).context("cannot register the metrics")?);
+    let (spool, fleet) = connect_broker(&settings, spool).await?;
     let spool = Arc::new(spool);
     let is_durable = spool.is_durable();
     let health = Arc::new(Health::new(Arc::clone(&metrics.ledger)));
-    let max_segments = if is_durable { usize::MAX } else { settings.max_workers + BACKLOG_MAX_SEGMENTS };
+    let is_bounded = fleet.is_some() || !is_durable;
+    let max_segments = if is_bounded { settings.max_workers + BACKLOG_MAX_SEGMENTS } else { usize::MAX };
     let backlog = Arc::new(Backlog::new(max_segments));
     let traces = settings.traces.as_ref().map(|traces| Tracer::new(traces, &metrics)).transpose();
     let (tracer, exporter) =
@@ -206,6 +224,9 @@ pub async fn run(
     let mut background = JoinSet::new();
     if is_durable {
         background.spawn(adopt(context.clone()));
+    }
+    if let Some(fleet) = fleet {
+        fleet::start(&mut background, fleet, settings.role, &context, (&store, &settings.prefix));
     }
     let (tls, files) = listeners.tls.unzip();
     if let (Some(tls), Some(mut files)) = (tls.clone(), files) {
@@ -299,7 +320,9 @@ pub async fn run(
         }
         // The connections hold the handles of the queue, so the last one closes the queue.
         public.shutdown().await;
-        pipeline.drained().await
+        let drained = pipeline.drained().await;
+        context.spool.all_queued().await;
+        drained
     };
     tokio::select! {
         biased;
@@ -331,6 +354,25 @@ pub async fn run(
     // Together, because the process has little time left.
     tokio::join!(admin.streams_ended(), statsd.finish(sources.gather()));
     Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
+}
+
+/// Connects to the broker, if there is one, and makes it the spool.
+async fn connect_broker(
+    settings: &Settings,
+    spool: Spool,
+) -> anyhow::Result<(Spool, Option<(Arc<Broker>, EndedSegments)>)> {
+    let Some(broker) = &settings.broker else { return Ok((spool, None)) };
+    let connected = Broker::connect(broker).await.context("BROKER_CREDENTIALS or BROKER_CA cannot be used")?;
+    connected.check_at_start().await?;
+    tracing::info!(
+        role = settings.role.name(),
+        servers = broker.servers.names(),
+        stream = broker.stream,
+        replicas = broker.replicas,
+        "segments are kept in the broker; whether its servers sync each message to disk (sync_interval: always) cannot be seen from here"
+    );
+    let (spool, ended) = spool.with_broker(Arc::clone(&connected), settings.objects.max_bytes);
+    Ok((spool, Some((connected, ended))))
 }
 
 async fn serve_admin(listener: TcpListener, admin: AdminService, handed_over: CancellationToken) {

@@ -281,7 +281,7 @@ pub(super) fn endpoint(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn ack(text: &str) -> Result<Ack, String> {
-    one_of([Ack::Memory, Ack::Disk, Ack::Stored].map(|ack| (ack.name(), ack)))(text)
+    one_of(Ack::ALL.map(|ack| (ack.name(), ack)))(text)
 }
 
 pub(super) fn switch(text: &str) -> Result<bool, String> {
