@@ -16,7 +16,7 @@ use millpond::handover::{self, Handover, Inherited, Takeover};
 use millpond::log_filter::LogFilter;
 use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Reload, WatchedFiles};
-use millpond::rollout::RolloutFile;
+use millpond::rollout::{OUTBOUND_FILES_MAX, RolloutFile};
 use millpond::segment::SegmentId;
 use millpond::server::Tls;
 use millpond::shutdown::Shutdown;
@@ -240,7 +240,8 @@ fn raise_open_files(settings: &mut Settings) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     let Some(files) = (if raised { maximum } else { current }) else { return };
-    let other_files = OTHER_FILES + ADOPTED_FOLDERS_MAX + FILES_PER_WORKER * settings.max_workers;
+    let outbound_files = if settings.rollout_file.is_some() { OUTBOUND_FILES_MAX } else { 0 };
+    let other_files = OTHER_FILES + ADOPTED_FOLDERS_MAX + FILES_PER_WORKER * settings.max_workers + outbound_files;
     let connections = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(other_files).max(1);
     if connections < settings.http.max_connections {
         tracing::warn!(files, connections, "the limit on open files lowers MAX_CONNECTIONS: raise ulimit -n");
