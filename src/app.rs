@@ -2,6 +2,7 @@
 
 mod adopt;
 mod rollout;
+mod summary;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use anyhow::{Context, anyhow};
 use prometheus::Registry;
 pub use rollout::open_rollout;
 use rollout::start_rollout;
+pub use summary::{ExitSummary, SpoolEnd};
 use tokio::net::TcpListener;
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -17,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::adopt::adopt;
 use crate::admin::{Admin, AdminService};
-use crate::broker::Broker;
 use crate::config::{self, Ack, Settings, TenantSettings};
 use crate::context::PipelineContext;
 use crate::disk::Disk;
@@ -26,7 +27,7 @@ use crate::handover::Handover;
 use crate::health::Health;
 use crate::http::{ApiState, PublicService, rejection_outcome, render_rejection};
 use crate::log_filter::LogFilter;
-use crate::metrics::{Balance, Metrics, Route, WatchedFile};
+use crate::metrics::{Metrics, Route, WatchedFile};
 use crate::permissions::is_readable_by_others;
 use crate::pipeline::Pipeline;
 use crate::queue::queue;
@@ -34,7 +35,7 @@ use crate::reload::{Reload, WatchedFiles};
 use crate::rollout::RolloutFile;
 use crate::server::{self, ServerConfig, ServerMetrics, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
-use crate::spool::{Backlog, EndedSegments, SealedSegment, Spool, Unadopted};
+use crate::spool::{Backlog, SealedSegment, Spool};
 use crate::statsd::Statsd;
 use crate::status::{Sampler, Sources};
 use crate::store::Store;
@@ -81,49 +82,8 @@ pub struct Controls {
     pub log_filter: LogFilter,
     /// Hands the listeners over to a new process; `None` without `HANDOVER_SOCKET`.
     pub handover: Option<Handover>,
-    /// Cancelled when the server accepts connections, and no other process serves its listeners any more.
+    /// Cancelled when this process may accept connections, because no other process serves its listeners any more.
     pub ready: CancellationToken,
-}
-
-/// The state of the accepted jobs when the server has stopped.
-#[derive(Debug)]
-pub struct ExitSummary {
-    /// The ledger at the end.
-    pub balance: Balance,
-    /// Whether waiting jobs survive the process.
-    pub is_durable: bool,
-    /// The state of the spool.
-    pub spool: SpoolEnd,
-    /// Why the server stopped, unless it was asked to.
-    pub failure: Option<anyhow::Error>,
-}
-
-/// The state of the spool at the end, beyond the ledger.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SpoolEnd {
-    /// Segments that are not stored.
-    pub segments: usize,
-    /// Folders of exited processes that were not adopted.
-    pub folders: usize,
-    /// Segments that were damaged on disk.
-    pub damaged: u64,
-    /// Segments whose end could not be read, so jobs may be lost.
-    pub possibly_lost: u64,
-    /// Jobs in these ends, where their number is known.
-    pub jobs_possibly_lost: u64,
-}
-
-impl SpoolEnd {
-    fn of(context: &PipelineContext) -> Self {
-        let Unadopted { waiting, failing, .. } = context.spool.unadopted();
-        Self {
-            segments: context.spool.segments().spooled(),
-            folders: waiting + failing,
-            damaged: context.metrics.segments_damaged.get(),
-            possibly_lost: context.metrics.segments_possibly_lost.get(),
-            jobs_possibly_lost: context.metrics.jobs_possibly_lost.get(),
-        }
-    }
 }
 
 /// Opens the spool, and adopts the segments of processes that have exited.
@@ -195,7 +155,7 @@ pub async fn run(
 ) -> anyhow::Result<ExitSummary> {
     let Controls { shutdown, log_filter, handover, ready } = controls;
     let metrics = Arc::new(Metrics::new(Registry::new()).context("cannot register the metrics")?);
-    let (spool, fleet) = connect_broker(&settings, spool).await?;
+    let (spool, fleet) = fleet::connect(&settings, spool).await?;
     let spool = Arc::new(spool);
     let is_durable = spool.is_durable();
     let health = Arc::new(Health::new(Arc::clone(&metrics.ledger)));
@@ -277,18 +237,24 @@ pub async fn run(
     });
     let admin = Arc::new(Admin::new(Arc::clone(&sources), snapshots, log_filter));
     let admin_service = AdminService::new(Arc::clone(&admin), settings.admin_token);
-    background.spawn(serve_admin(listeners.admin, admin_service, shutdown.handed_over_token()));
+    if !handover.as_ref().is_some_and(Handover::is_takeover) {
+        ready.cancel();
+    }
+    let handed_over = shutdown.handed_over_token();
+    background.spawn(when_ready(
+        ready.clone(),
+        handed_over.clone(),
+        serve_admin(listeners.admin, admin_service, handed_over.clone()),
+    ));
     let mut sampling = JoinSet::new();
     sampling.spawn(sampler.run());
     let state = ApiState::new(&settings, jobs, context.clone(), store, tenants, rollout);
     let mut public = JoinSet::new();
-    public.spawn(serve_public(listeners.public, tls, state, &settings, &context));
+    let serving = serve_public(listeners.public, tls, state, &settings, &context);
+    public.spawn(when_ready(ready.clone(), shutdown.drain_token(), serving));
     let mut handing_over = JoinSet::new();
-    match handover {
-        Some(handover) => {
-            handing_over.spawn(handover.run(shutdown.clone(), Arc::clone(&context.metrics), ready));
-        }
-        None => ready.cancel(),
+    if let Some(handover) = handover {
+        handing_over.spawn(handover.run(shutdown.clone(), Arc::clone(&context.metrics), ready));
     }
 
     let mut failure = tokio::select! {
@@ -322,6 +288,10 @@ pub async fn run(
         public.shutdown().await;
         let drained = pipeline.drained().await;
         context.spool.all_queued().await;
+        if handed_over.is_cancelled() {
+            // Until the new process listens on HANDOVER_SOCKET, this one rejects others there.
+            handing_over.join_next().await;
+        }
         drained
     };
     tokio::select! {
@@ -356,23 +326,14 @@ pub async fn run(
     Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
 }
 
-/// Connects to the broker, if there is one, and makes it the spool.
-async fn connect_broker(
-    settings: &Settings,
-    spool: Spool,
-) -> anyhow::Result<(Spool, Option<(Arc<Broker>, EndedSegments)>)> {
-    let Some(broker) = &settings.broker else { return Ok((spool, None)) };
-    let connected = Broker::connect(broker).await.context("BROKER_CREDENTIALS or BROKER_CA cannot be used")?;
-    connected.check_at_start().await?;
-    tracing::info!(
-        role = settings.role.name(),
-        servers = broker.servers.names(),
-        stream = broker.stream,
-        replicas = broker.replicas,
-        "segments are kept in the broker; whether its servers sync each message to disk (sync_interval: always) cannot be seen from here"
-    );
-    let (spool, ended) = spool.with_broker(Arc::clone(&connected), settings.objects.max_bytes);
-    Ok((spool, Some((connected, ended))))
+/// Runs `serving` as soon as this process may accept connections, or never if `stop` is cancelled before.
+async fn when_ready(ready: CancellationToken, stop: CancellationToken, serving: impl Future<Output = ()>) {
+    tokio::select! {
+        // A listener that is ready has connections in its queue, which are served also after `stop`.
+        biased;
+        () = ready.cancelled() => serving.await,
+        () = stop.cancelled() => {}
+    }
 }
 
 async fn serve_admin(listener: TcpListener, admin: AdminService, handed_over: CancellationToken) {

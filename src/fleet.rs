@@ -11,18 +11,41 @@ mod reap;
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use tokio::task::JoinSet;
 
 use crate::broker::Broker;
-use crate::config::Role;
+use crate::config::{Role, Settings};
 use crate::context::PipelineContext;
-use crate::spool::EndedSegments;
+use crate::spool::{EndedSegments, Spool};
 use crate::store::Store;
+
+/// The broker as the spool, and the segments that this process ends.
+pub(crate) type BrokerSpool = (Arc<Broker>, EndedSegments);
+
+/// Connects to the broker, if there is one, and makes it the spool.
+///
+/// # Errors
+/// A file of the settings cannot be read, or the broker has streams that lose batches.
+pub(crate) async fn connect(settings: &Settings, spool: Spool) -> anyhow::Result<(Spool, Option<BrokerSpool>)> {
+    let Some(broker) = &settings.broker else { return Ok((spool, None)) };
+    let connected = Broker::connect(broker).await.context("BROKER_CREDENTIALS or BROKER_CA cannot be used")?;
+    connected.check_at_start().await?;
+    tracing::info!(
+        role = settings.role.name(),
+        servers = broker.servers.names(),
+        stream = broker.stream,
+        replicas = broker.replicas,
+        "segments are kept in the broker; whether its servers sync each message to disk (sync_interval: always) cannot be seen from here"
+    );
+    let (spool, ended) = spool.with_broker(Arc::clone(&connected), settings.objects.max_bytes);
+    Ok((spool, Some((connected, ended))))
+}
 
 /// Starts the tasks of a process with this role. They run until the process exits.
 pub(crate) fn start(
     tasks: &mut JoinSet<()>,
-    (broker, ended): (Arc<Broker>, EndedSegments),
+    (broker, ended): BrokerSpool,
     role: Role,
     context: &PipelineContext,
     (store, prefix): (&Arc<Store>, &str),

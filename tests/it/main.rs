@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod ack_limits;
+mod activation;
 mod admin_api;
 mod admin_token;
 mod attacks;
@@ -56,6 +57,7 @@ mod stops;
 mod store_errors;
 mod stuck;
 mod support;
+mod takeover;
 mod threads;
 mod tls;
 mod tokens;
