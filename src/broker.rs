@@ -41,7 +41,7 @@ use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 pub use connection::BrokerState;
 use connection::Connection;
-pub(crate) use read::Replica;
+pub(crate) use read::{Listing, Replica};
 pub use streams::StreamsError;
 pub(crate) use subjects::Inbox;
 use subjects::Subjects;

@@ -10,15 +10,19 @@ mod pull;
 mod reap;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::broker::Broker;
 use crate::config::{Role, Settings};
 use crate::context::PipelineContext;
 use crate::spool::{EndedSegments, Spool};
 use crate::store::Store;
+
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The broker as the spool, and the segments that this process ends.
 pub(crate) type BrokerSpool = (Arc<Broker>, EndedSegments);
@@ -51,6 +55,7 @@ pub(crate) fn start(
     (store, prefix): (&Arc<Store>, &str),
 ) {
     tasks.spawn(Arc::clone(&broker).watch());
+    tasks.spawn(watch_health(context.clone()));
     if role.accepts() {
         tasks.spawn(enqueue::run(Arc::clone(&broker), ended, context.clone()));
         let answers = answers::Answers {
@@ -65,5 +70,17 @@ pub(crate) fn start(
         let puller = pull::Puller::new(Arc::clone(&broker), context.clone(), (Arc::clone(store), prefix.to_owned()));
         tasks.spawn(puller.run());
         tasks.spawn(reap::Reaper::new(broker, context.clone()).run());
+    }
+}
+
+/// Reports whether commits can succeed, also while there is nothing to commit.
+async fn watch_health(context: PipelineContext) {
+    loop {
+        match context.spool.probe() {
+            // A commit that fails is an outage as well, and ends with one that succeeds or with this.
+            Ok(()) => context.health.spool_succeeded(),
+            Err(error) => context.health.spool_failed(&error),
+        }
+        sleep(HEALTH_INTERVAL).await;
     }
 }

@@ -29,6 +29,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Appends are rejected when the stream has this share of its bytes, so that segments can still be ended.
 const FULL_PERCENT: u64 = 95;
 
+static CONNECTION_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(10));
 static STREAMS_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
 /// What is known of the connection.
@@ -114,8 +115,10 @@ impl Connection {
 
     fn record(&self, event: &Event) {
         match event {
-            // The client logs it.
-            Event::Connected => self.set(&self.is_connected, true),
+            Event::Connected => {
+                self.set(&self.is_connected, true);
+                tracing::info!("connected to the broker");
+            }
             Event::Disconnected | Event::Closed => {
                 self.set(&self.is_connected, false);
                 *self.reason.lock() = "not connected".to_owned();
@@ -137,7 +140,13 @@ impl Connection {
         } else {
             error.to_owned()
         };
-        *self.reason.lock() = error;
+        let mut reason = self.reason.lock();
+        if *reason != error
+            && let Some(suppressed) = CONNECTION_LOG.permit()
+        {
+            tracing::warn!(error, suppressed, "the broker reports an error");
+        }
+        *reason = error;
     }
 }
 
@@ -155,6 +164,9 @@ pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>
                 RECONNECT_DELAY_MAX.min(Duration::from_millis(50) * u32::try_from(attempts).unwrap_or(u32::MAX));
             limit.mul_f64(fastrand::f64())
         });
+    if let Some((user, password)) = settings.servers.password() {
+        options = options.user_and_password(user, password);
+    }
     if let Some(path) = &settings.credentials {
         options = options.credentials_file(path).await?;
     }

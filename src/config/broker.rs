@@ -77,6 +77,12 @@ impl Servers {
         self.0.clone()
     }
 
+    /// The user and the password of the first server that has both.
+    pub fn password(&self) -> Option<(String, String)> {
+        let given = |server: &ServerAddr| Some((server.username()?.to_owned(), server.password()?.to_owned()));
+        self.0.iter().find_map(given)
+    }
+
     /// Hosts and ports, for messages.
     pub fn names(&self) -> String {
         let names: Vec<_> = self.0.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();

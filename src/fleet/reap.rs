@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::broker::{Broker, BrokerError, End, Tail};
+use crate::broker::{Broker, BrokerError, End, Inbox, Listing, Tail};
 use crate::context::PipelineContext;
 use crate::log_throttle::LogThrottle;
 use crate::segment::{SegmentId, SegmentName};
@@ -31,11 +31,13 @@ pub(super) struct Reaper {
     settled: HashSet<SegmentId>,
     /// Segments whose process did not respond, and how often.
     silent: HashMap<SegmentId, u32>,
+    /// The processes that did not respond in this sweep.
+    silent_now: Vec<Inbox>,
 }
 
 impl Reaper {
     pub(super) fn new(broker: Arc<Broker>, context: PipelineContext) -> Self {
-        Self { broker, context, settled: HashSet::new(), silent: HashMap::new() }
+        Self { broker, context, settled: HashSet::new(), silent: HashMap::new(), silent_now: Vec::new() }
     }
 
     pub(super) async fn run(mut self) {
@@ -45,17 +47,22 @@ impl Reaper {
             // The workers of a fleet list at different times.
             sleep(interval.mul_f64(0.5 + fastrand::f64())).await;
             let began = Instant::now();
-            if let Err(error) = self.sweep().await
+            let listing = self.broker.list().await;
+            took = began.elapsed();
+            let swept = match listing {
+                Ok(listing) => self.sweep(listing).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = swept
                 && let Some(suppressed) = FAILED.permit()
             {
                 tracing::warn!(%error, suppressed, "cannot look for segments of exited processes in the broker; will retry");
             }
-            took = began.elapsed();
         }
     }
 
-    async fn sweep(&mut self) -> Result<(), BrokerError> {
-        let listing = self.broker.list().await?;
+    async fn sweep(&mut self, listing: Listing) -> Result<(), BrokerError> {
+        self.silent_now.clear();
         let present: HashSet<_> = listing.segments.iter().map(|name| name.id).collect();
         self.settled.retain(|id| present.contains(id));
         self.silent.retain(|id, _| present.contains(id));
@@ -93,9 +100,15 @@ impl Reaper {
 
     async fn has_writer(&mut self, name: SegmentName, tail: &Tail) -> bool {
         let Some(inbox) = &tail.inbox else { return false };
-        match self.broker.ask_owner(inbox, name).await {
+        // A process that does not respond is asked once in a sweep.
+        let is_silent = self.silent_now.iter().any(|silent| silent == inbox);
+        let response = if is_silent { None } else { self.broker.ask_owner(inbox, name).await };
+        match response {
             Some(is_owner) => is_owner,
             None => {
+                if !is_silent {
+                    self.silent_now.push(inbox.clone());
+                }
                 let sweeps = self.silent.entry(name.id).or_default();
                 *sweeps += 1;
                 *sweeps < SILENT_SWEEPS_MAX

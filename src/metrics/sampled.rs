@@ -19,6 +19,12 @@ pub struct SampledGauges {
     pub store_up: IntGauge,
     /// Whether the spool takes commits.
     pub spool_up: IntGauge,
+    /// Bytes of the segments in the broker; 0 without one.
+    pub broker_bytes: IntGauge,
+    /// `BROKER_MAX_BYTES`; 0 without a broker.
+    pub broker_max_bytes: IntGauge,
+    /// Sealed segments in the broker that are not stored.
+    pub broker_waiting: IntGauge,
     /// Whether batches are rejected because the process drains.
     pub draining: IntGauge,
     /// The age of the oldest segment that is not stored; 0 without one.
@@ -63,6 +69,13 @@ impl SampledGauges {
             )?,
             store_up: gauge(r, "store_up", "1 if the store takes objects, 0 during an outage")?,
             spool_up: gauge(r, "spool_up", "1 if the spool takes commits, 0 during an outage")?,
+            broker_bytes: gauge(r, "broker_bytes", "Bytes of the fleet's segments in the broker; 0 without one")?,
+            broker_max_bytes: gauge(r, "broker_max_bytes", "BROKER_MAX_BYTES; 0 without a broker")?,
+            broker_waiting: gauge(
+                r,
+                "broker_waiting_segments",
+                "Sealed segments of the fleet in the broker that are not stored; 0 without one",
+            )?,
             draining: gauge(r, "draining", "1 while the server drains or shuts down")?,
             oldest_unstored: number(
                 r,

@@ -8,13 +8,13 @@ use tokio::runtime::RuntimeMetrics;
 
 pub use super::model::Facts;
 use super::process::{self, ProcessFacts};
+use crate::broker::BrokerState;
 use crate::config::Settings;
 use crate::context::PipelineContext;
 use crate::http::REQUESTS_IN_FLIGHT_MAX_BYTES;
 use crate::metrics::Limit;
 use crate::queue::QueueDepth;
 use crate::rollout::Rollout;
-use crate::segment::Compression;
 use crate::server::Tls;
 use crate::tenants::Tenants;
 
@@ -51,14 +51,9 @@ impl Sources {
         rollout: Option<Arc<Rollout>>,
     ) -> Self {
         let is_durable = context.spool.is_durable();
-        let compression = match settings.objects.compression {
-            Compression::None => "none",
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-        };
         let facts = Facts {
             ack: settings.http.ack.name().to_owned(),
-            compression: compression.to_owned(),
+            compression: settings.objects.compression.name().to_owned(),
             store: if settings.prefix.is_empty() { store.to_owned() } else { format!("{store}/{}", settings.prefix) },
             spool_dir: is_durable.then(|| settings.spool.dir.display().to_string()),
         };
@@ -114,6 +109,16 @@ impl Sources {
         gauges.draining.set(shutdown.is_stopping().into());
         if let Some(rollout) = &self.rollout {
             metrics.relay.mirror_bytes.set(i64::try_from(rollout.mirror.bytes()).unwrap_or(i64::MAX));
+        }
+        if let Some(broker) = self.context.spool.broker() {
+            let BrokerState { bytes, max_bytes, waiting, .. } = broker.state();
+            for (gauge, value) in [
+                (&gauges.broker_bytes, bytes),
+                (&gauges.broker_max_bytes, max_bytes),
+                (&gauges.broker_waiting, waiting),
+            ] {
+                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            }
         }
         gauges.oldest_unstored.set(self.oldest_unstored().unwrap_or_default());
         let expires = self.tls.as_ref().and_then(|tls| tls.expires());
