@@ -19,10 +19,6 @@ pub struct SampledGauges {
     pub store_up: IntGauge,
     /// Whether the spool takes commits.
     pub spool_up: IntGauge,
-    /// Bytes of the segments in the broker; 0 without one.
-    pub broker_bytes: IntGauge,
-    /// `BROKER_MAX_BYTES`; 0 without a broker.
-    pub broker_max_bytes: IntGauge,
     /// Sealed segments in the broker that are not stored.
     pub broker_waiting: IntGauge,
     /// Whether batches are rejected because the process drains.
@@ -69,8 +65,6 @@ impl SampledGauges {
             )?,
             store_up: gauge(r, "store_up", "1 if the store takes objects, 0 during an outage")?,
             spool_up: gauge(r, "spool_up", "1 if the spool takes commits, 0 during an outage")?,
-            broker_bytes: gauge(r, "broker_bytes", "Bytes of the fleet's segments in the broker; 0 without one")?,
-            broker_max_bytes: gauge(r, "broker_max_bytes", "BROKER_MAX_BYTES; 0 without a broker")?,
             broker_waiting: gauge(
                 r,
                 "broker_waiting_segments",

@@ -121,7 +121,7 @@ model! {
         compression: String,
         /// The location of the store.
         store: String,
-        /// `SPOOL_DIR`; none in memory mode.
+        /// `SPOOL_DIR`, or the stream of the broker; none in memory mode.
         spool_dir: Option<String>,
     }
     /// The ledger: accepted = stored + waiting + dead.

