@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::output::{self, Exit, show};
 use crate::simulate::{
@@ -80,25 +80,36 @@ pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<Exit> {
     }
     output::check(&args.json)?;
     output::check(&args.svg)?;
-    let prices = match &args.prices {
-        Some(path) => read(path, Prices::parse)?,
-        None => Prices::built_in()?,
-    };
-    let model = args.changed(match &args.model {
-        Some(path) => read(path, Model::parse)?,
-        None => Model::built_in()?,
-    })?;
-    let outcomes = args.outcomes(&model, &prices)?;
-    show(&format!("{}\n\n{}\n\n{}", machine(&model)?, figures(&outcomes), costs(&outcomes, &prices)));
+    let found = args.found()?;
+    show(&found.text()?);
     if args.plot {
-        outcomes.iter().for_each(|outcome| show(&format!("\n{}", plot(outcome))));
+        found.outcomes.iter().for_each(|outcome| show(&format!("\n{}", plot(outcome))));
     }
     if let Some(path) = &args.svg {
-        output::write(path, svg(&outcomes).as_bytes())?;
+        output::write(path, svg(&found.outcomes).as_bytes())?;
     }
-    let found = json!({"seed": args.seed, "machine": model.machine.name, "currency": prices.currency, "region": prices.region, "outcomes": outcomes});
-    output::write_json(&args.json, &found)?;
+    output::write_json(&args.json, &found.json(args.seed))?;
     Ok(Exit::Held)
+}
+
+/// The question and its outcomes.
+struct Found {
+    model: Model,
+    prices: Prices,
+    outcomes: Vec<Outcome>,
+}
+
+impl Found {
+    fn text(&self) -> anyhow::Result<String> {
+        let Self { model, prices, outcomes } = self;
+        Ok(format!("{}\n\n{}\n\n{}", machine(model)?, figures(outcomes), costs(outcomes, prices)))
+    }
+
+    fn json(&self, seed: u64) -> Value {
+        let Prices { currency, region, .. } = &self.prices;
+        let machine = &self.model.machine.name;
+        json!({"seed": seed, "machine": machine, "currency": currency, "region": region, "outcomes": self.outcomes})
+    }
 }
 
 fn read<T>(path: &Path, parse: fn(&str) -> anyhow::Result<T>) -> anyhow::Result<T> {
@@ -107,6 +118,19 @@ fn read<T>(path: &Path, parse: fn(&str) -> anyhow::Result<T>) -> anyhow::Result<
 }
 
 impl SimulateArgs {
+    fn found(&self) -> anyhow::Result<Found> {
+        let prices = match &self.prices {
+            Some(path) => read(path, Prices::parse)?,
+            None => Prices::built_in()?,
+        };
+        let model = self.changed(match &self.model {
+            Some(path) => read(path, Model::parse)?,
+            None => Model::built_in()?,
+        })?;
+        let outcomes = self.outcomes(&model, &prices)?;
+        Ok(Found { model, prices, outcomes })
+    }
+
     /// The model with what the arguments replace, in the loads that are asked for.
     fn changed(&self, mut model: Model) -> anyhow::Result<Model> {
         for name in self.loads(&model) {
@@ -139,6 +163,79 @@ impl SimulateArgs {
             model.load.keys().cloned().collect()
         } else {
             self.loads.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn arguments(words: &str) -> SimulateArgs {
+        let words = ["loadtest", "simulate"].into_iter().chain(words.split_whitespace());
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Simulate(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn error(words: &str) -> String {
+        arguments(words).found().map(|_| ()).map_err(|wrong| format!("{wrong:#}")).unwrap_err()
+    }
+
+    /// A document that differs from what its commands print is wrong: copy the output into it.
+    #[test]
+    fn the_document_has_what_its_commands_print() {
+        let document = include_str!("../../../docs/autoscaling.md");
+        let command = |line: &'static str| line.strip_prefix("target/release/loadtest simulate");
+        let commands: Vec<_> =
+            document.lines().filter_map(command).filter(|words| words.starts_with(" --load")).collect();
+        assert!(commands.len() >= 4, "{commands:?}");
+        for command in commands {
+            let printed = arguments(command).found().unwrap().text().unwrap();
+            for part in printed.split("\n\n").filter(|part| part.starts_with('|')) {
+                assert!(document.contains(part), "{command} prints\n{part}");
+            }
+        }
+    }
+
+    #[test]
+    fn files_replace_the_built_in_model_and_prices_and_an_error_names_the_file() {
+        let folder = TempDir::new().unwrap();
+        let path = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let model = path("model.toml", &MODEL.replace("c6i.large", "mine"));
+        let prices = path("prices.toml", &PRICES.replace("price = 0.008", "price = 0"));
+        let found = arguments(&format!("--model {model} --prices {prices} --policy trigger")).found().unwrap();
+        assert_eq!(
+            (&*found.model.machine.name, found.json(1)["outcomes"][0]["policy"].as_str()),
+            ("mine", Some("trigger"))
+        );
+        assert!(found.outcomes[0].cost_per_billion_payloads.unwrap().load_balancer < 1.0);
+        let wrong = path("wrong.toml", &MODEL.replace("cores = 2", "cores = \"two\""));
+        for part in ["wrong.toml", "cores", "line"] {
+            assert!(error(&format!("--model {wrong}")).contains(part), "{part}");
+        }
+        assert!(error("--prices there/is/none.toml").contains("reading there/is/none.toml"));
+    }
+
+    #[test]
+    fn arguments_that_do_not_fit_the_model_are_rejected() {
+        for (words, part) in [
+            ("--load magic", "no load \"magic\": it has day, growth, spike, step"),
+            ("--policy magic", "no policy \"magic\""),
+            ("--base 20M", "[load.spike] base 20M is above peak 8M"),
+            ("--duration 5m", "[load.spike] at is not before the end"),
+            ("--network-gbits 0", "[machine] network-gbits is above 0"),
+        ] {
+            assert!(error(words).contains(part), "{words}: {}", error(words));
         }
     }
 }

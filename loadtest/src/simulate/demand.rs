@@ -6,9 +6,6 @@ use serde::Deserialize;
 
 use super::quantity::{PerMinute, Seconds};
 
-/// The longest simulation.
-pub(crate) const MAX_DURATION: Seconds = Seconds(7 * 24 * 3_600);
-
 /// A part `[load.NAME]` of a model.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -60,7 +57,7 @@ impl Shape {
             base <= peak,
             "[load.{name}] base {base} is above peak {peak}: requests a minute rise from base to peak"
         );
-        ensure!(duration.0 > 0 && duration <= MAX_DURATION, "[load.{name}] duration is from 1s to 168h");
+        ensure!(duration.0 > 0, "[load.{name}] duration is 1s or longer");
         ensure!((0.0..1.0).contains(&noise), "[load.{name}] noise is a share from 0 to below 1");
         match self {
             Self::Day { day, .. } => ensure!(day.0 > 0, "[load.{name}] day is 1s or longer"),

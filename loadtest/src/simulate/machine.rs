@@ -122,7 +122,7 @@ impl Spec {
         let bytes = self.network_gbits * 1e9 / 8.0;
         let (stored, object) = (u64::from(request.stored_bytes), self.object.0 as f64);
         let received = bytes / f64::from(request.network_bytes);
-        let sent = bytes / f64::from(request.response_bytes + request.stored_bytes);
+        let sent = bytes / (f64::from(request.response_bytes) + stored as f64);
         let limits = Limits {
             cpu: self.most_by_cpu(),
             network: received.min(sent) as u64,

@@ -139,8 +139,9 @@ mod tests {
             ("peak = \"6M\"", "peak = \"2B\"", "from 1 to 1B"),
             ("peak = \"6M\"", "peak = \"500k\"", "[load.day] base 1M is above peak 500k"),
             ("day = \"24h\"", "day = \"0s\"", "[load.day] day is 1s or longer"),
-            ("duration = \"24h\"", "duration = \"169h\"", "duration is from 1s to 168h"),
+            ("duration = \"24h\"", "duration = \"169h\"", "\"169h\" is above 168h"),
             ("length = \"30m\"\nduration = \"2h\"", "length = \"30m\"\nduration = \"10m\"", "at is not before the end"),
+            ("duration = \"24h\"", "duration = \"0s\"", "[load.day] duration is 1s or longer"),
             ("length = \"30m\"", "length = \"0s\"", "length is 1s or longer"),
             ("noise = 0.02", "noise = 1", "noise is a share"),
         ] {

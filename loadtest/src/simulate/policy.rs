@@ -139,7 +139,7 @@ impl<'p> Scaler<'p> {
                     return reading.launched;
                 }
                 self.quiet_until = now + cooldown.0;
-                if high { reading.launched + add } else { reading.launched.saturating_sub(*remove) }
+                if high { reading.launched.saturating_add(*add) } else { reading.launched.saturating_sub(*remove) }
             }
             Policy::Target { metric, target, periods_out, periods_in } => {
                 let desired =
@@ -158,7 +158,7 @@ impl<'p> Scaler<'p> {
                 let more = |(value, machines): (f64, u32)| {
                     let percent =
                         steps.iter().rev().find(|[above, _]| value > *above).map_or(0.0, |[_, percent]| *percent);
-                    machines + (f64::from(machines) * percent / 100.0).ceil() as u32
+                    machines.saturating_add((f64::from(machines) * percent / 100.0).ceil() as u32)
                 };
                 let fewer = |_| {
                     let removed = (f64::from(reading.launched) * remove_percent / 100.0).floor().max(1.0) as u32;

@@ -162,7 +162,7 @@ impl<'m> Meter<'m> {
         let connections = requests as f64 / request.requests_per_connection;
         let new = connections / HOUR / lcu.new_connections_per_second;
         let active = connections * f64::from(request.connection_time.0) / HOUR / lcu.active_connections;
-        let bytes = requests as f64 * f64::from(request.network_bytes + request.response_bytes);
+        let bytes = requests as f64 * (f64::from(request.network_bytes) + f64::from(request.response_bytes));
         new.max(active).max(bytes / GB / lcu.gb_per_hour)
     }
 

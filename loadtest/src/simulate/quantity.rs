@@ -10,6 +10,9 @@ use crate::units;
 /// A limit of every rate: a billion requests a minute.
 pub(crate) const MAX_REQUESTS_PER_MINUTE: f64 = 1e9;
 
+/// A limit of every time: a week.
+pub(crate) const MAX_SECONDS: u32 = 7 * 24 * 3_600;
+
 const SCALES: [(char, f64); 3] = [('k', 1e3), ('M', 1e6), ('B', 1e9)];
 
 /// A time in whole seconds, such as `90s` or `5m`.
@@ -45,7 +48,8 @@ impl FromStr for Seconds {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let time = units::duration(text)?;
-        let seconds = u32::try_from(time.as_secs()).map_err(|_| format!("{text:?} is too long"))?;
+        let seconds = u32::try_from(time.as_secs()).ok().filter(|seconds| *seconds <= MAX_SECONDS);
+        let seconds = seconds.ok_or_else(|| format!("{text:?} is above 168h"))?;
         if time.subsec_nanos() > 0 {
             return Err(format!("{text:?}: the simulation advances by whole seconds"));
         }
@@ -127,7 +131,8 @@ mod tests {
     #[test]
     fn times_are_whole_seconds() {
         assert_eq!(("5m".parse(), "90s".parse()), (Ok(Seconds(300)), Ok(Seconds(90))));
-        assert!(["200ms", "99999999h", "x"].iter().all(|wrong| wrong.parse::<Seconds>().is_err()));
+        assert_eq!("168h".parse(), Ok(Seconds(MAX_SECONDS)));
+        assert!(["200ms", "169h", "99999999h", "x"].iter().all(|wrong| wrong.parse::<Seconds>().is_err()));
         let span: Span = "10m+5m".parse().unwrap();
         assert_eq!([599, 600, 899, 900].map(|now| span.contains(now)), [false, true, true, false]);
         assert!("10m".parse::<Span>().is_err());

@@ -14,8 +14,10 @@ pub(crate) fn machine(model: &Model) -> anyhow::Result<String> {
     let percent = 100.0 * model.machine.utilization(limits.rate());
     let first = if network < cpu { "the network is full" } else { "the CPU is used up" };
     Ok(format!(
-        "{}: {network} requests/s by the network, {cpu} by the CPU; {first} at {percent:.0}% CPU",
-        model.machine.name
+        "{}: {} requests/s by the network, {} by the CPU; {first} at {percent:.0}% CPU",
+        model.machine.name,
+        count(network),
+        count(cpu)
     ))
 }
 
@@ -41,15 +43,15 @@ pub(crate) fn figures(outcomes: &[Outcome]) -> String {
             outcome.load.clone(),
             outcome.policy.clone(),
             time_to_capacity(outcome),
-            totals.rejected.to_string(),
+            count(totals.rejected),
             format!("{:.1}%", 100.0 * totals.rejected as f64 / totals.offered.max(1) as f64),
             outcome.limit.unwrap_or("-").to_owned(),
             format!("{:.1}", outcome.mean_machines),
-            outcome.most_machines.to_string(),
+            count(u64::from(outcome.most_machines)),
             format!("{:.0}%", outcome.most_cpu_percent),
             format!("{:.1} ms", outcome.worst_p99_millis),
-            outcome.most_backlog.to_string(),
-            totals.lost.to_string(),
+            count(outcome.most_backlog),
+            count(totals.lost),
         ]
     });
     table(&head.map(str::to_owned), &rows.collect::<Vec<_>>())
@@ -85,6 +87,14 @@ fn time_to_capacity(outcome: &Outcome) -> String {
     }
 }
 
+/// A number with commas between its thousands.
+fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let comma = |index: usize| index > 0 && (digits.len() - index).is_multiple_of(3);
+    let parts = digits.char_indices().flat_map(|(index, digit)| [comma(index).then_some(','), Some(digit)]);
+    parts.flatten().collect()
+}
+
 fn table(head: &[String], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).chain(head.get(column)).map(String::len).max().unwrap_or(0)
@@ -110,6 +120,11 @@ mod tests {
         assert!(machine(&model).unwrap().ends_with("the network is full at 56% CPU"));
         model.machine.network_gbits = 12.5;
         assert!(machine(&model).unwrap().ends_with("the CPU is used up at 100% CPU"));
+    }
+
+    #[test]
+    fn thousands_have_commas() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
     }
 
     #[test]
