@@ -10,6 +10,7 @@ mod attacks;
 mod audit;
 mod bodies;
 mod broker;
+mod broker_faults;
 mod browser;
 mod bucket_owner;
 mod cli;
