@@ -12,7 +12,10 @@ use serde::Serialize;
 use super::args::{FaultArgs, LoadArgs, variable};
 use super::output::{self, Exit, note, show};
 use crate::load::{Control, Plan, Rate, Shape};
-use crate::proof::{Event, MirrorVerdict, Mirrors, Proof, Ramp, RolloutVerdict, Upgrade, UpgradeVerdict, Verdict};
+use crate::proof::{
+    DaemonSettings, Event, MirrorVerdict, Mirrors, Proof, Ramp, RolloutVerdict, Upgrade, UpgradeVerdict, Verdict,
+    WorkerTier, WorkerTierVerdict,
+};
 use crate::s3::{Fault, FaultPlan};
 use crate::server::Program;
 use crate::units;
@@ -35,12 +38,19 @@ const KILLS_OF_ROLLOUT: u32 = 3;
 /// Rounds of the comparison of mirrors, unless `--rounds` says otherwise: each of its servers is the first of a round once.
 const MIRROR_ROUNDS: u32 = 5;
 
+/// Messages a second, kills, and the time after which the daemon posts a rejected message again, in a proof of a worker environment:
+/// ten attempts take less time than the store is away.
+const MESSAGE_RATE: Rate = Rate::steady(400.0);
+const KILLS_OF_WORKER_TIER: u32 = 5;
+const ERROR_VISIBILITY: Duration = Duration::from_millis(500);
+
 /// What a proof is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject {
     Event(Event),
     Upgrade,
     Rollout,
+    Sqsd,
 }
 
 impl ValueEnum for Subject {
@@ -54,6 +64,7 @@ impl ValueEnum for Subject {
             Self::Event(Event::Takeover),
             Self::Upgrade,
             Self::Rollout,
+            Self::Sqsd,
         ]
     }
 
@@ -65,6 +76,9 @@ impl ValueEnum for Subject {
             )),
             Self::Rollout => Some(PossibleValue::new("rollout").help(
                 "A server forwards from 0 to 100 percent of its requests to another one and back, which is killed at 50 percent",
+            )),
+            Self::Sqsd => Some(PossibleValue::new("sqsd").help(
+                "The daemon of a worker environment posts messages to a server that is overloaded, without its store, and killed",
             )),
         }
     }
@@ -78,6 +92,7 @@ enum Proved {
     Upgrade(Box<UpgradeVerdict>),
     Rollout(Box<RolloutVerdict>),
     Mirrors(Box<MirrorVerdict>),
+    WorkerTier(Box<WorkerTierVerdict>),
 }
 
 impl Proved {
@@ -87,6 +102,7 @@ impl Proved {
             Self::Upgrade(verdict) => verdict.failed(),
             Self::Rollout(verdict) => verdict.failed(),
             Self::Mirrors(verdict) => verdict.failed(),
+            Self::WorkerTier(verdict) => verdict.failed(),
         }
     }
 }
@@ -98,6 +114,7 @@ impl fmt::Display for Proved {
             Self::Upgrade(verdict) => verdict.fmt(f),
             Self::Rollout(verdict) => verdict.fmt(f),
             Self::Mirrors(verdict) => verdict.fmt(f),
+            Self::WorkerTier(verdict) => verdict.fmt(f),
         }
     }
 }
@@ -113,7 +130,7 @@ pub(super) struct ProveArgs {
     /// The environment of the servers, repeated; it overrides that of the proof
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1, upgrade 20, rollout 3, or 5 with --ghost]
+    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1, upgrade 20, rollout 3, or 5 with --ghost, sqsd 5]
     #[arg(long)]
     rounds: Option<u32>,
     /// How often the old or the new process of an upgrade, or the other server of a rollout, is killed [default: as --rounds]
@@ -129,7 +146,7 @@ pub(super) struct ProveArgs {
     /// The seed of the random times at which it happens; a verdict has its seed [default: random]
     #[arg(long)]
     seed: Option<u64>,
-    /// The shortest life of a server in a round of kill, stop, takeover and upgrade
+    /// The shortest life of a server in a round of kill, stop, takeover, upgrade and sqsd
     #[arg(long, value_parser = units::duration, default_value = "200ms")]
     min_life: Duration,
     /// The longest life
@@ -199,6 +216,11 @@ async fn all(args: &ProveArgs, control: &Control) -> anyhow::Result<Vec<Proved>>
                 let proof = args.rollout()?;
                 let verdict = Box::pin(proof.run(control.child(), note)).await.context("rollout")?;
                 Proved::Rollout(Box::new(verdict))
+            }
+            Subject::Sqsd => {
+                let proof = args.worker_tier()?;
+                let verdict = Box::pin(proof.run(control.child(), note)).await.context("sqsd")?;
+                Proved::WorkerTier(Box::new(verdict))
             }
         };
         show(&verdict.to_string());
@@ -271,6 +293,25 @@ impl ProveArgs {
             life: self.max_life,
             step: self.span,
             plan,
+            program: self.program(),
+            settle: self.settle,
+            exit_limit: self.exit_limit,
+            folder: self.dir.clone(),
+        })
+    }
+
+    fn worker_tier(&self) -> anyhow::Result<WorkerTier> {
+        ensure!(self.min_life <= self.max_life, "--min-life is longer than --max-life");
+        let plan = self.plan(MESSAGE_RATE)?;
+        Ok(WorkerTier {
+            seed: self.seed(),
+            rounds: self.rounds.unwrap_or(KILLS_OF_WORKER_TIER),
+            life: self.min_life..=self.max_life,
+            span: self.span,
+            rate: plan.rate.steady,
+            run: plan.run,
+            payload_size: plan.payload_size,
+            daemon: DaemonSettings { error_visibility_timeout: ERROR_VISIBILITY, ..DaemonSettings::default() },
             program: self.program(),
             settle: self.settle,
             exit_limit: self.exit_limit,
