@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use loadtest::load::{self, Control, Destination, Plan, Rate, Receipts, Shape};
-use loadtest::proof::{Event, Proof, Verdict};
+use loadtest::proof::{DaemonSettings, Event, Proof, Verdict, WorkerTier};
 use loadtest::s3::FaultPlan;
 use loadtest::server::Program;
 use tempfile::TempDir;
@@ -66,6 +66,33 @@ async fn against_floor(event: Event, folder: &TempDir) -> Verdict {
     assert_eq!((verdict.ledger.lost, verdict.ledger.stored), (accepted, 0), "{verdict}");
     assert!(verdict.failed());
     verdict
+}
+
+/// The daemon does not delete a message after a 202.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_responds_with_200_leaves_dead_letters_alone() {
+    let folder = TempDir::new().unwrap();
+    let daemon = DaemonSettings { error_visibility_timeout: Duration::from_millis(10), ..DaemonSettings::default() };
+    let proof = WorkerTier {
+        seed: 7,
+        rounds: 1,
+        life: Duration::from_millis(100)..=Duration::from_millis(150),
+        span: Duration::from_millis(200),
+        rate: 100.0,
+        run: 0xabc,
+        payload_size: 290,
+        daemon,
+        program: floor(),
+        settle: Duration::from_secs(20),
+        exit_limit: Duration::from_secs(10),
+        folder: Some(folder.path().to_owned()),
+    };
+    let verdict = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap();
+    let counts = verdict.messages;
+    assert!(verdict.failed() && counts.sent > 0, "{verdict}");
+    assert_eq!((counts.dead_letters, counts.deleted, verdict.kills), (counts.sent, 0, 1), "{verdict}");
+    assert_eq!(verdict.receives.keys().collect::<Vec<_>>(), [&10], "{verdict}");
+    assert!(!verdict.told.statuses.contains_key(&200) && verdict.kept.is_some(), "{verdict}");
 }
 
 /// Started, killed and stopped.

@@ -194,6 +194,7 @@ mod tests {
         assert_eq!(began.elapsed(), HOLD_MAX);
         hold.delay(&problem).await;
         assert_eq!(began.elapsed(), HOLD_MAX, "it was held for that already");
+        drop(hold);
         let (mut hold, began) = (parts.hold(), Instant::now());
         hold.delay(&Problem::NotConfirmed).await;
         assert_eq!(began.elapsed(), HOLD_MAX);
