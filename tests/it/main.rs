@@ -55,6 +55,7 @@ mod shutdown;
 mod slow;
 mod spool_cli;
 mod spool_folder;
+mod sqsd;
 mod statsd;
 mod stops;
 mod store_errors;
