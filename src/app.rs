@@ -45,8 +45,6 @@ use crate::worker::backoff;
 
 /// Segments in memory in addition to one for each worker; with that many, the dispatcher takes no jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
-/// The share of `SHUTDOWN_GRACE` in which connections must drain.
-const REQUESTS_SHARE: f64 = 0.4;
 /// The share of `SHUTDOWN_GRACE`, and the longest time, after which a connection without a request ends while the server
 /// drains. A client that sends more often gets its next response with `Connection: close`; an idle pool of connections delays
 /// the shutdown by no more than this.
@@ -212,11 +210,18 @@ pub async fn run(
             None
         }
     };
-    let listener = listeners.public.local_addr().context("the public listener has no address")?;
+    let own = [&listeners.public, &listeners.admin]
+        .map(|listener| listener.local_addr().context("a listener has no address"));
+    let [public, admin] = own;
+    let own = [public?, admin?];
     let mut copying = JoinSet::new();
     let rollout = match rollout {
         Some(file) => {
-            Some(start_rollout(file, listener, &settings, &context, &pipeline, (&mut background, &mut copying))?)
+            let started = start_rollout((file, own), tenants.clone(), &settings, &context);
+            let (rollout, watching, copies) = started?;
+            background.spawn(watching);
+            pipeline.spawn_beside_workers(&mut copying, copies);
+            Some(rollout)
         }
         None => None,
     };
@@ -280,7 +285,7 @@ pub async fn run(
     shutdown.drain();
     context.backlog.retry_now(true);
     let drained = async {
-        let requests_deadline = began + settings.shutdown_grace.mul_f64(REQUESTS_SHARE);
+        let requests_deadline = began + settings.requests_grace();
         if timeout_at(requests_deadline, public.join_next()).await.is_err() {
             tracing::warn!("some requests did not finish in time and were not acknowledged");
         }

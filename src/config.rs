@@ -102,6 +102,8 @@ pub struct SpoolSettings {
     pub max_bytes: usize,
 }
 
+/// The share of `SHUTDOWN_GRACE` in which connections must drain.
+const REQUESTS_SHARE: f64 = 0.4;
 /// Bytes of a file besides a batch: its header, the header of the frame, and the rest of the last block.
 const SPOOL_OVERHEAD_BYTES: usize = 8 * 1024;
 /// Incompressible lines grow by less than this share.
@@ -404,5 +406,10 @@ impl Settings {
     /// [`SettingsError`] with all problems.
     pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, SettingsError> {
         read::settings(vars)
+    }
+
+    /// How long a shutdown waits for requests in flight.
+    pub fn requests_grace(&self) -> Duration {
+        self.shutdown_grace.mul_f64(REQUESTS_SHARE)
     }
 }

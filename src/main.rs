@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,7 +146,7 @@ async fn serve(mut settings: Settings, inherited: Inherited, log_filter: LogFilt
     };
     let opened = app::read_admin_token(&mut settings)
         .and_then(|()| Ok(inherited.check(settings.admin_token.is_some())?))
-        .and_then(|()| read_files(&settings, &reload))
+        .and_then(|()| read_files(&settings, inherited.addresses(&settings), &reload))
         .and_then(|opened| Ok((app::open_spool(&settings, Arc::new(RealDisk))?, opened)));
     let (spool, SettingsFiles { tenants, rollout, tls }) = match opened {
         Ok(opened) => opened,
@@ -258,7 +259,8 @@ struct SettingsFiles {
     tls: Option<(Arc<Tls>, WatchedFiles)>,
 }
 
-fn read_files(settings: &Settings, reload: &Reload) -> anyhow::Result<SettingsFiles> {
+/// `own` are the addresses of the listeners.
+fn read_files(settings: &Settings, own: [SocketAddr; 2], reload: &Reload) -> anyhow::Result<SettingsFiles> {
     // Watched before they are read, so that no change is missed.
     let load = |files: &TlsSettings| {
         let followed = reload.watch(vec![files.cert.clone(), files.key.clone()]);
@@ -274,12 +276,13 @@ fn read_files(settings: &Settings, reload: &Reload) -> anyhow::Result<SettingsFi
         }
     }
     let tenants = app::open_tenants(settings, reload)?;
-    Ok(SettingsFiles { tenants, rollout: app::open_rollout(settings, reload)?, tls })
+    let rollout = app::open_rollout(settings, own, tenants.as_ref(), reload)?;
+    Ok(SettingsFiles { tenants, rollout, tls })
 }
 
 async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
     let opened = app::read_admin_token(&mut settings)
-        .and_then(|()| read_files(&settings, &Reload::default()))
+        .and_then(|()| read_files(&settings, Inherited::default().addresses(&settings), &Reload::default()))
         .and_then(|_| app::open_spool(&settings, Arc::new(RealDisk)))
         .and_then(|opened| Ok((opened, Spool::dead_files(&settings.spool, &RealDisk)?)));
     let ((spool, adopted), (damaged, damaged_bytes)) = match opened {

@@ -1,8 +1,9 @@
 //! The end of the process, in stages. Clones are the same shutdown.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Bits of the stages that have begun.
@@ -17,6 +18,7 @@ pub struct Shutdown {
     stages: Arc<AtomicU8>,
     intake_stopped: CancellationToken,
     draining: CancellationToken,
+    drain_began: Arc<OnceLock<Instant>>,
     handed_over: CancellationToken,
     aborted: CancellationToken,
 }
@@ -36,6 +38,7 @@ impl Shutdown {
     /// Begins the shutdown: no new connections are accepted, each open one ends after its next response, and accepted jobs are
     /// stored.
     pub fn drain(&self) {
+        self.drain_began.get_or_init(Instant::now);
         self.begin(DRAINING);
         self.intake_stopped.cancel();
         self.draining.cancel();
@@ -88,6 +91,12 @@ impl Shutdown {
     /// Waits until the shutdown begins.
     pub async fn draining(&self) {
         self.draining.cancelled().await;
+    }
+
+    /// Waits until the shutdown begins. Returns when it has.
+    pub async fn drain_began(&self) -> Instant {
+        self.draining().await;
+        *self.drain_began.get_or_init(Instant::now)
     }
 
     /// Waits until everything stops.

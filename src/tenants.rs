@@ -81,6 +81,11 @@ impl TenantsFile {
         let entries = file::read(&path)?;
         Ok(Self { path, entries, watched })
     }
+
+    /// Whether it has a tenant of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|entry| entry.name == name)
+    }
 }
 
 /// The current tenants.
@@ -126,6 +131,11 @@ impl Tenants {
         let tenants = Self { by_token, list, shares, max_body_bytes, unauthenticated_share, activities };
         tenants.replace(entries);
         tenants
+    }
+
+    /// Whether there is a tenant of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.list.load().iter().any(|tenant| tenant.name() == name)
     }
 
     /// The tenant with this token.

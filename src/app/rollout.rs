@@ -4,39 +4,43 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::task::JoinSet;
 
 use crate::config::Settings;
 use crate::context::PipelineContext;
-use crate::pipeline::Pipeline;
 use crate::reload::Reload;
 use crate::rollout::{Rollout, RolloutFile};
+use crate::tenants::{Tenants, TenantsFile};
 
-/// Reads `ROLLOUT_FILE` and watches it from then on; `None` without it.
+/// Reads `ROLLOUT_FILE` and watches it from then on; `None` without it. `own` are the addresses of this server, and `tenants`
+/// those that it may name.
 ///
 /// # Errors
 /// What is wrong with the file.
-pub fn open_rollout(settings: &Settings, reload: &Reload) -> anyhow::Result<Option<RolloutFile>> {
+pub fn open_rollout(
+    settings: &Settings,
+    own: [SocketAddr; 2],
+    tenants: Option<&TenantsFile>,
+    reload: &Reload,
+) -> anyhow::Result<Option<RolloutFile>> {
     let Some(file) = &settings.rollout_file else { return Ok(None) };
-    let opened = RolloutFile::open(file.clone(), settings.http.listen_addr, reload);
-    opened.map(Some).with_context(|| format!("ROLLOUT_FILE={}", file.display()))
+    let opened = RolloutFile::open(file.clone(), &own, reload);
+    let opened = opened.with_context(|| format!("ROLLOUT_FILE={}", file.display()))?;
+    opened.warn_of_unknown_tenants(|name| tenants.is_some_and(|tenants| tenants.has(name)));
+    Ok(Some(opened))
 }
 
-/// Puts `ROLLOUT_FILE` in force, and starts the tasks that watch it and that copy batches.
+/// Puts `ROLLOUT_FILE` in force. Returns the tasks that watch it and that copy batches as well.
 pub(super) fn start_rollout(
-    file: RolloutFile,
-    listener: SocketAddr,
+    (file, own): (RolloutFile, [SocketAddr; 2]),
+    tenants: Option<Arc<Tenants>>,
     settings: &Settings,
     context: &PipelineContext,
-    pipeline: &Pipeline,
-    (background, copying): (&mut JoinSet<()>, &mut JoinSet<()>),
-) -> anyhow::Result<Arc<Rollout>> {
-    let started = Rollout::new(file, settings, listener, &context.metrics, context.shutdown.drain_token());
-    let (rollout, watching, copies) = started.context("cannot set up TLS for the URLs of ROLLOUT_FILE")?;
-    background.spawn(async move {
+) -> anyhow::Result<(Arc<Rollout>, impl Future<Output = ()> + Send + use<>, impl Future<Output = ()> + Send + use<>)> {
+    let started = Rollout::new((file, own), tenants, settings, &context.metrics, context.shutdown.drain_token());
+    let (rollout, watching, copies) = started.context("ROLLOUT_FILE")?;
+    let watching = async move {
         let error = watching.await;
         tracing::error!(%error, "watching ROLLOUT_FILE failed");
-    });
-    pipeline.spawn_beside_workers(copying, copies);
-    Ok(rollout)
+    };
+    Ok((rollout, watching, copies))
 }

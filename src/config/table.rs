@@ -111,7 +111,7 @@ pub const SETTINGS: &[Setting] = &[
     HTTP.set("HEADER_TIMEOUT", "10s", "time", "from a request's first byte to the end of its headers; then 408"),
     HTTP.set("BODY_TIMEOUT", "30s", "time", "from the end of the headers to the end of the body; then 408"),
     HTTP.set("IDLE_TIMEOUT", "75s", "time", "closes idle connections; keep it above the load balancer's idle timeout"),
-    ROLLOUT.unset("ROLLOUT_FILE", "file", "what is mirrored, forwarded, switched on and varied for which share; see docs/rollout.md"),
+    ROLLOUT.unset("ROLLOUT_FILE", "file", "JSON file with the rollout: mirror, forward, features, variants; see docs/rollout.md"),
     ROLLOUT.set("MIRROR_MAX_BYTES", "8MiB", "size", "copies of batches that wait or are on their way; more are dropped"),
     MONITORING.unset("STATSD_ADDR", "host:port", "StatsD daemon that receives the metrics over UDP; if unset, none are sent"),
     MONITORING.set("STATSD_PREFIX", "millpond", "text", "first part of every name that is sent to STATSD_ADDR"),

@@ -7,6 +7,8 @@ use listenfd::ListenFd;
 use rustix::net::sockopt::socket_acceptconn;
 use thiserror::Error;
 
+use crate::config::Settings;
+
 /// The name of the admin listener in `LISTEN_FDNAMES`.
 const ADMIN: &str = "admin";
 /// The name of the public listener.
@@ -81,6 +83,12 @@ impl Inherited {
             *place = Some(listener);
         }
         Ok(inherited)
+    }
+
+    /// The addresses of the public and of the admin listener: those of inherited sockets, else as the settings have them.
+    pub fn addresses(&self, settings: &Settings) -> [SocketAddr; 2] {
+        let own = |listener: &Option<TcpListener>| listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        [own(&self.public).unwrap_or(settings.http.listen_addr), own(&self.admin).unwrap_or(settings.admin_addr)]
     }
 
     /// Checks the admin listener as `ADMIN_ADDR` is checked.

@@ -84,7 +84,7 @@ pub(super) async fn post(
     let mut hold = Hold::of(&state, request.headers(), client);
     let began = Instant::now();
     let accepted = accept(&state, query, request, &rollout, &mut tenant, &mut relay, hold.as_mut()).await;
-    if let Some(relay) = &relay {
+    if let Some(relay) = &mut relay {
         relay.ended(&accepted);
     }
     let is_forwarded = relay.is_some_and(|relay| relay.is_handled_elsewhere());
@@ -136,8 +136,8 @@ async fn accept(
     identity.take(RateLimit::Bytes, length.unwrap_or_default())?;
     let level = ack.level();
     let waits = level > committed_level(state);
-    *relay = match (&state.rollout, rollout.plan()) {
-        (Some(rollout), Some(plan)) => Relay::of(rollout, plan, &parts, &id, &identity, client, waits),
+    *relay = match (&state.rollout, rollout.in_force()) {
+        (Some(rollout), Some(in_force)) => Relay::of(rollout, in_force, &parts, &identity, client, waits),
         _ => None,
     };
     let keeps_context = hold.is_some() && state.settings.sqsd_context;

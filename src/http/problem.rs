@@ -12,7 +12,7 @@ use super::request_id::RequestId;
 use crate::audit::{AuditLog, Denial, DeniedRequest};
 use crate::config::Ack;
 use crate::decode;
-use crate::headers::X_REQUEST_ID;
+use crate::headers::{MILLPOND_REJECTION, X_REQUEST_ID};
 use crate::log_throttle::LogThrottle;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};
@@ -267,14 +267,19 @@ impl Problem {
         self.class().1
     }
 
-    /// Whether the status is 5xx.
-    pub(super) fn is_server_error(&self) -> bool {
-        self.class().0.is_server_error()
+    /// The status.
+    pub(super) fn status(&self) -> StatusCode {
+        self.class().0
+    }
+
+    /// Whether the tenant has used up its share, which is not the fault of the server.
+    pub(super) fn is_share_full(&self) -> bool {
+        matches!(self, Self::ShareFull | Self::SpoolShareFull)
     }
 
     /// Whether the same request may be accepted later.
     pub(super) fn is_temporary(&self) -> bool {
-        self.is_server_error() || self.outcome().is_throttled()
+        self.status().is_server_error() || self.outcome().is_throttled()
     }
 
     /// Whether the connection closes after the response, because the bytes that follow may not be a request.
@@ -359,6 +364,9 @@ impl Problem {
         }
         if matches!(self, Self::NoToken) {
             headers.insert(WWW_AUTHENTICATE, CHALLENGE);
+        }
+        if self.is_share_full() {
+            headers.insert(MILLPOND_REJECTION, HeaderValue::from_static(self.outcome().text()));
         }
         if self.closes_connection() {
             headers.insert(CONNECTION, CLOSE);

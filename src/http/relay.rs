@@ -14,11 +14,8 @@ use bytes::Bytes;
 
 use super::auth::Identity;
 use super::problem::Problem;
-use super::request_id::RequestId;
 use super::sqsd;
-use crate::rollout::{
-    ClientKey, Forward, Forwarded, Mirror, Original, PendingCopy, Plan, Received, Rollout, is_relayed,
-};
+use crate::rollout::{ClientKey, Forwarded, InForce, Original, PendingCopy, Received, Rollout, draw, is_relayed};
 use crate::shutdown::Shutdown;
 
 /// What is passed on of the headers of a response, besides the request's id.
@@ -27,12 +24,12 @@ static PASSED: [HeaderName; 4] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, A
 /// A request that may be forwarded or copied.
 pub(super) struct Relay {
     rollout: Arc<Rollout>,
-    plan: Arc<Plan>,
+    in_force: Arc<InForce>,
     /// None of a request that is neither copied nor forwarded, and only compared.
     original: Option<Original>,
-    id: RequestId,
+    /// Selects the request if requests are selected on their own.
+    bucket: u16,
     client: Option<IpAddr>,
-    forward: Option<Arc<Forward>>,
     is_copied: bool,
     /// Whether the request waits for more than its commit.
     waits: bool,
@@ -43,49 +40,53 @@ pub(super) struct Relay {
     body: Option<Bytes>,
     /// Whether the request was sent to the other version.
     is_sent: bool,
+    /// How the other version has rejected it, if it has.
+    rejected: Option<StatusCode>,
     /// Since when the request is handled here.
     handled_since: Option<Instant>,
+    has_ended: bool,
 }
 
 impl Relay {
     /// The relay of a request; `None` if it is handled here alone.
     pub(super) fn of(
         rollout: &Arc<Rollout>,
-        plan: &Arc<Plan>,
+        in_force: &Arc<InForce>,
         request: &Parts,
-        id: &RequestId,
         identity: &Identity,
         client: Option<IpAddr>,
         waits: bool,
     ) -> Option<Box<Self>> {
-        let forward = rollout.forwarder.current(rollout);
+        let InForce { plan, forward, target } = &**in_force;
         // The body is copied as received, so a token in its envelope cannot be left out.
         let has_token = matches!(identity, Identity::Unauthenticated(_));
-        let to = plan.mirror.as_ref().filter(|to| to.tokens || !has_token);
-        let is_copied = to.is_some_and(|to| Mirror::selects(to, id.as_str()));
+        let to = plan.mirror.as_ref().filter(|to| target.is_some() && (to.tokens || !has_token));
+        let is_copied = to.is_some_and(|to| to.percent.contains(draw()));
         if (forward.is_none() && !is_copied) || is_relayed(&request.headers) {
             return None;
         }
+        let bucket = draw();
         // Most requests are neither, so their heads are not copied.
         let is_forwarded = forward.as_ref().is_some_and(|forward| match identity {
             Identity::Unauthenticated(_) => !forward.is_tripped(),
-            identity => forward.selects(client_key(identity, client).as_ref(), id.as_str()),
+            identity => forward.selects(&plan.features, client_key(identity, client).as_ref(), bucket),
         });
         let original = if is_copied || is_forwarded { Some(Original::of(request, client)?) } else { None };
         Some(Box::new(Self {
             rollout: Arc::clone(rollout),
-            plan: Arc::clone(plan),
+            in_force: Arc::clone(in_force),
             original,
-            id: id.clone(),
+            bucket,
             client,
-            forward,
             is_copied,
             waits,
             is_from_daemon: sqsd::is_from_daemon(&request.headers),
             copy: None,
             body: None,
             is_sent: false,
+            rejected: None,
             handled_since: None,
+            has_ended: false,
         }))
     }
 
@@ -97,7 +98,7 @@ impl Relay {
         body: &mut Bytes,
         shutdown: &Shutdown,
     ) -> Result<Option<Response>, Problem> {
-        if let (Some(forward), Some(original)) = (&self.forward, &self.original) {
+        if let (Some(forward), Some(original)) = (&self.in_force.forward, &self.original) {
             if matches!(identity, Identity::Unauthenticated(_)) {
                 self.body = Some(body.clone());
             } else if self.is_forwarded(identity) {
@@ -107,6 +108,7 @@ impl Relay {
                 match forward.send(original, body.clone(), self.waits, shutdown).await {
                     Forwarded::Passed(received) => return Ok(Some(self.passed_on(received))),
                     Forwarded::NotTaken => {}
+                    Forwarded::Rejected(status) => self.rejected = Some(status),
                     Forwarded::Unknown => return Err(Problem::ForwardUnknown),
                 }
             }
@@ -118,8 +120,8 @@ impl Relay {
     /// Whether the request is selected. Its tenant is known.
     pub(super) fn is_forwarded(&self, identity: &Identity) -> bool {
         let client = client_key(identity, self.client);
-        let forward = self.forward.as_ref().filter(|_| self.original.is_some());
-        forward.is_some_and(|forward| forward.selects(client.as_ref(), self.id.as_str()))
+        let forward = self.in_force.forward.as_ref().filter(|_| self.original.is_some());
+        forward.is_some_and(|forward| forward.selects(&self.in_force.plan.features, client.as_ref(), self.bucket))
     }
 
     /// The body of a request that could not be forwarded because its tenant was not known.
@@ -129,8 +131,9 @@ impl Relay {
 
     /// Prepares the copy of the batch, if it is selected.
     pub(super) fn admit_copy(&mut self, body: &Bytes) {
-        if let (true, Some(to), Some(original)) = (self.is_copied, &self.plan.mirror, &self.original) {
-            self.copy = self.rollout.mirror.admit(to, original, body);
+        let InForce { plan, target, .. } = &*self.in_force;
+        if let (true, Some(to), Some(target), Some(original)) = (self.is_copied, &plan.mirror, target, &self.original) {
+            self.copy = self.rollout.mirror.admit(to.tokens, target, original, body);
         }
     }
 
@@ -161,10 +164,32 @@ impl Relay {
     }
 
     /// The request has ended. The guard compares those that were handled here with those that were forwarded.
-    pub(super) fn ended<T>(&self, result: &Result<T, Problem>) {
-        if let (Some(forward), Some(since)) = (&self.forward, self.handled_since) {
-            let is_error = result.as_ref().is_err_and(Problem::is_server_error);
-            forward.handled_here(is_error, (!self.waits && !is_error).then(|| since.elapsed()));
+    pub(super) fn ended<T>(&mut self, result: &Result<T, Problem>) {
+        self.has_ended = true;
+        let (Some(forward), Some(since)) = (&self.in_force.forward, self.handled_since) else { return };
+        let status = result.as_ref().err().map(Problem::status);
+        if let Some(rejected) = self.rejected {
+            match status {
+                None => forward.rejected(rejected),
+                Some(status) if status.is_client_error() => forward.rejected_by_both(),
+                Some(_) => {}
+            }
+        }
+        // A tenant that uses up its share says nothing about this version.
+        if !result.as_ref().is_err_and(Problem::is_share_full) {
+            let is_error = status.is_some_and(|status| status.is_server_error());
+            forward.handled_here(is_error, (!self.waits).then(|| since.elapsed()));
+        }
+    }
+}
+
+impl Drop for Relay {
+    /// A request that has not ended was dropped because its client has left.
+    fn drop(&mut self) {
+        if let (false, Some(forward), Some(since)) =
+            (self.has_ended || self.waits, &self.in_force.forward, self.handled_since)
+        {
+            forward.abandoned_here(since.elapsed());
         }
     }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::ack::RequestedAck;
 use super::problem::Problem;
-use crate::rollout::{ClientKey, Feature, Plan, Rollout};
+use crate::rollout::{ClientKey, Feature, InForce, Rollout};
 use crate::tenants::Tenant;
 
 /// The plan that was in force when the request arrived, so that a reload never changes it in between.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct RequestRollout {
-    plan: Option<Arc<Plan>>,
+    in_force: Option<Arc<InForce>>,
     client: Option<IpAddr>,
     /// Whether every client is a tenant. Then a request without one has its token in the envelope, and is asked about again.
     has_tenants: bool,
@@ -19,17 +19,17 @@ pub(super) struct RequestRollout {
 
 impl RequestRollout {
     pub(super) fn new(rollout: Option<&Arc<Rollout>>, has_tenants: bool, client: Option<IpAddr>) -> Self {
-        Self { plan: rollout.map(|rollout| rollout.plan()), client, has_tenants }
+        Self { in_force: rollout.map(|rollout| rollout.current()), client, has_tenants }
     }
 
-    /// The plan; none without `ROLLOUT_FILE`.
-    pub(super) fn plan(&self) -> Option<&Arc<Plan>> {
-        self.plan.as_ref()
+    /// The plan with what acts on it; none without `ROLLOUT_FILE`.
+    pub(super) fn in_force(&self) -> Option<&Arc<InForce>> {
+        self.in_force.as_ref()
     }
 
     /// Whether the client may use a feature.
     pub(super) fn is_on(&self, feature: Feature, tenant: Option<&Arc<Tenant>>) -> bool {
-        let Some(plan) = &self.plan else { return true };
+        let Some(InForce { plan, .. }) = self.in_force.as_deref() else { return true };
         self.is_unknown(tenant) || plan.features.is_on(feature, self.key(tenant).as_ref())
     }
 
@@ -49,8 +49,8 @@ impl RequestRollout {
 
     /// The variant of the client; none if it is not known yet.
     pub(super) fn variant(&self, tenant: Option<&Arc<Tenant>>) -> Option<&Arc<str>> {
-        let plan = self.plan.as_ref().filter(|_| !self.is_unknown(tenant))?;
-        plan.variants.of(self.key(tenant).as_ref())
+        let in_force = self.in_force.as_ref().filter(|_| !self.is_unknown(tenant))?;
+        in_force.plan.variants.of(self.key(tenant).as_ref())
     }
 
     fn is_unknown(&self, tenant: Option<&Arc<Tenant>>) -> bool {

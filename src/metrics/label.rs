@@ -170,10 +170,12 @@ label! {
     pub enum ForwardResult {
         /// The response of the other version was passed on.
         Passed = "passed",
-        /// The other version had not taken it, so this server did.
+        /// The other version had not taken or had rejected it, so this server took it.
         TakenHere = "taken_here",
         /// The other version may have taken it.
         Unknown = "unknown",
+        /// The client left before the other version had responded.
+        Abandoned = "abandoned",
     }
 }
 

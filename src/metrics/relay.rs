@@ -59,7 +59,7 @@ impl RelayMetrics {
             forward_tripped: gauge(
                 r,
                 "forward_tripped",
-                "1 if nothing is forwarded because the other version was worse, until ROLLOUT_FILE is reloaded",
+                "1 if nothing is forwarded because the other version was worse, until `forward` in ROLLOUT_FILE changes",
             )?,
         })
     }

@@ -74,6 +74,26 @@ impl Features {
         }
     }
 
+    /// Warns of tenants that do not exist: a misspelled name does nothing.
+    pub(super) fn warn_of_unknown_tenants(&self, is_known: impl Fn(&str) -> bool) {
+        for feature in Feature::ALL {
+            let Some(Toggle { tenants, except, .. }) = self.toggle(feature) else { continue };
+            for (member, names) in [("tenants", tenants), ("except", except)] {
+                let mut unknown: Vec<&str> = names.iter().map(String::as_str).filter(|name| !is_known(name)).collect();
+                unknown.sort_unstable();
+                if let Some(first) = unknown.first() {
+                    tracing::warn!(
+                        tenant = first,
+                        count = unknown.len(),
+                        "ROLLOUT_FILE: features.{}.{member} has tenants that are not in TOKENS_FILE, so they have no effect: correct \
+                         their names, or remove them",
+                        feature.name()
+                    );
+                }
+            }
+        }
+    }
+
     /// Whether a client may use a feature. A client of which nothing is known may, if all may.
     pub fn is_on(&self, feature: Feature, client: Option<&ClientKey<'_>>) -> bool {
         let Some(Toggle { percent, tenants, except }) = self.toggle(feature) else { return true };

@@ -9,7 +9,7 @@
 //! }
 //! ```
 //!
-//! Every member is optional. Unknown and repeated members are errors, because a misspelled one would silently do nothing.
+//! Each of the four is optional. Unknown and repeated members are errors, because a misspelled one would silently do nothing.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -49,7 +49,9 @@ pub enum FileError {
         reason: String,
     },
     /// A URL leads back to this server.
-    #[error("{member}.url is the address of this server: name the other one, or remove {member}")]
+    #[error(
+        "{member}.url is an address of this server (LISTEN_ADDR or ADMIN_ADDR): name LISTEN_ADDR of the other one, or remove {member}"
+    )]
     Loop {
         /// `mirror` or `forward`.
         member: &'static str,
@@ -59,16 +61,16 @@ pub enum FileError {
     Variants(&'static str),
 }
 
-pub(super) fn read(path: &Path, listener: SocketAddr) -> Result<Plan, FileError> {
+pub(super) fn read(path: &Path, own: &[SocketAddr]) -> Result<Plan, FileError> {
     let text = read_at_most(path, FILE_MAX_BYTES).map_err(FileError::Io)?;
-    parse(&text.ok_or(FileError::TooLarge)?, listener)
+    parse(&text.ok_or(FileError::TooLarge)?, own)
 }
 
-/// Parses `text`, the content of the file of a server that listens on `listener`.
+/// Parses `text`, the content of the file of a server that listens on the addresses in `own`.
 ///
 /// # Errors
 /// The first error.
-pub fn parse(text: &[u8], listener: SocketAddr) -> Result<Plan, FileError> {
+pub fn parse(text: &[u8], own: &[SocketAddr]) -> Result<Plan, FileError> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let file = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let member = if error.path().iter().next().is_none() { String::new() } else { error.path().to_string() };
@@ -76,18 +78,28 @@ pub fn parse(text: &[u8], listener: SocketAddr) -> Result<Plan, FileError> {
     });
     let plan: Plan = file?;
     json.end().map_err(|error| invalid(&error, String::new()))?;
-    let (mirror, forward) = (plan.mirror.as_ref().map(|to| &to.url), plan.forward.as_ref().map(|to| &to.url));
-    for (member, url) in [("mirror", mirror), ("forward", forward)] {
-        if url.is_some_and(|url| is_own(url, listener)) {
-            return Err(FileError::Loop { member });
-        }
-    }
+    check_urls(&plan, own)?;
     plan.variants.check().map_err(FileError::Variants)?;
     Ok(plan)
 }
 
+/// Checks that no URL of the plan leads back to one of the addresses in `own`.
+pub(super) fn check_urls(plan: &Plan, own: &[SocketAddr]) -> Result<(), FileError> {
+    let (mirror, forward) = (plan.mirror.as_ref().map(|to| &to.url), plan.forward.as_ref().map(|to| &to.url));
+    for (member, url) in [("mirror", mirror), ("forward", forward)] {
+        if url.is_some_and(|url| own.iter().any(|listener| is_own(url, *listener))) {
+            return Err(FileError::Loop { member });
+        }
+    }
+    Ok(())
+}
+
 fn invalid(error: &serde_json::Error, member: String) -> FileError {
-    FileError::Invalid { line: error.line().max(1), member, reason: without_values(error) }
+    let mut reason = without_values(error);
+    if error.is_syntax() || error.is_eof() {
+        reason.push_str(": the file is not valid JSON there");
+    }
+    FileError::Invalid { line: error.line().max(1), member, reason }
 }
 
 /// Whether `url` is the listener's own address. Names other than localhost are not resolved: the headers of copied and forwarded
@@ -139,7 +151,8 @@ pub(super) fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Uri, D::
             && !text.contains(['?', '#'])
     });
     // The text is not repeated: it may contain a password.
-    let expected = "url is http or https, a host and optionally a port, such as http://10.0.0.9:8080, and nothing else";
+    let expected =
+        "expected http or https, a host and optionally a port, such as http://10.0.0.9:8080, and nothing else";
     url.ok_or_else(|| D::Error::custom(expected))
 }
 
@@ -150,7 +163,7 @@ impl<'de> Deserialize<'de> for Percent {
             type Value = f64;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("percent as a number from 0 to 100 with at most two decimals")
+                f.write_str("a number from 0 to 100 with at most two decimals")
             }
 
             fn visit_f64<E>(self, number: f64) -> Result<f64, E> {
@@ -166,7 +179,7 @@ impl<'de> Deserialize<'de> for Percent {
             }
         }
         let number = deserializer.deserialize_any(Number)?;
-        let expected = "percent is a number from 0 to 100 with at most two decimals";
+        let expected = "expected a number from 0 to 100 with at most two decimals";
         Self::new(number).ok_or_else(|| D::Error::custom(expected))
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Both sides are measured alike: from the end of the body to the response. Latencies are of requests that wait for the commit
 //! alone, because a client that waits until its job is stored waits for a second and longer on either side, and may have all
-//! of its requests on one of them.
+//! of its requests on one of them. A client that leaves before the response is counted as well: otherwise a version that hangs
+//! would have no requests.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -23,6 +24,11 @@ const LATENCY_FACTOR: u32 = 2;
 const LATENCY_MARGIN: Duration = Duration::from_millis(100);
 /// Slow responses of the other version that may be chance.
 const SLOW_MIN: u64 = 3;
+/// So many failures of the other version in a row, over this time at least, are worse at any rate of requests.
+const FAILURES_IN_A_ROW: u32 = 10;
+const FAILURES_SPAN: Duration = Duration::from_secs(5);
+/// A client that leaves after this time did not get its response in time. One that leaves earlier may not want it.
+const ABANDONED_MIN: Duration = Duration::from_secs(1);
 /// How often the sides are compared at most.
 const COMPARE_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -35,12 +41,44 @@ pub(super) enum Side {
     Other,
 }
 
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// With a response that is not the fault of the side.
+    Ok,
+    /// With an error, or without a response.
+    Failed,
+    /// The client has left before the response.
+    Abandoned,
+}
+
 /// The requests of both sides in the last seconds.
 #[derive(Debug)]
 pub(super) struct Guard {
     own: Window,
     other: Window,
+    own_failures: InARow,
+    other_failures: InARow,
     compared: Instant,
+}
+
+/// Failures since the last success.
+#[derive(Debug, Default)]
+struct InARow {
+    count: u32,
+    /// The time of the first one.
+    since: Option<Instant>,
+}
+
+/// What can be judged with the requests in the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// Both versions have enough requests.
+    Compared,
+    /// Too few are handled here, so only the error rate of the other version is judged.
+    ErrorsOnly,
+    /// The other version has too few requests, so only failures in a row are judged.
+    TooFewRequests,
 }
 
 /// In what the other version is worse.
@@ -48,6 +86,8 @@ pub(super) struct Guard {
 pub enum Reason {
     /// It fails, does not respond or cannot be reached.
     Errors,
+    /// The same, for its last requests, which are too few for a rate.
+    ErrorsInARow,
     /// It is slower.
     Latency,
 }
@@ -78,8 +118,19 @@ impl Reason {
     /// A word for it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Errors => "errors",
+            Self::Errors | Self::ErrorsInARow => "errors",
             Self::Latency => "latency",
+        }
+    }
+}
+
+impl Judgement {
+    /// A word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Compared => "compared",
+            Self::ErrorsOnly => "errors_only",
+            Self::TooFewRequests => "too_few_requests",
         }
     }
 }
@@ -102,34 +153,78 @@ impl fmt::Display for Figures {
 
 impl fmt::Display for Trip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.reason == Reason::ErrorsInARow {
+            write!(f, "the last {FAILURES_IN_A_ROW} requests there failed; ")?;
+        }
         write!(f, "{} in the last {} s: there {}; here {}", self.reason.name(), WINDOW.as_secs(), self.other, self.own)
+    }
+}
+
+impl InARow {
+    fn add(&mut self, now: Instant, is_error: bool) {
+        if is_error {
+            self.count = self.count.saturating_add(1);
+            self.since.get_or_insert(now);
+        } else {
+            *self = Self::default();
+        }
+    }
+
+    fn is_complete(&self, now: Instant) -> bool {
+        let is_long = self.since.is_some_and(|since| now.saturating_duration_since(since) >= FAILURES_SPAN);
+        self.count >= FAILURES_IN_A_ROW && is_long
     }
 }
 
 impl Guard {
     pub(super) fn new(now: Instant) -> Self {
-        Self { own: Window::new(now), other: Window::new(now), compared: now }
+        Self {
+            own: Window::new(now),
+            other: Window::new(now),
+            own_failures: InARow::default(),
+            other_failures: InARow::default(),
+            compared: now,
+        }
     }
 
-    /// Adds a request that ended at `now`, with its latency if that is comparable. Returns why the other version is worse,
-    /// if it is.
+    /// Adds a request that ended at `now`, with its latency if that is comparable. The latency of an abandoned one is a lower
+    /// bound. Returns why the other version is worse, if it is.
     pub(super) fn record(
         &mut self,
         side: Side,
         now: Instant,
-        is_error: bool,
+        outcome: Outcome,
         latency: Option<Duration>,
     ) -> Option<Trip> {
-        match side {
-            Side::Own => self.own.add(now, is_error, latency),
-            Side::Other => self.other.add(now, is_error, latency),
-        }
-        if now.saturating_duration_since(self.compared) < COMPARE_INTERVAL {
+        let (window, failures) = match side {
+            Side::Own => (&mut self.own, &mut self.own_failures),
+            Side::Other => (&mut self.other, &mut self.other_failures),
+        };
+        let is_error = match outcome {
+            Outcome::Ok => Some(false),
+            Outcome::Failed => Some(true),
+            Outcome::Abandoned => latency.is_some_and(|latency| latency >= ABANDONED_MIN).then_some(true),
+        };
+        window.add(now, is_error, latency);
+        is_error.inspect(|is_error| failures.add(now, *is_error));
+        let fails = self.other_failures.is_complete(now) && self.own_failures.count < FAILURES_IN_A_ROW;
+        if !fails && now.saturating_duration_since(self.compared) < COMPARE_INTERVAL {
             return None;
         }
         self.compared = now;
         let (own, other) = (self.own.sum(now), self.other.sum(now));
-        compare(&own, &other).map(|reason| Trip { reason, other: (&other).into(), own: (&own).into() })
+        let reason = compare(&own, &other).or_else(|| fails.then_some(Reason::ErrorsInARow));
+        reason.map(|reason| Trip { reason, other: (&other).into(), own: (&own).into() })
+    }
+
+    /// What can be judged at `now`.
+    pub(super) fn judgement(&self, now: Instant) -> Judgement {
+        let has_enough = |window: &Window| window.sum(now).requests >= REQUESTS_MIN;
+        match (has_enough(&self.other), has_enough(&self.own)) {
+            (false, _) => Judgement::TooFewRequests,
+            (true, false) => Judgement::ErrorsOnly,
+            (true, true) => Judgement::Compared,
+        }
     }
 }
 
@@ -158,6 +253,7 @@ fn rate(sample: &Sample) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::Outcome::{Abandoned, Failed, Ok};
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -168,8 +264,8 @@ mod tests {
         let mut guard = Guard::new(began);
         for (side, (requests, errors, latency)) in [(Side::Own, own), (Side::Other, other)] {
             for request in 0..requests {
-                let is_error = request < errors;
-                guard.record(side, began, is_error, (!is_error).then_some(latency));
+                let (outcome, latency) = if request < errors { (Failed, None) } else { (Ok, Some(latency)) };
+                guard.record(side, began, outcome, latency);
             }
         }
         let (own, other) = (guard.own.sum(began), guard.other.sum(began));
@@ -223,11 +319,11 @@ mod tests {
         let began = Instant::now();
         let mut guard = Guard::new(began);
         for request in 0..1000 {
-            guard.record(Side::Own, began, false, Some(MS));
-            guard.record(Side::Other, began, false, Some(if request % 100 == 0 { 9000 * MS } else { MS }));
+            guard.record(Side::Own, began, Ok, Some(MS));
+            guard.record(Side::Other, began, Ok, Some(if request % 100 == 0 { 9000 * MS } else { MS }));
         }
         assert_eq!(compare(&guard.own.sum(began), &guard.other.sum(began)), None);
-        guard.record(Side::Other, began, false, Some(9000 * MS));
+        guard.record(Side::Other, began, Ok, Some(9000 * MS));
         assert_eq!(compare(&guard.own.sum(began), &guard.other.sum(began)), Some(Reason::Latency));
     }
 
@@ -236,16 +332,71 @@ mod tests {
         let began = Instant::now();
         let mut guard = Guard::new(began);
         for _ in 0..100 {
-            assert_eq!(guard.record(Side::Own, began, false, None), None);
-            assert_eq!(guard.record(Side::Other, began, true, None), None, "not compared yet");
+            assert_eq!(guard.record(Side::Own, began, Ok, None), None);
+            assert_eq!(guard.record(Side::Other, began, Failed, None), None, "not compared yet");
         }
         let mut late = Guard::new(began);
         for _ in 0..100 {
-            late.record(Side::Own, began, false, None);
-            late.record(Side::Other, began, true, None);
+            late.record(Side::Own, began, Ok, None);
+            late.record(Side::Other, began, Failed, None);
         }
-        assert!(guard.record(Side::Other, began + COMPARE_INTERVAL, true, None).is_some());
-        assert_eq!(late.record(Side::Other, began + WINDOW, true, None), None);
+        late.record(Side::Other, began, Ok, None);
+        assert!(guard.record(Side::Other, began + COMPARE_INTERVAL, Failed, None).is_some());
+        assert_eq!(late.record(Side::Other, began + WINDOW, Failed, None), None);
+    }
+
+    #[test]
+    fn failures_in_a_row_trip_the_guard_at_any_rate_if_they_last_and_this_version_does_not_fail() {
+        let began = Instant::now();
+        let fails = |guard: &mut Guard, count: u32, every: Duration| {
+            let trips = (0..count).map(|n| guard.record(Side::Other, began + every * n, Failed, None));
+            trips.fold(None, |last, trip| trip.or(last)).map(|trip| trip.to_string())
+        };
+        let every = FAILURES_SPAN / (FAILURES_IN_A_ROW - 1);
+        let trip = fails(&mut Guard::new(began), FAILURES_IN_A_ROW, every + MS).unwrap();
+        assert!(trip.starts_with("the last 10 requests there failed; errors in the last 30 s"), "{trip}");
+        assert!(fails(&mut Guard::new(began), FAILURES_IN_A_ROW, WINDOW * 2).is_some(), "a trickle");
+        assert_eq!(fails(&mut Guard::new(began), FAILURES_IN_A_ROW - 1, WINDOW), None);
+        assert_eq!(fails(&mut Guard::new(began), FAILURES_IN_A_ROW, every - MS), None, "in too short a time");
+        let mut guard = Guard::new(began);
+        assert_eq!(fails(&mut guard, FAILURES_IN_A_ROW - 1, WINDOW), None);
+        guard.record(Side::Other, began, Ok, None);
+        assert_eq!(fails(&mut guard, FAILURES_IN_A_ROW - 1, WINDOW), None, "a success between them");
+        let mut both = Guard::new(began);
+        (0..FAILURES_IN_A_ROW).for_each(|_| assert_eq!(both.record(Side::Own, began, Failed, None), None));
+        assert_eq!(fails(&mut both, FAILURES_IN_A_ROW, WINDOW), None, "both fail, so neither is worse");
+    }
+
+    #[test]
+    fn abandoned_requests_are_errors_when_they_took_long_and_slow_in_any_case() {
+        let abandoned = |own: u64, latency: Duration| {
+            let began = Instant::now();
+            let mut guard = Guard::new(began);
+            (0..own).for_each(|_| assert_eq!(guard.record(Side::Own, began, Ok, Some(MS)), None));
+            (0..100).for_each(|_| assert_eq!(guard.record(Side::Other, began, Abandoned, Some(latency)), None));
+            compare(&guard.own.sum(began), &guard.other.sum(began))
+        };
+        assert_eq!(abandoned(0, ABANDONED_MIN), Some(Reason::Errors), "even if nothing is handled here");
+        assert_eq!(abandoned(100, ABANDONED_MIN / 2), Some(Reason::Latency));
+        assert_eq!(abandoned(100, MS), None, "clients that do not wait for responses");
+        assert_eq!(abandoned(0, ABANDONED_MIN - MS), None);
+    }
+
+    #[test]
+    fn the_guard_says_what_it_can_judge() {
+        let began = Instant::now();
+        let mut guard = Guard::new(began);
+        let add = |guard: &mut Guard, side| {
+            (0..REQUESTS_MIN).for_each(|_| assert_eq!(guard.record(side, began, Ok, None), None));
+        };
+        add(&mut guard, Side::Own);
+        assert_eq!(guard.judgement(began), Judgement::TooFewRequests);
+        add(&mut guard, Side::Other);
+        assert_eq!(guard.judgement(began), Judgement::Compared);
+        let mut guard = Guard::new(began);
+        add(&mut guard, Side::Other);
+        assert_eq!(guard.judgement(began), Judgement::ErrorsOnly);
+        assert_eq!(guard.judgement(began + WINDOW), Judgement::TooFewRequests);
     }
 
     #[test]

@@ -7,19 +7,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
-use axum::http::Uri;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
-use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
+use super::MirrorTo;
 use super::original::Original;
 use super::outbound::{Connector, Outbound, SendError};
-use super::{MirrorTo, Rollout};
 use crate::bound::{Bound, BoundPermit};
 use crate::log_throttle::LogThrottle;
 use crate::metrics::{Metrics, MirrorResult, StatusClass};
@@ -30,8 +27,6 @@ pub(super) const SENDERS: usize = 64;
 const COPY_BYTES: usize = 1024;
 /// How long copies are dropped when the other server cannot be reached, so that real traffic pays for no attempts.
 const PAUSE: Duration = Duration::from_secs(1);
-const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
-const SALT: &str = "mirror";
 
 /// Another version that is away fails every copy.
 static MIRROR_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(10));
@@ -43,15 +38,16 @@ pub struct Mirror {
     metrics: Arc<Metrics>,
     bytes: Arc<Bound>,
     queue: UnboundedSender<PendingCopy>,
-    target: ArcSwapOption<Target>,
 }
 
 /// The copies that wait to be sent.
 pub(super) struct Copies(AsyncMutex<UnboundedReceiver<PendingCopy>>);
 
 /// The server that gets the copies.
-struct Target {
+pub(crate) struct MirrorTarget {
     outbound: Outbound,
+    /// Another one gets the copies, or none.
+    replaced: CancellationToken,
     /// Until when copies are dropped.
     paused_until: Mutex<Option<Instant>>,
 }
@@ -61,7 +57,7 @@ pub(crate) struct PendingCopy {
     original: Original,
     body: Bytes,
     tokens: bool,
-    target: Arc<Target>,
+    target: Arc<MirrorTarget>,
     _permit: BoundPermit,
 }
 
@@ -74,8 +70,8 @@ impl Mirror {
         metrics: Arc<Metrics>,
     ) -> (Self, Copies) {
         let (queue, receiver) = unbounded_channel();
-        let (bytes, target) = (Arc::new(Bound::new(max_bytes)), ArcSwapOption::empty());
-        let mirror = Self { connector, response_timeout, metrics, bytes, queue, target };
+        let bytes = Arc::new(Bound::new(max_bytes));
+        let mirror = Self { connector, response_timeout, metrics, bytes, queue };
         (mirror, Copies(AsyncMutex::new(receiver)))
     }
 
@@ -84,15 +80,31 @@ impl Mirror {
         self.bytes.used()
     }
 
-    /// Whether the batch of this request is copied.
-    pub(crate) fn selects(to: &MirrorTo, request_id: &str) -> bool {
-        to.percent.selects(SALT, request_id)
+    /// The server that gets the copies of a new plan. If it is another one than before, copies for that one are dropped.
+    pub(super) fn replace(
+        &self,
+        to: Option<&MirrorTo>,
+        previous: Option<&Arc<MirrorTarget>>,
+    ) -> Option<Arc<MirrorTarget>> {
+        if let Some(previous) = previous {
+            if to.is_some_and(|to| to.url == *previous.outbound.url()) {
+                return Some(Arc::clone(previous));
+            }
+            previous.replaced.cancel();
+        }
+        let outbound = Outbound::new(to?.url.clone(), self.connector.clone(), SENDERS, self.response_timeout);
+        Some(Arc::new(MirrorTarget { outbound, replaced: CancellationToken::new(), paused_until: Mutex::default() }))
     }
 
     /// A copy of a batch, which must not be sent before that is accepted. `None` if there is no space for it, or if the other
     /// server cannot be reached.
-    pub(crate) fn admit(&self, to: &MirrorTo, original: &Original, body: &Bytes) -> Option<PendingCopy> {
-        let target = self.target(&to.url);
+    pub(crate) fn admit(
+        &self,
+        tokens: bool,
+        target: &Arc<MirrorTarget>,
+        original: &Original,
+        body: &Bytes,
+    ) -> Option<PendingCopy> {
         let bytes = COPY_BYTES + original.bytes() + body.len();
         let Some(permit) = (if target.is_paused() { None } else { self.bytes.acquire(bytes) }) else {
             self.metrics.relay.mirrored(MirrorResult::Dropped);
@@ -100,7 +112,7 @@ impl Mirror {
         };
         // The body may share the memory of the connection's read buffer, which is larger than most bodies.
         let body = Bytes::copy_from_slice(body);
-        Some(PendingCopy { original: original.clone(), body, tokens: to.tokens, target, _permit: permit })
+        Some(PendingCopy { original: original.clone(), body, tokens, target: Arc::clone(target), _permit: permit })
     }
 
     /// Queues the copy of an accepted batch.
@@ -112,25 +124,14 @@ impl Mirror {
     }
 
     /// Sends copies until `stop`. What waits then is dropped.
-    pub(super) async fn run(self: Arc<Self>, rollout: Arc<Rollout>, copies: Copies, stop: CancellationToken) {
+    pub(super) async fn run(self: Arc<Self>, copies: Copies, stop: CancellationToken) {
         let copies = Arc::new(copies);
         let mut senders = JoinSet::new();
         for _ in 0..SENDERS {
             senders.spawn(Arc::clone(&self).send_copies(Arc::clone(&copies)));
         }
-        let maintenance = async {
-            let mut ticks = interval(MAINTENANCE_INTERVAL);
-            loop {
-                ticks.tick().await;
-                match self.target.load_full() {
-                    Some(target) if rollout.plan().mirror.is_some() => target.outbound.close_idle(),
-                    _ => self.target.store(None),
-                }
-            }
-        };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = maintenance => {}
             _ = senders.join_next() => {}
         }
         senders.shutdown().await;
@@ -145,7 +146,16 @@ impl Mirror {
         loop {
             let next = copies.0.lock().await.recv().await;
             let Some(copy) = next else { return };
-            let result = if copy.target.is_paused() { MirrorResult::Dropped } else { self.send_copy(copy).await };
+            let target = Arc::clone(&copy.target);
+            let result = if target.is_paused() {
+                MirrorResult::Dropped
+            } else {
+                tokio::select! {
+                    biased;
+                    () = target.replaced.cancelled() => MirrorResult::Dropped,
+                    result = self.send_copy(copy) => result,
+                }
+            };
             self.metrics.relay.mirrored(result);
         }
     }
@@ -169,19 +179,13 @@ impl Mirror {
         }
         MirrorResult::Failed
     }
-
-    fn target(&self, url: &Uri) -> Arc<Target> {
-        let current = self.target.load_full().filter(|current| current.outbound.url() == url);
-        current.unwrap_or_else(|| {
-            let outbound = Outbound::new(url.clone(), self.connector.clone(), SENDERS, self.response_timeout);
-            let new = Arc::new(Target { outbound, paused_until: Mutex::default() });
-            self.target.store(Some(Arc::clone(&new)));
-            new
-        })
-    }
 }
 
-impl Target {
+impl MirrorTarget {
+    pub(super) fn close_idle(&self) {
+        self.outbound.close_idle();
+    }
+
     fn is_paused(&self) -> bool {
         self.paused_until.lock().is_some_and(|until| Instant::now() < until)
     }

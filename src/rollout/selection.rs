@@ -7,14 +7,19 @@ use sha2::{Digest as _, Sha256};
 /// Keys are spread over so many buckets: a share has two decimals.
 const BUCKETS: u16 = 10_000;
 
-/// The bucket of `key`, from 0 to 9999. `salt` is the name of what is rolled out, so that the first percent of each is another
-/// one.
+/// The bucket of `key`, from 0 to 9999. `salt` is the name of what is rolled out, so that 1% of one and 1% of another are
+/// different keys.
 ///
 /// It is the first 8 bytes of SHA-256 of the salt, a zero byte and the key, as a big-endian number, modulo 10,000.
 pub fn bucket(salt: &str, key: &str) -> u16 {
     let digest = Sha256::new().chain_update(salt).chain_update([0]).chain_update(key).finalize();
     let number = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
     (number % u64::from(BUCKETS)) as u16
+}
+
+/// The bucket of a request. It is drawn: with one of its id, a client could choose where its requests go.
+pub(crate) fn draw() -> u16 {
+    fastrand::u16(..BUCKETS)
 }
 
 /// A share, in hundredths of a percent.
@@ -47,10 +52,15 @@ impl Percent {
         self.0
     }
 
+    /// Whether a bucket belongs to the share.
+    pub(crate) fn contains(self, bucket: u16) -> bool {
+        bucket < self.0
+    }
+
     /// Whether `key` belongs to the share.
     pub fn selects(self, salt: &str, key: &str) -> bool {
         // Without a hash where the result does not depend on it.
-        self.0 > 0 && (self == Self::ALL || bucket(salt, key) < self.0)
+        self.0 > 0 && (self == Self::ALL || self.contains(bucket(salt, key)))
     }
 }
 
@@ -90,6 +100,19 @@ mod tests {
             // Six standard deviations.
             assert!((count - expected).abs() <= 6.0 * expected.sqrt() + 1.0, "{percent}%: {count}");
             before = selected;
+        }
+    }
+
+    #[test]
+    fn about_the_share_of_the_requests_is_drawn() {
+        for percent in [0.0, 10.0, 100.0] {
+            let share = Percent::new(percent).unwrap();
+            let count = (0..10_000).filter(|_| share.contains(draw())).count() as f64;
+            // Six standard deviations.
+            assert!(
+                (count - percent * 100.0).abs() <= 6.0 * (percent * 100.0 * (1.0 - percent / 100.0)).sqrt(),
+                "{count}"
+            );
         }
     }
 

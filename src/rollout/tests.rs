@@ -1,11 +1,11 @@
 use super::*;
 
-fn listener() -> SocketAddr {
-    SocketAddr::from(([0, 0, 0, 0], 8080))
+fn own() -> [SocketAddr; 2] {
+    [SocketAddr::from(([0, 0, 0, 0], 8080)), SocketAddr::from(([127, 0, 0, 1], 9090))]
 }
 
 fn plan(text: &str) -> Plan {
-    parse(text.as_bytes(), listener()).unwrap_or_else(|error| panic!("{error}: {text}"))
+    parse(text.as_bytes(), &own()).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn a_file_with_every_member_is_read() {
     let forward = plan.forward.unwrap();
     assert_eq!((forward.url.host(), forward.percent.percent(), forward.by), (Some("other.example"), 1.0, By::Request));
     assert_eq!(plan.variants.list().len(), 2);
-    assert_eq!(parse(b"{}", listener()).unwrap(), Plan::default());
+    assert_eq!(parse(b"{}", &own()).unwrap(), Plan::default());
 }
 
 #[test]
@@ -38,36 +38,42 @@ fn an_invalid_file_is_an_error_that_names_the_member_and_says_what_to_do() {
     let many: Vec<(String, f64)> = (0..17).map(|number| (format!("v{number}"), 1.0)).collect();
     let many: Vec<(&str, f64)> = many.iter().map(|(name, percent)| (&**name, *percent)).collect();
     for (text, expected) in [
-        (String::new(), "EOF"),
+        (String::new(), "the file is not valid JSON there"),
+        ("x".into(), "line 1: expected value: the file is not valid JSON there"),
+        (
+            mirror("\"http://127.0.0.1:9090\"", "1"),
+            "mirror.url is an address of this server (LISTEN_ADDR or ADMIN_ADDR)",
+        ),
+        (mirror("\"http://localhost:9090\"", "1"), "mirror.url is an address of this server"),
         ("[]".into(), "an object with `mirror`"),
         ("{} {}".into(), "trailing"),
         (r#"{"mirrors":{}}"#.into(), "mirrors: unknown member: expected one of `mirror`"),
         (r#"{"mirror":{},"mirror":{}}"#.into(), "url"),
         (r#"{"forward":null,"forward":null}"#.into(), "duplicate field `forward`"),
         (mirror(other, "10,\"by\":\"tenant\""), "mirror.by: unknown member"),
-        (mirror(other, "101"), "mirror.percent: percent is a number from 0 to 100"),
-        (mirror(other, "-1"), "mirror.percent: percent is a number from 0 to 100"),
+        (mirror(other, "101"), "mirror.percent: expected a number from 0 to 100"),
+        (mirror(other, "-1"), "mirror.percent: expected a number from 0 to 100"),
         (mirror(other, "0.001"), "at most two decimals"),
         (mirror(other, "1e400"), "number out of range"),
-        (mirror(other, "\"5\""), "mirror.percent: expected percent as a number"),
-        (mirror(other, "null"), "mirror.percent: expected percent as a number"),
-        (mirror("\"ftp://192.0.2.1\"", "1"), "url is http or https"),
-        (mirror("\"192.0.2.1:80\"", "1"), "url is http or https"),
-        (mirror("\"http://user:secret@192.0.2.1\"", "1"), "url is http or https"),
-        (mirror("\"http://192.0.2.1/path\"", "1"), "url is http or https"),
-        (mirror("\"http://192.0.2.1?q\"", "1"), "url is http or https"),
-        (mirror("\"http://192.0.2.1#f\"", "1"), "url is http or https"),
-        (mirror("\"http://192.0.2.1:99999\"", "1"), "url is http or https"),
-        (mirror("\"http://\"", "1"), "url is http or https"),
-        (mirror("\"http://127.0.0.1:8080\"", "1"), "mirror.url is the address of this server"),
-        (mirror("\"http://LOCALHOST:8080\"", "1"), "mirror.url is the address of this server"),
-        (mirror("\"http://[::1]:8080\"", "1"), "mirror.url is the address of this server"),
-        (mirror("\"http://0.0.0.0:8080\"", "1"), "mirror.url is the address of this server"),
+        (mirror(other, "\"5\""), "mirror.percent: expected a number"),
+        (mirror(other, "null"), "mirror.percent: expected a number"),
+        (mirror("\"ftp://192.0.2.1\"", "1"), "mirror.url: expected http or https"),
+        (mirror("\"192.0.2.1:80\"", "1"), "mirror.url: expected http or https"),
+        (mirror("\"http://user:secret@192.0.2.1\"", "1"), "mirror.url: expected http or https"),
+        (mirror("\"http://192.0.2.1/path\"", "1"), "mirror.url: expected http or https"),
+        (mirror("\"http://192.0.2.1?q\"", "1"), "mirror.url: expected http or https"),
+        (mirror("\"http://192.0.2.1#f\"", "1"), "mirror.url: expected http or https"),
+        (mirror("\"http://192.0.2.1:99999\"", "1"), "mirror.url: expected http or https"),
+        (mirror("\"http://\"", "1"), "mirror.url: expected http or https"),
+        (mirror("\"http://127.0.0.1:8080\"", "1"), "mirror.url is an address of this server"),
+        (mirror("\"http://LOCALHOST:8080\"", "1"), "mirror.url is an address of this server"),
+        (mirror("\"http://[::1]:8080\"", "1"), "mirror.url is an address of this server"),
+        (mirror("\"http://0.0.0.0:8080\"", "1"), "mirror.url is an address of this server"),
         (
             r#"{"forward":{"url":"http://127.0.0.1:8080","percent":1,"by":"tenant"}}"#.into(),
-            "forward.url is the address of this",
+            "forward.url is an address of this",
         ),
-        (r#"{"forward":{"url":"http://192.0.2.1","percent":1}}"#.into(), "missing field `by`"),
+        (r#"{"forward":{"url":"http://192.0.2.1","percent":1}}"#.into(), "missing member `by`"),
         (
             r#"{"forward":{"url":"http://192.0.2.1","percent":1,"by":"address"}}"#.into(),
             "expected `tenant` or `request`",
@@ -92,11 +98,12 @@ fn an_invalid_file_is_an_error_that_names_the_member_and_says_what_to_do() {
         (variants(&[("", 1.0)]), "lower case letters"),
         (variants(&[(&"x".repeat(33), 1.0)]), "lower case letters"),
     ] {
-        let error = parse(text.as_bytes(), listener()).unwrap_err().to_string();
+        let error = parse(text.as_bytes(), &own()).unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");
         assert!(!error.contains("secret"), "{error}");
     }
-    parse(mirror("\"http://127.0.0.1:8081\"", "1").as_bytes(), listener()).unwrap();
+    parse(mirror("\"http://127.0.0.1:8081\"", "1").as_bytes(), &own()).unwrap();
+    parse(mirror("\"http://192.0.2.1:9090\"", "1").as_bytes(), &own()).unwrap();
 }
 
 #[test]
@@ -104,7 +111,7 @@ fn a_file_larger_than_its_limit_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rollout.json");
     std::fs::write(&path, format!("{{}}{}", " ".repeat(1 << 20))).unwrap();
-    let error = RolloutFile::open(path, listener(), &Reload::default()).unwrap_err();
+    let error = RolloutFile::open(path, &own(), &Reload::default()).unwrap_err();
     assert!(matches!(error, FileError::TooLarge), "{error}");
 }
 

@@ -35,7 +35,7 @@ fn variant_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, 
     let name = String::deserialize(deserializer)?;
     let is_valid = (1..=NAME_MAX_BYTES).contains(&name.len())
         && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
-    let expected = || D::Error::custom("the name of a variant has 1 to 32 lower case letters, digits, `_` and `-`");
+    let expected = || D::Error::custom("expected a name of 1 to 32 lower case letters, digits, `_` and `-`");
     if is_valid { Ok(name.into()) } else { Err(expected()) }
 }
 

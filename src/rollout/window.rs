@@ -64,9 +64,9 @@ impl Sample {
         buckets.filter(|(index, _)| upper_bound(index - 1) >= latency).map(|(_, count)| u64::from(*count)).sum()
     }
 
-    fn add(&mut self, is_error: bool, latency: Option<Duration>) {
-        self.requests += 1;
-        self.errors += u64::from(is_error);
+    fn add(&mut self, is_error: Option<bool>, latency: Option<Duration>) {
+        self.requests += u64::from(is_error.is_some());
+        self.errors += u64::from(is_error == Some(true));
         if let Some(count) = latency.and_then(|latency| self.latencies.get_mut(bucket(latency))) {
             *count = count.saturating_add(1);
         }
@@ -90,8 +90,8 @@ impl Window {
         Self { began, slots: Box::new(std::array::from_fn(|_| Slot { second: 0, sample: Sample::default() })) }
     }
 
-    /// Adds a request that ended at `now`.
-    pub(super) fn add(&mut self, now: Instant, is_error: bool, latency: Option<Duration>) {
+    /// Adds a request that ended at `now`. If it is not known whether that was an error, it only has a latency.
+    pub(super) fn add(&mut self, now: Instant, is_error: Option<bool>, latency: Option<Duration>) {
         let second = self.second(now);
         let Some(slot) = self.slots.get_mut((second % SLOTS as u64) as usize) else { return };
         if slot.second != second {
@@ -130,7 +130,7 @@ mod tests {
 
     fn of(latencies: &[Duration]) -> Sample {
         let mut sample = Sample::default();
-        latencies.iter().for_each(|latency| sample.add(false, Some(*latency)));
+        latencies.iter().for_each(|latency| sample.add(Some(false), Some(*latency)));
         sample
     }
 
@@ -139,8 +139,8 @@ mod tests {
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
         let mut window = Window::new(began);
-        window.add(at(0), true, None);
-        window.add(at(5), false, Some(MS));
+        window.add(at(0), Some(true), None);
+        window.add(at(5), Some(false), Some(MS));
         let counts = |window: &Window, seconds| {
             let sample = window.sum(at(seconds));
             (sample.requests, sample.errors, sample.timed())
@@ -148,9 +148,9 @@ mod tests {
         assert_eq!(counts(&window, 29), (2, 1, 1));
         assert_eq!(counts(&window, 30), (1, 0, 1));
         assert_eq!(counts(&window, 35), (0, 0, 0));
-        window.add(at(30), false, None);
+        window.add(at(30), Some(false), None);
         assert_eq!(counts(&window, 34), (2, 0, 1), "a slot is used again");
-        window.add(at(1000), false, None);
+        window.add(at(1000), Some(false), None);
         assert_eq!(counts(&window, 1000), (1, 0, 0));
     }
 

@@ -303,10 +303,14 @@ model! {
         by: String,
         /// Requests whose response was passed on since the start.
         passed_total: u64,
-        /// Requests that the other server had not taken, so this one did, since then.
+        /// Requests that the other server had not taken or had rejected, so this one took them, since then.
         taken_here_total: u64,
         /// Requests whose outcome is unknown since then.
         unknown_total: u64,
+        /// Requests whose client left before the response since then.
+        abandoned_total: u64,
+        /// What the guard can judge: `compared`, `errors_only`, or `too_few_requests`; none if nothing is to be forwarded.
+        guard: Option<String>,
         /// Why nothing is forwarded any more; none while requests are forwarded.
         tripped: Option<TrippedStatus>,
     }

@@ -7,7 +7,8 @@ use crate::rollout::{Feature, Rollout, Tripped};
 
 /// The state of `rollout`, with what `metrics` have counted.
 pub(super) fn of(rollout: &Rollout, metrics: &Metrics) -> RolloutStatus {
-    let (plan, relay) = (rollout.plan(), &metrics.relay);
+    let (in_force, relay) = (rollout.current(), &metrics.relay);
+    let (plan, forwards) = (&in_force.plan, in_force.forward.as_ref());
     let tripped = |Tripped { since, why }| TrippedStatus {
         since_time: rfc3339::with_seconds(since),
         reason: why.reason.name().to_owned(),
@@ -28,7 +29,9 @@ pub(super) fn of(rollout: &Rollout, metrics: &Metrics) -> RolloutStatus {
         passed_total: relay.forwards(ForwardResult::Passed),
         taken_here_total: relay.forwards(ForwardResult::TakenHere),
         unknown_total: relay.forwards(ForwardResult::Unknown),
-        tripped: rollout.forwarder.tripped().map(tripped),
+        abandoned_total: relay.forwards(ForwardResult::Abandoned),
+        guard: forwards.map(|forward| forward.judgement().name().to_owned()),
+        tripped: forwards.and_then(|forward| forward.tripped()).map(tripped),
     });
     let feature = |feature: Feature| {
         let toggle = plan.features.toggle(feature)?;

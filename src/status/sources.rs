@@ -119,6 +119,7 @@ impl Sources {
         gauges.spool_up.set(health.spool_outage().is_none().into());
         gauges.draining.set(shutdown.is_stopping().into());
         if let Some(rollout) = &self.rollout {
+            metrics.relay.forward_tripped.set(rollout.is_tripped().into());
             metrics.relay.mirror_bytes.set(i64::try_from(rollout.mirror.bytes()).unwrap_or(i64::MAX));
         }
         if let Some(broker) = self.context.spool.broker() {

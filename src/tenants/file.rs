@@ -132,6 +132,9 @@ pub fn parse(text: &[u8]) -> Result<Vec<TenantEntry>, FileError> {
 pub(crate) fn without_values(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let message = message.rfind(" at line ").and_then(|end| message.get(..end)).unwrap_or(&message);
+    if let Some(name) = message.strip_prefix("missing field ") {
+        return format!("missing member {name}");
+    }
     let repeats = ["invalid type: ", "invalid value: ", "invalid length ", "unknown field "];
     if !repeats.iter().any(|prefix| message.starts_with(prefix)) {
         return message.to_owned();
@@ -330,7 +333,7 @@ mod tests {
             (list(&[entry("a", ONE), entry("a", TWO), entry("b", THREE)]), 6, "tenant a is listed twice"),
             (list(&[entry("a", ONE), entry("b", &ONE.to_ascii_uppercase())]), 6, "a token of tenant b is listed twice"),
             ("{\"tenants\":[{\"name\":\"a\",\"tokens_sha256\":[]}]}".to_owned(), 1, "1 to 16 tokens"),
-            ("{\"tenants\":[{\"name\":\"a\"}]}".to_owned(), 1, "missing field `tokens_sha256`"),
+            ("{\"tenants\":[{\"name\":\"a\"}]}".to_owned(), 1, "missing member `tokens_sha256`"),
             (limits("{\"requests_per_second\":0}"), 2, "from 1 to 1000000"),
             (limits("{\"requests_per_second\":-1}"), 2, "expected u64"),
             (limits("{\"requests_per_second\":null}"), 2, "expected u64"),

@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use crate::handover::{SOCKET, start};
 use crate::support::{PROGRAM, Server, get, prepare};
+use crate::two_versions::{RolloutFile, mirror};
 
 /// A process with sockets of a service manager as file descriptors 3 and 4.
 fn activated(folder: &std::path::Path, sockets: [&TcpListener; 2], exports: &str) -> Command {
@@ -98,4 +99,20 @@ async fn an_admin_listener_of_a_service_manager_needs_a_token_beyond_loopback() 
     assert!(log.contains("set ADMIN_TOKEN"), "{log}");
     let exports = format!("{exports} ADMIN_TOKEN=0123456789abcdef");
     Server::spawn_in(activated(folder.path(), [&sockets[0], &sockets[1]], &exports), folder).await;
+}
+
+#[tokio::test]
+async fn a_rollout_to_a_listener_of_a_service_manager_is_a_loop() {
+    let sockets = ["127.0.0.1:0"; 2].map(|address| TcpListener::bind(address).unwrap());
+    for socket in &sockets {
+        let folder = tempfile::tempdir().unwrap();
+        let rollout = RolloutFile::new(&mirror(socket.local_addr().unwrap()));
+        let path = rollout.path();
+        let exports = format!("LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=public:admin ROLLOUT_FILE={}", path.display());
+        let command = activated(folder.path(), [&sockets[0], &sockets[1]], &exports).stderr(Stdio::piped()).spawn();
+        let (mut child, mut log) = (command.unwrap(), String::new());
+        child.stderr.take().unwrap().read_to_string(&mut log).await.unwrap();
+        assert_eq!(child.wait().await.unwrap().code(), Some(64), "{log}");
+        assert!(log.contains("mirror.url is an address of this server"), "{log}");
+    }
 }

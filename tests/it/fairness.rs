@@ -125,6 +125,7 @@ async fn a_tenant_with_a_full_share_of_the_queue_does_not_affect_others() {
     .await;
     assert!(answer.refusal(503).contains("share of the queue"));
     assert!((1..=45).contains(&answer.header("retry-after").parse::<u64>().unwrap()));
+    assert_eq!(answer.header("millpond-rejection"), "share_full");
     for _ in 0..4 {
         assert_eq!(send(&server, "q", "{}").await.status, 202);
     }

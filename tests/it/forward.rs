@@ -89,7 +89,7 @@ async fn the_other_version_sees_the_request_as_received_and_its_response_is_pass
     let invalid = server.post_json("nonsense").await;
     assert!(!invalid.refusal(400).is_empty());
     assert_eq!(other.metric("millpond_requests_total{outcome=\"invalid\",route=\"payloads\"}").await, 1.0);
-    assert_eq!(server.metric("millpond_requests_total{outcome=\"invalid\",route=\"payloads\"}").await, 0.0);
+    assert_eq!(server.metric("millpond_requests_total{outcome=\"invalid\",route=\"payloads\"}").await, 1.0);
     assert_eq!(server.metric("millpond_forward_responses_total{code=\"4xx\"}").await, 1.0);
 }
 
@@ -192,7 +192,7 @@ async fn two_versions_that_forward_to_each_other_do_not_loop() {
 }
 
 #[tokio::test]
-async fn a_version_that_fails_trips_the_guard_until_the_file_is_read_again() {
+async fn a_version_that_fails_trips_the_guard_until_forward_changes() {
     let mut other = other().await;
     let proxy = Proxy::to(other.public, Mode::Close).await;
     let file = RolloutFile::new(&forward(proxy.addr, 50, "request"));
@@ -222,9 +222,12 @@ async fn a_version_that_fails_trips_the_guard_until_the_file_is_read_again() {
         acknowledged.insert(post_one(&mut connection, m).await.expect("it is taken here"));
     }
     assert_eq!(server.metric(UNKNOWN).await, unknown);
-    // Unchanged, but read again.
     proxy.set(Mode::Pass);
-    file.put(&server, &forward(proxy.addr, 50, "request")).await;
+    // A reload for another reason.
+    let again = forward(proxy.addr, 50, "request").replace("}}", "},\"variants\":[]}");
+    file.put(&server, &again).await;
+    assert_eq!(server.metric(TRIPPED).await, 1.0, "`forward` is unchanged");
+    file.put(&server, &forward(proxy.addr, 51, "request")).await;
     server.metric_is(TRIPPED, |tripped| tripped == 0.0).await;
     for m in n + 40..n + 80 {
         acknowledged.insert(post_one(&mut connection, m).await.expect("it is taken by either"));

@@ -69,7 +69,8 @@ impl Place {
         let tenants = app::open_tenants(&settings, &reload)?;
         let mut running = JoinSet::new();
         let controls = Controls { shutdown: stop.clone(), ..Controls::default() };
-        let rollout = app::open_rollout(&settings, &reload)?;
+        let own = [settings.http.listen_addr, settings.admin_addr];
+        let rollout = app::open_rollout(&settings, own, tenants.as_ref(), &reload)?;
         running.spawn(app::run(settings, spool, (tenants, rollout), listeners, controls));
         Ok(InProcess { public, admin, stop, _reload: reload, running })
     }

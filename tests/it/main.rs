@@ -29,6 +29,7 @@ mod encode;
 mod fairness;
 mod faulty_disk;
 mod forward;
+mod forward_guard;
 mod handover;
 mod in_process;
 mod injection;

@@ -172,3 +172,20 @@ async fn a_copy_is_neither_copied_nor_forwarded_again() {
     assert_eq!((server.stop().await, other.stop().await), (Some(0), Some(0)));
     assert_eq!((server.lines().len(), other.lines().len()), (20, 20));
 }
+
+#[tokio::test]
+async fn copies_for_a_former_server_do_not_delay_those_for_the_new_one() {
+    let (former, other) = (Server::start(&[]).await, Server::start(&[]).await);
+    let proxy = Proxy::to(former.public, Mode::Hang).await;
+    let file = RolloutFile::new(&mirror(proxy.addr));
+    // Copies that hang would hang for longer than this test waits.
+    let server = file.start(&[("ACK_TIMEOUT", "10m"), ("STORED_INTERVAL", "1s")]).await;
+    for _ in 0..2 * SENDERS {
+        assert_eq!(server.post_json("{}").await.status, 202);
+    }
+    crate::support::until("all senders are in use", async || proxy.most() == SENDERS).await;
+    file.put(&server, &mirror(other.public)).await;
+    assert_eq!(server.post_json("{}").await.status, 202);
+    server.metric_is(SENT, |sent| sent == 1.0).await;
+    assert_eq!(server.metric(DROPPED).await, 2.0 * SENDERS as f64);
+}

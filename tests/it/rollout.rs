@@ -111,7 +111,7 @@ async fn an_invalid_plan_keeps_the_previous_one_and_is_shown_until_it_is_correct
     rollout.write(r#"{"features": {"receipts": {"percent": 101}}}"#);
     server.signal(Signal::HUP);
     server.logged("reload failed; keeping the previous version").await;
-    assert!(server.log().contains("features.receipts.percent: percent is a number from 0 to 100"), "{}", server.log());
+    assert!(server.log().contains("features.receipts.percent: expected a number from 0 to 100"), "{}", server.log());
     assert!(is_off(&server).await);
     until("the status says so", async || status(&server).await["files"]["reload_failing"] == json!(["ROLLOUT_FILE"]))
         .await;
@@ -121,7 +121,10 @@ async fn an_invalid_plan_keeps_the_previous_one_and_is_shown_until_it_is_correct
         &json!({"mirror": {"url": format!("http://127.0.0.1:{}", server.public.port()), "percent": 1}}).to_string(),
     );
     server.signal(Signal::HUP);
-    server.logged("mirror.url is the address of this server").await;
+    server.logged("mirror.url is an address of this server").await;
+    rollout.write(&crate::two_versions::forward(server.admin, 1, "request"));
+    server.signal(Signal::HUP);
+    server.logged("forward.url is an address of this server").await;
     rollout.put(&server, &json!({"features": {"receipts": {"percent": 100}}}).to_string()).await;
     assert!(!is_off(&server).await);
     assert_eq!(server.metric("millpond_reload_failing{file=\"ROLLOUT_FILE\"}").await, 0.0);
@@ -133,12 +136,17 @@ async fn an_invalid_plan_keeps_the_previous_one_and_is_shown_until_it_is_correct
 async fn a_plan_that_is_invalid_at_the_start_is_a_usage_error() {
     let folder = tempfile::tempdir().unwrap();
     for (text, expected) in [
-        (r#"{"mirror": {"url": "http://127.0.0.1:18080", "percent": 1}}"#, "mirror.url is the address of this server"),
+        (r#"{"mirror": {"url": "http://127.0.0.1:18080", "percent": 1}}"#, "mirror.url is an address of this server"),
+        (
+            r#"{"forward": {"url": "http://localhost:18081", "percent": 1, "by": "tenant"}}"#,
+            "LISTEN_ADDR or ADMIN_ADDR",
+        ),
         ("{\"mirrors\": {}}", "mirrors: unknown member"),
         ("", "line 1"),
     ] {
         std::fs::write(folder.path().join("rollout.json"), text).unwrap();
-        let env = [("ROLLOUT_FILE", "rollout.json"), ("LISTEN_ADDR", "127.0.0.1:18080")];
+        let env =
+            [("ROLLOUT_FILE", "rollout.json"), ("LISTEN_ADDR", "127.0.0.1:18080"), ("ADMIN_ADDR", "127.0.0.1:18081")];
         for arguments in [&["serve"][..], &["check"]] {
             let output = run(folder.path(), &env, arguments).await;
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -146,4 +154,24 @@ async fn a_plan_that_is_invalid_at_the_start_is_a_usage_error() {
             assert!(text.contains("ROLLOUT_FILE=") && text.contains(expected), "{arguments:?}: {text}");
         }
     }
+}
+
+#[tokio::test]
+async fn tenants_that_do_not_exist_are_warned_of_at_the_start_in_a_check_and_at_a_reload() {
+    const WARNING: &str = "are not in TOKENS_FILE";
+    let plan = json!({"features": {"receipts": {"percent": 5, "tenants": ["acme", "nosuch"]}}});
+    let (tokens, rollout) = (tenants(), RolloutFile::new(&plan.to_string()));
+    let server = start(&tokens, &rollout).await;
+    assert!(server.log().contains("features.receipts.tenants has tenants that are not in TOKENS_FILE"));
+    assert!(server.log().contains("nosuch"), "{}", server.log());
+    let (path, plan) = (tokens.path(), rollout.path());
+    let env = [("TOKENS_FILE", path.to_str().unwrap()), ("ROLLOUT_FILE", plan.to_str().unwrap())];
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &env, &["check"]).await;
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(text.contains(WARNING) && output.status.success(), "{text}");
+    rollout.put(&server, &json!({"features": {"receipts": {"percent": 5, "except": ["shop"]}}}).to_string()).await;
+    assert_eq!(server.log().matches(WARNING).count(), 1, "these exist");
+    rollout.put(&server, &json!({"features": {"receipts": {"percent": 5, "except": ["shap"]}}}).to_string()).await;
+    assert_eq!(server.log().matches(WARNING).count(), 2);
 }

@@ -75,6 +75,13 @@ export function showErrors(status) {
   });
 }
 
+/** What the guard can judge. */
+const GUARD = {
+  compared: "compares both versions",
+  errors_only: "judges errors only: too few requests are handled here",
+  too_few_requests: "too few forwarded requests to compare: only 10 failures in a row stop forwarding",
+};
+
 /** What is rolled out; hidden without a file. */
 export function showRollout({ rollout }) {
   byId("rollout").hidden = !rollout;
@@ -86,7 +93,8 @@ export function showRollout({ rollout }) {
     ...(mirror ? [["copies", `${count(mirror.sent_total)} sent, ${count(mirror.dropped_total)} dropped, ` +
       `${count(mirror.failed_total)} failed`]] : []),
     ...(forward ? [["forwarded", `${count(forward.passed_total)} passed, ${count(forward.taken_here_total)} taken here, ` +
-      `${count(forward.unknown_total)} unknown`]] : []),
+      `${count(forward.unknown_total)} unknown, ${count(forward.abandoned_total)} abandoned`]] : []),
+    ...(forward?.guard && !forward.tripped ? [["guard", GUARD[forward.guard] ?? forward.guard]] : []),
     ...(forward?.tripped ? [["forwarding stopped", `since ${forward.tripped.since_time}: ${forward.tripped.detail}`]] : []),
     ...features.map(({ name, percent, tenants, except }) =>
       [`feature ${name}`, `${percent}% of clients and ${plural(tenants, "tenant")}, except ${plural(except, "tenant")}`]),

@@ -179,6 +179,14 @@ pub(super) struct Rollout {
 pub(super) struct Other {
     pub(super) url: String,
     pub(super) percent: Option<f64>,
+    pub(super) sent_total: Option<f64>,
+    pub(super) dropped_total: Option<f64>,
+    pub(super) failed_total: Option<f64>,
+    pub(super) passed_total: Option<f64>,
+    pub(super) taken_here_total: Option<f64>,
+    pub(super) unknown_total: Option<f64>,
+    pub(super) abandoned_total: Option<f64>,
+    pub(super) guard: Option<String>,
     pub(super) tripped: Option<Tripped>,
 }
 

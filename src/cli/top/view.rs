@@ -224,9 +224,13 @@ fn rollout(status: &Status) -> Vec<Line> {
     let Some(rollout) = &status.rollout else { return Vec::new() };
     let share = |percent: Option<f64>| optional(percent, |percent| format!("{percent}%"));
     let other = |name: &str, other: &Option<Other>| {
-        let to = |other: &Other| match &other.tripped {
-            Some(tripped) => format!("stopped for {} of {}", tripped.reason, other.url),
-            None => format!("{} to {}", share(other.percent), other.url),
+        let to = |other: &Other| {
+            let to = match &other.tripped {
+                Some(tripped) => format!("stopped for {} of {}", tripped.reason, other.url),
+                None => format!("{} to {}", share(other.percent), other.url),
+            };
+            let is_blind = other.guard.as_deref() == Some("too_few_requests");
+            to + &counts(other) + if is_blind { ", too few to judge" } else { "" }
         };
         format!("{name} {}", other.as_ref().map_or("off".to_owned(), to))
     };
@@ -244,6 +248,22 @@ fn rollout(status: &Status) -> Vec<Line> {
     let is_stopped = rollout.forward.as_ref().is_some_and(|forward| forward.tripped.is_some());
     let look = if is_stopped { Look::Bad } else { Look::Plain };
     vec![Line::of(look, &printable(&text)), Line::default()]
+}
+
+/// What became of the requests for another server.
+fn counts(other: &Other) -> String {
+    let counts = [
+        ("sent", other.sent_total),
+        ("dropped", other.dropped_total),
+        ("failed", other.failed_total),
+        ("passed", other.passed_total),
+        ("taken here", other.taken_here_total),
+        ("unknown", other.unknown_total),
+        ("abandoned", other.abandoned_total),
+    ];
+    let texts: Vec<String> =
+        counts.into_iter().filter_map(|(name, count)| Some(format!("{} {name}", whole(count?)))).collect();
+    if texts.is_empty() { String::new() } else { format!(": {}", texts.join(", ")) }
 }
 
 fn tenants(status: &Status, max: usize) -> Vec<Line> {
@@ -376,6 +396,18 @@ mod tests {
         for line in lines(&status, None) {
             assert!(!line.text().contains(|c: char| c.is_control() || c == '\u{202e}'), "{line:?}");
         }
+    }
+
+    #[test]
+    fn a_rollout_shows_what_became_of_its_requests() {
+        let status = json!({"rollout": {
+            "mirror": {"url": "http://a/", "percent": 10.0, "sent_total": 7, "dropped_total": 5, "failed_total": 1},
+            "forward": {"url": "http://b/", "percent": 1.0, "passed_total": 3, "taken_here_total": 2, "unknown_total": 0,
+                "abandoned_total": 1, "guard": "too_few_requests"}}});
+        let text = text(&status, None);
+        assert!(text.contains("mirror 10% to http://a/: 7 sent, 5 dropped, 1 failed"), "{text}");
+        let forward = "forward 1% to http://b/: 3 passed, 2 taken here, 0 unknown, 1 abandoned, too few to judge";
+        assert!(text.contains(forward), "{text}");
     }
 
     #[test]
