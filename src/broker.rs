@@ -14,11 +14,11 @@
 //! `max_payload` takes several messages, and if the last one is missing, the others are a torn end.
 //!
 //! A segment is sealed by its name in the work queue. A process other than its writer, or a writer that does not know whether
-//! its last append arrived, first publishes an [end](End): no append can follow it, and what was committed is known. So a job
+//! its last append arrived, first publishes an end (`End`): no append can follow it, and what was committed is known. So a job
 //! that was not committed to one segment can be committed to another one, and is not stored twice.
 //!
 //! The worker that has stored a segment publishes its end as `stored`, purges the subject up to it, and acknowledges the work.
-//! That end expires after [`END_TTL`], longer than any writer tries to append.
+//! That end expires after ten minutes, longer than any writer tries to append.
 
 mod append;
 mod connection;

@@ -1,8 +1,8 @@
 //! The tasks of a process whose segments are in the broker.
 //!
-//! A process that accepts batches adds the segments that it has ended to the work queue ([`enqueue`]), and learns from its
-//! inbox when they are stored ([`answers`]). A process that uploads takes segments from the work queue ([`pull`]), and ends the
-//! segments of processes that have exited ([`reap`]).
+//! A process that accepts batches adds the segments that it has ended to the work queue (`enqueue`), and learns from its
+//! inbox when they are stored (`answers`). A process that uploads takes segments from the work queue (`pull`), and ends the
+//! segments of processes that have exited (`reap`).
 
 mod answers;
 mod enqueue;

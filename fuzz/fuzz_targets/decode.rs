@@ -78,8 +78,14 @@ fn decoded(body: &[u8], form: BatchFormat) {
         // Must not panic.
         let _: bool = token.text().is_some();
     }
-    let meta =
-        |record| BatchMetadata { received_at: UNIX_EPOCH, request_id: "fuzz", tenant: None, variant: None, record };
+    let meta = |record| BatchMetadata {
+        received_at: UNIX_EPOCH,
+        request_id: "fuzz",
+        tenant: None,
+        variant: None,
+        sqsd: None,
+        record,
+    };
     let write = |record| LinesPlan::new(batch.clone(), &meta(record)).write();
     let (bare, envelope) = (write(Record::Payload), write(Record::Envelope));
     assert_eq!(batch.payloads.len(), bare.payloads as usize);

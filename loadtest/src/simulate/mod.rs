@@ -1,7 +1,7 @@
 //! A group of machines, second by second, on paper: how long a policy needs until the machines can take a load, what is rejected
 //! meanwhile, and what a billion payloads cost.
 //!
-//! A second goes through [`demand`] (requests that clients send), [`group`] (the load balancer and its [`machine`]s, whose
+//! A second goes through [`demand`] (requests that clients send), [`group`] (the load balancer and its [`mod@machine`]s, whose
 //! capacity follows from [`curve`]s), and [`prices`] (what is billed). At the end of each period a [`policy`] reads the metrics of
 //! the group and changes its size. The result is an [`outcome`]. All of it is pure, and repeats with the same seed.
 //!
