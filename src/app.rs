@@ -2,6 +2,7 @@
 
 mod adopt;
 mod rollout;
+mod summary;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use anyhow::{Context, anyhow};
 use prometheus::Registry;
 pub use rollout::open_rollout;
 use rollout::start_rollout;
+pub use summary::{ExitSummary, SpoolEnd};
 use tokio::net::TcpListener;
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -20,11 +22,12 @@ use crate::admin::{Admin, AdminService};
 use crate::config::{self, Ack, Settings, TenantSettings};
 use crate::context::PipelineContext;
 use crate::disk::Disk;
+use crate::fleet;
 use crate::handover::Handover;
 use crate::health::Health;
 use crate::http::{ApiState, PublicService, rejection_outcome, render_rejection};
 use crate::log_filter::LogFilter;
-use crate::metrics::{Balance, Metrics, Route, WatchedFile};
+use crate::metrics::{Metrics, Route, WatchedFile};
 use crate::permissions::is_readable_by_others;
 use crate::pipeline::Pipeline;
 use crate::queue::queue;
@@ -32,7 +35,7 @@ use crate::reload::{Reload, WatchedFiles};
 use crate::rollout::RolloutFile;
 use crate::server::{self, ServerConfig, ServerMetrics, Timeouts, Tls, TrustedProxies};
 use crate::shutdown::Shutdown;
-use crate::spool::{Backlog, SealedSegment, Spool, Unadopted};
+use crate::spool::{Backlog, SealedSegment, Spool};
 use crate::statsd::Statsd;
 use crate::status::{Sampler, Sources};
 use crate::store::Store;
@@ -77,49 +80,8 @@ pub struct Controls {
     pub log_filter: LogFilter,
     /// Hands the listeners over to a new process; `None` without `HANDOVER_SOCKET`.
     pub handover: Option<Handover>,
-    /// Cancelled when the server accepts connections, and no other process serves its listeners any more.
+    /// Cancelled when this process may accept connections, because no other process serves its listeners any more.
     pub ready: CancellationToken,
-}
-
-/// The state of the accepted jobs when the server has stopped.
-#[derive(Debug)]
-pub struct ExitSummary {
-    /// The ledger at the end.
-    pub balance: Balance,
-    /// Whether waiting jobs survive the process.
-    pub is_durable: bool,
-    /// The state of the spool.
-    pub spool: SpoolEnd,
-    /// Why the server stopped, unless it was asked to.
-    pub failure: Option<anyhow::Error>,
-}
-
-/// The state of the spool at the end, beyond the ledger.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SpoolEnd {
-    /// Segments that are not stored.
-    pub segments: usize,
-    /// Folders of exited processes that were not adopted.
-    pub folders: usize,
-    /// Segments that were damaged on disk.
-    pub damaged: u64,
-    /// Segments whose end could not be read, so jobs may be lost.
-    pub possibly_lost: u64,
-    /// Jobs in these ends, where their number is known.
-    pub jobs_possibly_lost: u64,
-}
-
-impl SpoolEnd {
-    fn of(context: &PipelineContext) -> Self {
-        let Unadopted { waiting, failing, .. } = context.spool.unadopted();
-        Self {
-            segments: context.spool.segments().spooled(),
-            folders: waiting + failing,
-            damaged: context.metrics.segments_damaged.get(),
-            possibly_lost: context.metrics.segments_possibly_lost.get(),
-            jobs_possibly_lost: context.metrics.jobs_possibly_lost.get(),
-        }
-    }
 }
 
 /// Opens the spool, and adopts the segments of processes that have exited.
@@ -127,15 +89,29 @@ impl SpoolEnd {
 /// # Errors
 /// When its folder cannot be read or written.
 pub fn open_spool(settings: &Settings, disk: Arc<dyn Disk>) -> anyhow::Result<(Spool, Vec<SealedSegment>)> {
-    match settings.http.ack {
-        Ack::Memory if Spool::has_segments(&settings.spool, &*disk) => Err(anyhow!(
-            "SPOOL_DIR={} holds accepted jobs that ACK=memory does not store: start with ACK=disk until the spool is empty",
-            settings.spool.dir.display()
-        )),
-        Ack::Memory => Ok((Spool::in_memory(settings.objects.compression), Vec::new())),
-        Ack::Disk | Ack::Stored => Spool::on_disk(&settings.spool, &settings.objects, disk)
-            .with_context(|| format!("SPOOL_DIR={} cannot be used", settings.spool.dir.display())),
+    let has_segments = Spool::has_segments(&settings.spool, &*disk);
+    let is_on_disk = match (&settings.broker, settings.http.ack) {
+        (Some(broker), _) => {
+            if has_segments {
+                let (dir, servers) = (settings.spool.dir.display(), broker.servers.names());
+                tracing::info!(%dir, servers, "SPOOL_DIR holds accepted jobs of earlier processes; they are stored from there");
+            }
+            has_segments
+        }
+        (None, Ack::Memory) if has_segments => {
+            return Err(anyhow!(
+                "SPOOL_DIR={} holds accepted jobs that ACK=memory does not store: start with ACK=disk until the spool is empty",
+                settings.spool.dir.display()
+            ));
+        }
+        (None, Ack::Memory) => false,
+        (None, Ack::Disk | Ack::Replicated | Ack::Stored) => true,
+    };
+    if !is_on_disk {
+        return Ok((Spool::in_memory(settings.objects.compression), Vec::new()));
     }
+    Spool::on_disk(&settings.spool, &settings.objects, disk)
+        .with_context(|| format!("SPOOL_DIR={} cannot be used", settings.spool.dir.display()))
 }
 
 /// Reads `ADMIN_TOKEN_FILE`, if it is set, into the settings.
@@ -177,10 +153,12 @@ pub async fn run(
 ) -> anyhow::Result<ExitSummary> {
     let Controls { shutdown, log_filter, handover, ready } = controls;
     let metrics = Arc::new(Metrics::new(Registry::new()).context("cannot register the metrics")?);
+    let (spool, fleet) = fleet::connect(&settings, spool).await?;
     let spool = Arc::new(spool);
     let is_durable = spool.is_durable();
     let health = Arc::new(Health::new(Arc::clone(&metrics.ledger)));
-    let max_segments = if is_durable { usize::MAX } else { settings.max_workers + BACKLOG_MAX_SEGMENTS };
+    let is_bounded = fleet.is_some() || !is_durable;
+    let max_segments = if is_bounded { settings.max_workers + BACKLOG_MAX_SEGMENTS } else { usize::MAX };
     let backlog = Arc::new(Backlog::new(max_segments));
     let traces = settings.traces.as_ref().map(|traces| Tracer::new(traces, &metrics)).transpose();
     let (tracer, exporter) =
@@ -204,6 +182,9 @@ pub async fn run(
     let mut background = JoinSet::new();
     if is_durable {
         background.spawn(adopt(context.clone()));
+    }
+    if let Some(fleet) = fleet {
+        fleet::start(&mut background, fleet, settings.role, &context, (&store, &settings.prefix));
     }
     let (tls, files) = listeners.tls.unzip();
     if let (Some(tls), Some(mut files)) = (tls.clone(), files) {
@@ -261,18 +242,24 @@ pub async fn run(
     });
     let admin = Arc::new(Admin::new(Arc::clone(&sources), snapshots, log_filter));
     let admin_service = AdminService::new(Arc::clone(&admin), settings.admin_token);
-    background.spawn(serve_admin(listeners.admin, admin_service, shutdown.handed_over_token()));
+    if !handover.as_ref().is_some_and(Handover::is_takeover) {
+        ready.cancel();
+    }
+    let handed_over = shutdown.handed_over_token();
+    background.spawn(when_ready(
+        ready.clone(),
+        handed_over.clone(),
+        serve_admin(listeners.admin, admin_service, handed_over.clone()),
+    ));
     let mut sampling = JoinSet::new();
     sampling.spawn(sampler.run());
     let state = ApiState::new(&settings, jobs, context.clone(), store, tenants, rollout);
     let mut public = JoinSet::new();
-    public.spawn(serve_public(listeners.public, tls, state, &settings, &context));
+    let serving = serve_public(listeners.public, tls, state, &settings, &context);
+    public.spawn(when_ready(ready.clone(), shutdown.drain_token(), serving));
     let mut handing_over = JoinSet::new();
-    match handover {
-        Some(handover) => {
-            handing_over.spawn(handover.run(shutdown.clone(), Arc::clone(&context.metrics), ready));
-        }
-        None => ready.cancel(),
+    if let Some(handover) = handover {
+        handing_over.spawn(handover.run(shutdown.clone(), Arc::clone(&context.metrics), ready));
     }
 
     let mut failure = tokio::select! {
@@ -304,7 +291,13 @@ pub async fn run(
         }
         // The connections hold the handles of the queue, so the last one closes the queue.
         public.shutdown().await;
-        pipeline.drained().await
+        let drained = pipeline.drained().await;
+        context.spool.all_queued().await;
+        if handed_over.is_cancelled() {
+            // Until the new process listens on HANDOVER_SOCKET, this one rejects others there.
+            handing_over.join_next().await;
+        }
+        drained
     };
     tokio::select! {
         biased;
@@ -336,6 +329,16 @@ pub async fn run(
     // Together, because the process has little time left.
     tokio::join!(admin.streams_ended(), statsd.finish(sources.gather()));
     Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
+}
+
+/// Runs `serving` as soon as this process may accept connections, or never if `stop` is cancelled before.
+async fn when_ready(ready: CancellationToken, stop: CancellationToken, serving: impl Future<Output = ()>) {
+    tokio::select! {
+        // A listener that is ready has connections in its queue, which are served also after `stop`.
+        biased;
+        () = ready.cancelled() => serving.await,
+        () = stop.cancelled() => {}
+    }
 }
 
 async fn serve_admin(listener: TcpListener, admin: AdminService, handed_over: CancellationToken) {

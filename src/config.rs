@@ -3,6 +3,7 @@
 //! [`Settings::from_vars`] takes the variables as a parameter, since only `main` reads the environment. It checks each
 //! value, then the combinations, and reports all problems together.
 
+mod broker;
 mod conflicts;
 mod otlp;
 mod parse;
@@ -23,6 +24,7 @@ use hyper::{HeaderMap, Uri};
 use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
+pub use broker::{BrokerSettings, Role, Servers};
 #[cfg(test)]
 pub(crate) use parse::SOCKET_PATH_MAX_BYTES;
 pub use table::{Group, SETTINGS, Setting};
@@ -65,6 +67,10 @@ pub struct Settings {
     pub max_workers: usize,
     /// The spool.
     pub spool: SpoolSettings,
+    /// What the process does in a fleet.
+    pub role: Role,
+    /// The broker that is the spool; `None` for this machine.
+    pub broker: Option<BrokerSettings>,
     /// The address of the admin listener; with port 0 the system chooses a port.
     pub admin_addr: SocketAddr,
     /// The digest of the token that the admin routes require.
@@ -346,16 +352,22 @@ pub enum Ack {
     Memory,
     /// Its frame is durable in the spool.
     Disk,
+    /// Its frame is durable in the broker, on as many machines as `BROKER_REPLICAS` says.
+    Replicated,
     /// Its object is in the store.
     Stored,
 }
 
 impl Ack {
+    /// Every level, the lowest first.
+    pub const ALL: [Self; 4] = [Self::Memory, Self::Disk, Self::Replicated, Self::Stored];
+
     /// The name in settings, requests and responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Disk => "disk",
+            Self::Replicated => "replicated",
             Self::Stored => "stored",
         }
     }
@@ -365,7 +377,7 @@ impl FromStr for Ack {
     type Err = ();
 
     fn from_str(name: &str) -> Result<Self, ()> {
-        [Self::Memory, Self::Disk, Self::Stored].into_iter().find(|ack| ack.name() == name).ok_or(())
+        Self::ALL.into_iter().find(|ack| ack.name() == name).ok_or(())
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Dispatcher {
     acknowledging: JoinSet<()>,
     linger_policy: LingerPolicy,
     next_probe: Instant,
+    /// Jobs of a segment that another process has ended before they were committed to it.
+    superseded: Vec<Part>,
     /// When a segment was last sealed because a client waited for it.
     last_early_seal: Option<Instant>,
 }
@@ -85,6 +87,7 @@ impl Dispatcher {
             acknowledging: JoinSet::new(),
             linger_policy,
             next_probe: Instant::now(),
+            superseded: Vec::new(),
             last_early_seal: None,
         })
     }
@@ -103,30 +106,36 @@ impl Dispatcher {
     async fn dispatch(&mut self) -> Result<(), JoinError> {
         let context = self.context.clone();
         loop {
-            // With the slot, a segment that is opened can be sealed. Without one, no job is taken.
-            let slot = context.backlog.slot().await;
+            // With the slot, a segment that is opened can be sealed. Without one, no job is taken. Segments in the broker wait
+            // in its work queue.
+            let slot = match context.spool.broker() {
+                Some(_) => None,
+                None => Some(context.backlog.slot().await),
+            };
             if !self.drain().await {
                 return Ok(());
             }
             let mut segment = match context.spool.open(SystemTime::now(), self.limits.max_bytes) {
                 Ok(segment) => segment,
                 Err(error) => {
-                    let mut parts = self.packers.take().await?;
+                    let mut parts = std::mem::take(&mut self.superseded);
+                    parts.extend(self.packers.take().await?);
                     parts.push(Part::of(std::mem::take(&mut self.drained)));
                     self.reject(parts, &error);
                     continue;
                 }
             };
             let filled = self.fill(&mut segment).await;
-            if segment.is_empty() {
-                context.spool.discard(segment);
-            } else {
-                let sealed = segment.seal();
+            if !segment.is_empty() {
                 if let Ok(reason) = &filled {
                     context.metrics.sealed(*reason);
                 }
-                context.metrics.segment_bytes.observe(sealed.len as f64);
-                context.metrics.segment_age_seconds.observe(sealed.age.unwrap_or_default().as_secs_f64());
+                context.metrics.segment_bytes.observe(segment.len() as f64);
+                context.metrics.segment_age_seconds.observe(segment.opened.elapsed().as_secs_f64());
+            }
+            if let Some(sealed) = context.spool.seal(segment)
+                && let Some(slot) = slot
+            {
                 slot.fill(sealed);
             }
             filled?;
@@ -135,7 +144,7 @@ impl Dispatcher {
 
     /// Waits until there are jobs to pack. Returns false when the queue is closed and empty.
     async fn drain(&mut self) -> bool {
-        if !self.drained.is_empty() || self.packers.is_active() {
+        if !self.superseded.is_empty() || !self.drained.is_empty() || self.packers.is_active() {
             return true;
         }
         loop {
@@ -190,9 +199,16 @@ impl Dispatcher {
             if is_useful && parts.iter().flat_map(|part| &part.jobs).any(|job| job.is_urgent) {
                 due = Due { at: early, reason: SealReason::Urgent };
             }
-            if let Err((parts, error)) = self.commit(segment, parts) {
-                self.reject(parts, &error);
-                return Ok(SealReason::Fault);
+            match self.commit(segment, parts).await {
+                Ok(()) => {}
+                Err((parts, SpoolError::Superseded)) => {
+                    self.superseded = parts;
+                    return Ok(SealReason::Fault);
+                }
+                Err((parts, error)) => {
+                    self.reject(parts, &error);
+                    return Ok(SealReason::Fault);
+                }
             }
             if segment.len() >= self.limits.max_bytes {
                 return Ok(SealReason::Size);
@@ -205,6 +221,9 @@ impl Dispatcher {
 
     /// The parts of the next frame: those that tasks have packed, or one of the drained jobs if these are few.
     async fn next_frame(&mut self) -> Result<Vec<Part>, JoinError> {
+        if !self.superseded.is_empty() {
+            return Ok(std::mem::take(&mut self.superseded));
+        }
         self.drain_more();
         if !self.packers.is_active() {
             self.packers.submit(&mut self.drained);
@@ -252,7 +271,7 @@ impl Dispatcher {
     }
 
     /// Commits a frame, and acknowledges its jobs. Packs what is not packed yet.
-    fn commit(&mut self, segment: &mut OpenSegment, parts: Vec<Part>) -> Result<(), (Vec<Part>, SpoolError)> {
+    async fn commit(&mut self, segment: &mut OpenSegment, parts: Vec<Part>) -> Result<(), (Vec<Part>, SpoolError)> {
         let began = Instant::now();
         let jobs = || parts.iter().flat_map(|part| &part.jobs);
         let longest_wait = jobs().next().map(|job| began.into_std().saturating_duration_since(job.queued_at));
@@ -261,7 +280,7 @@ impl Dispatcher {
         let span = self.context.tracer.as_ref().and_then(|tracer| tracer.commit(jobs().filter_map(Job::trace)));
         let encoder = &mut self.encoder;
         let append = |out: &mut Vec<u8>| parts.iter().try_for_each(|part| part.append(encoder, out));
-        let first = match segment.commit(count as u32, payloads, append) {
+        let first = match segment.commit(count as u32, payloads, append).await {
             Ok(first) => first,
             Err(error) => return Err((parts, error)),
         };

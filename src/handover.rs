@@ -6,24 +6,30 @@
 //! ```text
 //! new                                    old
 //!  | -- hello (protocol, version, pid) -> |
-//!  | <- listeners, with the sockets ----- |   both hold the sockets; the old one accepts
-//!  |   opens the spool, starts accepting  |
-//!  | -- ready --------------------------> |   both accept
+//!  | <- listeners, with the sockets ----- |   both hold the sockets, the old one accepts
+//!  |   reads its files, opens the spool   |
+//!  | -- ready --------------------------> |
 //!  | <- release ------------------------- |
-//!  | -- taken --------------------------> |   the old one stops accepting, drains and exits
-//!  | <- done ---------------------------- |
+//!  | -- taken --------------------------> |   the old one has decided to stop
+//!  | <- done ---------------------------- |   the old one stops accepting and drains
+//!  |   accepts connections                |
 //!  |   listens on HANDOVER_SOCKET         |
+//!  | -- closes the connection ----------> |   the old one closes its HANDOVER_SOCKET
 //! ```
+//!
+//! The new process accepts nothing before `done`, so its end before that costs no connection. After `taken`, it is the server, and its
+//! end is that of a server. In the moment between, connections wait in the queue of the listener, which both processes hold.
+//! `release` and `taken` ensure that the new process is still there when the old one has been paused.
 //!
 //! `error` instead of a message ends the handover; the process that sends it serves on. A process that ends the handover
 //! always sends one, so a connection that closes without it means that the other process has exited.
 //!
 //! - The new process exits, hangs or is killed before `taken`: the old one has not stopped accepting, and serves on. A new
-//!   process that continues after [`HANDOVER_TIMEOUT`] reads the `error`, drains and exits.
+//!   process that continues after [`HANDOVER_TIMEOUT`] reads the `error` and exits.
 //! - The old process is killed: the new one serves with the sockets that it has received, or opens new ones.
-//! - The old process hangs after `ready`: the new one accepts already, and serves on without `HANDOVER_SOCKET`. When the old
-//!   one continues, it finds `ready`; when it is killed, the new one serves alone.
-//! - A third process gets an `error`, because the old one handles one handover at a time.
+//! - The old process hangs after `ready`: the new one accepts after [`HANDOVER_TIMEOUT`], and serves on without `HANDOVER_SOCKET`.
+//!   When the old one continues, it finds `ready`; when it is killed, the new one serves alone.
+//! - A third process gets an `error`, because the old one handles one handover at a time, until the new one listens for the next.
 //!
 //! The socket file is bound with a temporary name and renamed, so a process never removes the socket of another one. It is not
 //! removed at exit: a process that cannot connect to it replaces it.
@@ -120,8 +126,13 @@ impl Handover {
         Ok(Self { path, takeover, public, admin })
     }
 
-    /// Runs until the shutdown, which a handover to a new process begins. The listeners accept connections when this is
-    /// called. Cancels `ready` when no other process serves them any more.
+    /// Whether another process serves the listeners until `run` has completed its handover.
+    pub(crate) fn is_takeover(&self) -> bool {
+        self.takeover.is_some()
+    }
+
+    /// Runs until the shutdown, which a handover to a new process begins. Cancels `ready` when the other process of a takeover does not
+    /// serve the listeners any more.
     ///
     /// # Errors
     /// The old process serves on, so this one has to exit.
@@ -132,26 +143,38 @@ impl Handover {
         ready: CancellationToken,
     ) -> Result<(), HandoverError> {
         let Self { path, takeover, public, admin } = self;
+        let mut old = None;
         if let Some(takeover) = takeover {
+            let process = takeover.old().clone();
             let completion = tokio::select! {
                 biased;
                 // The old process sees that the connection is closed, and serves on.
                 () = shutdown.draining() => return Ok(()),
                 completion = takeover.complete(|| {
-                    tracing::warn!("the running process does not respond: this process serves beside it");
                     ready.cancel();
+                    tracing::warn!(
+                        pid = process.pid,
+                        version = process.version,
+                        "the running process does not respond: this process serves beside it; end the process with this pid"
+                    );
                 }) => completion?,
             };
+            ready.cancel();
             match completion {
-                Completion::Released => tracing::info!("took over the listeners"),
+                Completion::Released(channel) => {
+                    tracing::info!("took over the listeners");
+                    old = Some(channel);
+                }
                 Completion::Alone(error) => {
                     tracing::warn!(%error, "took over the listeners; the old process had exited")
                 }
             }
             metrics.handover(HandoverResult::Completed);
         }
-        ready.cancel();
-        match socket::listen(&path) {
+        let listening = socket::listen(&path);
+        // The old process rejects others at HANDOVER_SOCKET until its connection is closed.
+        drop(old);
+        match listening {
             Ok(listener) => {
                 tracing::info!(path = %path.display(), "listening for handovers");
                 Offer { public, admin }.serve(listener, &shutdown, &metrics).await;

@@ -9,16 +9,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use listenfd::ListenFd;
-use millpond::app::{self, Controls, ExitSummary, Listeners, SpoolEnd};
+use millpond::app::{self, Controls, Listeners};
 use millpond::cli::{self, CliError, Environment, Invocation};
 use millpond::config::{EXIT_USAGE, LogSettings, Settings, TlsSettings};
 use millpond::disk::RealDisk;
 use millpond::handover::{self, Handover, Inherited, Takeover};
 use millpond::log_filter::LogFilter;
-use millpond::metrics::Count;
 use millpond::permissions::is_readable_by_others;
 use millpond::reload::{Reload, WatchedFiles};
-use millpond::rollout::RolloutFile;
+use millpond::rollout::{OUTBOUND_FILES_MAX, RolloutFile};
 use millpond::segment::SegmentId;
 use millpond::server::Tls;
 use millpond::shutdown::Shutdown;
@@ -166,7 +165,7 @@ async fn serve(mut settings: Settings, inherited: Inherited, log_filter: LogFilt
     let (files, listeners) = ((tenants, rollout), Listeners { public, tls, admin });
     // Boxed, because the future is large.
     let summary = Box::pin(app::run(settings, spool, files, listeners, controls)).await?;
-    Ok(if report(&summary) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
+    Ok(if summary.report() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
 }
 
 /// The sockets that a service manager has opened.
@@ -197,51 +196,6 @@ async fn notify_service_manager(ready: CancellationToken, shutdown: Shutdown) {
     notify(NotifyState::Stopping);
 }
 
-/// Logs the summary. Returns whether no job is lost or possibly lost and the server did not fail.
-fn report(ExitSummary { balance, is_durable, spool, failure }: &ExitSummary) -> bool {
-    if let Some(failure) = failure {
-        tracing::error!("{failure:#}");
-    }
-    let Count { jobs, payloads } = balance.waiting;
-    let is_lost = jobs > 0 && !is_durable;
-    let is_damaged = balance.dead.jobs > 0 || spool.possibly_lost > 0;
-    if is_lost {
-        tracing::error!(jobs, payloads, "accepted jobs were not stored and are lost");
-    } else if jobs > 0 {
-        tracing::warn!(
-            jobs,
-            payloads,
-            "accepted jobs are not stored yet; they are kept in the spool for the next start"
-        );
-    } else if spool.segments > 0 || spool.folders > 0 {
-        let SpoolEnd { segments, folders, .. } = spool;
-        tracing::warn!(
-            segments,
-            folders,
-            "segments of earlier processes are not stored yet; they are kept in the spool for the next start"
-        );
-    } else if spool.damaged > 0 && !is_damaged {
-        let segments = spool.damaged;
-        tracing::warn!(segments, "segments were damaged on disk, but no job in them was lost; see dead/ in SPOOL_DIR");
-    } else if !is_damaged {
-        let Count { jobs, payloads } = balance.stored;
-        tracing::info!(jobs, payloads, "all accepted jobs are stored");
-    }
-    if balance.dead.jobs > 0 {
-        let Count { jobs, payloads } = balance.dead;
-        tracing::error!(jobs, payloads, "accepted jobs were damaged on disk and are lost");
-    }
-    if spool.possibly_lost > 0 {
-        let SpoolEnd { possibly_lost: segments, jobs_possibly_lost: known_jobs, .. } = spool;
-        tracing::error!(
-            segments,
-            known_jobs,
-            "the ends of segments could not be read, so jobs are possibly lost; see dead/ in SPOOL_DIR"
-        );
-    }
-    !is_lost && !is_damaged && failure.is_none()
-}
-
 /// Turns signals into the stages of the shutdown. Ends the process itself if a system call keeps it from exiting in time.
 #[expect(clippy::disallowed_methods, reason = "returning from main may block")]
 async fn handle_signals(
@@ -249,8 +203,8 @@ async fn handle_signals(
     (shutdown, reload): (Shutdown, Reload),
     (delay, grace): (Duration, Duration),
 ) {
-    tokio::select! {
-        () = shutdown.draining() => {}
+    let stopped_by_signal = tokio::select! {
+        () = shutdown.draining() => false,
         () = signals.stop(&reload) => {
             shutdown.announce();
             if !delay.is_zero() {
@@ -261,10 +215,19 @@ async fn handle_signals(
                     _ = timeout(delay, signals.stop(&reload)) => {}
                 }
             }
+            true
         }
-    }
+    };
     shutdown.drain();
-    if timeout(grace, signals.stop(&reload)).await.is_ok() {
+    let second_signal = async {
+        if !stopped_by_signal {
+            // What stops a service does not know of its handover.
+            signals.stop(&reload).await;
+            tracing::info!("already shutting down; another signal aborts");
+        }
+        signals.stop(&reload).await;
+    };
+    if timeout(grace, second_signal).await.is_ok() {
         shutdown.abort();
     }
     sleep(EXIT_TIMEOUT).await;
@@ -278,7 +241,8 @@ fn raise_open_files(settings: &mut Settings) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     let Some(files) = (if raised { maximum } else { current }) else { return };
-    let other_files = OTHER_FILES + ADOPTED_FOLDERS_MAX + FILES_PER_WORKER * settings.max_workers;
+    let outbound_files = if settings.rollout_file.is_some() { OUTBOUND_FILES_MAX } else { 0 };
+    let other_files = OTHER_FILES + ADOPTED_FOLDERS_MAX + FILES_PER_WORKER * settings.max_workers + outbound_files;
     let connections = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(other_files).max(1);
     if connections < settings.http.max_connections {
         tracing::warn!(files, connections, "the limit on open files lowers MAX_CONNECTIONS: raise ulimit -n");

@@ -45,6 +45,9 @@ use crate::reload::{Reload, WatchedFiles};
 use crate::server::network;
 use crate::tenants::Tenants;
 
+/// Open files of the connections to other versions. Each connection has two, and those to the previous url end only with their requests.
+pub const OUTBOUND_FILES_MAX: usize = 2 * 2 * (forward::FORWARDS_MAX + mirror::SENDERS);
+
 /// What is rolled out, to which share of the traffic.
 #[derive(Debug, Default, Clone, PartialEq, Deserialize)]
 #[serde(

@@ -6,12 +6,14 @@
 pub mod file;
 mod frame;
 mod id;
+mod name;
 mod receipt;
 mod repack;
 pub mod salvage;
 
 pub use frame::FrameEncoder;
 pub use id::SegmentId;
+pub use name::{Committed, SegmentName};
 pub use receipt::{InvalidJobId, JobId};
 pub use repack::{Repacker, are_small};
 
@@ -32,6 +34,15 @@ pub enum Compression {
 impl Compression {
     /// Every codec.
     pub const ALL: [Self; 3] = [Self::Gzip, Self::Zstd, Self::None];
+
+    /// The name in settings and subjects.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::None => "none",
+        }
+    }
 
     /// The extension of an object's name.
     pub fn extension(self) -> &'static str {

@@ -1,4 +1,4 @@
-//! Keeps segments from their opening until their object is stored: in memory, or in a folder.
+//! Keeps segments from their opening until their object is stored: in memory, in a folder, or in the broker.
 //!
 //! The dispatcher commits frames to an [`OpenSegment`], seals it, and passes it through the [`Backlog`] to an idle worker. The
 //! worker [`load`](Spool::load)s its bytes, and reports when they are [`stored`](Spool::stored). Until then they are kept.
@@ -14,9 +14,9 @@ mod cleanup;
 mod folder;
 mod folders;
 mod load;
-mod names;
 mod offline;
 mod open;
+mod remote;
 mod repacking;
 mod sealed;
 mod share;
@@ -54,6 +54,8 @@ use buffers::Buffers;
 use cleanup::{Action, Cleanup, release};
 use folders::{AdoptedSegment, Folders};
 use open::{Body, SegmentFile};
+use remote::RemoteSpool;
+pub(crate) use remote::{EndedSegment, EndedSegments, SettledSegment};
 use repacking::Repacking;
 use sealed::Source;
 
@@ -66,9 +68,15 @@ pub enum SpoolError {
     /// `SPOOL_MAX_BYTES` is reached, or the disk is full.
     #[error("the spool is full")]
     Full,
-    /// An I/O error.
+    /// An I/O error, or the broker is away.
     #[error("the spool fails: {0}")]
     Failed(String),
+    /// The broker did not say in time whether the jobs are committed.
+    #[error("the broker did not confirm a commit: {0}")]
+    Unknown(String),
+    /// Another process has ended the segment. The jobs are not in it, and can be committed to another one.
+    #[error("the segment has ended")]
+    Superseded,
 }
 
 impl From<io::Error> for SpoolError {
@@ -83,8 +91,10 @@ pub struct Spool {
     compression: Compression,
     segments: Arc<Segments>,
     repacking: Repacking,
-    /// None if segments are kept in memory.
+    /// None if segments are kept in memory. With a broker, it holds only segments of earlier processes.
     disk: Option<DiskSpool>,
+    /// New segments go to the broker, if there is one.
+    remote: Option<RemoteSpool>,
 }
 
 #[derive(Debug)]
@@ -103,7 +113,7 @@ impl Spool {
     }
 
     fn new(compression: Compression, disk: Option<DiskSpool>) -> Self {
-        Self { compression, segments: Arc::default(), repacking: Repacking::default(), disk }
+        Self { compression, segments: Arc::default(), repacking: Repacking::default(), disk, remote: None }
     }
 
     /// Whether the folder holds segments, in a format that this version reads.
@@ -185,13 +195,24 @@ impl Spool {
         &self.segments
     }
 
-    /// The space on disk; none in memory.
+    /// The space on disk for new segments; none in memory and in the broker.
     pub fn space(&self) -> Option<&Arc<Space>> {
-        self.disk.as_ref().map(|disk| &disk.space)
+        self.disk.as_ref().filter(|_| self.remote.is_none()).map(|disk| &disk.space)
+    }
+
+    /// Whether new batches should be rejected until uploads free space.
+    pub fn is_nearly_full(&self) -> bool {
+        match &self.remote {
+            Some(remote) => remote.broker.is_full(),
+            None => self.space().is_some_and(|space| space.is_nearly_full()),
+        }
     }
 
     /// Opens a new segment, which is expected to grow to `expected_bytes`. Blocks.
     pub fn open(&self, now: SystemTime, expected_bytes: usize) -> Result<OpenSegment, SpoolError> {
+        if let Some(remote) = &self.remote {
+            return remote.open(&self.segments, self.compression);
+        }
         let id = SegmentId::new(now);
         let status = || self.segments.add(id, self.compression, 0);
         let Some(disk) = &self.disk else { return Ok(OpenSegment::in_memory(status(), expected_bytes)) };
@@ -200,13 +221,25 @@ impl Spool {
         Ok(OpenSegment::new(status(), Body::File(file)))
     }
 
-    /// Removes a segment that nothing was committed to. Blocks.
-    pub fn discard(&self, segment: OpenSegment) {
+    /// Seals a segment. One in the broker goes to the work queue of all workers; any other is returned. One that nothing was
+    /// committed to is removed. Blocks.
+    pub fn seal(&self, segment: OpenSegment) -> Option<SealedSegment> {
+        let is_empty = segment.is_empty();
+        match segment.seal() {
+            Ok(sealed) if is_empty => self.discard(sealed),
+            Ok(sealed) => return Some(sealed),
+            Err(ended) => self.end(*ended),
+        }
+        None
+    }
+
+    /// Removes a segment without storing it. Blocks.
+    pub fn discard(&self, segment: SealedSegment) {
         self.segments.forget(segment.status.id());
         let Some(disk) = &self.disk else { return };
-        let Source::File { path, charge, .. } = segment.seal().source else { return };
+        let Source::File { path, charge, .. } = segment.source else { return };
         if let Err(error) = release(disk.disk.remove(&path), charge) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove an empty segment");
+            tracing::warn!(path = %path.display(), %error, "cannot remove a discarded segment");
         }
     }
 
@@ -219,11 +252,14 @@ impl Spool {
 
     /// Whether segments survive this process.
     pub fn is_durable(&self) -> bool {
-        self.disk.is_some()
+        self.disk.is_some() || self.remote.is_some()
     }
 
-    /// Checks whether the disk can be written to. Blocks.
+    /// Checks whether a commit can succeed. Blocks.
     pub fn probe(&self) -> Result<(), SpoolError> {
+        if let Some(remote) = &self.remote {
+            return remote.check();
+        }
         self.disk.as_ref().map_or(Ok(()), |disk| Ok(disk.folders.probe()?))
     }
 
@@ -262,6 +298,9 @@ impl Spool {
             segment.status.set_possibly_lost(lost.indexes());
         }
         self.segments.settle(&segment.status, state);
+        if let Source::Broker(item) = &segment.source {
+            return self.settle_work(item, salvage).await;
+        }
         let (Some(disk), Source::File { path, folder, charge, .. }) = (&self.disk, segment.source) else {
             return Ok(());
         };

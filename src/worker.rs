@@ -26,6 +26,9 @@ use crate::trace::UploadResult;
 /// The longest delay before a retry while the server drains.
 const DELAY_MAX_DRAINING: Duration = Duration::from_millis(500);
 
+/// After this many failures, a segment of the broker goes to another worker, so that it does not take the place of others.
+const OWN_FAILURES_MAX: u32 = 3;
+
 /// The outcome of an attempt.
 enum UploadOutcome {
     Done,
@@ -73,7 +76,7 @@ impl Uploader {
             Err(error) => {
                 health.segments.failed(id, Side::Spool, &error);
                 metrics.retry(ErrorClass::Transient);
-                self.defer(segment, &error);
+                self.defer(segment, &error, true).await;
                 return UploadOutcome::SegmentFailed;
             }
         };
@@ -88,7 +91,7 @@ impl Uploader {
         match uploaded {
             Ok(Some(stored)) => self.reconcile(&mut salvage, stored),
             Ok(None) => {}
-            Err(error) => return self.upload_failed(segment, &error),
+            Err(error) => return self.upload_failed(segment, &error).await,
         }
         health.segments.succeeded(id, Side::Store);
         self.report_damage(&segment, &salvage);
@@ -269,7 +272,7 @@ impl Uploader {
     }
 
     /// Records a failed upload and defers the segment.
-    fn upload_failed(&self, mut segment: SealedSegment, error: &StoreError) -> UploadOutcome {
+    async fn upload_failed(&self, mut segment: SealedSegment, error: &StoreError) -> UploadOutcome {
         let PipelineContext { metrics, health, .. } = &self.context;
         metrics.retry(error.class);
         let attempts = &mut segment.attempts;
@@ -277,25 +280,33 @@ impl Uploader {
         attempts.is_own_failure = attempts.upload_failures > 0 && metrics.objects.get() != attempts.objects_seen;
         attempts.upload_failures = attempts.upload_failures.saturating_add(1);
         attempts.objects_seen = metrics.objects.get();
-        let outcome = if attempts.is_own_failure {
+        let is_own_failure = attempts.is_own_failure;
+        let outcome = if is_own_failure {
             health.segments.failed(segment.status.id(), Side::Store, error);
             UploadOutcome::SegmentFailed
         } else {
             health.store_failed(error);
             UploadOutcome::StoreFailed
         };
-        self.defer(segment, error);
+        self.defer(segment, error, is_own_failure).await;
         outcome
     }
 
-    /// Gives a segment that failed back to the backlog, to be retried after a delay.
-    fn defer(&self, mut segment: SealedSegment, error: &(dyn std::error::Error + Sync)) {
-        let PipelineContext { shutdown, backlog, .. } = &self.context;
+    /// Gives a segment that failed back to the backlog, to be retried after a delay; or to the broker, if the reason is the
+    /// segment's own or if the server drains.
+    async fn defer(&self, mut segment: SealedSegment, error: &(dyn std::error::Error + Sync), is_own_failure: bool) {
+        let PipelineContext { shutdown, backlog, spool, .. } = &self.context;
         let was_draining = shutdown.is_draining();
         let delay = delay(segment.attempts.failures, was_draining);
         segment.attempts.failures = segment.attempts.failures.saturating_add(1);
         let (id, attempt) = (segment.status.id(), segment.attempts.failures);
         tracing::debug!(segment = %id, attempt, ?delay, %error, "segment deferred; the upload will be retried");
+        if was_draining || (is_own_failure && attempt >= OWN_FAILURES_MAX) {
+            match spool.give_back(segment, delay).await {
+                None => return backlog.done(),
+                Some(local) => segment = local,
+            }
+        }
         backlog.defer(segment, delay);
         if shutdown.is_draining() && !was_draining {
             backlog.retry_now(true);

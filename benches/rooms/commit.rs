@@ -1,5 +1,6 @@
 //! Commits of a packed frame to a segment: in memory, and durably on the disk of the build directory.
 
+use futures_util::FutureExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +49,7 @@ fn run(bencher: Bencher<'_, '_>, spool: &Spool, jobs: u32) {
     let mut frame = Vec::new();
     FrameEncoder::new(COMPRESSION).unwrap().pack(lines.iter().map(Vec::as_slice), &mut frame).unwrap();
     let open = || spool.open(now(), OBJECT_MAX_BYTES).unwrap();
+    let discard = |segment| spool.seal(segment).into_iter().for_each(|sealed| spool.discard(sealed));
     let mut segment = open();
     let bencher = bencher.counter(ItemsCount::new(jobs)).counter(BytesCount::new(frame.len()));
     bencher.bench_local(|| {
@@ -55,10 +57,11 @@ fn run(bencher: Bencher<'_, '_>, spool: &Spool, jobs: u32) {
             out.extend_from_slice(&frame);
             Ok(())
         };
-        segment.commit(jobs, jobs * 10, packed).unwrap();
+        // Only a commit to the broker waits without blocking.
+        segment.commit(jobs, jobs * 10, packed).now_or_never().unwrap().unwrap();
         if segment.len() >= OBJECT_MAX_BYTES {
-            spool.discard(std::mem::replace(&mut segment, open()));
+            discard(std::mem::replace(&mut segment, open()));
         }
     });
-    spool.discard(segment);
+    discard(segment);
 }

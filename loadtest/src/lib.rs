@@ -9,6 +9,7 @@
 //! * [`proof`] kills, starves and replaces servers under load;
 //! * [`attack`] sends what hostile clients send;
 //! * [`baseline`] has servers to compare with: the least that a server can do, and simpler designs;
+//! * `simulate` has a group of machines and its autoscaling policies, on paper;
 //! * [`cli`] is the command line, and [`units`] reads and shows times and sizes.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking"))]
@@ -28,6 +29,7 @@ pub mod readback;
 pub mod report;
 pub mod s3;
 pub mod server;
+mod simulate;
 pub mod stats;
 pub mod timeline;
 pub mod trial;

@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use loadtest::load::{self, Control, Destination, Plan, Rate, Receipts, Shape};
-use loadtest::proof::{Event, Proof, Verdict};
+use loadtest::proof::{Event, EventDetails, Proof, Setup, Verdict};
 use loadtest::s3::FaultPlan;
 use loadtest::server::Program;
 use tempfile::TempDir;
@@ -41,24 +41,26 @@ fn floor() -> Program {
 fn proof(event: Event, program: Program, folder: &TempDir) -> Proof {
     Proof {
         event,
-        rounds: 2,
-        seed: 7,
-        life: Duration::from_millis(100)..=Duration::from_millis(150),
-        span: Duration::from_millis(100),
-        plan: plan(),
-        program,
+        setup: Setup {
+            seed: 7,
+            rounds: 2,
+            life: Duration::from_millis(100)..=Duration::from_millis(150),
+            span: Duration::from_millis(100),
+            plan: plan(),
+            program,
+            settle: Duration::from_secs(5),
+            exit_limit: Duration::from_secs(10),
+            folder: Some(folder.path().to_owned()),
+        },
         in_process_s3: false,
         faults: FaultPlan::none(),
         disk_bytes: 1 << 20,
         real_disk: false,
         receipts: 10,
-        settle: Duration::from_secs(5),
-        exit_limit: Duration::from_secs(10),
-        folder: Some(folder.path().to_owned()),
     }
 }
 
-async fn against_floor(event: Event, folder: &TempDir) -> Verdict {
+async fn against_floor(event: Event, folder: &TempDir) -> Verdict<EventDetails> {
     let proof = proof(event, floor(), folder);
     let verdict = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap();
     let accepted = verdict.ledger.accepted;
@@ -69,7 +71,7 @@ async fn against_floor(event: Event, folder: &TempDir) -> Verdict {
 }
 
 /// Started, killed and stopped.
-fn servers(verdict: &Verdict) -> (u32, u32, u32) {
+fn servers(verdict: &Verdict<EventDetails>) -> (u32, u32, u32) {
     (verdict.observed.starts, verdict.observed.kills, verdict.observed.stops)
 }
 
@@ -79,7 +81,7 @@ async fn a_server_that_stores_nothing_fails_and_its_files_are_left() {
     let verdict = against_floor(Event::Kill, &folder).await;
     assert_eq!(servers(&verdict), (3, 2, 1), "{verdict}");
     // It has no receipts either.
-    assert!(verdict.jobs.asked > 0 && verdict.jobs.stored == 0, "{verdict}");
+    assert!(verdict.details.jobs.asked > 0 && verdict.details.jobs.stored == 0, "{verdict}");
     assert!(verdict.kept.unwrap().join("server-3.log").exists());
 }
 
@@ -95,7 +97,8 @@ async fn each_event_with_several_servers_stops_all_of_them() {
 async fn lives(seed: u64) -> (String, Vec<String>) {
     let folder = TempDir::new().unwrap();
     let said = Mutex::new(Vec::new());
-    let proof = Proof { seed, ..proof(Event::Kill, floor(), &folder) };
+    let mut proof = proof(Event::Kill, floor(), &folder);
+    proof.setup.seed = seed;
     let verdict = proof.run(Control::default(), |text| said.lock().unwrap().push(text.to_owned()));
     assert_eq!(Box::pin(verdict).await.unwrap().seed, seed);
     let said = said.into_inner().unwrap();
@@ -125,7 +128,7 @@ async fn a_program_that_cannot_start_is_an_error_and_not_a_finding() {
 async fn settings_of_the_proof_itself_cannot_be_given() {
     let folder = TempDir::new().unwrap();
     let mut proof = proof(Event::Kill, floor(), &folder);
-    proof.program.env.push(("SPOOL_DIR".to_owned(), "/elsewhere".to_owned()));
+    proof.setup.program.env.push(("SPOOL_DIR".to_owned(), "/elsewhere".to_owned()));
     let wrong = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap_err();
     assert!(wrong.to_string().contains("SPOOL_DIR"), "{wrong:#}");
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use loadtest::load::{self, Control, Done, Plan, Rate, Shape};
-use loadtest::proof::{Mirrors, Ramp, Tolerance, Upgrade, UpgradeVerdict};
+use loadtest::proof::{Mirrors, Ramp, Setup, Tolerance, Upgrade, UpgradeDetails, Verdict};
 use loadtest::server::Program;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,20 +70,22 @@ fn plan(rate: f64) -> Plan {
     Plan { rate: Rate::steady(rate), connections: 16, shape: Shape::Even(1), ..Plan::new(any) }
 }
 
-async fn upgrade(restart: bool, folder: &TempDir) -> UpgradeVerdict {
-    let proof = Upgrade {
+fn setup(rounds: u32, rate: f64, span_millis: u64, folder: &TempDir) -> Setup {
+    Setup {
         seed: 7,
-        rounds: 2,
-        kill_rounds: 1,
-        restart,
+        rounds,
         life: Duration::from_millis(50)..=Duration::from_millis(100),
-        quiet: Duration::from_millis(500),
-        plan: plan(500.0),
+        span: Duration::from_millis(span_millis),
+        plan: plan(rate),
         program: floor(),
         settle: Duration::from_millis(500),
         exit_limit: Duration::from_millis(500),
         folder: Some(folder.path().to_owned()),
-    };
+    }
+}
+
+async fn upgrade(restart: bool, folder: &TempDir) -> Verdict<UpgradeDetails> {
+    let proof = Upgrade { setup: setup(2, 500.0, 500, folder), kill_rounds: 1, restart };
     let verdict = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap();
     assert!(verdict.failed(), "{verdict}");
     assert_eq!((verdict.ledger.lost, verdict.ledger.stored), (verdict.ledger.accepted, 0), "{verdict}");
@@ -95,7 +97,7 @@ async fn upgrade(restart: bool, folder: &TempDir) -> UpgradeVerdict {
 async fn a_restart_without_a_handover_fails_requests_which_the_verdict_counts() {
     let folder = TempDir::new().unwrap();
     let verdict = upgrade(true, &folder).await;
-    let [quiet, restarts] = &*verdict.phases else { panic!("{verdict}") };
+    let [quiet, restarts] = &*verdict.details.phases else { panic!("{verdict}") };
     // The floor has no TLS, so only the others can tell the difference.
     let failed = |clients: &[loadtest::proof::ClientPhase]| -> u64 {
         clients
@@ -112,48 +114,35 @@ async fn a_restart_without_a_handover_fails_requests_which_the_verdict_counts() 
 async fn a_new_process_that_does_not_take_over_is_a_finding() {
     let folder = TempDir::new().unwrap();
     let verdict = upgrade(false, &folder).await;
-    assert_eq!((verdict.phases.len(), verdict.observed.upgrades), (4, 0), "{verdict}");
-    assert!(verdict.observed.broken.iter().any(|wrong| wrong.starts_with("plain: upgrade 1 of 2")), "{verdict}");
-    let kills = verdict.phases.last().unwrap();
+    assert_eq!((verdict.details.phases.len(), verdict.details.handovers.upgrades), (5, 0), "{verdict}");
+    for wrong in ["plain: upgrade 1 of 2", "forwards: upgrade 1 of 2", "upgrades that forward: "] {
+        assert!(verdict.observed.broken.iter().any(|broken| broken.starts_with(wrong)), "{wrong}{verdict}");
+    }
+    let kills = &verdict.details.phases[3];
     assert_eq!((kills.tolerance, kills.findings), (Tolerance::Everything, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_does_not_forward_fails_at_the_first_step() {
     let folder = TempDir::new().unwrap();
-    let proof = Ramp {
-        seed: 7,
-        kill_rounds: 1,
-        life: Duration::from_millis(50),
-        step: Duration::from_millis(50),
-        plan: plan(200.0),
-        program: floor(),
-        settle: Duration::from_secs(2),
-        exit_limit: Duration::from_secs(10),
-        folder: Some(folder.path().to_owned()),
-    };
+    let proof = Ramp { setup: setup(1, 200.0, 50, &folder) };
     let verdict = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap();
-    assert!(verdict.failed() && verdict.steps.len() == 1, "{verdict}");
-    assert!(verdict.broken.iter().any(|wrong| wrong.starts_with("0%: ")), "{verdict}");
+    assert!(verdict.failed() && verdict.details.steps.is_empty(), "{verdict}");
+    assert!(verdict.observed.broken.iter().any(|wrong| wrong.starts_with("0%: ")), "{verdict}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_of_mirrors_with_a_server_that_stores_nothing_and_copies_nothing_fails() {
     let folder = TempDir::new().unwrap();
-    let proof = Mirrors {
-        rounds: 2,
-        step: Duration::from_millis(300),
-        plan: plan(200.0),
-        program: floor(),
-        settle: Duration::from_secs(2),
-        exit_limit: Duration::from_secs(2),
-        folder: Some(folder.path().to_owned()),
-    };
+    let proof = Mirrors { setup: setup(2, 200.0, 300, &folder) };
     let verdict = Box::pin(proof.run(Control::default(), |_| {})).await.unwrap();
     assert_eq!((verdict.ledger.lost, verdict.ledger.stored), (verdict.ledger.accepted, 0), "{verdict}");
-    assert!(verdict.broken.iter().any(|wrong| wrong.contains("no copy was sent")), "{verdict}");
+    assert!(verdict.observed.broken.iter().any(|wrong| wrong.contains("no copy was sent")), "{verdict}");
     // Each has had its turn in each round.
-    assert_eq!(verdict.mirrors.len(), 5);
-    assert!(verdict.mirrors.iter().all(|mirrored| mirrored.p99.len() == 2 && mirrored.accepted > 0), "{verdict}");
+    assert_eq!(verdict.details.mirrors.len(), 5);
+    assert!(
+        verdict.details.mirrors.iter().all(|mirrored| mirrored.p99.len() == 2 && mirrored.accepted > 0),
+        "{verdict}"
+    );
     assert!(verdict.failed() && verdict.kept.is_some());
 }

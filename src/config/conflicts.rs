@@ -2,7 +2,7 @@
 
 use super::parse::{self, FRAME_LIMIT_BYTES, PUT_MAX_BYTES};
 use super::reader::Reader;
-use super::{ReceiptObject, Settings, StoreSettings};
+use super::{Ack, ReceiptObject, Settings, StoreSettings};
 
 /// No batch fits into a smaller spool.
 const SPOOL_MIN_BYTES: usize = 32 * 1024;
@@ -44,6 +44,14 @@ pub(super) fn check(reader: &mut Reader, settings: &Settings) {
     reader.reject_if(
         reader.are_valid(["ACK", "ACK_MAX"]) && http.ack_max < http.ack,
         "ACK_MAX is lower than ACK: every request gets at least ACK; raise ACK_MAX or lower ACK",
+    );
+    reader.reject_if(
+        settings.broker.is_some() && http.ack == Ack::Memory && reader.is_set("ACK"),
+        "ACK is memory but BROKER_URL is set: every response then waits for the broker; unset ACK, or set it to replicated",
+    );
+    reader.reject_if(
+        settings.broker.is_none() && http.ack == Ack::Replicated,
+        "ACK is replicated but BROKER_URL is not set: nothing is replicated without a broker; set BROKER_URL, or use ACK=disk",
     );
     reader.reject_if(
         http.receipt_object == ReceiptObject::Location && !has_tenants,

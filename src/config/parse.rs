@@ -281,7 +281,7 @@ pub(super) fn endpoint(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn ack(text: &str) -> Result<Ack, String> {
-    one_of([Ack::Memory, Ack::Disk, Ack::Stored].map(|ack| (ack.name(), ack)))(text)
+    one_of(Ack::ALL.map(|ack| (ack.name(), ack)))(text)
 }
 
 pub(super) fn switch(text: &str) -> Result<bool, String> {
@@ -303,6 +303,8 @@ pub(super) fn log_filter(text: &str) -> Result<(Targets, Vec<String>), String> {
     }
     let filter: Targets = text.parse().map_err(|_| expected())?;
     let warnings = typos::unknown_targets(text, &filter)?;
+    // The client of the broker logs each attempt to connect, and the connection's state is logged here.
+    let filter = if text.contains("async_nats") { filter } else { filter.with_target("async_nats", LevelFilter::OFF) };
     // These log a warning for each violation of the protocol, so a client could flood the log.
     let filter = ["aws_config", "h2", "rpprof", "rustls"].into_iter().filter(|name| !text.contains(name)).fold(
         filter,

@@ -29,6 +29,7 @@ impl Reader {
     fn read(&mut self) -> Option<Settings> {
         let (filter, log_warnings) = self.get("RUST_LOG", parse::log_filter)?;
         let http = self.http()?;
+        let (role, broker) = self.fleet(http.ack_timeout)?;
         let mut settings = Settings {
             store: self.store()?,
             prefix: self.get("S3_PREFIX", parse::prefix)?,
@@ -60,6 +61,8 @@ impl Reader {
                 dir: self.get("SPOOL_DIR", parse::path)?,
                 max_bytes: self.get("SPOOL_MAX_BYTES", parse::positive_size)?,
             },
+            role,
+            broker,
             admin_addr: self.get("ADMIN_ADDR", parse::address)?,
             admin_token: self.get_optional("ADMIN_TOKEN", parse::token),
             admin_token_file: self.get_optional("ADMIN_TOKEN_FILE", parse::path),

@@ -7,15 +7,24 @@ use super::{table, typos};
 
 /// Settings that protect the server. Where one is set but empty, it is more likely that a template failed than that the
 /// operator wants no protection.
-const PROTECTIVE: [&str; 6] =
-    ["ADMIN_TOKEN", "ADMIN_TOKEN_FILE", "TLS_CERT", "TLS_KEY", "TOKENS_FILE", "TRUSTED_PROXIES"];
+const PROTECTIVE: [&str; 8] = [
+    "ADMIN_TOKEN",
+    "ADMIN_TOKEN_FILE",
+    "BROKER_CREDENTIALS",
+    "BROKER_URL",
+    "TLS_CERT",
+    "TLS_KEY",
+    "TOKENS_FILE",
+    "TRUSTED_PROXIES",
+];
 
 /// Settings whose values may contain a secret. Messages do not repeat them.
-const SECRET: [&str; 6] = [
+const SECRET: [&str; 7] = [
     "ADMIN_TOKEN",
     "AWS_REGION",
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
+    "BROKER_URL",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_HEADERS",
 ];

@@ -34,6 +34,7 @@ const NET: Group = Group("Listeners");
 const AUTH: Group = Group("Authentication and tenants");
 const ACKS: Group = Group("Delivery guarantees");
 const QUEUE: Group = Group("Queue and spool");
+const FLEET: Group = Group("Fleet");
 const DATA: Group = Group("Objects");
 const STORE: Group = Group("Store");
 const HTTP: Group = Group("Request and connection limits");
@@ -55,8 +56,8 @@ pub const SETTINGS: &[Setting] = &[
     AUTH.set("TENANT_QUEUE_SHARE", "50%", "percent", "limit of one tenant in MAX_QUEUE and MAX_QUEUE_BYTES"),
     AUTH.unset("TENANT_SPOOL_SHARE", "percent", "limit of one tenant in SPOOL_MAX_BYTES; if unset, TENANT_QUEUE_SHARE"),
     AUTH.unset("ALLOWED_ORIGINS", "*, origins", "origins of web pages that may send when TOKENS_FILE is unset: https://a.example"),
-    ACKS.set("ACK", "disk", "memory, disk, stored", "level that every request waits for; a request may ask for a higher one"),
-    ACKS.set("ACK_MAX", "stored", "memory, disk, stored", "highest ack level of a request; a higher one gets 403"),
+    ACKS.set("ACK", "disk", "memory, disk, replicated, stored", "level that every request waits for; a request may ask for a higher one"),
+    ACKS.set("ACK_MAX", "stored", "memory, disk, replicated, stored", "highest ack level of a request; a higher one gets 403"),
     ACKS.set("ACK_TIMEOUT", "10s", "time", "longest wait for the ack level; then the response has the level reached"),
     ACKS.set(
         "RECEIPT_OBJECT",
@@ -68,6 +69,13 @@ pub const SETTINGS: &[Setting] = &[
     QUEUE.set("MAX_QUEUE_BYTES", "256MiB", "size", "bytes in the queue; when it is full, requests get 503"),
     QUEUE.set("SPOOL_DIR", "./millpond-data/spool", "folder", "the spool, on a durable disk; not used with ACK=memory"),
     QUEUE.set("SPOOL_MAX_BYTES", "10GiB", "size", "bytes in SPOOL_DIR; when it is full, requests get 503"),
+    FLEET.set("ROLE", "all", "all, front, worker", "accept batches and upload them, or one of the two; see docs/fleet.md"),
+    FLEET.unset("BROKER_URL", "URL, ...", "NATS servers that keep segments instead of SPOOL_DIR: nats://10.0.0.1:4222"),
+    FLEET.unset("BROKER_CREDENTIALS", "file", "credentials for the NATS servers (.creds)"),
+    FLEET.unset("BROKER_CA", "file", "certificates of authorities for tls:// in BROKER_URL, besides those of the system"),
+    FLEET.set("BROKER_STREAM", "millpond", "name", "stream of the segments, and first part of every subject"),
+    FLEET.set("BROKER_REPLICAS", "3", "1, 3, 5", "NATS servers that keep each segment; 1 is lost with its disk"),
+    FLEET.set("BROKER_MAX_BYTES", "10GiB", "size", "bytes in the stream; when it is nearly full, requests get 503"),
     DATA.set("OBJECT_MAX_BYTES", "8MiB", "size", "a segment is sealed at this compressed size"),
     DATA.set("OBJECT_MAX_AGE", "60s", "time", "a segment is sealed at this age"),
     DATA.set("STORED_LINGER", "200ms", "time", "time from a request with ack=stored to the seal of its segment"),

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::cmsg_space;
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -58,6 +59,9 @@ impl Channel {
     }
 
     /// Receives the next message.
+    ///
+    /// # Errors
+    /// `Exited` if the other process has closed the connection; `Io` only if this process cannot receive.
     pub(super) async fn receive(&mut self) -> Result<Message, HandoverError> {
         loop {
             if let Some(message) = self.next_message()? {
@@ -134,7 +138,11 @@ fn receive_once(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SOCKETS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags)?;
+    let received = match recvmsg(stream, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags) {
+        // The other process has exited, and had not read everything. It is the end, as without that.
+        Err(Errno::CONNRESET) => return Ok((Vec::new(), Vec::new())),
+        received => received?,
+    };
     let mut sockets = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {

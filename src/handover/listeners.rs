@@ -17,12 +17,16 @@ use crate::server::bind;
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 const RELEASE_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Why a handover did not help.
+const NO_HANDOVER: &str = " (the process that has the port does not listen on HANDOVER_SOCKET: stop it first; the next upgrade needs no stop)";
+
 /// A listener cannot be opened.
 #[derive(Debug, Error)]
-#[error("{setting}: cannot listen on {address}")]
+#[error("{setting}: cannot listen on {address}{hint}")]
 pub struct ListenError {
     setting: &'static str,
     address: SocketAddr,
+    hint: &'static str,
     source: io::Error,
 }
 
@@ -48,7 +52,10 @@ pub async fn listen(
             None if waits => bind_when_released(address).await,
             None => bind(address),
         };
-        listener.map_err(|source| ListenError { setting, address, source })
+        listener.map_err(|source| {
+            let hint = if waits && source.kind() == io::ErrorKind::AddrInUse { NO_HANDOVER } else { "" };
+            ListenError { setting, address, hint, source }
+        })
     };
     Ok((
         listener("LISTEN_ADDR", inherited.public.or(taken_public), public).await?,

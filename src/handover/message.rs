@@ -13,16 +13,23 @@ pub(super) enum Message {
     Hello { protocol: u32, version: String, pid: u32 },
     /// The listeners, in the order of the sockets that come with the message.
     Listeners { version: String, pid: u32, sockets: Vec<Socket> },
-    /// The new process accepts connections.
+    /// The new process can accept connections.
     Ready,
     /// The old process will stop when the new one has confirmed this.
     Release,
-    /// The new process serves, also without the old one.
+    /// The new process will accept connections, and the old one has to stop.
     Taken,
-    /// The old process has stopped accepting.
+    /// The old process stops accepting, so the new one accepts.
     Done,
     /// The handover has ended, and this process serves on.
     Error { text: String },
+}
+
+/// The other process of a handover, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) version: String,
 }
 
 /// The purpose of a listener.

@@ -8,13 +8,16 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, sleep};
 
 use super::channel::Channel;
-use super::message::{Message, PROTOCOL, Socket};
+use super::message::{Message, PROTOCOL, Process, Socket};
 use super::{HANDOVER_TIMEOUT, HandoverError};
 use crate::metrics::{HandoverResult, Metrics};
 use crate::shutdown::Shutdown;
 
 /// How long accepting pauses when no file descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the new process may take to listen on HANDOVER_SOCKET, while this one rejects others there.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The listeners of this process.
 pub(super) struct Offer {
@@ -31,36 +34,43 @@ impl Offer {
                 () = shutdown.draining() => return,
                 stream = accept(&listener) => stream,
             };
-            let channel = match Channel::new(stream) {
+            let mut channel = match Channel::new(stream) {
                 Ok(channel) => channel,
                 Err(error) => {
                     tracing::warn!(%error, "rejected a connection to HANDOVER_SOCKET");
                     continue;
                 }
             };
-            let mut conversation = pin!(self.hand_over(channel));
+            let mut new = None;
             // A shutdown that begins now does not end it: the new process can still serve.
-            let result = loop {
-                tokio::select! {
-                    result = conversation.as_mut() => break result,
-                    third = accept(&listener) => reject(third).await,
-                }
-            };
+            let result = reject_during(&listener, self.hand_over(&mut channel, &mut new)).await;
+            let (pid, version) = (new.as_ref().map(|new| new.pid), new.as_ref().map(|new| new.version.as_str()));
             match result {
                 Ok(()) => {
-                    tracing::info!("handed over the listeners");
-                    return shutdown.hand_over();
+                    tracing::info!(pid, version, "handed over the listeners");
+                    shutdown.hand_over();
+                    // An address that the new process does not use has to close.
+                    drop(self);
+                    let listens = channel.receive_until(Instant::now() + LISTEN_TIMEOUT, "end of the connection");
+                    let _: Result<Message, HandoverError> = reject_during(&listener, listens).await;
+                    return;
                 }
                 Err(error) => {
                     metrics.handover(HandoverResult::Failed);
-                    tracing::error!(%error, "the handover failed; this process serves on");
+                    tracing::error!(
+                        pid,
+                        version,
+                        %error,
+                        "the handover failed; this process serves on; read the log of the new process, which has this pid"
+                    );
                 }
             }
         }
     }
 
-    async fn hand_over(&self, mut channel: Channel) -> Result<(), HandoverError> {
-        let result = self.converse(&mut channel).await;
+    /// Sets `new` when the new process has said who it is.
+    async fn hand_over(&self, channel: &mut Channel, new: &mut Option<Process>) -> Result<(), HandoverError> {
+        let result = self.converse(channel, new).await;
         if let Err(error) = &result {
             // Without it, the new process would believe that this one has exited.
             let text = format!("{error}; the running process serves on");
@@ -69,17 +79,18 @@ impl Offer {
         result
     }
 
-    async fn converse(&self, channel: &mut Channel) -> Result<(), HandoverError> {
+    async fn converse(&self, channel: &mut Channel, new: &mut Option<Process>) -> Result<(), HandoverError> {
         let deadline = Instant::now() + HANDOVER_TIMEOUT;
-        let (version, pid) = match channel.receive_until(deadline, "hello").await? {
-            Message::Hello { protocol: PROTOCOL, version, pid } => (version, pid),
-            Message::Hello { protocol, version, .. } => {
-                return Err(HandoverError::Protocol(format!(
-                    "version {version} uses handover protocol {protocol}, and this process {PROTOCOL}: stop this process, then start the new one"
-                )));
-            }
+        let (protocol, pid, version) = match channel.receive_until(deadline, "hello").await? {
+            Message::Hello { protocol, version, pid } => (protocol, pid, version),
             other => return Err(HandoverError::Protocol(format!("{other:?}"))),
         };
+        let Process { pid, version } = &*new.insert(Process { pid, version });
+        if protocol != PROTOCOL {
+            return Err(HandoverError::Protocol(format!(
+                "version {version} uses handover protocol {protocol}, and this process {PROTOCOL}: stop this process, then start the new one"
+            )));
+        }
         let listeners = Message::Listeners {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -90,7 +101,7 @@ impl Offer {
         expect(channel, Message::Ready, "ready", deadline).await?;
         channel.send(&Message::Release, &[]).await?;
         expect(channel, Message::Taken, "taken", Instant::now() + HANDOVER_TIMEOUT).await?;
-        // The new process has decided to serve, so an error changes nothing.
+        // This process has decided to stop, so an error changes nothing.
         let _: Result<(), HandoverError> = channel.send(&Message::Done, &[]).await;
         Ok(())
     }
@@ -105,6 +116,17 @@ async fn expect(
     match channel.receive_until(deadline, name).await? {
         received if received == expected => Ok(()),
         other => Err(HandoverError::Protocol(format!("{other:?}"))),
+    }
+}
+
+/// Runs `future`, and rejects other processes meanwhile.
+async fn reject_during<T>(listener: &UnixListener, future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    loop {
+        tokio::select! {
+            done = future.as_mut() => return done,
+            third = accept(listener) => reject(third).await,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Access, access};
 use rustix::net::{
@@ -17,6 +18,10 @@ use super::HandoverError;
 
 /// Processes that may wait to be rejected.
 const LISTEN_BACKLOG: i32 = 16;
+/// Temporary names begin with this; eight hexadecimal digits follow.
+const TEMPORARY: &str = ".handover-";
+/// A temporary file that is older belongs to a process that was killed: it is renamed at once.
+const TEMPORARY_MAX_AGE: Duration = Duration::from_secs(60);
 /// Only the user of the server may connect.
 const MODE: u32 = 0o600;
 
@@ -71,7 +76,8 @@ fn check(path: &Path) -> Result<(), String> {
 pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     let folder = folder(path);
     let opened = File::open(folder)?;
-    let name = format!(".handover-{:08x}", fastrand::u32(..));
+    remove_stale(folder);
+    let name = format!("{TEMPORARY}{:08x}", fastrand::u32(..));
     // The path of the temporary file may be longer than an address allows.
     let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", opened.as_raw_fd()))?;
     let temporary = folder.join(name);
@@ -86,6 +92,25 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(OwnedFd::into(socket))
 }
 
+/// Removes the temporary sockets of processes that were killed before the rename. An error only leaves a file there.
+fn remove_stale(folder: &Path) {
+    let Ok(entries) = folder.read_dir() else { return };
+    for entry in entries.flatten() {
+        let is_temporary = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.strip_prefix(TEMPORARY))
+            .is_some_and(|id| id.len() == 8 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let is_stale = || {
+            let file = entry.metadata().ok()?;
+            Some(file.file_type().is_socket() && file.modified().ok()?.elapsed().ok()? > TEMPORARY_MAX_AGE)
+        };
+        if is_temporary && is_stale().unwrap_or(false) {
+            let _: io::Result<()> = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn place(socket: &OwnedFd, temporary: &Path, path: &Path) -> io::Result<()> {
     // Before it listens, so that no other user can have connected.
     std::fs::set_permissions(temporary, Permissions::from_mode(MODE))?;
@@ -95,6 +120,8 @@ fn place(socket: &OwnedFd, temporary: &Path, path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+
     use super::*;
 
     #[tokio::test]
@@ -111,6 +138,26 @@ mod tests {
         let _second = listen(&path).unwrap();
         assert!(connect(&path).await.unwrap().is_some());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[tokio::test]
+    async fn temporary_sockets_of_killed_processes_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let create = |name: &str, age: Duration| {
+            let path = folder.path().join(name);
+            std::os::unix::net::UnixListener::bind(&path).unwrap();
+            let time = (std::time::SystemTime::now() - age).duration_since(std::time::UNIX_EPOCH).unwrap();
+            let time = Timespec { tv_sec: time.as_secs().try_into().unwrap(), tv_nsec: 0 };
+            utimensat(CWD, &path, &Timestamps { last_access: time, last_modification: time }, AtFlags::empty())
+                .unwrap();
+        };
+        create(".handover-0123abcd", TEMPORARY_MAX_AGE * 2);
+        create(".handover-89abcdef", Duration::ZERO);
+        create(".handover-of-others", TEMPORARY_MAX_AGE * 2);
+        let _listener = listen(&folder.path().join("socket")).unwrap();
+        let mut names: Vec<_> = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".handover-89abcdef", ".handover-of-others", "socket"]);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! The new process: it receives the listeners, and completes the handover when it accepts connections.
+//! The new process: it receives the listeners, and completes the handover when it can accept connections.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -7,7 +7,7 @@ use rustix::net::sockopt::socket_acceptconn;
 use tokio::time::Instant;
 
 use super::channel::Channel;
-use super::message::{Message, Socket};
+use super::message::{Message, Process, Socket};
 use super::socket::connect;
 use super::{HANDOVER_TIMEOUT, HandoverError};
 
@@ -15,6 +15,7 @@ use super::{HANDOVER_TIMEOUT, HandoverError};
 #[derive(Debug)]
 pub struct Takeover {
     channel: Channel,
+    old: Process,
     public: Option<TcpListener>,
     admin: Option<TcpListener>,
 }
@@ -22,8 +23,8 @@ pub struct Takeover {
 /// How a handover was completed.
 #[derive(Debug)]
 pub(super) enum Completion {
-    /// The old process has stopped accepting.
-    Released,
+    /// The old process stops accepting. It rejects others at HANDOVER_SOCKET until the connection is closed.
+    Released(Channel),
     /// The old process has exited.
     Alone(HandoverError),
 }
@@ -38,17 +39,17 @@ pub async fn request(path: &Path) -> Result<Option<Takeover>, HandoverError> {
     let deadline = Instant::now() + HANDOVER_TIMEOUT;
     // An error shows in the next message, which says why the old process closes the connection.
     let _: Result<(), HandoverError> = channel.send(&Message::hello(), &[]).await;
-    let (pid, version, names) = match channel.receive_until(deadline, "listeners").await {
-        Ok(Message::Listeners { pid, version, sockets }) => (pid, version, sockets),
+    let (old, names) = match channel.receive_until(deadline, "listeners").await {
+        Ok(Message::Listeners { pid, version, sockets }) => (Process { pid, version }, sockets),
         Ok(other) => return Err(unexpected(other)),
-        Err(error @ (HandoverError::Exited | HandoverError::Io(_))) => {
+        Err(error @ HandoverError::Exited) => {
             tracing::warn!(%error, "received no listeners: opening new ones");
             return Ok(None);
         }
         Err(error) => return Err(error),
     };
-    tracing::info!(pid, version, "taking over the listeners of the running process");
-    let mut takeover = Takeover { public: None, admin: None, channel };
+    tracing::info!(pid = old.pid, version = old.version, "taking over the listeners of the running process");
+    let mut takeover = Takeover { public: None, admin: None, old, channel };
     let sockets = takeover.channel.take_sockets();
     if sockets.len() != names.len() {
         return Err(HandoverError::Protocol(format!("{} sockets for {} listeners", sockets.len(), names.len())));
@@ -85,14 +86,19 @@ impl Takeover {
         take(&mut self.admin, address, "ADMIN_ADDR")
     }
 
-    /// Completes the handover. This process accepts connections when this is called. `on_silence` is called when the old
-    /// process does not respond in time; it may still do so later.
+    /// The process that offers its listeners.
+    pub(super) fn old(&self) -> &Process {
+        &self.old
+    }
+
+    /// Completes the handover, after which this process has to accept connections. `on_silence` is called when the old process does not
+    /// respond in time, so that this one has to accept beside it; the old one may still respond later.
     ///
     /// # Errors
     /// The old process serves on.
     pub(super) async fn complete(mut self, on_silence: impl Fn()) -> Result<Completion, HandoverError> {
         match self.converse(on_silence).await {
-            Ok(()) => Ok(Completion::Released),
+            Ok(()) => Ok(Completion::Released(self.channel)),
             // The old process would have sent an error if it served on.
             Err(error @ (HandoverError::Exited | HandoverError::Io(_))) => Ok(Completion::Alone(error)),
             Err(error) => Err(error),

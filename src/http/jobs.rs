@@ -3,7 +3,7 @@
 //! The state of a segment that this process holds, or held recently, is in memory. Any other is looked up in the store by the
 //! key that follows from the receipt, so every machine of a fleet knows the state of every stored job. That takes one call
 //! for a job that a machine with the same settings has stored, and two for any other. While the request waits, the lookup is
-//! repeated at growing intervals.
+//! repeated at growing intervals. With a broker, the state of a job that is not in the store is looked up there.
 //!
 //! With tenants, the route needs a token. Any tenant may ask for any job: nothing is kept per job, so its tenant is not known,
 //! and the response contains nothing of its payloads.
@@ -136,6 +136,7 @@ async fn look_up(state: &ApiState, job: JobId, client: &ClientKey, deadline: Ins
     let candidates = CandidateKeys::of(state, job);
     let mut interval = LOOKUP_INTERVAL;
     let mut is_first = true;
+    let mut spooled = None;
     loop {
         // Not held between two lookups, so that a client that waits does not keep others from looking up.
         let permit = state.lookups.try_acquire(client);
@@ -145,6 +146,9 @@ async fn look_up(state: &ApiState, job: JobId, client: &ClientKey, deadline: Ins
         }
         if let Some(permit) = permit {
             let found = candidates.find(state, is_first, is_last).await.map_err(|error| unavailable(&error))?;
+            if found.is_none() && (is_first || is_last) {
+                spooled = find_in_broker(state, job).await;
+            }
             drop(permit);
             match found {
                 None => {}
@@ -162,7 +166,7 @@ async fn look_up(state: &ApiState, job: JobId, client: &ClientKey, deadline: Ins
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || state.context.shutdown.is_draining() {
-            return Err(Problem::UnknownJob);
+            return spooled.map(|key| JobState::Spooled { key }).ok_or(Problem::UnknownJob);
         }
         tokio::select! {
             () = sleep(interval.min(left)) => {}
@@ -171,6 +175,13 @@ async fn look_up(state: &ApiState, job: JobId, client: &ClientKey, deadline: Ins
         interval = (interval * 2).min(LOOKUP_INTERVAL_MAX);
         is_first = false;
     }
+}
+
+/// The key of a job whose segment is in the broker, whichever process accepted it.
+async fn find_in_broker(state: &ApiState, job: JobId) -> Option<String> {
+    let broker = state.context.spool.broker()?;
+    let (name, tail) = broker.find(job.segment).await.ok()??;
+    (job.index < tail.committed.jobs).then(|| job.segment.key(&state.prefix, name.compression))
 }
 
 fn unavailable(error: &StoreError) -> Problem {

@@ -193,7 +193,7 @@ async fn accept(
             state.queue.try_push(lines, reservation)?;
             Accepted { level, receipt: None }
         }
-        Ack::Disk | Ack::Stored => {
+        Ack::Disk | Ack::Replicated | Ack::Stored => {
             acknowledged(state, lines, reservation, level, waiter.as_ref(), relay.as_deref_mut()).await?
         }
     };
@@ -205,7 +205,14 @@ async fn accept(
 
 /// The level that a commit reaches.
 fn committed_level(state: &ApiState) -> Ack {
-    if state.context.spool.is_durable() { Ack::Disk } else { Ack::Memory }
+    let spool = &state.context.spool;
+    if spool.broker().is_some() {
+        Ack::Replicated
+    } else if spool.is_durable() {
+        Ack::Disk
+    } else {
+        Ack::Memory
+    }
 }
 
 /// The level that a job has reached, and its receipt.

@@ -135,6 +135,8 @@ pub(super) enum Problem {
     Unhealthy(&'static str),
     #[error("the server is draining; the batch was not accepted")]
     Draining,
+    #[error("this server uploads batches and accepts none (ROLE=worker): send them to a front end")]
+    NoFrontEnd,
     #[error("too many connections; the request was not read")]
     TooManyConnections,
     #[error("too many connections from this address; the request was not read: reuse connections")]
@@ -194,7 +196,9 @@ impl From<SpoolError> for Problem {
     fn from(error: SpoolError) -> Self {
         match error {
             SpoolError::Full => Self::SpoolFull,
-            SpoolError::Failed(_) => Self::SpoolFailed,
+            // The dispatcher commits superseded jobs to another segment.
+            SpoolError::Failed(_) | SpoolError::Superseded => Self::SpoolFailed,
+            SpoolError::Unknown(_) => Self::NotConfirmed,
         }
     }
 }
@@ -252,6 +256,7 @@ impl Problem {
             Self::StoreBusy => (UNAVAILABLE, Outcome::Failed, Between(1, 3)),
             Self::Unhealthy(_) => (UNAVAILABLE, Outcome::Other, QueueDrains),
             Self::Draining => (UNAVAILABLE, Outcome::Draining, QueueDrains),
+            Self::NoFrontEnd => (UNAVAILABLE, Outcome::NotUnderstood, Between(5, 10)),
             Self::TooManyConnections => (UNAVAILABLE, Outcome::TooManyConnections, Between(5, 10)),
             Self::TooManyRequests => (UNAVAILABLE, Outcome::TooManyRequests, Between(1, 2)),
         }

@@ -70,11 +70,12 @@ async fn health(State(state): State<Arc<ApiState>>) -> Result<&'static str, Prob
         }
         Some(Problem::Draining) => "the server is draining; batches are rejected",
         Some(Problem::SpoolFull) => "the spool is full; batches are rejected until uploads free space",
-        Some(_) => "the queue is full; batches are rejected until it has space",
         None if state.context.health.spool_outage().is_some() => {
             "commits to the spool fail; batches are rejected until they succeed"
         }
-        None => return Ok("ok\n"),
+        // A process that only uploads is healthy without accepting batches.
+        None | Some(Problem::NoFrontEnd) => return Ok("ok\n"),
+        Some(_) => "the queue is full; batches are rejected until it has space",
     }))
 }
 

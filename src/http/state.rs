@@ -10,7 +10,7 @@ use super::decoding::DecodeLimits;
 use super::in_flight::InFlight;
 use super::problem::Problem;
 use crate::audit::AuditLog;
-use crate::config::{HttpSettings, ReceiptObject, Settings};
+use crate::config::{HttpSettings, ReceiptObject, Role, Settings};
 use crate::context::PipelineContext;
 use crate::log_throttle::LogThrottle;
 use crate::queue::JobQueue;
@@ -31,6 +31,7 @@ static SPOOL_FULL_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 /// The state that the handlers share.
 pub struct ApiState {
     pub(super) settings: HttpSettings,
+    pub(super) role: Role,
     pub(super) prefix: String,
     pub(super) queue: JobQueue,
     pub(super) context: PipelineContext,
@@ -68,6 +69,7 @@ impl ApiState {
         Self {
             decoder: Decoder::new(DecodeLimits::new(&http, max_held, max_lines)),
             settings: http,
+            role: settings.role,
             prefix: settings.prefix.clone(),
             queue,
             in_flight: InFlight::new(Arc::clone(&context.metrics)),
@@ -85,10 +87,13 @@ impl ApiState {
 
     /// Why every batch is rejected now; `None` if batches are accepted.
     pub(super) fn rejects_batches(&self) -> Option<Problem> {
+        if !self.role.accepts() {
+            return Some(Problem::NoFrontEnd);
+        }
         if self.context.shutdown.is_intake_stopped() {
             return Some(Problem::Draining);
         }
-        if self.context.spool.space().is_some_and(|space| space.is_nearly_full()) {
+        if self.context.spool.is_nearly_full() {
             if let Some(suppressed) = SPOOL_FULL_LOG.permit() {
                 tracing::warn!(suppressed, "the spool is full; batches are rejected until uploads free space");
             }

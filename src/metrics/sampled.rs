@@ -19,6 +19,8 @@ pub struct SampledGauges {
     pub store_up: IntGauge,
     /// Whether the spool takes commits.
     pub spool_up: IntGauge,
+    /// Sealed segments in the broker that are not stored.
+    pub broker_waiting: IntGauge,
     /// Whether batches are rejected because the process drains.
     pub draining: IntGauge,
     /// The age of the oldest segment that is not stored; 0 without one.
@@ -63,6 +65,11 @@ impl SampledGauges {
             )?,
             store_up: gauge(r, "store_up", "1 if the store takes objects, 0 during an outage")?,
             spool_up: gauge(r, "spool_up", "1 if the spool takes commits, 0 during an outage")?,
+            broker_waiting: gauge(
+                r,
+                "broker_waiting_segments",
+                "Sealed segments of the fleet in the broker that are not stored; 0 without one",
+            )?,
             draining: gauge(r, "draining", "1 while the server drains or shuts down")?,
             oldest_unstored: number(
                 r,

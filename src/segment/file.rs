@@ -15,6 +15,7 @@
 //! before it are durable, and nothing is appended after a failed append. So an invalid stretch before a valid frame was
 //! acknowledged, and is damage. [`super::salvage`] judges what follows the last valid frame.
 
+use std::io;
 use std::ops::Range;
 
 use crc_fast::{CrcAlgorithm, checksum};
@@ -65,6 +66,30 @@ pub fn frame_header(id: SegmentId, counts: FrameCounts, data: &[u8]) -> [u8; FRA
     let crc = crc(&[id.as_bytes(), &header[..28]]);
     put(&mut header, 28, &crc.to_le_bytes());
     header
+}
+
+/// Appends a frame whose data `pack` appends, in front of it the header of the file if the frame is the first. Returns the
+/// length of the data.
+///
+/// # Errors
+/// That of `pack`.
+pub fn append_frame(
+    out: &mut Vec<u8>,
+    id: SegmentId,
+    is_first: bool,
+    counts: FrameCounts,
+    pack: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+) -> io::Result<usize> {
+    if is_first {
+        out.extend_from_slice(&file_header(id));
+    }
+    let header_at = out.len();
+    let data_at = header_at + FRAME_HEADER_LEN;
+    out.resize(data_at, 0);
+    pack(out)?;
+    let (front, data) = out.split_at_mut(data_at);
+    put(front, header_at, &frame_header(id, counts, data));
+    Ok(data.len())
 }
 
 /// A valid frame in a file.

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use uuid::Uuid;
 
-use super::names::{Committed, SegmentName};
 use crate::disk::{Disk, Lock};
-use crate::segment::{Compression, SegmentId};
+use crate::segment::{Committed, Compression, SegmentId, SegmentName};
 
 /// The version of the format of a folder and its files.
 pub(super) const VERSION: u32 = 2;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! SPOOL_DIR/v2-<uuid>/lock    locked by the process; the version is in the folder's name
-//! SPOOL_DIR/v2-<uuid>/*.seg   segments (their names: names.rs)
+//! SPOOL_DIR/v2-<uuid>/*.seg   segments (their names: segment/name.rs)
 //! SPOOL_DIR/dead/*.seg        damaged segments, whose valid part is stored
 //! ```
 //!
@@ -23,9 +23,9 @@ use rustix::process::{Resource, getrlimit};
 use uuid::Uuid;
 
 use super::folder::{Folder, LOCK, VERSION, is_readable, version};
-use super::names::SegmentName;
 use super::space::{FileCharge, Space};
 use crate::disk::{Disk, Entry, with_path};
+use crate::segment::SegmentName;
 
 /// The most folders of exited processes that are adopted at the same time. Each takes an open file.
 pub const ADOPTED_FOLDERS_MAX: usize = 64;

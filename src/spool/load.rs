@@ -13,7 +13,7 @@ use super::buffers::BufferPermit;
 use super::sealed::{SealedSegment, Source};
 use crate::disk::{Disk, is_unreadable, with_path};
 use crate::segment::salvage::{PossiblyLost, Salvage, salvage};
-use crate::segment::{SegmentId, are_small};
+use crate::segment::{Compression, SegmentId, are_small};
 
 /// The bytes of a segment in memory.
 #[derive(Debug, Default)]
@@ -45,12 +45,16 @@ impl Loaded {
 }
 
 /// The valid frames of a segment, their lengths, and the rest of what its file held.
-type Frames = (Vec<u8>, Vec<usize>, Salvage);
+pub(super) type Frames = (Vec<u8>, Vec<usize>, Salvage);
 
 impl Spool {
     pub(super) async fn load_once(&self, segment: &mut SealedSegment) -> Result<Loaded, LoadError> {
         let (id, compression) = (segment.status.id(), segment.status.compression());
         let may_repack = !segment.attempts.is_repacking_off;
+        if let Source::Broker(item) = &segment.source {
+            let (frames, permit) = self.load_remote(item, segment.attempts.failures).await?;
+            return self.loaded(may_repack.then_some(compression), frames, permit).await;
+        }
         match (&self.disk, &mut segment.source) {
             (Some(disk), Source::File { path, folder, len, .. }) => {
                 let (buffer, permit) = disk.buffers.acquire(*len).await;
@@ -65,18 +69,13 @@ impl Spool {
                     other => Ok((other?, file)),
                 });
                 let read = read.await.unwrap_or_else(|error| Err(LoadError::Failed(error.to_string())));
-                let ((mut bytes, frames, salvage), found) = read?;
+                let (frames, found) = read?;
                 *path = found;
                 if segment.committed.is_none() {
-                    let end = salvage.possibly_lost.map_or(salvage.total_jobs, |lost| lost.indexes().end);
+                    let end = frames.2.possibly_lost.map_or(frames.2.total_jobs, |lost| lost.indexes().end);
                     segment.status.set_jobs(end);
                 }
-                let len = bytes.len();
-                if may_repack && are_small(compression, &bytes, &frames) {
-                    bytes = self.repacking.repack(compression, frames, || bytes).await?;
-                }
-                let saved_bytes = len - bytes.len();
-                Ok(Loaded { body: Bytes::from(bytes), salvage, saved_bytes, is_missing: false, permit })
+                self.loaded(may_repack.then_some(compression), frames, permit).await
             }
             (_, Source::Memory { body, frames }) => {
                 let (jobs, payloads) = segment.committed.unwrap_or_default();
@@ -90,12 +89,29 @@ impl Spool {
                 let saved_bytes = len - body.len();
                 Ok(Loaded { body: body.clone(), salvage, saved_bytes, ..Loaded::default() })
             }
-            (None, Source::File { .. }) => Err(LoadError::Failed("the spool is in memory".to_owned())),
+            (_, Source::File { .. } | Source::Broker(_)) => {
+                Err(LoadError::Failed("the segment is in another spool".to_owned()))
+            }
         }
+    }
+
+    /// Repacks small frames that have the codec `repack`.
+    async fn loaded(
+        &self,
+        repack: Option<Compression>,
+        (mut bytes, frames, salvage): Frames,
+        permit: Option<BufferPermit>,
+    ) -> Result<Loaded, LoadError> {
+        let len = bytes.len();
+        if let Some(compression) = repack.filter(|compression| are_small(*compression, &bytes, &frames)) {
+            bytes = self.repacking.repack(compression, frames, || bytes).await?;
+        }
+        let saved_bytes = len - bytes.len();
+        Ok(Loaded { body: Bytes::from(bytes), salvage, saved_bytes, is_missing: false, permit })
     }
 }
 
-/// Reads a segment's file up to `len` into `file`, and moves its valid frames to the start of the buffer.
+/// Reads a segment's file up to `len` into `file`, and finds its valid frames.
 fn read(
     disk: &dyn Disk,
     path: &Path,
@@ -104,7 +120,12 @@ fn read(
     mode: ReadMode,
     file: Vec<u8>,
 ) -> Result<Frames, LoadError> {
-    let (mut file, mut salvage) = examine(disk, path, id, len, mode, file)?;
+    let (file, salvage) = examine(disk, path, id, len, mode, file)?;
+    Ok(compact(file, salvage))
+}
+
+/// Moves the valid frames to the start of the buffer.
+pub(super) fn compact(mut file: Vec<u8>, mut salvage: Salvage) -> Frames {
     let mut end = 0;
     // Taken, since the frames are moved.
     let ranges = std::mem::take(&mut salvage.data);
@@ -116,7 +137,7 @@ fn read(
     });
     let frames = frames.collect();
     file.truncate(end);
-    Ok((file, frames, salvage))
+    (file, frames, salvage)
 }
 
 /// Reads a segment's file up to `len` into `file`, and finds its valid frames.

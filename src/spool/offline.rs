@@ -12,11 +12,10 @@ use super::attempts::ReadMode;
 use super::folder::{Folder, LOCK, is_readable, version};
 use super::folders::{DEAD, create, dead_files};
 use super::load::examine;
-use super::names::SegmentName;
 use crate::disk::{Disk, Entry, Lock, with_path};
 use crate::segment::file::{Frame, frames};
 use crate::segment::salvage::Salvage;
-use crate::segment::{Compression, SegmentId};
+use crate::segment::{Compression, SegmentId, SegmentName};
 
 /// No segment is larger: an object has at most 5 GiB, and what a crash leaves after it is small.
 const FILE_MAX_BYTES: u64 = 6 << 30;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::folder::Folder;
-use super::names::Committed;
+use super::remote::{EndedRemote, RemoteSegment};
 use super::sealed::Source;
 use super::share::SpoolShare;
 use super::space::FileCharge;
@@ -17,8 +17,8 @@ use super::status::SegmentStatus;
 use super::{Attempts, SealedSegment, SpoolError};
 use crate::disk::{Disk, DiskFile, with_path};
 use crate::log_throttle::LogThrottle;
-use crate::segment::file::{FRAME_HEADER_LEN, FrameCounts, file_header, frame_header};
-use crate::segment::{Compression, SegmentId};
+use crate::segment::file::{FrameCounts, append_frame};
+use crate::segment::{Committed, Compression, SegmentId};
 use crate::trace::SegmentTrace;
 
 /// The most memory that is reserved for a new segment, so that its growth causes no copies. Untouched pages cost nothing.
@@ -49,6 +49,7 @@ pub(super) enum Body {
         frames: Vec<usize>,
     },
     File(SegmentFile),
+    Remote(RemoteSegment),
 }
 
 /// The file of an open segment.
@@ -79,12 +80,12 @@ impl OpenSegment {
         Self { status, opened: Instant::now(), trace: SegmentTrace::default(), jobs: 0, payloads: 0, body }
     }
 
-    /// Adds a frame of `jobs` jobs and `payloads` payloads, which `pack` appends to its buffer. On disk it is durable then.
-    /// Returns the index of the first job. Blocks.
+    /// Adds a frame of `jobs` jobs and `payloads` payloads, which `pack` appends to its buffer. On disk and in the broker it is
+    /// durable then. Returns the index of the first job. Blocks, and is not cancel safe.
     ///
     /// # Errors
     /// [`SpoolError`]; none of the jobs is accepted. The segment must be sealed, and ends with the last commit that succeeded.
-    pub fn commit(
+    pub async fn commit(
         &mut self,
         jobs: u32,
         payloads: u32,
@@ -99,6 +100,7 @@ impl OpenSegment {
                 frames.push(bytes.len() - start);
             }
             Body::File(file) => file.commit(counts, pack)?,
+            Body::Remote(segment) => segment.commit(counts, pack).await?,
         }
         self.jobs = self.jobs.saturating_add(jobs);
         self.payloads = self.payloads.saturating_add(payloads);
@@ -118,6 +120,7 @@ impl OpenSegment {
         match &self.body {
             Body::Memory { bytes, .. } => bytes.len(),
             Body::File(file) => file.data_len,
+            Body::Remote(segment) => segment.len(),
         }
     }
 
@@ -126,11 +129,16 @@ impl OpenSegment {
         self.jobs == 0
     }
 
-    /// Seals the segment. On disk its file is renamed to carry what was committed to it. Blocks.
-    pub fn seal(self) -> SealedSegment {
+    /// Seals the segment. On disk its file is renamed to carry what was committed to it. One in the broker is returned as ended.
+    /// Blocks.
+    pub(super) fn seal(self) -> Result<SealedSegment, Box<EndedRemote>> {
         let (jobs, payloads) = (self.jobs, self.payloads);
         let (len, age, opened) = (self.len(), Some(self.opened.elapsed()), Some(self.opened));
         let source = match self.body {
+            Body::Remote(segment) => {
+                let Self { status, opened, trace, .. } = self;
+                return Err(Box::new(EndedRemote { segment, status, opened, trace, counts: (jobs, payloads) }));
+            }
             Body::Memory { bytes, frames } => Source::Memory { body: Bytes::from(bytes), frames },
             Body::File(mut file) => {
                 if jobs > 0 {
@@ -144,7 +152,7 @@ impl OpenSegment {
         };
         let committed = Some((jobs, payloads));
         let (status, trace) = (self.status, self.trace);
-        SealedSegment { status, len, age, opened, committed, attempts: Attempts::default(), trace, source }
+        Ok(SealedSegment { status, len, age, opened, committed, attempts: Attempts::default(), trace, source })
     }
 }
 
@@ -168,18 +176,8 @@ impl SegmentFile {
         pack: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
     ) -> Result<(), SpoolError> {
         self.buffer.clear();
-        if self.len == 0 {
-            self.buffer.extend_from_slice(&file_header(self.id));
-        }
-        let header_at = self.buffer.len();
-        let data_at = header_at + FRAME_HEADER_LEN;
-        self.buffer.resize(data_at, 0);
-        pack(&mut self.buffer)?;
-        let (front, data) = self.buffer.split_at_mut(data_at);
-        if let Some(header) = front.get_mut(header_at..) {
-            header.copy_from_slice(&frame_header(self.id, counts, data));
-        }
-        let (len, data_len) = (self.len + data_at + data.len(), self.data_len + data.len());
+        let data_len = append_frame(&mut self.buffer, self.id, self.len == 0, counts, pack)?;
+        let (len, data_len) = (self.len + self.buffer.len(), self.data_len + data_len);
         if !self.charge.grow_to(len) {
             return Err(SpoolError::Full);
         }

@@ -81,9 +81,9 @@ mod tests {
             let mut encoder = FrameEncoder::new(compression).unwrap();
             let mut open = spool.open(SystemTime::now(), 1000).unwrap();
             for _ in 0..3 {
-                open.commit(1, 1, |out| encoder.pack(iter::once(b"{}\n".as_slice()), out)).unwrap();
+                open.commit(1, 1, |out| encoder.pack(iter::once(b"{}\n".as_slice()), out)).await.unwrap();
             }
-            let mut sealed = open.seal();
+            let mut sealed = open.seal().unwrap();
             assert_eq!(spool.load(&mut sealed).await.unwrap_err(), LoadError::Repacking);
             let loaded = spool.load(&mut sealed).await.unwrap();
             assert_eq!(inflate(Encoding::Gzip, &loaded.body, 100).unwrap(), b"{}\n{}\n{}\n");

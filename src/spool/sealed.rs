@@ -11,6 +11,7 @@ use super::attempts::Attempts;
 use super::folder::Folder;
 use super::space::FileCharge;
 use super::status::SegmentStatus;
+use crate::broker::WorkItem;
 use crate::trace::SegmentTrace;
 
 /// A sealed segment.
@@ -48,6 +49,7 @@ pub(super) enum Source {
         /// The length of the file up to the last commit that succeeded.
         len: usize,
     },
+    Broker(Arc<WorkItem>),
 }
 
 impl SealedSegment {

@@ -121,7 +121,7 @@ model! {
         compression: String,
         /// The location of the store.
         store: String,
-        /// `SPOOL_DIR`; none in memory mode.
+        /// `SPOOL_DIR`, or the stream of the broker; none in memory mode.
         spool_dir: Option<String>,
     }
     /// The ledger: accepted = stored + waiting + dead.
@@ -309,7 +309,7 @@ model! {
         unknown_total: u64,
         /// Requests whose client left before the response since then.
         abandoned_total: u64,
-        /// What the guard can judge: `compared`, `errors_only`, or `too_few_requests`; none if nothing is to be forwarded.
+        /// What the guard can judge: `compared`, `errors_only`, or `too_few_requests`; none at 0%.
         guard: Option<String>,
         /// Why nothing is forwarded any more; none while requests are forwarded.
         tripped: Option<TrippedStatus>,

@@ -39,7 +39,7 @@ pub fn readiness(context: &PipelineContext, depth: &QueueDepth) -> Vec<Reason> {
         ("store", health.store_outage().or_else(|| failing(Side::Store))),
     ];
     reasons.extend(outages.into_iter().filter_map(|(what, outage)| Some(Reason::of(what, outage?))));
-    if context.spool.space().is_some_and(|space| space.is_nearly_full()) {
+    if context.spool.is_nearly_full() {
         reasons.push(Reason::now("spool full"));
     }
     let unadopted = context.spool.unadopted();

@@ -14,7 +14,6 @@ use crate::http::REQUESTS_IN_FLIGHT_MAX_BYTES;
 use crate::metrics::Limit;
 use crate::queue::QueueDepth;
 use crate::rollout::Rollout;
-use crate::segment::Compression;
 use crate::server::Tls;
 use crate::tenants::Tenants;
 
@@ -51,21 +50,24 @@ impl Sources {
         rollout: Option<Arc<Rollout>>,
     ) -> Self {
         let is_durable = context.spool.is_durable();
-        let compression = match settings.objects.compression {
-            Compression::None => "none",
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-        };
         let facts = Facts {
             ack: settings.http.ack.name().to_owned(),
-            compression: compression.to_owned(),
+            compression: settings.objects.compression.name().to_owned(),
             store: if settings.prefix.is_empty() { store.to_owned() } else { format!("{store}/{}", settings.prefix) },
-            spool_dir: is_durable.then(|| settings.spool.dir.display().to_string()),
+            spool_dir: match &settings.broker {
+                Some(broker) => Some(format!("stream {} at {}", broker.stream, broker.servers.names())),
+                None => is_durable.then(|| settings.spool.dir.display().to_string()),
+            },
+        };
+        let spool_max_bytes = match &settings.broker {
+            Some(broker) => usize::try_from(broker.max_bytes).unwrap_or(usize::MAX),
+            None if is_durable => settings.spool.max_bytes,
+            None => 0,
         };
         let limits = vec![
             (Limit::QueueJobs, settings.queue.max_jobs),
             (Limit::QueueBytes, settings.queue.max_bytes),
-            (Limit::SpoolBytes, if is_durable { settings.spool.max_bytes } else { 0 }),
+            (Limit::SpoolBytes, spool_max_bytes),
             (Limit::RequestsInFlightBytes, REQUESTS_IN_FLIGHT_MAX_BYTES),
             (Limit::Connections, settings.http.max_connections),
             (Limit::Workers, settings.max_workers),
@@ -80,8 +82,12 @@ impl Sources {
         self.context.metrics.gather(self.depth.now(), self.context.backlog.waiting(), self.spool_bytes())
     }
 
+    /// The bytes in the spool; those of the whole fleet if it is a broker.
     pub(super) fn spool_bytes(&self) -> usize {
-        self.context.spool.space().map_or(0, |space| space.used())
+        match self.context.spool.broker() {
+            Some(broker) => usize::try_from(broker.state().bytes).unwrap_or(usize::MAX),
+            None => self.context.spool.space().map_or(0, |space| space.used()),
+        }
     }
 
     /// How much of a limit is used.
@@ -115,6 +121,9 @@ impl Sources {
         if let Some(rollout) = &self.rollout {
             metrics.relay.forward_tripped.set(rollout.is_tripped().into());
             metrics.relay.mirror_bytes.set(i64::try_from(rollout.mirror.bytes()).unwrap_or(i64::MAX));
+        }
+        if let Some(broker) = self.context.spool.broker() {
+            gauges.broker_waiting.set(i64::try_from(broker.state().waiting).unwrap_or(i64::MAX));
         }
         gauges.oldest_unstored.set(self.oldest_unstored().unwrap_or_default());
         let expires = self.tls.as_ref().and_then(|tls| tls.expires());

@@ -1,33 +1,30 @@
 //! Live upgrade: a new process has received the listeners of the running one, and no request fails.
 
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Signal, geteuid};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpStream, UnixDatagram, UnixListener, UnixStream};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-use crate::support::{Connection, PROGRAM, Server, command, get, post, prepare, run, signal, until};
-use crate::two_versions::{RolloutFile, mirror};
+use crate::support::{Connection, Server, command, post, run, signal, until};
 
-const SOCKET: (&str, &str) = ("HANDOVER_SOCKET", "handover.sock");
-const ENV: &[(&str, &str)] = &[SOCKET, ("RECORD", "payload")];
+pub(crate) const SOCKET: (&str, &str) = ("HANDOVER_SOCKET", "handover.sock");
+pub(crate) const ENV: &[(&str, &str)] = &[SOCKET, ("RECORD", "payload")];
 
 /// Starts a process that accepts handovers.
-async fn start() -> Server {
+pub(crate) async fn start() -> Server {
     let mut server = Server::start(ENV).await;
     server.logged("listening for handovers").await;
     server
 }
 
 /// Starts a process that replaces `old`, and waits until both have finished.
-async fn upgrade(mut old: Server) -> Server {
+pub(crate) async fn upgrade(mut old: Server) -> Server {
     let mut new = old.start_beside(ENV).await;
     new.logged("took over the listeners").await;
     new.logged("listening for handovers").await;
@@ -111,24 +108,28 @@ async fn a_new_process_that_exits_before_it_is_ready_leaves_the_old_one_serving(
     assert_eq!(new.lines().len(), sent);
 }
 
-/// A new process that has received the listeners, and does what the test says.
-struct Puppet {
+/// The other process of a handover, which does what the test says.
+pub(crate) struct Puppet {
     lines: tokio::io::Lines<BufReader<tokio::net::unix::OwnedReadHalf>>,
-    write: tokio::net::unix::OwnedWriteHalf,
+    pub(crate) write: tokio::net::unix::OwnedWriteHalf,
 }
 
 impl Puppet {
-    async fn connect(server: &Server) -> Self {
-        let stream = UnixStream::connect(server.folder.path().join(SOCKET.1)).await.unwrap();
+    pub(crate) fn new(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
         Self { lines: BufReader::new(read).lines(), write }
     }
 
-    async fn say(&mut self, message: &str) {
+    /// The new process of a server.
+    async fn connect(server: &Server) -> Self {
+        Self::new(UnixStream::connect(server.folder.path().join(SOCKET.1)).await.unwrap())
+    }
+
+    pub(crate) async fn say(&mut self, message: &str) {
         self.write.write_all(format!("{message}\n").as_bytes()).await.unwrap();
     }
 
-    async fn heard(&mut self) -> Option<String> {
+    pub(crate) async fn heard(&mut self) -> Option<String> {
         self.lines.next_line().await.unwrap_or_default()
     }
 
@@ -157,9 +158,73 @@ async fn a_new_process_that_is_killed_at_any_step_leaves_the_old_one_serving() {
         old.metric_is(counter, |count| count == f64::from(step + 1)).await;
         assert_eq!(old.post_json("{}").await.status, 202);
     }
+    assert!(old.log().contains("read the log of the new process"), "{}", old.log());
+    assert!(old.log().contains("pid=1 version=\"0.0.0\""), "{}", old.log());
     let mut new = upgrade(old).await;
     assert_eq!(new.stop().await, Some(0));
     assert_eq!(new.lines().len(), 4);
+}
+
+/// A process that has handed over, and has a request whose body has not arrived.
+async fn handed_over() -> (Server, Server, Connection) {
+    let mut old = start().await;
+    let mut busy = old.connect().await;
+    let request = post("", b"{}");
+    busy.write(&request[..request.len() - 1]).await;
+    old.metric_is("millpond_queue_bytes", |bytes| bytes > 0.0).await;
+    let mut new = old.start_beside(ENV).await;
+    new.logged("took over the listeners").await;
+    old.logged("shutting down: ").await;
+    old.signal(Signal::TERM);
+    old.logged("already shutting down; another signal aborts").await;
+    (old, new, busy)
+}
+
+#[tokio::test]
+async fn a_signal_after_a_handover_does_not_cut_the_requests_in_flight() {
+    let (mut old, mut new, mut busy) = handed_over().await;
+    busy.write(b"}").await;
+    let answer = busy.answer().await.expect("a response");
+    assert_eq!((answer.status, answer.header("connection")), (202, "close"));
+    assert_eq!(old.ended().await, Some(0));
+    assert_eq!(new.stop().await, Some(0));
+    assert_eq!(new.lines().len(), 1);
+}
+
+#[tokio::test]
+async fn a_second_signal_after_a_handover_aborts() {
+    let (mut old, _new, mut busy) = handed_over().await;
+    old.signal(Signal::TERM);
+    assert!(busy.closed().await);
+    assert_eq!(old.ended().await, Some(0));
+    assert!(old.log().contains("aborting on a second signal"), "{}", old.log());
+}
+
+#[tokio::test]
+async fn a_process_is_rejected_until_the_new_one_listens_for_handovers() {
+    let mut old = start().await;
+    let mut new = Puppet::connect(&old).await;
+    new.say_hello().await;
+    new.say(r#"{"type":"ready"}"#).await;
+    assert!(new.heard().await.expect("release").contains("release"));
+    new.say(r#"{"type":"taken"}"#).await;
+    assert!(new.heard().await.expect("done").contains("done"));
+    old.logged("handed over the listeners").await;
+    let mut third = Puppet::connect(&old).await;
+    assert!(third.heard().await.expect("an error").contains("another process is taking over"));
+    drop(new);
+    assert_eq!(old.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_running_process_without_handover_socket_is_named_in_the_error() {
+    let old = Server::start(&[]).await;
+    let address = old.public.to_string();
+    let output = run(old.folder.path(), &[SOCKET, ("LISTEN_ADDR", &address)], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("does not listen on HANDOVER_SOCKET: stop it first"), "{log}");
+    assert_eq!(old.post_json("{}").await.status, 202);
 }
 
 #[tokio::test]
@@ -227,9 +292,9 @@ async fn hang(end: Signal) {
         std::fs::write(&pipe, TOKENS).unwrap();
     };
     let (mut new, ()) = tokio::join!(old.start_beside(&[SOCKET, ("TOKENS_FILE", "tokens")]), stopped);
+    new.logged("this process serves beside it; end the process with this pid").await;
+    assert!(new.log().contains(&format!("pid={}", old.pid())), "{}", new.log());
     assert_eq!(new.post_json("{}").await.status, 401, "it serves, with tokens");
-    new.logged("this process serves beside it").await;
-    assert_eq!(new.post_json("{}").await.status, 401);
     old.signal(end);
     new.logged("listening for handovers").await;
     assert!(new.log().contains("took over the listeners"), "{}", new.log());
@@ -240,74 +305,6 @@ async fn hang(end: Signal) {
 #[tokio::test]
 async fn an_old_process_that_hangs_is_served_beside_until_it_continues_or_is_killed() {
     tokio::join!(hang(Signal::CONT), hang(Signal::KILL));
-}
-
-#[tokio::test]
-async fn a_new_process_that_is_late_drains_and_exits_because_the_old_one_serves_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let old = UnixListener::bind(folder.path().join(SOCKET.1)).unwrap();
-    let [public, admin] = ["127.0.0.1:0"; 2].map(|address| TcpListener::bind(address).unwrap());
-    let command = command(folder.path(), ENV);
-    let (mut new, mut puppet) =
-        tokio::join!(Server::spawn_in(command, Arc::new(folder)), old_process(&old, [&public, &admin]));
-    assert_eq!(puppet.heard().await.unwrap(), r#"{"type":"ready"}"#);
-    assert_eq!(new.post_json("{}").await.status, 202, "it accepts before the handover is complete");
-    puppet.say(r#"{"type":"error","text":"too late"}"#).await;
-    assert_eq!(new.ended().await, Some(1));
-    assert!(new.log().contains("the running process ended the handover: too late"), "{}", new.log());
-    assert_eq!(new.lines().len(), 1);
-}
-
-#[tokio::test]
-async fn a_new_process_whose_old_one_is_killed_at_any_step_serves() {
-    for step in 0..4 {
-        let folder = tempfile::tempdir().unwrap();
-        let old = UnixListener::bind(folder.path().join(SOCKET.1)).unwrap();
-        let [public, admin] = ["127.0.0.1:0"; 2].map(|address| TcpListener::bind(address).unwrap());
-        let killed = async {
-            if step == 0 {
-                let (stream, _) = old.accept().await.unwrap();
-                // As the kernel closes the sockets of a process that is killed.
-                return drop((old, stream));
-            }
-            let mut puppet = old_process(&old, [&public, &admin]).await;
-            if step > 1 {
-                assert_eq!(puppet.heard().await.unwrap(), r#"{"type":"ready"}"#);
-            }
-            if step > 2 {
-                puppet.say(r#"{"type":"release"}"#).await;
-                assert_eq!(puppet.heard().await.unwrap(), r#"{"type":"taken"}"#);
-            }
-            drop((old, puppet));
-        };
-        let command = command(folder.path(), ENV);
-        let (mut new, ()) = tokio::join!(Server::spawn_in(command, Arc::new(folder)), killed);
-        new.logged("listening for handovers").await;
-        assert_eq!(new.public == public.local_addr().unwrap(), step > 0);
-        drop((public, admin));
-        assert_eq!(new.post_json("{}").await.status, 202, "step {step}");
-        let mut next = upgrade(new).await;
-        assert_eq!(next.stop().await, Some(0));
-    }
-}
-
-/// Plays the old process until it has sent the listeners.
-async fn old_process(socket: &UnixListener, listeners: [&TcpListener; 2]) -> Puppet {
-    use std::os::fd::AsFd;
-    let (stream, _) = socket.accept().await.unwrap();
-    let (read, write) = stream.into_split();
-    let mut puppet = Puppet { lines: BufReader::new(read).lines(), write };
-    assert!(puppet.heard().await.unwrap().contains("\"hello\""));
-    let line = b"{\"type\":\"listeners\",\"version\":\"0.0.0\",\"pid\":1,\"sockets\":[\"public\",\"admin\"]}\n";
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
-    let sockets = listeners.map(AsFd::as_fd);
-    assert!(control.push(rustix::net::SendAncillaryMessage::ScmRights(&sockets)));
-    let stream: &UnixStream = puppet.write.as_ref();
-    let sent =
-        rustix::net::sendmsg(stream, &[std::io::IoSlice::new(line)], &mut control, rustix::net::SendFlags::empty());
-    assert_eq!(sent.unwrap(), line.len());
-    puppet
 }
 
 #[tokio::test]
@@ -364,107 +361,4 @@ async fn only_the_user_of_the_server_may_connect_to_the_socket() {
     let server = start().await;
     let mode = std::fs::metadata(server.folder.path().join(SOCKET.1)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-}
-
-/// A process with sockets of a service manager as file descriptors 3 and 4.
-fn activated(folder: &std::path::Path, sockets: [&TcpListener; 2], exports: &str) -> Command {
-    let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", &format!("{exports} exec \"$0\" 3<&0 4<&1 </dev/null >/dev/null"), PROGRAM]);
-    let mut shell = prepare(shell, folder, &[]);
-    let [public, admin] = sockets.map(|socket| Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
-    shell.stdin(public).stdout(admin);
-    shell
-}
-
-#[tokio::test]
-async fn listeners_of_a_service_manager_are_used_by_name() {
-    let sockets = ["127.0.0.1:0"; 2].map(|address| TcpListener::bind(address).unwrap());
-    let [public, admin] = [&sockets[0], &sockets[1]];
-    let at = |socket: &TcpListener| socket.local_addr().unwrap();
-    for (names, expected) in [("public:admin", [at(public), at(admin)]), ("admin:public", [at(admin), at(public)])] {
-        let folder = Arc::new(tempfile::tempdir().unwrap());
-        let exports = format!("LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES={names}");
-        let command = activated(folder.path(), [public, admin], &exports);
-        let mut server = Server::spawn_in(command, folder).await;
-        assert_eq!([server.public, server.admin], expected);
-        assert_eq!(server.post_json("{}").await.status, 202);
-        assert_eq!(get(server.admin, "/live").await.status, 200);
-        assert!(!server.log().contains("LISTEN_"), "no warning: {}", server.log());
-        assert_eq!(server.stop().await, Some(0));
-        // The service manager keeps them, and clients wait in their queues.
-        TcpStream::connect(at(public)).await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn listeners_for_another_process_are_ignored_and_unknown_ones_are_errors() {
-    let sockets = ["127.0.0.1:0"; 2].map(|address| TcpListener::bind(address).unwrap());
-    let sockets = [&sockets[0], &sockets[1]];
-    for exports in ["LISTEN_PID=1 LISTEN_FDS=2", "LISTEN_FDS=2"] {
-        let folder = Arc::new(tempfile::tempdir().unwrap());
-        let command = activated(folder.path(), sockets, exports);
-        let server = Server::spawn_in(command, folder).await;
-        assert_ne!(server.public, sockets[0].local_addr().unwrap(), "{exports}");
-    }
-    for (exports, text) in [
-        ("LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=public:other", "socket 1 is named \"other\""),
-        ("LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=public:public", "one socket each"),
-        ("LISTEN_PID=$$ LISTEN_FDS=3 LISTEN_FDNAMES=public:admin:x", "socket 2"),
-    ] {
-        let folder = tempfile::tempdir().unwrap();
-        let mut child = activated(folder.path(), sockets, exports).stderr(Stdio::piped()).spawn().unwrap();
-        let mut log = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut log).await.unwrap();
-        assert_eq!(child.wait().await.unwrap().code(), Some(64), "{log}");
-        assert!(log.contains(text), "{log}");
-    }
-}
-
-#[tokio::test]
-async fn systemd_is_told_when_the_server_is_ready_and_when_it_stops() {
-    let old = start().await;
-    let manager = UnixDatagram::bind(old.folder.path().join("notify")).unwrap();
-    let heard = async || {
-        let mut text = [0; 64];
-        let bytes = manager.recv(&mut text).await.unwrap();
-        String::from_utf8_lossy(&text[..bytes]).trim().to_owned()
-    };
-    let path = old.folder.path().join("notify");
-    let mut new = old.start_beside(&[SOCKET, ("NOTIFY_SOCKET", path.to_str().unwrap())]).await;
-    assert_eq!(heard().await, "READY=1");
-    new.logged("took over the listeners").await;
-    new.signal(Signal::TERM);
-    assert_eq!(heard().await, "STOPPING=1");
-    assert_eq!(new.ended().await, Some(0));
-}
-
-#[tokio::test]
-async fn an_admin_listener_of_a_service_manager_needs_a_token_beyond_loopback() {
-    let sockets = ["127.0.0.1:0", "0.0.0.0:0"].map(|address| TcpListener::bind(address).unwrap());
-    let exports = "LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=public:admin";
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    let mut child =
-        activated(folder.path(), [&sockets[0], &sockets[1]], exports).stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut log).await.unwrap();
-    assert_eq!(child.wait().await.unwrap().code(), Some(64), "{log}");
-    assert!(log.contains("set ADMIN_TOKEN"), "{log}");
-    let exports = format!("{exports} ADMIN_TOKEN=0123456789abcdef");
-    Server::spawn_in(activated(folder.path(), [&sockets[0], &sockets[1]], &exports), folder).await;
-}
-
-#[tokio::test]
-async fn a_rollout_to_a_listener_of_a_service_manager_is_a_loop() {
-    let sockets = ["127.0.0.1:0"; 2].map(|address| TcpListener::bind(address).unwrap());
-    for socket in &sockets {
-        let folder = tempfile::tempdir().unwrap();
-        let rollout = RolloutFile::new(&mirror(socket.local_addr().unwrap()));
-        let path = rollout.path();
-        let exports = format!("LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=public:admin ROLLOUT_FILE={}", path.display());
-        let command = activated(folder.path(), [&sockets[0], &sockets[1]], &exports).stderr(Stdio::piped()).spawn();
-        let (mut child, mut log) = (command.unwrap(), String::new());
-        child.stderr.take().unwrap().read_to_string(&mut log).await.unwrap();
-        assert_eq!(child.wait().await.unwrap().code(), Some(64), "{log}");
-        assert!(log.contains("mirror.url is an address of this server"), "{log}");
-    }
 }

@@ -3,11 +3,13 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod ack_limits;
+mod activation;
 mod admin_api;
 mod admin_token;
 mod attacks;
 mod audit;
 mod bodies;
+mod broker;
 mod browser;
 mod bucket_owner;
 mod cli;
@@ -34,6 +36,7 @@ mod large_bodies;
 mod lookups;
 mod main_job;
 mod mirror;
+mod nats;
 mod openapi;
 mod origins;
 mod page;
@@ -57,6 +60,7 @@ mod stops;
 mod store_errors;
 mod stuck;
 mod support;
+mod takeover;
 mod threads;
 mod tls;
 mod tokens;

@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use millpond::rollout::OUTBOUND_FILES_MAX;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{Connection, Server, post, run, until};
+use crate::two_versions::RolloutFile;
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\xdc\x04\x01\xbb";
@@ -155,6 +157,19 @@ async fn connections_count_for_the_client_and_not_for_the_proxy() {
     let other = [&V2[..19], &[8], &V2[20..]].concat();
     assert_eq!(post_after(&server, &mut server.connect().await, &other).await, 202);
     assert_eq!(post_after(&server, &mut sender, b"").await, 202);
+}
+
+#[tokio::test]
+async fn connections_to_other_versions_have_file_descriptors_of_their_own() {
+    let connections = async |env: &[(&str, &str)]| {
+        let server = Server::start_with_files(4096, env).await;
+        let log = server.log();
+        let (_, count) = log.split_once("files=4096 connections=").expect("the limit lowers MAX_CONNECTIONS");
+        count.split_whitespace().next().unwrap().parse::<usize>().unwrap()
+    };
+    let rollout = RolloutFile::new("{}");
+    let with_rollout = connections(&[("ROLLOUT_FILE", rollout.path().to_str().unwrap())]).await;
+    assert_eq!(connections(&[]).await - with_rollout, OUTBOUND_FILES_MAX);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod output;
 mod prove;
 mod run;
 mod scenario;
+mod simulate;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -56,6 +57,8 @@ enum Command {
     Diff(DiffArgs),
     /// Attack a server on this machine beside a normal load; exits with 1 if the load was rejected or lost
     Attack(Box<attack::AttackArgs>),
+    /// Simulate a group of machines: what an autoscaling policy rejects under a load, and what a billion payloads cost
+    Simulate(Box<simulate::SimulateArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +127,7 @@ async fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Attack(args) => Box::pin(attack::run(&args)).await,
         Command::Compare(args) => Box::pin(compare::run(&args)).await,
         Command::Diff(args) => diff(&args),
+        Command::Simulate(args) => simulate::run(&args),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command `prove`: proofs one after the other, each with a verdict.
 
-use std::fmt;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::args::{FaultArgs, LoadArgs, variable};
 use super::output::{self, Exit, note, show};
 use crate::load::{Control, Plan, Rate, Shape};
-use crate::proof::{Event, MirrorVerdict, Mirrors, Proof, Ramp, RolloutVerdict, Upgrade, UpgradeVerdict, Verdict};
+use crate::proof::{Event, Mirrors, Proof, Ramp, Setup, Upgrade, Verdict};
 use crate::s3::{Fault, FaultPlan};
 use crate::server::Program;
 use crate::units;
@@ -70,35 +70,16 @@ impl ValueEnum for Subject {
     }
 }
 
-/// The result of any proof.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Proved {
-    Event(Box<Verdict>),
-    Upgrade(Box<UpgradeVerdict>),
-    Rollout(Box<RolloutVerdict>),
-    Mirrors(Box<MirrorVerdict>),
+/// The verdict of any proof.
+struct Proved {
+    failed: bool,
+    text: String,
+    json: serde_json::Value,
 }
 
 impl Proved {
-    fn failed(&self) -> bool {
-        match self {
-            Self::Event(verdict) => verdict.failed(),
-            Self::Upgrade(verdict) => verdict.failed(),
-            Self::Rollout(verdict) => verdict.failed(),
-            Self::Mirrors(verdict) => verdict.failed(),
-        }
-    }
-}
-
-impl fmt::Display for Proved {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Event(verdict) => verdict.fmt(f),
-            Self::Upgrade(verdict) => verdict.fmt(f),
-            Self::Rollout(verdict) => verdict.fmt(f),
-            Self::Mirrors(verdict) => verdict.fmt(f),
-        }
+    fn new(verdict: &Verdict<impl Display + Serialize>) -> anyhow::Result<Self> {
+        Ok(Self { failed: verdict.failed(), text: verdict.to_string(), json: serde_json::to_value(verdict)? })
     }
 }
 
@@ -172,37 +153,16 @@ pub(super) async fn run(args: &ProveArgs) -> anyhow::Result<Exit> {
     output::check(&args.json)?;
     let control = Control::default();
     let verdicts = output::interruptible(&control, Box::pin(all(args, &control))).await?;
-    output::write_json(&args.json, &verdicts)?;
-    Ok(Exit::broken_if(verdicts.iter().any(Proved::failed)))
+    output::write_json(&args.json, &verdicts.iter().map(|proved| &proved.json).collect::<Vec<_>>())?;
+    Ok(Exit::broken_if(verdicts.iter().any(|proved| proved.failed)))
 }
 
 async fn all(args: &ProveArgs, control: &Control) -> anyhow::Result<Vec<Proved>> {
     let mut verdicts = Vec::new();
     for subject in &args.subjects {
-        let verdict = match subject {
-            Subject::Event(event) => {
-                let proof = args.proof(*event)?;
-                let verdict = Box::pin(proof.run(control.child(), note)).await.with_context(|| event.name())?;
-                Proved::Event(Box::new(verdict))
-            }
-            Subject::Upgrade => {
-                let proof = args.upgrade()?;
-                let verdict = Box::pin(proof.run(control.child(), note)).await.context("upgrade")?;
-                Proved::Upgrade(Box::new(verdict))
-            }
-            Subject::Rollout if args.ghost => {
-                let proof = args.mirrors()?;
-                let verdict = Box::pin(proof.run(control.child(), note)).await.context("rollout --ghost")?;
-                Proved::Mirrors(Box::new(verdict))
-            }
-            Subject::Rollout => {
-                let proof = args.rollout()?;
-                let verdict = Box::pin(proof.run(control.child(), note)).await.context("rollout")?;
-                Proved::Rollout(Box::new(verdict))
-            }
-        };
-        show(&verdict.to_string());
-        verdicts.push(verdict);
+        let proved = Box::pin(args.prove(*subject, control.child())).await.with_context(|| subject.name())?;
+        show(&proved.text);
+        verdicts.push(proved);
         if control.end.is_cancelled() {
             break;
         }
@@ -210,84 +170,76 @@ async fn all(args: &ProveArgs, control: &Control) -> anyhow::Result<Vec<Proved>>
     Ok(verdicts)
 }
 
+impl Subject {
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
 impl ProveArgs {
+    async fn prove(&self, subject: Subject, control: Control) -> anyhow::Result<Proved> {
+        match subject {
+            Subject::Event(event) => Proved::new(&Box::pin(self.proof(event)?.run(control, note)).await?),
+            Subject::Upgrade => Proved::new(&Box::pin(self.upgrade()?.run(control, note)).await?),
+            Subject::Rollout if self.ghost => Proved::new(&Box::pin(self.mirrors()?.run(control, note)).await?),
+            Subject::Rollout => Proved::new(&Box::pin(self.ramp()?.run(control, note)).await?),
+        }
+    }
+
     fn proof(&self, event: Event) -> anyhow::Result<Proof> {
-        ensure!(self.min_life <= self.max_life, "--min-life is longer than --max-life");
         let is_slow = event == Event::SlowStore;
         let in_process_s3 = self.in_process_s3 || is_slow;
         self.faults.check(in_process_s3)?;
-        let plan = self.plan(RATE)?;
         Ok(Proof {
             event,
-            rounds: self.rounds.unwrap_or(event.rounds()),
-            seed: self.seed(),
-            life: self.min_life..=self.max_life,
-            span: self.span,
-            plan,
-            program: self.program(),
+            setup: self.setup(self.rounds.unwrap_or(event.rounds()), RATE)?,
             in_process_s3,
             faults: if is_slow && self.faults.is_empty() { FaultPlan::always(SLOW) } else { self.faults.plan()? },
             disk_bytes: self.disk,
             real_disk: !self.no_tmpfs,
             receipts: self.receipts,
-            settle: self.settle,
-            exit_limit: self.exit_limit,
-            folder: self.dir.clone(),
         })
     }
 
     fn upgrade(&self) -> anyhow::Result<Upgrade> {
-        ensure!(self.min_life <= self.max_life, "--min-life is longer than --max-life");
-        let mut plan = self.plan(UPGRADE_RATE)?;
-        ensure!(plan.streams == 0, "the load of an upgrade has HTTP/2 connections already: leave --http2 out");
-        if !self.load.has_shape() {
-            plan.shape = Shape::Even(1);
-        }
         let rounds = self.rounds.unwrap_or(UPGRADES);
-        Ok(Upgrade {
-            seed: self.seed(),
-            rounds,
-            kill_rounds: self.kill.unwrap_or(rounds),
-            restart: self.restart,
-            life: self.min_life..=self.max_life,
-            quiet: self.span,
-            plan,
-            program: self.program(),
-            settle: self.settle,
-            exit_limit: self.exit_limit,
-            folder: self.dir.clone(),
-        })
+        let setup = self.mixed(rounds, UPGRADE_RATE)?;
+        Ok(Upgrade { setup, kill_rounds: self.kill.unwrap_or(rounds), restart: self.restart })
     }
 
-    fn rollout(&self) -> anyhow::Result<Ramp> {
-        let mut plan = self.plan(RATE)?;
-        ensure!(plan.streams == 0, "the load of a rollout has HTTP/2 connections already: leave --http2 out");
-        if !self.load.has_shape() {
-            plan.shape = Shape::Even(1);
-        }
-        Ok(Ramp {
-            seed: self.seed(),
-            kill_rounds: self.kill.or(self.rounds).unwrap_or(KILLS_OF_ROLLOUT),
-            life: self.max_life,
-            step: self.span,
-            plan,
-            program: self.program(),
-            settle: self.settle,
-            exit_limit: self.exit_limit,
-            folder: self.dir.clone(),
-        })
+    fn ramp(&self) -> anyhow::Result<Ramp> {
+        Ok(Ramp { setup: self.mixed(self.kill.or(self.rounds).unwrap_or(KILLS_OF_ROLLOUT), RATE)? })
     }
 
     fn mirrors(&self) -> anyhow::Result<Mirrors> {
-        let mut plan = self.plan(RATE)?;
+        Ok(Mirrors { setup: self.single(self.rounds.unwrap_or(MIRROR_ROUNDS), RATE)? })
+    }
+
+    /// For a load of several kinds of clients.
+    fn mixed(&self, rounds: u32, rate: Rate) -> anyhow::Result<Setup> {
+        ensure!(!self.load.http2, "this load has HTTP/2 connections already: leave --http2 out");
+        self.single(rounds, rate)
+    }
+
+    /// With one payload in a request, unless another number is given.
+    fn single(&self, rounds: u32, rate: Rate) -> anyhow::Result<Setup> {
+        let mut setup = self.setup(rounds, rate)?;
         if !self.load.has_shape() {
-            plan.shape = Shape::Even(1);
+            setup.plan.shape = Shape::Even(1);
         }
-        Ok(Mirrors {
-            rounds: self.rounds.unwrap_or(MIRROR_ROUNDS),
-            step: self.span,
-            plan,
-            program: self.program(),
+        Ok(setup)
+    }
+
+    fn setup(&self, rounds: u32, rate: Rate) -> anyhow::Result<Setup> {
+        ensure!(self.min_life <= self.max_life, "--min-life is longer than --max-life");
+        Ok(Setup {
+            // Short enough to be typed.
+            seed: self.seed.unwrap_or_else(|| fastrand::u32(..).into()),
+            rounds,
+            life: self.min_life..=self.max_life,
+            span: self.span,
+            plan: self.plan(rate)?,
+            program: Program { path: self.spawn.clone(), args: Vec::new(), env: self.env.clone(), log: None },
             settle: self.settle,
             exit_limit: self.exit_limit,
             folder: self.dir.clone(),
@@ -302,14 +254,5 @@ impl ProveArgs {
             plan.rate = rate;
         }
         Ok(plan)
-    }
-
-    fn seed(&self) -> u64 {
-        // Short enough to be typed.
-        self.seed.unwrap_or_else(|| fastrand::u32(..).into())
-    }
-
-    fn program(&self) -> Program {
-        Program { path: self.spawn.clone(), args: Vec::new(), env: self.env.clone(), log: None }
     }
 }

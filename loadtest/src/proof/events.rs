@@ -32,34 +32,34 @@ pub(super) async fn run(env: &mut Environment<'_>, first: Server) -> anyhow::Res
 }
 
 async fn kill(env: &mut Environment<'_>, mut server: Server) -> anyhow::Result<Server> {
-    for round in 1..=env.proof.rounds {
+    for round in 1..=env.proof.setup.rounds {
         let life = env.life();
         env.during(&mut server, life).await?;
-        if env.is_over() {
+        if env.testbed.is_over() {
             break;
         }
         env.kill(server).await?;
         env.pause_load();
         let left = SpoolContents::of(&env.spool())?;
         server = env.start().await?;
-        env.say(&format!(
+        env.testbed.say(&format!(
             "round {round} of {}: killed after {life:.2?} with {} segments in {} folders",
-            env.proof.rounds,
+            env.proof.setup.rounds,
             left.segments.len(),
             left.folders
         ));
     }
     // The last one serves too.
-    env.during(&mut server, *env.proof.life.start()).await?;
+    env.during(&mut server, *env.proof.setup.life.start()).await?;
     Ok(server)
 }
 
 async fn stop(env: &mut Environment<'_>, mut server: Server) -> anyhow::Result<Server> {
     let mut drained = 0;
-    for round in 1..=env.proof.rounds {
+    for round in 1..=env.proof.setup.rounds {
         let life = env.life();
         env.during(&mut server, life).await?;
-        if env.is_over() {
+        if env.testbed.is_over() {
             break;
         }
         // The load goes on: the server completes requests that have begun and accepts no more.
@@ -68,14 +68,14 @@ async fn stop(env: &mut Environment<'_>, mut server: Server) -> anyhow::Result<S
         let left = SpoolContents::of(&env.spool())?;
         drained += u32::from(left.segments.is_empty());
         server = env.start().await?;
-        env.say(&format!(
+        env.testbed.say(&format!(
             "round {round} of {}: stopped after {life:.2?}, {} segments left",
-            env.proof.rounds,
+            env.proof.setup.rounds,
             left.segments.len()
         ));
     }
-    env.during(&mut server, *env.proof.life.start()).await?;
-    env.remark(format!("{drained} of {} stops left an empty spool", env.observed.stops));
+    env.during(&mut server, *env.proof.setup.life.start()).await?;
+    env.testbed.remark(format!("{drained} of {} stops left an empty spool", env.testbed.stops()));
     Ok(server)
 }
 
@@ -92,51 +92,51 @@ async fn outage(env: &mut Environment<'_>, mut server: Server) -> anyhow::Result
     } else {
         &[Outage::Gone]
     };
-    for (_, outage) in (0..env.proof.rounds).zip(kinds.iter().cycle()) {
+    for (_, outage) in (0..env.proof.setup.rounds).zip(kinds.iter().cycle()) {
         env.during(&mut server, QUIET).await?;
-        if env.is_over() {
+        if env.testbed.is_over() {
             break;
         }
         let before = env.load_state();
         env.store_away(*outage).await?;
-        env.during(&mut server, env.proof.span).await?;
+        env.during(&mut server, env.proof.setup.span).await?;
         let waiting = SpoolContents::of(&env.spool())?.segments;
         let after = env.load_state();
         env.store_back().await?;
         // The load goes on: the segments that were there when the store came back have to be stored.
-        let limit = env.proof.settle;
+        let limit = env.proof.setup.settle;
         let caught_up = env.spool_when(&mut server, limit, |spool| spool.segments.is_disjoint(&waiting)).await?;
         match caught_up {
-            Some(time) => env.remark(format!(
+            Some(time) => env.testbed.remark(format!(
                 "{outage:?} for {:?}: {} accepted and {} answered 5xx, and the {} segments stored in {time:.1?}",
-                env.proof.span,
+                env.proof.setup.span,
                 after.all_accepted - before.all_accepted,
                 after.all_failed - before.all_failed,
                 waiting.len(),
             )),
-            None => {
-                env.broken(format!("{outage:?}: the backlog was not stored within {limit:?} of the store's return"))
-            }
+            None => env
+                .testbed
+                .broken(format!("{outage:?}: the backlog was not stored within {limit:?} of the store's return")),
         }
-        if after.all_accepted == before.all_accepted && !env.is_over() {
-            env.broken(format!("{outage:?}: nothing was accepted while the store was away"));
+        if after.all_accepted == before.all_accepted && !env.testbed.is_over() {
+            env.testbed.broken(format!("{outage:?}: nothing was accepted while the store was away"));
         }
     }
     Ok(server)
 }
 
 async fn slow_store(env: &mut Environment<'_>, mut server: Server) -> anyhow::Result<Server> {
-    for _ in 0..env.proof.rounds {
-        env.during(&mut server, env.proof.span).await?;
+    for _ in 0..env.proof.setup.rounds {
+        env.during(&mut server, env.proof.setup.span).await?;
     }
     let left = SpoolContents::of(&env.spool())?;
-    env.remark(format!("{} segments were waiting at the load's end", left.segments.len()));
+    env.testbed.remark(format!("{} segments were waiting at the load's end", left.segments.len()));
     Ok(server)
 }
 
 async fn disk_full(env: &mut Environment<'_>, mut server: Server) -> anyhow::Result<Server> {
-    let limit = env.proof.settle;
-    for round in 1..=env.proof.rounds {
+    let limit = env.proof.setup.settle;
+    for round in 1..=env.proof.setup.rounds {
         env.during(&mut server, QUIET).await?;
         env.store_away(Outage::Gone).await?;
         let full = env.load_when(&mut server, limit, |load| load.failed > 0 && load.accepted == 0).await?;
@@ -145,11 +145,11 @@ async fn disk_full(env: &mut Environment<'_>, mut server: Server) -> anyhow::Res
         env.during(&mut server, FULL_FOR).await?;
         let (after, left) = (env.load_state(), SpoolContents::of(&env.spool())?);
         if after.all_accepted > before.all_accepted {
-            env.remark(format!("{} were accepted while it was full", after.all_accepted - before.all_accepted));
+            env.testbed.remark(format!("{} were accepted while it was full", after.all_accepted - before.all_accepted));
         }
         // With the store away nothing is removed.
         if env.spool_max().is_some_and(|max| left.bytes > max) {
-            env.broken(format!("the spool holds {} bytes, over SPOOL_MAX_BYTES", left.bytes));
+            env.testbed.broken(format!("the spool holds {} bytes, over SPOOL_MAX_BYTES", left.bytes));
         }
 
         // In every other round a server starts with a full spool.
@@ -169,19 +169,20 @@ async fn disk_full(env: &mut Environment<'_>, mut server: Server) -> anyhow::Res
             })
             .await?;
         ensure!(again, "requests were still rejected {limit:?} after the store came back");
-        let what = if env.has_disk() { "disk" } else { "spool" };
+        let what = if env.testbed.disk.is_some() { "disk" } else { "spool" };
         let how = if restarts { "after a kill" } else { "by itself" };
         let count = left.segments.len();
-        env.remark(format!("a full {what}, {} bytes in {count} segments, accepted requests again {how}", left.bytes));
+        env.testbed
+            .remark(format!("a full {what}, {} bytes in {count} segments, accepted requests again {how}", left.bytes));
     }
     Ok(server)
 }
 
 async fn takeover(env: &mut Environment<'_>, mut old: Server) -> anyhow::Result<Server> {
-    for round in 1..=env.proof.rounds {
+    for round in 1..=env.proof.setup.rounds {
         let life = env.life();
         env.during(&mut old, life).await?;
-        if env.is_over() {
+        if env.testbed.is_over() {
             break;
         }
         let (new, how) = match round % 3 {
@@ -212,8 +213,8 @@ async fn takeover(env: &mut Environment<'_>, mut old: Server) -> anyhow::Result<
             }
         };
         old = new;
-        env.say(&format!("round {round} of {}: {how}", env.proof.rounds));
+        env.testbed.say(&format!("round {round} of {}: {how}", env.proof.setup.rounds));
     }
-    env.during(&mut old, *env.proof.life.start()).await?;
+    env.during(&mut old, *env.proof.setup.life.start()).await?;
     Ok(old)
 }

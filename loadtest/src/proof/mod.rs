@@ -11,45 +11,42 @@
 
 mod environment;
 mod events;
+mod forwarding;
 mod mirror;
 mod phase;
 mod receipts;
 mod rollout;
 mod spool;
 mod store;
+mod testbed;
 mod tmpfs;
 mod upgrade;
 mod verdict;
 
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
-use tempfile::TempDir;
 use tokio::sync::watch;
 
-pub use self::environment::Observed;
 use self::environment::{Environment, LoadState};
-pub use self::mirror::{Copies, MirrorVerdict, Mirrored, Mirrors, OtherSide};
+pub use self::forwarding::Counts;
+pub use self::mirror::{Copies, MirrorDetails, Mirrored, Mirrors, OtherSide};
 pub use self::phase::{ClientPhase, Phase, Tolerance};
 pub use self::receipts::Jobs;
-pub use self::rollout::{Ramp, RolloutVerdict};
+pub use self::rollout::{Ramp, RampDetails, Step};
 pub use self::spool::SpoolContents;
-pub use self::upgrade::{Upgrade, UpgradeVerdict};
+pub use self::testbed::{Observed, Setup};
+pub use self::upgrade::{Handovers, Upgrade, UpgradeDetails};
 pub use self::verdict::Verdict;
 use crate::client::Target;
-use crate::load::{self, Control, Plan, Receipts};
-use crate::payload::Payloads;
-use crate::readback::Reader;
+use crate::load::{self, Control, Done, Quantiles, Receipts};
+use crate::report::{quantiles, row};
 use crate::s3::FaultPlan;
-use crate::server::{Program, Server};
-
-/// Settings of the server that the proof itself sets.
-const RESERVED: [&str; 4] = ["SPOOL_DIR", "STORE_DIR", "S3_BUCKET", "LISTEN_ADDR"];
+use crate::server::Server;
+use crate::units::show_counts;
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -94,16 +91,7 @@ impl Event {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Proof {
     pub event: Event,
-    /// The seed of the random times: the same seed and rounds have the same times.
-    pub seed: u64,
-    pub rounds: u32,
-    /// The range of a server's random life in a round.
-    pub life: RangeInclusive<Duration>,
-    /// The duration of an outage, or of a slow store.
-    pub span: Duration,
-    /// What to send. It has no end of its own, and its target is filled in.
-    pub plan: Plan,
-    pub program: Program,
+    pub setup: Setup,
     pub in_process_s3: bool,
     pub faults: FaultPlan,
     /// The bytes that [`Event::DiskFull`] leaves for the spool.
@@ -111,44 +99,36 @@ pub struct Proof {
     /// Whether that is the size of a file system (a tmpfs, if one can be mounted) and not `SPOOL_MAX_BYTES` alone.
     pub real_disk: bool,
     pub receipts: usize,
-    /// How long the spool may take to drain, or a full one to accept requests again.
-    pub settle: Duration,
-    pub exit_limit: Duration,
-    /// Where to make the directory for the spool, the store and the logs; `None` is the system's for temporary files. It is
-    /// left there if the proof fails.
-    pub folder: Option<PathBuf>,
+}
+
+/// What the clients of a [`Proof`] were told.
+#[derive(Debug, Clone, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct EventDetails {
+    pub requests_per_second: f64,
+    /// Latency of accepted requests, from when they were due, including the time without a server.
+    pub accepted: Quantiles,
+    pub statuses: BTreeMap<u16, u64>,
+    pub unanswered: u64,
+    pub jobs: Jobs,
 }
 
 impl Proof {
     /// Carries it out, and reports what happens to `say`.
     /// Errors: it could not be set up, or the store could not be read. What a server does wrong is in the verdict.
-    pub async fn run(mut self, control: Control, say: impl Fn(&str)) -> anyhow::Result<Verdict> {
-        for name in RESERVED {
-            ensure!(
-                self.program.env.iter().all(|(given, _)| given != name),
-                "{name} is set by the proof: leave it out"
-            );
-        }
-        self.plan.duration = None;
-        self.plan.requests = None;
-        let folder = match &self.folder {
-            Some(parent) => TempDir::with_prefix_in("loadtest-", parent),
-            None => TempDir::with_prefix("loadtest-"),
-        }
-        .context("making a directory")?;
+    pub async fn run(mut self, control: Control, say: impl Fn(&str)) -> anyhow::Result<Verdict<EventDetails>> {
+        self.setup.plan.duration = None;
+        self.setup.plan.requests = None;
         let receipts = Arc::new(Receipts::new(self.receipts));
         let control = Control { receipts: Some(Arc::clone(&receipts)), ..control };
-        // Also for a proof without a verdict.
-        say(&format!("{}: seed {}", self.event.name(), self.seed));
         let state = watch::Sender::new(LoadState::default());
-        let mut environment =
-            Environment::set_up(&self, folder.path(), control.clone(), state.subscribe(), &say).await?;
+        let mut environment = Environment::set_up(&self, control.clone(), state.subscribe(), &say).await?;
         // A program that does not start the first time is an error and not a finding.
         let first = environment.start().await?;
 
-        let start = Instant::now();
-        let load =
-            load::run(self.plan.clone(), control.clone(), |progress| state.send_modify(|state| state.update(progress)));
+        let load = load::run(self.setup.plan.clone(), control.clone(), |progress| {
+            state.send_modify(|state| state.update(progress));
+        });
         let events = async {
             let last = Box::pin(events::run(&mut environment, first)).await;
             control.end.cancel();
@@ -156,20 +136,13 @@ impl Proof {
         };
         let (done, last) = tokio::join!(Box::pin(load), events);
         let mut done = done?;
-        let jobs = self.finish(&mut environment, last, receipts.take()).await;
-
-        let spool = SpoolContents::of(&environment.spool()).context("reading the spool")?;
+        let jobs = self.finish(&mut environment, last, receipts.take()).await.unwrap_or_else(|wrong| {
+            environment.testbed.broken(format!("{wrong:#}"));
+            Jobs::default()
+        });
         done.ledger.failed_may_stay();
-        let mut reader = Reader::new(environment.store()?, Payloads::new(self.plan.run, self.plan.payload_size));
-        reader.read(&mut done.ledger).await?;
-        let seconds = start.elapsed().as_secs_f64();
-        let (observed, s3) = environment.tear_down().await;
-        let mut verdict = Verdict::new(&self, observed, &done, jobs, spool);
-        (verdict.seconds, verdict.objects, verdict.s3) = (seconds, reader.objects(), s3);
-        if verdict.failed() {
-            verdict.kept = Some(folder.keep());
-        }
-        Ok(verdict)
+        let details = EventDetails::new(&done, jobs);
+        environment.testbed.conclude(done.ledger, details).await
     }
 
     /// Lets the last server drain the spool, looks up the receipts, and stops it.
@@ -178,28 +151,49 @@ impl Proof {
         environment: &mut Environment<'_>,
         last: anyhow::Result<Server>,
         receipts: Vec<Vec<u8>>,
-    ) -> Jobs {
-        let finished = async {
-            let mut server = match last {
-                Ok(server) => server,
-                // Another one may succeed.
-                Err(wrong) => {
-                    environment.broken(format!("{wrong:#}"));
-                    environment.store_back().await?;
-                    environment.start().await?
-                }
-            };
-            environment.drain(&mut server).await?;
-            let jobs = Jobs::look_up(&Target::from(server.addr()?), &receipts, &self.plan, self.settle).await;
-            environment.stop(server).await?;
-            anyhow::Ok(jobs)
-        };
-        match Box::pin(finished).await {
-            Ok(jobs) => jobs,
+    ) -> anyhow::Result<Jobs> {
+        let mut server = match last {
+            Ok(server) => server,
+            // Another one may succeed.
             Err(wrong) => {
-                environment.broken(format!("{wrong:#}"));
-                Jobs::default()
+                environment.testbed.broken(format!("{wrong:#}"));
+                environment.store_back().await?;
+                environment.start().await?
             }
+        };
+        environment.drain(&mut server).await?;
+        let Setup { plan, settle, .. } = &self.setup;
+        let jobs = Jobs::look_up(&Target::from(server.addr()?), &receipts, plan, *settle).await;
+        environment.stop(server).await?;
+        jobs.wrong.iter().for_each(|wrong| environment.testbed.broken(wrong));
+        if jobs.wrong.is_empty() && jobs.stored < jobs.asked {
+            environment.testbed.broken("receipts do not lead to objects");
         }
+        Ok(jobs)
+    }
+}
+
+impl EventDetails {
+    fn new(done: &Done, jobs: Jobs) -> Self {
+        let tally = &done.tally;
+        let sent = (tally.answered() + tally.unanswered) as f64;
+        Self {
+            requests_per_second: sent / done.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
+            accepted: tally.accepted.summary(),
+            statuses: tally.statuses.clone(),
+            unanswered: tally.unanswered,
+            jobs,
+        }
+    }
+}
+
+impl fmt::Display for EventDetails {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let statuses = format!("{}, unanswered: {}", show_counts(&self.statuses), self.unanswered);
+        writeln!(f)?;
+        row(f, "requests by status", &statuses)?;
+        row(f, "requests sent", &format!("{:.0}/s", self.requests_per_second))?;
+        row(f, "latency accepted", &quantiles(&self.accepted))?;
+        row(f, "receipts", &format!("{} of {} lead to their objects", self.jobs.stored, self.jobs.asked))
     }
 }

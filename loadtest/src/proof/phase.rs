@@ -9,6 +9,7 @@ use anyhow::Context;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::testbed::Testbed;
 use crate::client::Target;
 use crate::ledger::Ledger;
 use crate::load::{self, Control, Done, Plan, Quantiles, Rate, Tally};
@@ -33,7 +34,6 @@ pub(super) struct Client {
 #[derive(Debug)]
 pub(super) struct Mix {
     clients: Vec<Client>,
-    control: Control,
     ledger: Ledger,
     next_client: u32,
 }
@@ -111,9 +111,14 @@ impl Client {
 }
 
 impl Mix {
-    /// Sends as these clients do, until `control` ends it.
-    pub(super) fn new(clients: Vec<Client>, control: Control) -> Self {
-        Self { clients, control, ledger: Ledger::default(), next_client: 0 }
+    /// Sends as these clients do.
+    pub(super) fn new(clients: Vec<Client>) -> Self {
+        Self { clients, ledger: Ledger::default(), next_client: 0 }
+    }
+
+    /// Sends as these clients do from the next phase on.
+    pub(super) fn send_as(&mut self, clients: Vec<Client>) {
+        self.clients = clients;
     }
 
     /// Sends to this server from the next phase on.
@@ -123,32 +128,29 @@ impl Mix {
         }
     }
 
-    /// Sends while `events` happen, and returns their result.
+    /// Sends while `events` happen, reports what was wrong with the responses, and returns the result of the events.
     /// Errors: the generator failed.
     pub(super) async fn during<T>(
         &mut self,
+        testbed: &Testbed<'_>,
         name: &str,
         tolerance: Tolerance,
         events: impl Future<Output = T>,
     ) -> anyhow::Result<(Phase, T)> {
-        let control = Control {
-            end: self.control.end.child_token(),
-            receipts: self.control.receipts.clone(),
-            ..Control::default()
-        };
+        let end = testbed.control.end.child_token();
         let mut loads = JoinSet::new();
         for (index, client) in self.clients.iter().enumerate() {
             let plan = Plan { first_client: self.next_client, duration: None, requests: None, ..client.plan.clone() };
             self.next_client += plan.clients();
             // The destination of each is that of its plan.
-            let control =
-                Control { end: control.end.clone(), receipts: control.receipts.clone(), ..Control::default() };
+            let receipts = testbed.control.receipts.clone();
+            let control = Control { end: end.clone(), receipts, ..Control::default() };
             loads.spawn(async move { (index, Box::pin(load::run(plan, control, |_| {})).await) });
         }
         let start = Instant::now();
         let events = async {
             let result = events.await;
-            control.end.cancel();
+            end.cancel();
             result
         };
         let loads = async {
@@ -180,6 +182,12 @@ impl Mix {
             accepted: all.accepted.summary(),
             clients,
         };
+        testbed.say(&format!("{name}: {} failed", phase.failed));
+        phase.wrong().into_iter().for_each(|wrong| testbed.broken(wrong));
+        if tolerance == Tolerance::Nothing {
+            let rate = self.clients.iter().map(|client| client.plan.rate.steady).sum();
+            phase.below(Rate::steady(rate)).into_iter().for_each(|below| testbed.remark(below));
+        }
         Ok((phase, result))
     }
 
@@ -190,15 +198,25 @@ impl Mix {
 }
 
 impl Phase {
+    /// Requests with a response.
+    pub(super) fn answered(&self) -> u64 {
+        self.clients.iter().map(|client| client.count(|_| true)).sum()
+    }
+
+    /// Requests with a 2xx response.
+    pub(super) fn accepted_requests(&self) -> u64 {
+        self.clients.iter().map(|client| client.count(|status| status < 300)).sum()
+    }
+
     /// Says that the load was below this rate, if it was.
-    pub(super) fn below(&self, rate: Rate) -> Option<String> {
+    fn below(&self, rate: Rate) -> Option<String> {
         let is_below = self.requests_per_second < rate.steady * REACHED;
         is_below
             .then(|| format!("{}: only {:.0} of {rate} were sent: lower --rate", self.name, self.requests_per_second))
     }
 
     /// What is wrong with it, in words.
-    pub(super) fn wrong(&self) -> Vec<String> {
+    fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         if self.findings > 0 {
             wrong.push(format!("{}: {} requests failed", self.name, self.findings));

@@ -5,10 +5,15 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
+
 use crate::readback::Store;
 use crate::s3::{Fault, FaultPlan, S3Server, Stats};
 
 const BUCKET: &str = "millpond";
+
+/// The most bytes of objects in memory.
+const MEMORY_LIMIT: usize = 2 << 30;
 
 /// How long an S3 server that was stopped tries to bind its port again, and how often.
 const BIND_LIMIT: Duration = Duration::from_secs(10);
@@ -26,6 +31,8 @@ pub(super) enum Outage {
 /// A store in the proof's directory.
 pub(super) enum ProofStore {
     Dir(PathBuf),
+    /// Takes little CPU from the servers, and cannot be gone: its objects would be lost.
+    Memory(Box<S3Server>),
     S3 {
         root: PathBuf,
         addr: SocketAddr,
@@ -52,13 +59,33 @@ impl ProofStore {
         Ok(Self::S3 { root, addr: server.addr(), faults, server: Some(Box::new(server)), stats: Stats::default() })
     }
 
+    pub(super) async fn memory() -> anyhow::Result<Self> {
+        Ok(Self::Memory(Box::new(S3Server::start_in_memory(BUCKET, MEMORY_LIMIT).await?)))
+    }
+
+    /// The S3 server, unless it is gone.
+    fn server(&self) -> Option<&S3Server> {
+        match self {
+            Self::Dir(_) => None,
+            Self::Memory(s3) => Some(s3),
+            Self::S3 { server, .. } => server.as_deref(),
+        }
+    }
+
+    /// Has these faults from now on, if it is an S3 server.
+    pub(super) fn set_faults(&self, faults: FaultPlan) {
+        if let Some(s3) = self.server() {
+            s3.faults().set(faults);
+        }
+    }
+
     /// The environment that points a server at it.
     pub(super) fn env(&self) -> Vec<(String, String)> {
         match self {
             Self::Dir(folder) => {
                 vec![("STORE_DIR".to_owned(), folder.join("objects").to_string_lossy().into_owned())]
             }
-            Self::S3 { server, .. } => server.as_ref().map(|s3| s3.env()).unwrap_or_default(),
+            Self::Memory(_) | Self::S3 { .. } => self.server().map(S3Server::env).unwrap_or_default(),
         }
     }
 
@@ -66,14 +93,18 @@ impl ProofStore {
     pub(super) fn readable(&self) -> Option<Store> {
         match self {
             Self::Dir(folder) => Some(Store::Dir(folder.join("objects"))),
-            Self::S3 { server, .. } => server.as_ref().map(|s3| {
-                s3.faults().set(FaultPlan::none());
-                Store::of(s3)
-            }),
+            Self::Memory(_) | Self::S3 { .. } => {
+                self.set_faults(FaultPlan::none());
+                self.server().map(Store::of)
+            }
         }
     }
 
     pub(super) async fn take_away(&mut self, outage: Outage) -> anyhow::Result<()> {
+        if let (Outage::Faulty(fault), Self::Memory(_) | Self::S3 { .. }) = (outage, &self) {
+            self.set_faults(FaultPlan::always(fault).on_every_call());
+            return Ok(());
+        }
         match self {
             // A file in the place of the directory: every call below it fails.
             Self::Dir(folder) => {
@@ -81,19 +112,13 @@ impl ProofStore {
                 std::fs::write(&file, "the store is away")?;
                 std::fs::rename(file, folder.join("objects"))?;
             }
-            Self::S3 { server, stats, .. } => match outage {
-                Outage::Gone => {
-                    if let Some(s3) = server.take() {
-                        stats.add(&s3.stats());
-                        s3.stop().await;
-                    }
+            Self::Memory(_) => bail!("a store in memory cannot be gone: its objects would be lost"),
+            Self::S3 { server, stats, .. } => {
+                if let Some(s3) = server.take() {
+                    stats.add(&s3.stats());
+                    s3.stop().await;
                 }
-                Outage::Faulty(fault) => {
-                    if let Some(s3) = server {
-                        s3.faults().set(FaultPlan::always(fault).on_every_call());
-                    }
-                }
-            },
+            }
         }
         Ok(())
     }
@@ -102,6 +127,7 @@ impl ProofStore {
     pub(super) async fn give_back(&mut self) -> anyhow::Result<()> {
         match self {
             Self::Dir(folder) => link(folder)?,
+            Self::Memory(_) => self.set_faults(FaultPlan::none()),
             Self::S3 { root, addr, faults, server, .. } => {
                 let s3 = match server.take() {
                     Some(s3) => s3,
@@ -116,7 +142,11 @@ impl ProofStore {
 
     /// Stops it, and returns the calls of an S3 server.
     pub(super) async fn close(self) -> Option<Stats> {
-        let Self::S3 { server, mut stats, .. } = self else { return None };
+        let (server, mut stats) = match self {
+            Self::Dir(_) => return None,
+            Self::Memory(s3) => (Some(s3), Stats::default()),
+            Self::S3 { server, stats, .. } => (server, stats),
+        };
         if let Some(s3) = server {
             stats.add(&s3.stats());
             s3.stop().await;

@@ -8,168 +8,82 @@
 mod side;
 mod verdict;
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, ensure};
 use serde_json::json;
-use tempfile::TempDir;
 
 pub use self::side::OtherSide;
 use self::side::OtherSides;
-pub use self::verdict::{Copies, MirrorVerdict, Mirrored};
+pub use self::verdict::{Copies, MirrorDetails, Mirrored};
 use super::phase::{Client, Mix, Tolerance};
-use super::upgrade::drained;
-use super::{RESERVED, SpoolContents};
+use super::store::ProofStore;
+use super::testbed::Testbed;
+use super::{Setup, Verdict};
 use crate::client::{self, Target};
-use crate::load::{Control, Plan};
-use crate::payload::Payloads;
-use crate::readback::{Reader, Store};
-use crate::s3::S3Server;
-use crate::server::{Program, Server};
+use crate::load::Control;
+use crate::server::Server;
 
-/// The most bytes of objects, which are in memory.
-const STORE_LIMIT: usize = 2 << 30;
-
-/// A comparison of mirrors.
+/// A comparison of mirrors. In each round every server gets the load for a span.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Mirrors {
-    /// In each round every server gets the load for a step.
-    pub rounds: u32,
-    pub step: Duration,
-    /// What to send.
-    pub plan: Plan,
-    pub program: Program,
-    pub settle: Duration,
-    pub exit_limit: Duration,
-    /// As in a [`Proof`](super::Proof).
-    pub folder: Option<PathBuf>,
-}
-
-/// A server that sends copies to an other side.
-struct Mirroring {
-    server: Server,
-    spool: PathBuf,
-    result: Mirrored,
+    pub setup: Setup,
 }
 
 impl Mirrors {
     /// Carries it out, and reports what happens to `say`.
     /// Errors: it could not be set up, or the store could not be read. What a server does wrong is in the verdict.
-    pub async fn run(self, control: Control, say: impl Fn(&str)) -> anyhow::Result<MirrorVerdict> {
-        for name in RESERVED.into_iter().chain(["ROLLOUT_FILE"]) {
-            let is_given = self.program.env.iter().any(|(given, _)| given == name);
-            ensure!(!is_given, "{name} is set by the proof: leave it out");
-        }
-        let folder = match &self.folder {
-            Some(parent) => TempDir::with_prefix_in("loadtest-", parent),
-            None => TempDir::with_prefix("loadtest-"),
-        }
-        .context("making a directory")?;
-        let s3 = S3Server::start_in_memory("millpond", STORE_LIMIT).await?;
+    pub async fn run(self, control: Control, say: impl Fn(&str)) -> anyhow::Result<Verdict<MirrorDetails>> {
+        let store = async |_: &_| ProofStore::memory().await;
+        let testbed = Testbed::set_up("rollout, mirrors", &self.setup, &["ROLLOUT_FILE"], store, control, &say).await?;
         let sides = OtherSides::start().await?;
         let mut servers = Vec::new();
         for side in OtherSide::ALL {
-            servers.push(self.start(side, sides.url(side), folder.path(), &s3).await?);
+            servers.push((start(&testbed, side, sides.url(side)).await?, Mirrored::new(side)));
         }
 
-        let start = Instant::now();
-        let mut mix = Mix::new(vec![Client::new("keep-alive", self.plan.clone())], control.clone());
-        let mut broken = Vec::new();
-        for round in 0..self.rounds as usize {
+        let mut mix = Mix::new(vec![Client::new("keep-alive", self.setup.plan.clone())]);
+        for round in 0..self.setup.rounds as usize {
             // Another one is the first of each round.
             let first = round % servers.len();
             for index in (first..servers.len()).chain(0..first) {
-                if control.end.is_cancelled() {
+                if testbed.is_over() {
                     break;
                 }
-                let Mirroring { server, result, .. } = &mut servers[index];
+                let (server, mirrored) = &mut servers[index];
                 mix.send_to(&Target::from(server.addr()?));
                 let before = server.usage();
-                let step = tokio::time::timeout(self.step, control.end.cancelled());
-                let name = format!("mirror {}, round {}", result.side.name(), round + 1);
-                let (phase, _) = Box::pin(mix.during(&name, Tolerance::Nothing, step)).await?;
-                result.add(&phase, server.usage().cpu_since(&before));
-                broken.extend(phase.wrong());
-                say(&format!("rollout: {name}: {} failed", phase.failed));
+                let name = format!("mirror {}, round {}", mirrored.side.name(), round + 1);
+                let step = testbed.pause(self.setup.span);
+                let (phase, ()) = Box::pin(mix.during(&testbed, &name, Tolerance::Nothing, step)).await?;
+                mirrored.add(&phase, server.usage().cpu_since(&before));
             }
         }
-        let mut results = Vec::new();
-        for mut mirroring in servers {
-            mirroring.result.copies = copies(&mirroring.server).await.context("GET /metrics")?;
-            broken.extend(self.finish(&mirroring.result, mirroring.server, &mirroring.spool).await?);
-            results.push(mirroring.result);
+        for (server, mirrored) in &mut servers {
+            mirrored.copies = copies(server).await.context("GET /metrics")?;
+            if mirrored.side == OtherSide::Prompt && mirrored.copies.sent == 0 {
+                testbed.broken("no copy was sent to the other side that responds at once");
+            }
         }
-
-        let mut ledger = mix.into_ledger();
-        let mut reader = Reader::new(Store::of(&s3), Payloads::new(self.plan.run, self.plan.payload_size));
-        reader.read(&mut ledger).await?;
-        let mut verdict = MirrorVerdict {
-            name: "rollout, mirrors",
-            run: format!("{:08x}", self.plan.run),
-            rounds: self.rounds,
-            seconds: start.elapsed().as_secs_f64(),
-            rate: self.plan.rate.to_string(),
-            mirrors: results,
-            broken,
-            objects: reader.objects(),
-            ledger: ledger.totals(),
-            kept: None,
-        };
-        s3.stop().await;
-        if verdict.failed() {
-            verdict.kept = Some(folder.keep());
+        testbed.drain().await?;
+        let mut mirrors = Vec::new();
+        for (server, mirrored) in servers {
+            testbed.stop(&format!("mirror {}", mirrored.side.name()), server).await?;
+            mirrors.push(mirrored);
         }
-        Ok(verdict)
+        testbed.conclude(mix.into_ledger(), MirrorDetails { mirrors }).await
     }
+}
 
-    /// Starts a server that sends copies of all requests to `url`. Without one it has no `ROLLOUT_FILE`.
-    async fn start(
-        &self,
-        side: OtherSide,
-        url: Option<&str>,
-        folder: &Path,
-        s3: &S3Server,
-    ) -> anyhow::Result<Mirroring> {
-        let spool = folder.join(side.name());
-        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let mut env = vec![
-            set("OBJECT_MAX_AGE", "1s"),
-            set("SPOOL_MAX_BYTES", "4GiB"),
-            set("SPOOL_DIR", &spool.to_string_lossy()),
-        ];
-        if let Some(url) = url {
-            let file = folder.join(format!("{}.json", side.name()));
-            std::fs::write(&file, json!({"mirror": {"url": url, "percent": 100}}).to_string())?;
-            env.push(set("ROLLOUT_FILE", &file.to_string_lossy()));
-        }
-        env.extend(s3.env());
-        env.extend(self.program.env.iter().cloned());
-        let log = Some(folder.join(format!("{}.log", side.name())));
-        let server = Server::start(&Program { env, log, ..self.program.clone() }).await?;
-        Ok(Mirroring { server, spool, result: Mirrored::new(side) })
+/// Starts a server that sends copies of all requests to `url`. Without one it has no `ROLLOUT_FILE`.
+async fn start(testbed: &Testbed<'_>, side: OtherSide, url: Option<&str>) -> anyhow::Result<Server> {
+    let name = side.name();
+    let mut env = testbed.env(&[("SPOOL_DIR", &testbed.spool(&format!("spool-{name}")))]);
+    if let Some(url) = url {
+        let file = testbed.path(&format!("{name}.json"));
+        std::fs::write(&file, json!({"mirror": {"url": url, "percent": 100}}).to_string())?;
+        env.push(("ROLLOUT_FILE".to_owned(), file.to_string_lossy().into_owned()));
     }
-
-    /// Stops a server when its spool is drained, and returns what went wrong.
-    async fn finish(&self, result: &Mirrored, server: Server, spool: &Path) -> anyhow::Result<Vec<String>> {
-        let mut broken = Vec::new();
-        if result.side == OtherSide::Prompt && result.copies.sent == 0 {
-            broken.push("no copy was sent to the other side that responds at once".to_owned());
-        }
-        if !drained(spool, self.settle).await.context("reading the spool")? {
-            broken.push(format!("the spool was not drained within {:?} of the load's end", self.settle));
-        }
-        // It may have exited by itself, which its exit code shows.
-        let _ = server.terminate();
-        let exit = server.wait(self.exit_limit).await?;
-        if exit.code != Some(0) {
-            broken.push(format!("a server exited with {} when told to stop", exit.status));
-        }
-        broken.extend(SpoolContents::of(spool).context("reading the spool")?.wrong());
-        let name = result.side.name();
-        Ok(broken.into_iter().map(|wrong| format!("mirror {name}: {wrong}")).collect())
-    }
+    testbed.start(name, &env).await
 }
 
 /// What became of the copies of a server; without a mirror, or if it does not know mirrors, there are none.

@@ -1,34 +1,19 @@
-//! The result of a comparison of mirrors.
+//! The figures of a comparison of mirrors.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::OtherSide;
-use crate::ledger::Totals;
 use crate::proof::phase::Phase;
-use crate::readback::Objects;
 use crate::report::row;
 use crate::units::show_micros;
 
-/// The result of a comparison of mirrors.
+/// The servers of a comparison of mirrors.
 #[derive(Debug, Clone, Serialize)]
 #[expect(missing_docs, reason = "the names say it")]
-pub struct MirrorVerdict {
-    pub name: &'static str,
-    pub run: String,
-    pub rounds: u32,
-    /// From the first request to the check of the store, in seconds.
-    pub seconds: f64,
-    pub rate: String,
+pub struct MirrorDetails {
     pub mirrors: Vec<Mirrored>,
-    /// What went wrong beside the ledger.
-    pub broken: Vec<String>,
-    pub objects: Objects,
-    pub ledger: Totals,
-    /// Where the spools and the logs were left.
-    pub kept: Option<PathBuf>,
 }
 
 /// The server whose copies go to an other side, over all its steps.
@@ -59,8 +44,7 @@ impl Mirrored {
     }
 
     pub(super) fn add(&mut self, phase: &Phase, cpu_micros: u64) {
-        let statuses = phase.clients.iter().flat_map(|client| &client.statuses);
-        self.accepted += statuses.filter(|(status, _)| **status < 300).map(|(_, count)| count).sum::<u64>();
+        self.accepted += phase.accepted_requests();
         self.cpu_micros += cpu_micros;
         self.p50.push(phase.accepted.p50);
         self.p99.push(phase.accepted.p99);
@@ -84,13 +68,6 @@ impl Copies {
     }
 }
 
-impl MirrorVerdict {
-    /// Whether a promise was broken.
-    pub fn failed(&self) -> bool {
-        self.ledger.failed() || !self.broken.is_empty() || self.ledger.accepted == 0
-    }
-}
-
 /// The middle one; 0 of none.
 fn median(of: &[u64]) -> u64 {
     let mut sorted = of.to_vec();
@@ -103,10 +80,9 @@ fn beside(value: f64, off: f64) -> String {
     if off == 0.0 || value == off { String::new() } else { format!(" ({:+.1}%)", (value / off - 1.0) * 100.0) }
 }
 
-impl fmt::Display for MirrorVerdict {
+impl fmt::Display for MirrorDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, run, rate, rounds, seconds, .. } = self;
-        writeln!(f, "\n{name}: run {run}, {rate}, {rounds} rounds in {seconds:.1} s, medians of the rounds\n")?;
+        writeln!(f, "medians of the rounds\n")?;
         let off = self.mirrors.iter().find(|mirrored| mirrored.side == OtherSide::Off);
         let times = |of: &Mirrored| [median(&of.p50), median(&of.p99)];
         let ([off_p50, off_p99], off_cpu) = off.map_or(([0; 2], 0.0), |off| (times(off), off.cpu_per_request()));
@@ -123,15 +99,6 @@ impl fmt::Display for MirrorVerdict {
                 beside(cpu, off_cpu),
             );
             row(f, &format!("mirror {}", mirrored.side.name()), &text)?;
-        }
-        row(f, "objects", &self.objects.to_string())?;
-        write!(f, "\npayloads\n{}", self.ledger)?;
-        writeln!(f, "\n{}", if self.failed() { "FAILED" } else { "holds" })?;
-        for wrong in &self.broken {
-            writeln!(f, "  {wrong}")?;
-        }
-        if let Some(kept) = &self.kept {
-            writeln!(f, "  spools and logs are in {}", kept.display())?;
         }
         Ok(())
     }

@@ -1,40 +1,45 @@
-//! The names of segments' files.
+//! The names of segments: of their files in the spool, and in messages of the broker.
 //!
 //! ```text
 //! <object's name>.seg                              open, or its process died before the seal
 //! <object's name>.<jobs>-<payloads>-<bytes>.seg    sealed, with what was committed to it
 //! ```
 //!
-//! A segment is renamed when it is sealed, after its bytes are durable. So the counts in the name are true, and they survive
-//! any damage to the bytes.
+//! A segment gets the second name when it is sealed, after its bytes are durable. So the counts in the name are true, and they
+//! survive any damage to the bytes.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::segment::{Compression, SegmentId};
+use super::{Compression, SegmentId};
 
 const SUFFIX: &str = ".seg";
 
-/// The name of a segment's file.
+/// The name of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SegmentName {
-    pub(super) id: SegmentId,
-    pub(super) compression: Compression,
-    pub(super) committed: Option<Committed>,
+pub struct SegmentName {
+    /// Its id.
+    pub id: SegmentId,
+    /// The codec of its frames.
+    pub compression: Compression,
+    /// What was committed to it; none while it is open.
+    pub committed: Option<Committed>,
 }
 
-/// What was committed to a sealed segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Committed {
-    pub(super) jobs: u32,
-    pub(super) payloads: u32,
+/// What was committed to a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Committed {
+    /// Its jobs.
+    pub jobs: u32,
+    /// Their payloads.
+    pub payloads: u32,
     /// The length of its file.
-    pub(super) bytes: usize,
+    pub bytes: usize,
 }
 
 impl SegmentName {
     /// Parses exactly what [`fmt::Display`] writes.
-    pub(super) fn parse(name: &str) -> Option<Self> {
+    pub fn parse(name: &str) -> Option<Self> {
         let (id, rest) = name.strip_suffix(SUFFIX)?.split_once('.')?;
         let id = SegmentId::from_str(id).ok()?;
         Compression::ALL.into_iter().find_map(|compression| {
@@ -51,15 +56,23 @@ impl SegmentName {
 impl fmt::Display for SegmentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.id, self.compression.extension())?;
-        if let Some(Committed { jobs, payloads, bytes }) = self.committed {
-            write!(f, ".{jobs}-{payloads}-{bytes}")?;
+        if let Some(committed) = self.committed {
+            write!(f, ".{committed}")?;
         }
         f.write_str(SUFFIX)
     }
 }
 
+impl fmt::Display for Committed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { jobs, payloads, bytes } = self;
+        write!(f, "{jobs}-{payloads}-{bytes}")
+    }
+}
+
 impl Committed {
-    fn parse(text: &str) -> Option<Self> {
+    /// Parses what [`fmt::Display`] writes; numbers may have leading zeros.
+    pub fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split('-');
         let found = Self {
             jobs: numbers.next()?.parse().ok()?,

@@ -1,0 +1,267 @@
+//! NATS JetStream as the place of the spool: what is committed survives the machine.
+//!
+//! ```text
+//! stream STREAM             the frames of segments      (limits, file, discard new, TTL of messages)
+//!   STREAM.segment.ID.CODEC   the bytes of one segment's file, one message for each append
+//! stream STREAM-work        segments to upload          (work queue, file, discard new, one message for each subject)
+//!   STREAM.work.ID            the name of a sealed segment, with what was committed to it
+//! STREAM.process.UUID       an inbox of each process that takes batches, without a stream
+//! ```
+//!
+//! The messages of a segment's subject, concatenated, are its file (see [`crate::segment::file`]). A message is published with
+//! the sequence that the last one of its subject must have, so each append follows the one before it or fails. Its header
+//! `Millpond-Committed` says what the segment holds then, up to the last whole frame: a frame that exceeds the server's
+//! `max_payload` takes several messages, and if the last one is missing, the others are a torn end.
+//!
+//! A segment is sealed by its name in the work queue. A process other than its writer, or a writer that does not know whether
+//! its last append arrived, first publishes an [end](End): no append can follow it, and what was committed is known. So a job
+//! that was not committed to one segment can be committed to another one, and is not stored twice.
+//!
+//! The worker that has stored a segment publishes its end as `stored`, purges the subject up to it, and acknowledges the work.
+//! That end expires after [`END_TTL`], longer than any writer tries to append.
+
+mod append;
+mod connection;
+mod read;
+mod seal;
+mod streams;
+mod subjects;
+mod work;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use append::{AppendError, Appender};
+use async_nats::Client;
+use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID, NATS_MESSAGE_TTL};
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, ErrorCode};
+use bytes::Bytes;
+pub use connection::BrokerState;
+use connection::Connection;
+pub(crate) use read::{Listing, Replica};
+pub use streams::StreamsError;
+pub(crate) use subjects::Inbox;
+use subjects::Subjects;
+use tokio::time::timeout;
+pub(crate) use work::{Notice, PROGRESS_INTERVAL, Settled, WorkItem, WorkQueue};
+
+use crate::config::BrokerSettings;
+use crate::segment::{Committed, SegmentName};
+
+/// How long a server may take to respond.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the end of a segment stays after its upload.
+const END_TTL: Duration = Duration::from_secs(600);
+/// What was committed to the segment, with the message.
+const COMMITTED: &str = "Millpond-Committed";
+/// The kind of an end.
+const END: &str = "Millpond-End";
+/// The process that took the jobs of the segment.
+const INBOX: &str = "Millpond-Inbox";
+
+/// The last message of a segment that takes no more appends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The segment is not stored yet.
+    Sealed,
+    /// The segment is stored.
+    Stored,
+}
+
+/// The connection to the broker, and the streams there.
+#[derive(Debug)]
+pub struct Broker {
+    client: Client,
+    jetstream: jetstream::Context,
+    connection: Arc<Connection>,
+    settings: BrokerSettings,
+    subjects: Subjects,
+    inbox: Inbox,
+}
+
+/// The broker did not do what it was asked to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BrokerError {
+    /// The stream has reached its limit.
+    #[error("the stream of the broker is full: raise BROKER_MAX_BYTES, or add workers")]
+    Full,
+    /// The last message of the subject is another one than expected, or there is one already.
+    #[error("another process has written to the subject")]
+    Conflict,
+    /// Nothing was stored.
+    #[error("the broker is not available: {0}")]
+    Unavailable(String),
+    /// The broker may have stored the message.
+    #[error("the broker did not respond: {0}")]
+    Unknown(String),
+}
+
+/// The last message of a segment's subject.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    pub(crate) sequence: u64,
+    pub(crate) message_id: String,
+    pub(crate) committed: Committed,
+    pub(crate) inbox: Option<Inbox>,
+    pub(crate) end: Option<End>,
+}
+
+impl End {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+            Self::Stored => "stored",
+        }
+    }
+}
+
+impl Broker {
+    /// Connects in the background: a broker that is away is no error.
+    ///
+    /// # Errors
+    /// `BROKER_CREDENTIALS` or `BROKER_CA` cannot be read.
+    pub async fn connect(settings: &BrokerSettings) -> io::Result<Arc<Self>> {
+        let connection = Arc::new(Connection::new(settings.max_bytes));
+        let client = connection::open(settings, &connection).await?;
+        let jetstream = jetstream::context::ContextBuilder::new()
+            .timeout(RESPONSE_TIMEOUT)
+            .ack_timeout(RESPONSE_TIMEOUT)
+            .build(client.clone());
+        let subjects = Subjects::new(&settings.stream);
+        let inbox = subjects.new_inbox();
+        Ok(Arc::new(Self { client, jetstream, connection, settings: settings.clone(), subjects, inbox }))
+    }
+
+    /// What is known of the broker.
+    pub fn state(&self) -> BrokerState {
+        self.connection.state()
+    }
+
+    /// Whether the stream of segments is nearly full.
+    pub fn is_full(&self) -> bool {
+        self.connection.is_full()
+    }
+
+    /// The inbox of this process.
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// Publishes a message to a stream. Returns its sequence.
+    async fn publish(&self, subject: String, message: PublishMessage) -> Result<u64, BrokerError> {
+        let acknowledged = async { self.jetstream.send_publish(subject, message).await?.await };
+        match timeout(RESPONSE_TIMEOUT * 2, acknowledged).await {
+            Ok(Ok(ack)) => Ok(ack.sequence),
+            Ok(Err(error)) => Err(BrokerError::of(&error)),
+            Err(_) => Err(BrokerError::Unknown("timeout".to_owned())),
+        }
+    }
+
+    /// The last message of a segment, as the leader of the stream knows it.
+    pub(crate) async fn tail_of(&self, name: SegmentName) -> Result<Option<Tail>, BrokerError> {
+        self.tail(&self.subjects.segment(name.id, name.compression)).await
+    }
+
+    /// The last message of a subject, as the leader of the stream knows it.
+    async fn tail(&self, subject: &str) -> Result<Option<Tail>, BrokerError> {
+        let stream = self.jetstream.get_stream_no_info(&self.settings.stream).await;
+        let stream = stream.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
+        let message = match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == jetstream::stream::LastRawMessageErrorKind::NoMessageFound => {
+                return Ok(None);
+            }
+            Err(error) => return Err(BrokerError::Unavailable(error.to_string())),
+        };
+        let header = |name| message.headers.get(name).map(|value| value.as_str());
+        let end = [End::Sealed, End::Stored].into_iter().find(|end| header(END) == Some(end.name()));
+        Ok(Some(Tail {
+            sequence: message.sequence,
+            message_id: header(NATS_MESSAGE_ID.as_ref()).unwrap_or_default().to_owned(),
+            committed: header(COMMITTED).and_then(Committed::parse).unwrap_or_default(),
+            inbox: header(INBOX).and_then(|inbox| self.subjects.inbox(inbox)),
+            end,
+        }))
+    }
+}
+
+/// A message for the subject of a segment.
+struct SegmentMessage<'a> {
+    payload: Bytes,
+    id: String,
+    committed: Committed,
+    inbox: Option<&'a Inbox>,
+    /// The sequence of the last message of the subject; none if it does not matter.
+    follows: Option<u64>,
+    end: Option<End>,
+    ttl: Option<Duration>,
+}
+
+impl SegmentMessage<'_> {
+    fn build(self) -> PublishMessage {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, self.id);
+        headers.insert(COMMITTED, self.committed.to_string());
+        if let Some(inbox) = self.inbox {
+            headers.insert(INBOX, inbox.as_str());
+        }
+        if let Some(sequence) = self.follows {
+            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
+        }
+        if let Some(end) = self.end {
+            headers.insert(END, end.name());
+        }
+        if let Some(ttl) = self.ttl {
+            headers.insert(NATS_MESSAGE_TTL, ttl.as_secs().to_string());
+        }
+        PublishMessage::build().payload(self.payload).headers(headers)
+    }
+}
+
+impl BrokerError {
+    fn of(error: &PublishError) -> Self {
+        let text = describe(error);
+        match error.kind() {
+            PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => Self::Conflict,
+            // The server responds for a stream without a leader.
+            PublishErrorKind::StreamNotFound
+            | PublishErrorKind::MaxAckPending
+            | PublishErrorKind::MaxPayloadExceeded => Self::Unavailable(text),
+            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Self::Unknown(text),
+            PublishErrorKind::Other => match server_error(error) {
+                Some((_, text)) if text.contains("maximum messages per subject") => Self::Conflict,
+                Some((code, text)) if is_full(code, &text) => Self::Full,
+                Some(_) => Self::Unavailable(text),
+                None => Self::Unknown(text),
+            },
+        }
+    }
+}
+
+/// The text of an error and of its cause.
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.source() {
+        Some(source) if !error.to_string().contains(&source.to_string()) => format!("{error}: {source}"),
+        _ => error.to_string(),
+    }
+}
+
+/// The error of a server that rejected the message.
+fn server_error(error: &PublishError) -> Option<(ErrorCode, String)> {
+    let source = std::error::Error::source(error)?.downcast_ref::<jetstream::Error>()?;
+    Some((source.error_code(), source.to_string()))
+}
+
+fn is_full(code: ErrorCode, text: &str) -> bool {
+    let is_limit = [
+        ErrorCode::INSUFFICIENT_RESOURCES,
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+        ErrorCode::MEMORY_RESOURCES_EXCEEDED,
+    ]
+    .contains(&code);
+    is_limit || text.contains("maximum bytes") || text.contains("no space left")
+}

@@ -1,0 +1,59 @@
+//! Sealing segments, and the work queue of sealed ones.
+
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+
+use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, SegmentMessage};
+use crate::segment::{Committed, SegmentName};
+
+/// How often a segment may grow while it is being ended.
+const ENDINGS_MAX: usize = 16;
+
+impl Broker {
+    /// Ends a segment, so that no append can follow. Returns what was committed to it, and its end.
+    pub(crate) async fn end(&self, name: SegmentName) -> Result<(Committed, End, Option<Inbox>), BrokerError> {
+        let subject = self.subjects.segment(name.id, name.compression);
+        for _ in 0..ENDINGS_MAX {
+            let tail = self.tail(&subject).await?;
+            let (sequence, committed, inbox) = match tail {
+                Some(tail) => match tail.end {
+                    Some(end) => return Ok((tail.committed, end, tail.inbox)),
+                    None => (tail.sequence, tail.committed, tail.inbox),
+                },
+                None => (0, Committed::default(), None),
+            };
+            let message = SegmentMessage {
+                payload: Bytes::new(),
+                // Of this attempt: if its outcome is unknown, the next attempt finds the end.
+                id: format!("{}.end.{sequence}", name.id),
+                committed,
+                inbox: inbox.as_ref(),
+                follows: Some(sequence),
+                end: Some(End::Sealed),
+                // No worker removes a segment without jobs.
+                ttl: (committed.jobs == 0).then_some(END_TTL),
+            };
+            match self.publish(subject.clone(), message.build()).await {
+                Ok(_) => return Ok((committed, End::Sealed, inbox)),
+                Err(BrokerError::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(BrokerError::Conflict)
+    }
+
+    /// Adds a sealed segment to the work queue, unless it is there.
+    pub(crate) async fn enqueue(&self, name: SegmentName, inbox: Option<&Inbox>) -> Result<(), BrokerError> {
+        let mut message = PublishMessage::build()
+            .payload(Bytes::from(name.to_string()))
+            .header(NATS_MESSAGE_ID, name.id.to_string().as_str());
+        if let Some(inbox) = inbox {
+            message = message.header(INBOX, inbox.as_str());
+        }
+        match self.publish(self.subjects.work(name.id), message).await {
+            Ok(_) | Err(BrokerError::Conflict) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

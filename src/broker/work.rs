@@ -1,0 +1,167 @@
+//! The work queue: sealed segments that wait for a worker, and what became of them.
+
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::{AckKind, Message};
+use async_nats::{Request, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+
+use super::streams::{ACK_WAIT, WORKERS};
+use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, RESPONSE_TIMEOUT, SegmentMessage, describe};
+use crate::segment::{Committed, SegmentName};
+
+/// How long one request for work waits. A request that was lost with its connection delays the next segment by as much.
+const PULL_TIME: Duration = Duration::from_secs(5);
+/// How often a worker reports that it still has a segment.
+pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 3);
+const YES: &[u8] = b"yes";
+const NO: &[u8] = b"no";
+
+/// A sealed segment that this process uploads. It goes to another worker if this one does not report on it.
+#[derive(Debug)]
+pub(crate) struct WorkItem {
+    pub(crate) name: SegmentName,
+    pub(crate) committed: Committed,
+    /// Whether a worker has had the segment before, and may have stored it.
+    pub(crate) is_repeated: bool,
+    inbox: Option<Inbox>,
+    message: Message,
+}
+
+/// A message to an inbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Notice {
+    /// A segment of the process has left the broker.
+    Settled(Settled),
+    /// A question: whether the process still appends to this segment, or will add it to the work queue.
+    Owns(String),
+}
+
+/// What became of a segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Settled {
+    /// Its id.
+    pub(crate) segment: String,
+    /// Jobs in the store. Without any, the segment is dead.
+    pub(crate) jobs: u64,
+    /// Their payloads.
+    pub(crate) payloads: u64,
+    /// The first and the last index, exclusive, of jobs that were damaged.
+    pub(crate) dead: Vec<(u32, u32)>,
+}
+
+/// The work queue, for the task that takes segments from it.
+#[derive(Debug, Default)]
+pub(crate) struct WorkQueue(Option<PullConsumer>);
+
+impl Broker {
+    /// Waits a short time for a segment to upload.
+    pub(crate) async fn next_work(&self, queue: &mut WorkQueue) -> Result<Option<WorkItem>, BrokerError> {
+        let unavailable = |error: &(dyn std::error::Error + 'static)| BrokerError::Unavailable(describe(error));
+        let workers = match &mut queue.0 {
+            Some(workers) => workers,
+            None => {
+                let stream = self.subjects.work_stream();
+                let found = self.jetstream.get_consumer_from_stream(WORKERS, stream).await;
+                queue.0.insert(found.map_err(|error| unavailable(&error))?)
+            }
+        };
+        let pulled = async {
+            let mut messages = workers.fetch().max_messages(1).expires(PULL_TIME).messages().await;
+            let messages = messages.as_mut().map_err(|error| BrokerError::Unavailable(error.to_string()))?;
+            messages.next().await.transpose().map_err(|error| BrokerError::Unavailable(error.to_string()))
+        };
+        let pulled = pulled.await;
+        if pulled.is_err() {
+            queue.0 = None;
+        }
+        let Some(message) = pulled? else { return Ok(None) };
+        let name = std::str::from_utf8(&message.payload).ok().and_then(SegmentName::parse);
+        let Some((name, committed)) = name.and_then(|name| Some((name, name.committed?))) else {
+            tracing::error!(subject = %message.subject, "a message in the work queue does not name a segment; it is dropped");
+            let _: Result<(), _> = message.ack_with(AckKind::Term).await;
+            return Ok(None);
+        };
+        let is_repeated = message.info().is_ok_and(|info| info.delivered > 1);
+        let header = message.headers.as_ref().and_then(|headers| headers.get(INBOX));
+        let inbox = header.and_then(|inbox| self.subjects.inbox(inbox.as_str()));
+        Ok(Some(WorkItem { name, committed, is_repeated, inbox, message }))
+    }
+
+    /// The segment is stored, or nothing of it was valid: tells the process that took its jobs, and removes it.
+    pub(crate) async fn settled(&self, item: &WorkItem, settled: Settled) -> Result<(), BrokerError> {
+        let SegmentName { id, compression, .. } = item.name;
+        if let Some(inbox) = item.inbox.as_ref().filter(|inbox| **inbox != self.inbox)
+            && let Ok(notice) = serde_json::to_vec(&Notice::Settled(settled))
+        {
+            // A notice that is lost costs time: the object in the store is the truth.
+            let _: Result<(), _> = self.client.publish(inbox.as_str().to_owned(), Bytes::from(notice)).await;
+        }
+        let subject = self.subjects.segment(id, compression);
+        let end = SegmentMessage {
+            payload: Bytes::new(),
+            id: format!("{id}.stored"),
+            committed: item.committed,
+            inbox: None,
+            follows: None,
+            end: Some(End::Stored),
+            ttl: Some(END_TTL),
+        };
+        let keep = match self.publish(subject.clone(), end.build()).await {
+            Ok(_) => 1,
+            // The frames make way for the ends of other segments.
+            Err(BrokerError::Full) => 0,
+            Err(error) => return Err(error),
+        };
+        let unavailable = |error: &(dyn std::error::Error + 'static)| BrokerError::Unavailable(describe(error));
+        let stream = self.jetstream.get_stream_no_info(&self.settings.stream).await;
+        let stream = stream.map_err(|error| unavailable(&error))?;
+        stream.purge().keep(keep).filter(subject).await.map_err(|error| unavailable(&error))?;
+        item.done().await
+    }
+
+    /// The notices to this process.
+    pub(crate) async fn notices(&self) -> Result<Subscriber, BrokerError> {
+        let notices = self.client.subscribe(self.inbox.as_str().to_owned()).await;
+        notices.map_err(|error| BrokerError::Unavailable(error.to_string()))
+    }
+
+    /// Responds to a notice that is a question.
+    pub(crate) async fn respond(&self, reply: Subject, is_owner: bool) {
+        let _: Result<(), _> = self.client.publish(reply, Bytes::from_static(if is_owner { YES } else { NO })).await;
+    }
+
+    /// Asks a process whether it still has a segment. None if it does not respond.
+    pub(crate) async fn ask_owner(&self, inbox: &Inbox, name: SegmentName) -> Option<bool> {
+        let question = serde_json::to_vec(&Notice::Owns(name.id.to_string())).ok()?;
+        let request = Request::new().payload(Bytes::from(question)).timeout(Some(RESPONSE_TIMEOUT));
+        match self.client.send_request(inbox.as_str().to_owned(), request).await {
+            Ok(response) => Some(response.payload == YES),
+            // The process has exited, or is cut off.
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Some(false),
+            Err(_) => None,
+        }
+    }
+}
+
+impl WorkItem {
+    /// The segment was settled: removes it from the work queue.
+    pub(crate) async fn done(&self) -> Result<(), BrokerError> {
+        self.message.double_ack().await.map_err(|error| BrokerError::Unavailable(error.to_string()))
+    }
+
+    /// Keeps the segment from other workers.
+    pub(crate) async fn progress(&self) {
+        let _: Result<(), _> = self.message.ack_with(AckKind::Progress).await;
+    }
+
+    /// Gives the segment back. Another worker, or this one, gets it after `delay`.
+    pub(crate) async fn give_back(&self, delay: Duration) {
+        let _: Result<(), _> = self.message.ack_with(AckKind::Nak(Some(delay))).await;
+    }
+}

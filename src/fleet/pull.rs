@@ -1,0 +1,114 @@
+//! Takes segments from the work queue of the broker.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::sleep;
+
+use crate::broker::{Broker, BrokerError, End, PROGRESS_INTERVAL, WorkItem, WorkQueue};
+use crate::context::PipelineContext;
+use crate::log_throttle::LogThrottle;
+use crate::store::Store;
+
+/// The pause after a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The delay before a segment is delivered again that is neither in the broker nor in the store.
+const MISSING_DELAY: Duration = Duration::from_secs(60);
+
+static FAILED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
+
+/// Takes segments for the workers of this process, as many as they can hold.
+pub(super) struct Puller {
+    broker: Arc<Broker>,
+    context: PipelineContext,
+    store: Arc<Store>,
+    prefix: String,
+    /// The segments that workers of this process hold.
+    held: Mutex<Vec<Weak<WorkItem>>>,
+}
+
+impl Puller {
+    pub(super) fn new(broker: Arc<Broker>, context: PipelineContext, (store, prefix): (Arc<Store>, String)) -> Self {
+        Self { broker, context, store, prefix, held: Mutex::default() }
+    }
+
+    pub(super) async fn run(self) {
+        tokio::join!(self.pull(), self.report());
+    }
+
+    async fn pull(&self) {
+        let PipelineContext { backlog, spool, shutdown, .. } = &self.context;
+        let mut queue = WorkQueue::default();
+        loop {
+            let slot = tokio::select! {
+                slot = backlog.slot() => slot,
+                () = shutdown.draining() => return,
+            };
+            let pulled = tokio::select! {
+                pulled = self.broker.next_work(&mut queue) => pulled,
+                // A segment that is on its way is delivered to another worker after a time.
+                () = shutdown.draining() => return,
+            };
+            let item = match pulled {
+                Ok(Some(item)) => Arc::new(item),
+                Ok(None) => continue,
+                Err(error) => {
+                    self.failed(&error);
+                    sleep(PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+                    continue;
+                }
+            };
+            if item.is_repeated && self.is_settled(&item).await {
+                continue;
+            }
+            self.held.lock().push(Arc::downgrade(&item));
+            slot.fill(spool.take_work(item));
+        }
+    }
+
+    /// Whether a segment needs no upload, because the worker that had it before has stored it.
+    async fn is_settled(&self, item: &WorkItem) -> bool {
+        let is_stored = match self.broker.tail_of(item.name).await {
+            Ok(Some(tail)) => tail.end == Some(End::Stored),
+            Ok(None) => {
+                let key = item.name.id.key(&self.prefix, item.name.compression);
+                if !matches!(self.store.find(&key).await, Ok(Some(_))) {
+                    tracing::error!(segment = %item.name.id, "a segment is neither in the broker nor in the store; will look again");
+                    item.give_back(MISSING_DELAY).await;
+                    return true;
+                }
+                true
+            }
+            Err(error) => {
+                self.failed(&error);
+                return false;
+            }
+        };
+        if is_stored && let Err(error) = item.done().await {
+            self.failed(&error);
+        }
+        is_stored
+    }
+
+    fn failed(&self, error: &BrokerError) {
+        if let Some(suppressed) = FAILED.permit() {
+            tracing::warn!(%error, suppressed, "cannot take segments from the work queue of the broker; will retry");
+        }
+    }
+
+    /// Keeps the segments that this process holds from other workers.
+    async fn report(&self) {
+        loop {
+            sleep(PROGRESS_INTERVAL).await;
+            let held: Vec<_> = {
+                let mut held = self.held.lock();
+                held.retain(|item| item.strong_count() > 0);
+                held.iter().filter_map(Weak::upgrade).collect()
+            };
+            for item in held {
+                item.progress().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Segments in the broker.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::attempts::{Attempts, LoadError};
+use super::buffers::{BufferPermit, Buffers};
+use super::load::{Frames, compact};
+use super::open::{Body, OpenSegment};
+use super::sealed::{SealedSegment, Source};
+use super::status::{SegmentState, SegmentStatus, Segments};
+use super::{Spool, SpoolError};
+use crate::broker::{AppendError, Appender, Broker, BrokerState, Replica, Settled, WorkItem};
+use crate::segment::file::{FrameCounts, append_frame};
+use crate::segment::salvage::{Salvage, salvage};
+use crate::segment::{Committed, Compression, SegmentId, SegmentName};
+use crate::trace::SegmentTrace;
+
+/// Every other read of a segment asks the leader of the stream, in case another replica lacks its end.
+const LEADER_FAILURES_MIN: u32 = 1;
+
+/// The segments of this process in the broker.
+#[derive(Debug)]
+pub(super) struct RemoteSpool {
+    pub(super) broker: Arc<Broker>,
+    buffers: Arc<Buffers>,
+    ending: mpsc::UnboundedSender<EndedSegment>,
+    /// The segments that this process has ended and that are not stored yet.
+    ended: Mutex<HashMap<SegmentId, Ended>>,
+    /// The number of them that are not in the work queue yet.
+    unqueued: watch::Sender<usize>,
+}
+
+/// What this process knows of a segment that it has ended.
+#[derive(Debug)]
+struct Ended {
+    status: Arc<SegmentStatus>,
+    opened: Instant,
+    committed: Committed,
+    trace: SegmentTrace,
+}
+
+/// A segment that takes no more commits of this process, and is not in the work queue yet.
+#[derive(Debug)]
+pub(crate) struct EndedSegment {
+    /// Its name, with what was committed to it as far as this process knows.
+    pub(crate) name: SegmentName,
+    /// Whether the broker may hold more, or may receive more.
+    pub(crate) is_unsure: bool,
+}
+
+/// The segments that [`Spool`] ends, for the task that adds them to the work queue.
+pub(crate) type EndedSegments = mpsc::UnboundedReceiver<EndedSegment>;
+
+/// A segment of this process that has been settled.
+#[derive(Debug)]
+pub(crate) struct SettledSegment {
+    /// What was committed to it.
+    pub(crate) committed: Committed,
+    /// When it was opened.
+    pub(crate) opened: Instant,
+}
+
+/// A segment in the broker that takes no more commits.
+#[derive(Debug)]
+pub(super) struct EndedRemote {
+    pub(super) segment: RemoteSegment,
+    pub(super) status: Arc<SegmentStatus>,
+    pub(super) opened: Instant,
+    pub(super) trace: SegmentTrace,
+    /// Its jobs and payloads, as far as this process knows.
+    pub(super) counts: (u32, u32),
+}
+
+/// An open segment in the broker.
+#[derive(Debug)]
+pub(super) struct RemoteSegment {
+    appender: Appender,
+    id: SegmentId,
+    data_len: usize,
+}
+
+impl RemoteSpool {
+    pub(super) fn new(broker: Arc<Broker>, expected_bytes: usize) -> (Self, EndedSegments) {
+        let (ending, ended) = mpsc::unbounded_channel();
+        let buffers = Arc::new(Buffers::new(expected_bytes));
+        (Self { broker, buffers, ending, ended: Mutex::default(), unqueued: watch::Sender::new(0) }, ended)
+    }
+
+    pub(super) fn open(&self, segments: &Segments, compression: Compression) -> Result<OpenSegment, SpoolError> {
+        self.check()?;
+        let name = SegmentName { id: SegmentId::new(SystemTime::now()), compression, committed: None };
+        let appender = Appender::new(Arc::clone(&self.broker), name);
+        let segment = RemoteSegment { appender, id: name.id, data_len: 0 };
+        Ok(OpenSegment::new(segments.add(name.id, compression, 0), Body::Remote(segment)))
+    }
+
+    /// Whether a commit can succeed.
+    pub(super) fn check(&self) -> Result<(), SpoolError> {
+        let BrokerState { failing, is_full, .. } = self.broker.state();
+        match failing {
+            None => Ok(()),
+            Some(_) if is_full => Err(SpoolError::Full),
+            Some(reason) => Err(SpoolError::Failed(reason)),
+        }
+    }
+
+    /// Passes an ended segment to the work queue. Returns false if it holds no jobs.
+    fn end(&self, ended: EndedRemote) -> bool {
+        let EndedRemote { segment, status, opened, trace, counts: (jobs, payloads) } = ended;
+        let is_unsure = segment.appender.is_unsure();
+        if jobs == 0 && !is_unsure {
+            return false;
+        }
+        let committed = Committed { jobs, payloads, bytes: segment.appender.len() };
+        let name = SegmentName { id: segment.id, compression: status.compression(), committed: Some(committed) };
+        self.ended.lock().insert(segment.id, Ended { status, opened, committed, trace });
+        self.unqueued.send_modify(|count| *count += 1);
+        // The receiver lives as long as the process.
+        let _: Result<(), _> = self.ending.send(EndedSegment { name, is_unsure });
+        true
+    }
+
+    async fn read(
+        &self,
+        item: &WorkItem,
+        failures: u32,
+    ) -> Result<(Vec<u8>, Salvage, Option<BufferPermit>), LoadError> {
+        let bytes = item.committed.bytes;
+        let (mut file, permit) = self.buffers.acquire(bytes).await;
+        let replica = if failures >= LEADER_FAILURES_MIN { Replica::Leader } else { Replica::Any };
+        let read = self.broker.read(item.name, bytes, replica, &mut file).await;
+        read.map_err(|error| LoadError::Failed(error.to_string()))?;
+        if file.len() < bytes {
+            let read = file.len();
+            return Err(LoadError::Failed(format!("the broker has only {read} of {bytes} bytes of the segment")));
+        }
+        let salvage = salvage(item.name.id, &file);
+        Ok((file, salvage, permit))
+    }
+}
+
+impl RemoteSegment {
+    pub(super) fn len(&self) -> usize {
+        self.data_len
+    }
+
+    pub(super) async fn commit(
+        &mut self,
+        counts: FrameCounts,
+        pack: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+    ) -> Result<(), SpoolError> {
+        let mut frame = Vec::new();
+        let data_len = append_frame(&mut frame, self.id, self.appender.len() == 0, counts, pack)?;
+        let (jobs, payloads) =
+            (counts.first_job.saturating_add(counts.jobs), counts.first_payload.saturating_add(counts.payloads));
+        self.appender.append(frame, jobs, payloads).await.map_err(|error| match error {
+            AppendError::Superseded => SpoolError::Superseded,
+            AppendError::Full => SpoolError::Full,
+            AppendError::Failed(error) => SpoolError::Failed(error),
+            AppendError::Unknown(error) => SpoolError::Unknown(error),
+        })?;
+        self.data_len += data_len;
+        Ok(())
+    }
+}
+
+impl Spool {
+    /// A spool in the broker. What `self` holds on disk is still uploaded. Returns the segments that are ended from now on.
+    pub(crate) fn with_broker(mut self, broker: Arc<Broker>, expected_bytes: usize) -> (Self, EndedSegments) {
+        let (remote, ended) = RemoteSpool::new(broker, expected_bytes);
+        self.remote = Some(remote);
+        (self, ended)
+    }
+
+    /// The broker, if segments are kept there.
+    pub fn broker(&self) -> Option<&Arc<Broker>> {
+        self.remote.as_ref().map(|remote| &remote.broker)
+    }
+
+    /// A segment from the work queue, to be uploaded.
+    pub(crate) fn take_work(&self, item: Arc<WorkItem>) -> SealedSegment {
+        let SegmentName { id, compression, .. } = item.name;
+        let Committed { jobs, payloads, bytes } = item.committed;
+        let own = self.remote.as_ref().and_then(|remote| {
+            let mut segments = remote.ended.lock();
+            let ended = segments.get_mut(&id)?;
+            Some((Arc::clone(&ended.status), Some(ended.opened), std::mem::take(&mut ended.trace)))
+        });
+        let (status, opened, trace) =
+            own.unwrap_or_else(|| (self.segments.add(id, compression, jobs), None, SegmentTrace::default()));
+        let attempts = if item.is_repeated { Attempts::of_exited_process() } else { Attempts::default() };
+        SealedSegment {
+            status,
+            len: bytes,
+            age: opened.map(|opened| opened.elapsed()),
+            opened,
+            committed: Some((jobs, payloads)),
+            attempts,
+            trace,
+            source: Source::Broker(item),
+        }
+    }
+
+    /// Gives a segment of the work queue back to the broker. Returns the segment if it is not from there.
+    pub(crate) async fn give_back(&self, segment: SealedSegment, delay: Duration) -> Option<SealedSegment> {
+        let Source::Broker(item) = &segment.source else { return Some(segment) };
+        item.give_back(delay).await;
+        let is_own = self.remote.as_ref().is_some_and(|remote| remote.ended.lock().contains_key(&item.name.id));
+        if !is_own {
+            self.segments.forget(item.name.id);
+        }
+        None
+    }
+
+    /// A segment of this process has left the broker. Returns what was known of it, if anything was.
+    pub(crate) fn settle(&self, id: SegmentId, state: SegmentState) -> Option<SettledSegment> {
+        let ended = self.remote.as_ref()?.ended.lock().remove(&id)?;
+        self.segments.settle(&ended.status, state);
+        Some(SettledSegment { committed: ended.committed, opened: ended.opened })
+    }
+
+    /// The end of a segment has told what was committed to it. Returns the jobs and payloads that this process did not count.
+    pub(crate) fn correct(&self, id: SegmentId, committed: Committed) -> Option<(u32, u32)> {
+        let mut segments = self.remote.as_ref()?.ended.lock();
+        let ended = segments.get_mut(&id)?;
+        let before = std::mem::replace(&mut ended.committed, committed);
+        ended.status.set_jobs(committed.jobs);
+        Some((committed.jobs.saturating_sub(before.jobs), committed.payloads.saturating_sub(before.payloads)))
+    }
+
+    /// An ended segment is in the work queue, or needs no upload.
+    pub(crate) fn queued(&self) {
+        if let Some(remote) = &self.remote {
+            remote.unqueued.send_modify(|count| *count = count.saturating_sub(1));
+        }
+    }
+
+    /// Waits until all ended segments are in the work queue.
+    pub(crate) async fn all_queued(&self) {
+        if let Some(remote) = &self.remote {
+            // The sender is in `self`.
+            let _: Result<_, _> = remote.unqueued.subscribe().wait_for(|count| *count == 0).await;
+        }
+    }
+
+    /// A segment that nothing was committed to is no segment of this process any more.
+    pub(crate) fn forget(&self, id: SegmentId) {
+        if let Some(remote) = &self.remote {
+            remote.ended.lock().remove(&id);
+        }
+        self.segments.forget(id);
+    }
+
+    /// Whether this process appends to the segment, or will add it to the work queue.
+    pub(crate) fn owns(&self, id: SegmentId) -> bool {
+        self.segments.find(id).is_some_and(|segment| segment.state() == SegmentState::Spooled)
+    }
+
+    /// The oldest segments that this process has ended at least `age` ago and that are not settled, at most `max`.
+    pub(crate) fn unsettled(&self, age: Duration, max: usize) -> Vec<SegmentName> {
+        let Some(remote) = &self.remote else { return Vec::new() };
+        let segments = remote.ended.lock();
+        let old = segments.iter().filter(|(_, ended)| ended.opened.elapsed() >= age);
+        let mut names: Vec<_> = old
+            .map(|(id, ended)| SegmentName {
+                id: *id,
+                compression: ended.status.compression(),
+                committed: Some(ended.committed),
+            })
+            .collect();
+        names.sort_unstable_by_key(|name| name.id);
+        names.truncate(max);
+        names
+    }
+
+    /// Passes an ended segment to the work queue, or forgets it if it holds no jobs.
+    pub(super) fn end(&self, ended: EndedRemote) {
+        let id = ended.status.id();
+        if !self.remote.as_ref().is_some_and(|remote| remote.end(ended)) {
+            self.segments.forget(id);
+        }
+    }
+
+    /// The valid part of a segment of the work queue is stored.
+    pub(super) async fn settle_work(&self, item: &WorkItem, salvage: &Salvage) -> io::Result<()> {
+        let Some(remote) = &self.remote else { return Ok(()) };
+        remote.ended.lock().remove(&item.name.id);
+        let settled = Settled {
+            segment: item.name.id.to_string(),
+            jobs: salvage.jobs,
+            payloads: salvage.payloads,
+            dead: salvage.lost_indexes().into_iter().map(|range| (range.start, range.end)).collect(),
+        };
+        remote.broker.settled(item, settled).await.map_err(io::Error::other)
+    }
+
+    /// Reads a segment of the work queue.
+    pub(super) async fn load_remote(
+        &self,
+        item: &WorkItem,
+        failures: u32,
+    ) -> Result<(Frames, Option<BufferPermit>), LoadError> {
+        let Some(remote) = &self.remote else {
+            return Err(LoadError::Failed("BROKER_URL is not set".to_owned()));
+        };
+        let (file, salvage, permit) = remote.read(item, failures).await?;
+        Ok((compact(file, salvage), permit))
+    }
+}
