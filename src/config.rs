@@ -186,6 +186,8 @@ pub struct HttpSettings {
     pub max_decoded_bytes: usize,
     /// The content of a line.
     pub record: Record,
+    /// Whether the lines of a batch have the headers of the worker tier's daemon.
+    pub sqsd_context: bool,
     /// Whether to reject payloads that common readers cannot read.
     pub readers: Readers,
     /// The minimum ack level of every response.

@@ -9,6 +9,7 @@ pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch
 /// Of a response: which share of the tenant is full. Another version that has forwarded the request does not count it as a failure.
 pub(crate) const MILLPOND_REJECTION: HeaderName = HeaderName::from_static("millpond-rejection");
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) const X_AWS_SQSD_MSGID: HeaderName = HeaderName::from_static("x-aws-sqsd-msgid");
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

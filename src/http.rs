@@ -18,6 +18,7 @@ mod request_id;
 mod response;
 mod rollout;
 mod service;
+mod sqsd;
 mod state;
 
 pub use in_flight::REQUESTS_IN_FLIGHT_MAX_BYTES;

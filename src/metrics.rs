@@ -76,6 +76,8 @@ pub struct Metrics {
     pub requests_in_flight: IntGauge,
     /// The memory that is charged to these requests.
     pub requests_in_flight_bytes: IntGauge,
+    /// Requests of the worker tier's daemon that wait until they can be accepted or until they are rejected.
+    pub requests_held: IntGauge,
     /// Bytes of bodies as sent.
     pub bytes_in: IntCounter,
     /// Bytes of stored objects.
@@ -210,6 +212,11 @@ impl Metrics {
                 r,
                 "requests_in_flight_bytes",
                 "Memory charged to requests in flight, without their bodies",
+            )?,
+            requests_held: gauge(
+                r,
+                "requests_held",
+                "Requests of the daemon of a worker environment of Elastic Beanstalk that wait for capacity, or for their rejection",
             )?,
             bytes_in: counter(r, "received_bytes_total", "Bytes of request bodies, as sent")?,
             bytes_out: counter(r, "stored_bytes_total", "Bytes of stored objects")?,

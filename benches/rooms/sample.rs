@@ -61,7 +61,7 @@ pub(crate) fn limits(sent: usize) -> Limits {
 /// The metadata of a request.
 pub(crate) fn meta() -> BatchMetadata<'static> {
     let request_id = "019d2f3c-8a51-7c3e-9b0e-5f6d7a8b9c0d";
-    BatchMetadata { received_at: now(), request_id, tenant: None, variant: None, record: Record::Envelope }
+    BatchMetadata { received_at: now(), request_id, tenant: None, variant: None, sqsd: None, record: Record::Envelope }
 }
 
 /// A time in November 2026.

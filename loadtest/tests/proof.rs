@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use loadtest::load::{self, Control, Destination, Plan, Rate, Receipts, Shape};
-use loadtest::proof::{Event, EventDetails, Proof, Setup, Verdict};
+use loadtest::proof::{DaemonSettings, Event, EventDetails, Proof, Setup, Verdict, WorkerTier};
 use loadtest::s3::FaultPlan;
 use loadtest::server::Program;
 use tempfile::TempDir;
@@ -68,6 +68,26 @@ async fn against_floor(event: Event, folder: &TempDir) -> Verdict<EventDetails> 
     assert_eq!((verdict.ledger.lost, verdict.ledger.stored), (accepted, 0), "{verdict}");
     assert!(verdict.failed());
     verdict
+}
+
+/// The daemon does not delete a message after a 202.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_responds_with_200_leaves_dead_letters_alone() {
+    let folder = TempDir::new().unwrap();
+    let daemon = DaemonSettings { error_visibility_timeout: Duration::from_millis(10), ..DaemonSettings::default() };
+    let setup = Setup {
+        rounds: 1,
+        span: Duration::from_millis(200),
+        settle: Duration::from_secs(20),
+        plan: Plan { rate: Rate::steady(100.0), ..plan() },
+        ..proof(Event::Kill, floor(), &folder).setup
+    };
+    let verdict = Box::pin(WorkerTier { setup, daemon }.run(Control::default(), |_| {})).await.unwrap();
+    let counts = verdict.messages;
+    assert!(verdict.failed() && counts.sent > 0, "{verdict}");
+    assert_eq!((counts.dead_letters, counts.deleted, verdict.kills), (counts.sent, 0, 1), "{verdict}");
+    assert_eq!(verdict.receives.keys().collect::<Vec<_>>(), [&10], "{verdict}");
+    assert!(!verdict.told.statuses.contains_key(&200) && verdict.kept.is_some(), "{verdict}");
 }
 
 /// Started, killed and stopped.

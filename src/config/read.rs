@@ -110,6 +110,7 @@ impl Reader {
             max_decoded_bytes: self.get("MAX_DECODED_BYTES", parse::positive_size)?,
             record: self
                 .get("RECORD", parse::one_of([("envelope", Record::Envelope), ("payload", Record::Payload)]))?,
+            sqsd_context: self.get("SQSD_CONTEXT", parse::switch)?,
             readers: self.get("READERS", parse::one_of([("strict", Readers::Strict), ("any", Readers::Any)]))?,
             ack: self.get("ACK", parse::ack)?,
             ack_max: self.get("ACK_MAX", parse::ack)?,

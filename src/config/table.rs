@@ -87,6 +87,7 @@ pub const SETTINGS: &[Setting] = &[
         "envelope, payload",
         "a stored line has metadata and the payload, or only the payload",
     ),
+    DATA.set("SQSD_CONTEXT", "off", "on, off", "keep the X-Aws-Sqsd-* headers of a batch as `context.sqsd` of its lines"),
     DATA.set("READERS", "strict", "strict, any", "strict rejects payloads on which readers fail (docs/readers.md)"),
     STORE.unset("S3_BUCKET", "name", "bucket for objects; if unset, objects go to STORE_DIR"),
     STORE.set("S3_PREFIX", "", "path", "prefix of every key, before dt=YYYY-MM-DD/hr=HH"),

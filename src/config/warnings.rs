@@ -2,6 +2,7 @@
 
 use super::reader::Reader;
 use super::{Ack, Settings, StoreSettings};
+use crate::decode::Record;
 
 pub(super) fn of(reader: &Reader, settings: &Settings) -> Vec<String> {
     let is_memory = settings.http.ack == Ack::Memory;
@@ -37,6 +38,10 @@ pub(super) fn of(reader: &Reader, settings: &Settings) -> Vec<String> {
     ] {
         warn_if(is_memory && reader.is_set(name), warning);
     }
+    warn_if(
+        settings.http.sqsd_context && settings.http.record == Record::Payload,
+        "SQSD_CONTEXT is ignored: with RECORD=payload a stored line has no context",
+    );
     warn_if(
         reader.is_set("OTEL_TRACES_SAMPLER_ARG")
             && reader.value("OTEL_TRACES_SAMPLER").is_some_and(|name| !name.contains("traceidratio")),

@@ -29,6 +29,9 @@ pub struct BatchMetadata<'a> {
     pub tenant: Option<&'a str>,
     /// The variant of the client: lower case letters, digits, `_` and `-`, which need no escapes in JSON.
     pub variant: Option<&'a str>,
+    /// The headers of the worker tier's daemon, as a JSON object. It becomes the member `sqsd` of `context`, unless the envelope has
+    /// a member of that name.
+    pub sqsd: Option<&'a str>,
     /// The content of a line.
     pub record: Record,
 }
@@ -170,6 +173,8 @@ const RECEIVED_AT: &[u8] = b"{\"received_at\":\"";
 const REQUEST_ID: &[u8] = b"\",\"request_id\":\"";
 const TENANT: &[u8] = b",\"tenant\":\"";
 const VARIANT: &[u8] = b",\"variant\":\"";
+/// The member of `context` with the headers of the daemon.
+const SQSD: &str = "sqsd";
 const PAYLOAD: &[u8] = b",\"payload\":";
 const RECORD_END: &[u8] = b"}\n";
 const END: &[u8] = b"\n";
@@ -202,13 +207,18 @@ fn head(batch: &Batch<'_>, meta: &BatchMetadata<'_>) -> Vec<u8> {
             push_on_one_line(&mut head, value.as_bytes());
         }
     }
-    for (i, (name, value)) in batch.context.iter().enumerate() {
+    let members = batch.context.iter().map(|(name, value)| (name.as_ref(), *value));
+    // Readers fail on names that differ in case alone.
+    let is_taken = batch.context.iter().any(|(name, _)| name.eq_ignore_ascii_case(SQSD));
+    let members = members.chain(meta.sqsd.filter(|_| !is_taken).map(|json| (SQSD, json)));
+    let start = head.len();
+    for (i, (name, value)) in members.enumerate() {
         head.extend_from_slice(if i == 0 { b",\"context\":{" } else { b"," });
         push_string(&mut head, name);
         head.push(b':');
         push_on_one_line(&mut head, value.as_bytes());
     }
-    if !batch.context.is_empty() {
+    if head.len() > start {
         head.push(b'}');
     }
     head.extend_from_slice(PAYLOAD);

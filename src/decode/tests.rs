@@ -9,8 +9,14 @@ use serde_json::Value;
 
 use super::*;
 
-const META: BatchMetadata<'static> =
-    BatchMetadata { received_at: UNIX_EPOCH, request_id: "r-1", tenant: None, variant: None, record: Record::Envelope };
+const META: BatchMetadata<'static> = BatchMetadata {
+    received_at: UNIX_EPOCH,
+    request_id: "r-1",
+    tenant: None,
+    variant: None,
+    sqsd: None,
+    record: Record::Envelope,
+};
 const BARE: BatchMetadata<'static> = BatchMetadata { record: Record::Payload, ..META };
 
 const LIMITS: Limits =
@@ -43,6 +49,22 @@ fn decode_error(body: &[u8], format: BatchFormat) -> InvalidBatch {
     match decode(body, format, &META) {
         Err(invalid) => invalid,
         other => panic!("expected an error for {:?}, got {other:?}", String::from_utf8_lossy(body)),
+    }
+}
+
+#[test]
+fn headers_of_the_daemon_are_a_member_of_the_context_unless_the_envelope_has_it() {
+    let meta = BatchMetadata { sqsd: Some(r#"{"queue":"q"}"#), ..META };
+    for (body, context) in [
+        (r#"{"a":1}"#, r#"{"sqsd":{"queue":"q"}}"#),
+        (r#"[{"a":1}]"#, r#"{"sqsd":{"queue":"q"}}"#),
+        (r#"{"data":[{"a":1}],"b":2}"#, r#"{"b":2,"sqsd":{"queue":"q"}}"#),
+        (r#"{"data":[{"a":1}],"SQSD":2}"#, r#"{"SQSD":2}"#),
+    ] {
+        let line = String::from_utf8(decode(body.as_bytes(), BatchFormat::Json, &meta).unwrap().bytes).unwrap();
+        assert!(line.ends_with(&format!(",\"context\":{context},\"payload\":{{\"a\":1}}}}\n")), "{line}");
+        let bare = BatchMetadata { record: Record::Payload, ..meta };
+        assert_eq!(decode(body.as_bytes(), BatchFormat::Json, &bare).unwrap().bytes, b"{\"a\":1}\n");
     }
 }
 

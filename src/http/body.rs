@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::problem::Problem;
 use crate::decode::BatchFormat;
 use crate::inflate::Encoding;
-use crate::queue::{JobQueue, Reservation, Share};
+use crate::queue::Reservation;
 use crate::server::WireBytes;
 
 /// Limits of the framing of a chunked body (chunk sizes, whose leading zeros are unlimited, extensions and trailers): a fixed
@@ -68,26 +68,23 @@ pub(super) fn length(headers: &HeaderMap, version: Version, max: usize) -> Resul
     if length > max { Err(too_large(max)) } else { Ok(Some(length)) }
 }
 
-/// The whole body, and the reservation of its bytes.
+/// The whole body, whose bytes are reserved before they are kept.
 pub(super) async fn read(
     body: Body,
     wire: Option<WireBytes>,
-    queue: &JobQueue,
-    share: Option<&Share>,
+    reservation: &mut Reservation,
     max: usize,
     limit: Duration,
-) -> Result<(Bytes, Reservation), Problem> {
-    timeout(limit, collect(body, wire, queue, share, max)).await.unwrap_or(Err(Problem::SlowBody))
+) -> Result<Bytes, Problem> {
+    timeout(limit, collect(body, wire, reservation, max)).await.unwrap_or(Err(Problem::SlowBody))
 }
 
 async fn collect(
     mut body: Body,
     wire: Option<WireBytes>,
-    queue: &JobQueue,
-    share: Option<&Share>,
+    reservation: &mut Reservation,
     max: usize,
-) -> Result<(Bytes, Reservation), Problem> {
-    let mut reservation = queue.reserve(share);
+) -> Result<Bytes, Problem> {
     let mut whole = Pieces::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
@@ -104,7 +101,7 @@ async fn collect(
         check_framing(wire.as_ref(), length)?;
     }
     check_framing(wire.as_ref(), whole.len())?;
-    Ok((whole.into_bytes(), reservation))
+    Ok(whole.into_bytes())
 }
 
 /// Rejects a body of `length` bytes that has far more framing than data.

@@ -70,6 +70,8 @@ pub(super) struct BatchRequest {
     /// Checked again when the envelope's token is known.
     pub(super) ack: RequestedAck,
     pub(super) rollout: RequestRollout,
+    /// The headers of the worker tier's daemon as a JSON object, if they are kept.
+    pub(super) sqsd: Option<String>,
     /// Set if the request is sampled.
     pub(super) trace: Option<Arc<RequestTrace>>,
 }
@@ -221,7 +223,7 @@ impl Decoding {
     }
 
     fn meta(&self) -> BatchMetadata<'_> {
-        let BatchRequest { received_at, id, identity, rollout, .. } = &self.request;
+        let BatchRequest { received_at, id, identity, rollout, sqsd, .. } = &self.request;
         let tenant = identity.tenant().map(|tenant| tenant.name());
         let variant = rollout.variant(identity.tenant()).map(AsRef::as_ref);
         BatchMetadata {
@@ -229,6 +231,7 @@ impl Decoding {
             request_id: id.as_str(),
             tenant,
             variant,
+            sqsd: sqsd.as_deref(),
             record: self.limits.record,
         }
     }
@@ -309,6 +312,7 @@ mod tests {
             body_bytes: body.len(),
             ack: RequestedAck::new(settings.http.ack, &settings.http),
             rollout: RequestRollout::default(),
+            sqsd: None,
             trace: None,
         };
         Decoding { request, limits: DecodeLimits::new(&settings.http, usize::MAX, usize::MAX) }

@@ -1,6 +1,5 @@
 //! `POST /v1/payloads` and `POST /`: a batch, accepted whole or rejected whole.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,6 +19,7 @@ use super::relay::Relay;
 use super::request_id::RequestId;
 use super::response::{AcceptedBody, json};
 use super::rollout::RequestRollout;
+use super::sqsd::{self, Hold};
 use super::state::ApiState;
 use super::{body, origin};
 use crate::config::Ack;
@@ -81,8 +81,9 @@ pub(super) async fn post(
     let (mut tenant, mut relay): (_, Option<Box<Relay>>) = (None, None);
     let client = request.extensions().get::<ClientAddress>().map(|ClientAddress(address)| *address);
     let rollout = RequestRollout::new(state.rollout.as_ref(), state.tenants.is_some(), client);
+    let mut hold = Hold::of(&state, request.headers(), client);
     let began = Instant::now();
-    let accepted = accept(&state, query, request, client, &rollout, &mut tenant, &mut relay).await;
+    let accepted = accept(&state, query, request, &rollout, &mut tenant, &mut relay, hold.as_mut()).await;
     if let Some(relay) = &mut relay {
         relay.ended(&accepted);
     }
@@ -90,6 +91,9 @@ pub(super) async fn post(
     if let Some(variant) = rollout.variant(tenant.as_ref()).filter(|_| !is_forwarded) {
         let result = accepted.as_ref().map_or_else(|problem| problem.outcome().result(), |_| RequestResult::Accepted);
         state.context.metrics.variants.observe(variant, result, began.elapsed());
+    }
+    if let (Err(problem), Some(hold)) = (&accepted, &mut hold) {
+        Box::pin(hold.delay(problem)).await;
     }
     accepted.map_err(|problem| RejectedBatch { problem, tenant })
 }
@@ -100,24 +104,22 @@ async fn accept(
     state: &Arc<ApiState>,
     query: Result<Query<Parameters>, QueryRejection>,
     request: Request,
-    client: Option<IpAddr>,
     rollout: &RequestRollout,
     tenant: &mut Option<Arc<Tenant>>,
     relay: &mut Option<Box<Relay>>,
+    mut hold: Option<&mut Hold<'_>>,
 ) -> Result<Response, Problem> {
     let received_at = SystemTime::now();
     let (mut parts, body) = request.into_parts();
+    let client = parts.extensions.get::<ClientAddress>().map(|ClientAddress(address)| *address);
     let wire = parts.extensions.remove::<WireBytes>();
     let trace = state.context.tracer.as_ref().and_then(|_| parts.extensions.remove::<Arc<RequestTrace>>());
     let id = RequestId::inserted(&parts.headers);
     origin::check(state, &parts)?;
     let identity = Identity::from_headers(&parts.headers, state.tenants.as_ref())?;
     *tenant = identity.tenant().cloned();
-    if let Some(problem) = state.rejects_batches() {
-        return Err(problem);
-    }
-    if let Some(full) = identity.share().and_then(Share::full) {
-        return Err(full.into());
+    if hold.is_none() {
+        has_capacity(state, &identity)?;
     }
     identity.take(RateLimit::Requests, 1)?;
     let ack = RequestedAck::new(Parameters::ack(query)?, &state.settings);
@@ -138,9 +140,22 @@ async fn accept(
         (Some(rollout), Some(in_force)) => Relay::of(rollout, in_force, &parts, &identity, client, waits),
         _ => None,
     };
+    let keeps_context = hold.is_some() && state.settings.sqsd_context;
+    let sqsd = keeps_context.then(|| sqsd::context(&parts.headers));
     // The memory of the headers is not kept while the body arrives and the commit is awaited.
     drop(parts);
-    let (mut body, reservation) = body::read(body, wire, &state.queue, identity.share(), max, timeout).await?;
+    let mut reservation = state.queue.reserve(identity.share());
+    if let Some(hold) = &mut hold {
+        // Of the requests that are held, each gets a job of the queue when there is one.
+        let attempt = |is_held| {
+            has_capacity(state, &identity)?;
+            if is_held { reservation.add_job().map_err(Problem::from) } else { Ok(()) }
+        };
+        Box::pin(hold.until_accepted(attempt)).await?;
+    }
+    let timeout = hold.as_ref().map_or(timeout, |hold| hold.body_timeout(timeout));
+    let mut body = body::read(body, wire, &mut reservation, max, timeout).await?;
+    hold.iter_mut().for_each(|hold| hold.release());
     state.context.metrics.bytes_in.inc_by(body.len() as u64);
     if length.is_none() {
         identity.take(RateLimit::Bytes, body.len())?;
@@ -164,6 +179,7 @@ async fn accept(
         body_bytes,
         ack,
         rollout: rollout.clone(),
+        sqsd,
         trace: trace.clone(),
     };
     let (lines, mut reservation) = state.decoder.decode(request, body, reservation, tenant).await?;
@@ -200,7 +216,17 @@ async fn accept(
     relay.iter_mut().for_each(|relay| relay.send_copy());
     tenant.iter().for_each(|tenant| tenant.activity().accepted(payloads, body_bytes));
     let shows_receipt = rollout.is_on(Feature::Receipts, tenant.as_ref());
-    Ok(accepted.response(state, &id, payloads, shows_receipt))
+    let is_done = accepted.level == Ack::Stored || (hold.is_some() && accepted.level >= level);
+    let status = if is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(accepted.response(state, status, &id, payloads, shows_receipt))
+}
+
+/// Rejects a batch that would be rejected whatever its size.
+fn has_capacity(state: &ApiState, identity: &Identity) -> Result<(), Problem> {
+    if let Some(problem) = state.rejects_batches() {
+        return Err(problem);
+    }
+    identity.share().and_then(Share::full).map_or(Ok(()), |full| Err(full.into()))
 }
 
 /// The level that a commit reaches.
@@ -301,8 +327,14 @@ async fn stored_or(state: &ApiState, receipt: &Receipt, deadline: Instant, commi
 }
 
 impl Accepted {
-    fn response(&self, state: &ApiState, id: &RequestId, payloads: u32, shows_receipt: bool) -> Response {
-        let status = if self.level == Ack::Stored { StatusCode::OK } else { StatusCode::ACCEPTED };
+    fn response(
+        &self,
+        state: &ApiState,
+        status: StatusCode,
+        id: &RequestId,
+        payloads: u32,
+        shows_receipt: bool,
+    ) -> Response {
         let receipt = self.receipt.as_ref().filter(|_| shows_receipt);
         json(
             status,

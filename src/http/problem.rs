@@ -277,6 +277,11 @@ impl Problem {
         matches!(self, Self::ShareFull | Self::SpoolShareFull)
     }
 
+    /// Whether the same request may be accepted later.
+    pub(super) fn is_temporary(&self) -> bool {
+        self.status().is_server_error() || self.outcome().is_throttled()
+    }
+
     /// Whether the connection closes after the response, because the bytes that follow may not be a request.
     fn closes_connection(&self) -> bool {
         matches!(

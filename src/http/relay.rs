@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::auth::Identity;
 use super::problem::Problem;
+use super::sqsd;
 use crate::rollout::{ClientKey, Forwarded, InForce, Original, PendingCopy, Received, Rollout, draw, is_relayed};
 use crate::shutdown::Shutdown;
 
@@ -32,6 +33,8 @@ pub(super) struct Relay {
     is_copied: bool,
     /// Whether the request waits for more than its commit.
     waits: bool,
+    /// Whether the request is from the worker tier's daemon.
+    is_from_daemon: bool,
     copy: Option<PendingCopy>,
     /// The body, while the tenant is not known because its token is in there.
     body: Option<Bytes>,
@@ -77,6 +80,7 @@ impl Relay {
             client,
             is_copied,
             waits,
+            is_from_daemon: sqsd::is_from_daemon(&request.headers),
             copy: None,
             body: None,
             is_sent: false,
@@ -102,7 +106,7 @@ impl Relay {
                 // The body may share the memory of the connection's read buffer, which is larger than most bodies.
                 *body = Bytes::copy_from_slice(body);
                 match forward.send(original, body.clone(), self.waits, shutdown).await {
-                    Forwarded::Passed(received) => return Ok(Some(passed_on(received))),
+                    Forwarded::Passed(received) => return Ok(Some(self.passed_on(received))),
                     Forwarded::NotTaken => {}
                     Forwarded::Rejected(status) => self.rejected = Some(status),
                     Forwarded::Unknown => return Err(Problem::ForwardUnknown),
@@ -138,6 +142,20 @@ impl Relay {
         if let Some(copy) = self.copy.take() {
             self.rollout.mirror.send(copy);
         }
+    }
+
+    /// The response of the other version.
+    fn passed_on(&self, received: Received) -> Response {
+        let mut response = Response::new(Body::from(received.body));
+        // The headers of the daemon are not forwarded, so the other version does not know that the request is from it.
+        let is_acknowledged = self.is_from_daemon && !self.waits && received.status == StatusCode::ACCEPTED;
+        *response.status_mut() = if is_acknowledged { StatusCode::OK } else { received.status };
+        for name in &PASSED {
+            if let Some(value) = received.headers.get(name) {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+        response
     }
 
     /// Whether the response is that of the other version, or none came.
@@ -178,15 +196,4 @@ impl Drop for Relay {
 
 fn client_key(identity: &Identity, client: Option<IpAddr>) -> Option<ClientKey<'_>> {
     ClientKey::new(identity.tenant().map(|tenant| tenant.name()), client)
-}
-
-fn passed_on(received: Received) -> Response {
-    let mut response = Response::new(Body::from(received.body));
-    *response.status_mut() = received.status;
-    for name in &PASSED {
-        if let Some(value) = received.headers.get(name) {
-            response.headers_mut().insert(name, value.clone());
-        }
-    }
-    response
 }

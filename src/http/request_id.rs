@@ -4,27 +4,25 @@ use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use uuid::{NoContext, Timestamp, Uuid};
 
-use crate::headers::X_REQUEST_ID;
+use crate::headers::{X_AWS_SQSD_MSGID, X_REQUEST_ID};
 
 /// A longer id is replaced, because every stored line repeats it.
 const MAX_BYTES: usize = 128;
 /// The length of a generated id.
 const ID_BYTES: usize = 36;
 
-/// The client's `X-Request-Id`, or a generated one.
+/// The id of an SQS message, the client's `X-Request-Id`, or a generated one.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The client's id if it needs no escaping in a header, a log line and a JSON string; else a new one.
+    /// The client's id if it needs no escaping in a header, a log line and a JSON string; else a new one. That of a message takes
+    /// precedence: it is the same each time that the message is delivered.
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        match headers.get(X_REQUEST_ID) {
-            // A copy, because a clone keeps the whole read buffer of the headers.
-            Some(given) if is_plain(given.as_bytes()) => {
-                HeaderValue::from_bytes(given.as_bytes()).map_or_else(|_| Self::new(), Self)
-            }
-            _ => Self::new(),
-        }
+        let given = [X_AWS_SQSD_MSGID, X_REQUEST_ID].into_iter().filter_map(|name| headers.get(name));
+        // A copy, because a clone keeps the whole read buffer of the headers.
+        let copy = given.map(HeaderValue::as_bytes).find(|id| is_plain(id)).map(HeaderValue::from_bytes);
+        copy.and_then(Result::ok).map_or_else(Self::new, Self)
     }
 
     /// The id that [`of`](Self::of) returned, from headers that it was inserted into.
@@ -75,5 +73,14 @@ mod tests {
             assert_eq!(of(bad).len(), 36, "{bad:?}");
         }
         assert_ne!(RequestId::new().as_str(), RequestId::new().as_str());
+    }
+
+    #[test]
+    fn the_id_of_a_message_takes_precedence_unless_it_needs_escaping() {
+        for (message, expected) in [("m-1", "m-1"), ("m 1", "r-1"), ("", "r-1")] {
+            let given = [(X_REQUEST_ID, "r-1"), (X_AWS_SQSD_MSGID, message)];
+            let headers = given.map(|(name, value)| (name, HeaderValue::from_static(value)));
+            assert_eq!(RequestId::of(&HeaderMap::from_iter(headers)).as_str(), expected);
+        }
     }
 }

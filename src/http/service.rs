@@ -21,7 +21,7 @@ use super::payloads::RejectedTenant;
 use super::problem::Problem;
 use super::request_id::RequestId;
 use super::state::ApiState;
-use super::{charged, head, jobs, payloads};
+use super::{charged, head, jobs, payloads, sqsd};
 use crate::headers::X_REQUEST_ID;
 use crate::metrics::{Outcome, Route};
 use crate::server::{ClientAddress, Peer, end_connection};
@@ -107,6 +107,7 @@ impl Service<Request<Incoming>> for PublicService {
                 .map(|sampled| Box::new(RequestSpan::new(tracer, sampled, &request, client))),
             _ => None,
         };
+        let keeps_headers = state.settings.sqsd_context && sqsd::is_from_daemon(request.headers());
         let (is_head, is_post) = (request.method() == Method::HEAD, request.method() == Method::POST);
         // The headers of a rejected request are dropped here, and not after its response is written.
         let admitted = admitted.and_then(|()| head::check(&request)).map(|()| {
@@ -128,8 +129,10 @@ impl Service<Request<Incoming>> for PublicService {
                     let mut response = pin!(tower::Service::call(&mut routes, request));
                     let Ok(response) = poll_fn(|cx| {
                         let polled = response.as_mut().poll(cx);
-                        // No handler keeps the headers after its first await.
-                        charge.release_headers();
+                        // No other handler keeps the headers after its first await.
+                        if !keeps_headers {
+                            charge.release_headers();
+                        }
                         polled
                     })
                     .await;

@@ -9,6 +9,7 @@ use super::decoder::Decoder;
 use super::decoding::DecodeLimits;
 use super::in_flight::InFlight;
 use super::problem::Problem;
+use super::sqsd::HELD_MAX;
 use crate::audit::AuditLog;
 use crate::config::{HttpSettings, ReceiptObject, Role, Settings};
 use crate::context::PipelineContext;
@@ -43,6 +44,8 @@ pub struct ApiState {
     pub(super) waits: ClientPermits,
     pub(super) stored_waits: ClientPermits,
     pub(super) lookups: ClientPermits,
+    /// Requests of the worker tier's daemon that are held.
+    pub(super) holds: ClientPermits,
     pub(super) in_flight: InFlight,
     /// Whether requests in flight are limited for each address, as connections are.
     pub(super) limits_addresses: bool,
@@ -81,6 +84,7 @@ impl ApiState {
             waits: ClientPermits::new(WAITS_MAX),
             stored_waits: ClientPermits::new(STORED_WAITS_MAX),
             lookups: ClientPermits::new(LOOKUPS_MAX),
+            holds: ClientPermits::new(HELD_MAX),
             audit: AuditLog::default(),
         }
     }

@@ -171,8 +171,14 @@ impl Reservation {
         self.take(0, bytes.saturating_sub(self.bytes))
     }
 
-    /// Reserves one job, unless the tenant's share of the spool is full.
-    pub(super) fn add_job(&mut self) -> Result<(), Full> {
+    /// Reserves the job that the request will be, unless it is reserved already or the tenant's share of the spool is full.
+    ///
+    /// # Errors
+    /// [`Full`]; the reservation is unchanged.
+    pub fn add_job(&mut self) -> Result<(), Full> {
+        if self.jobs > 0 {
+            return Ok(());
+        }
         if self.spool().is_some_and(SpoolShare::is_full) {
             return Err(Full::SpoolShare);
         }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::args::{FaultArgs, LoadArgs, variable};
 use super::output::{self, Exit, note, show};
 use crate::load::{Control, Plan, Rate, Shape};
-use crate::proof::{Event, Mirrors, Proof, Ramp, Setup, Upgrade, Verdict};
+use crate::proof::{DaemonSettings, Event, Mirrors, Proof, Ramp, Setup, Upgrade, Verdict, WorkerTier};
 use crate::s3::{Fault, FaultPlan};
 use crate::server::Program;
 use crate::units;
@@ -35,12 +35,19 @@ const KILLS_OF_ROLLOUT: u32 = 3;
 /// Rounds of the comparison of mirrors, unless `--rounds` says otherwise: each of its servers is the first of a round once.
 const MIRROR_ROUNDS: u32 = 5;
 
+/// Messages a second, kills, and the time after which the daemon posts a rejected message again, in a proof of a worker environment:
+/// ten attempts take less time than the store is away.
+const MESSAGE_RATE: Rate = Rate::steady(400.0);
+const KILLS_OF_WORKER_TIER: u32 = 5;
+const ERROR_VISIBILITY: Duration = Duration::from_millis(500);
+
 /// What a proof is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject {
     Event(Event),
     Upgrade,
     Rollout,
+    Sqsd,
 }
 
 impl ValueEnum for Subject {
@@ -54,6 +61,7 @@ impl ValueEnum for Subject {
             Self::Event(Event::Takeover),
             Self::Upgrade,
             Self::Rollout,
+            Self::Sqsd,
         ]
     }
 
@@ -65,6 +73,9 @@ impl ValueEnum for Subject {
             )),
             Self::Rollout => Some(PossibleValue::new("rollout").help(
                 "A server forwards from 0 to 100 percent of its requests to another one and back, which is killed at 50 percent",
+            )),
+            Self::Sqsd => Some(PossibleValue::new("sqsd").help(
+                "The daemon of a worker environment posts messages to a server that is overloaded, without its store, and killed",
             )),
         }
     }
@@ -79,7 +90,11 @@ struct Proved {
 
 impl Proved {
     fn new(verdict: &Verdict<impl Display + Serialize>) -> anyhow::Result<Self> {
-        Ok(Self { failed: verdict.failed(), text: verdict.to_string(), json: serde_json::to_value(verdict)? })
+        Self::of(verdict.failed(), verdict)
+    }
+
+    fn of(failed: bool, verdict: &(impl Display + Serialize)) -> anyhow::Result<Self> {
+        Ok(Self { failed, text: verdict.to_string(), json: serde_json::to_value(verdict)? })
     }
 }
 
@@ -94,7 +109,7 @@ pub(super) struct ProveArgs {
     /// The environment of the servers, repeated; it overrides that of the proof
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1, upgrade 20, rollout 3, or 5 with --ghost]
+    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1, upgrade 20, rollout 3, or 5 with --ghost, sqsd 5]
     #[arg(long)]
     rounds: Option<u32>,
     /// How often the old or the new process of an upgrade, or the other server of a rollout, is killed [default: as --rounds]
@@ -110,7 +125,7 @@ pub(super) struct ProveArgs {
     /// The seed of the random times at which it happens; a verdict has its seed [default: random]
     #[arg(long)]
     seed: Option<u64>,
-    /// The shortest life of a server in a round of kill, stop, takeover and upgrade
+    /// The shortest life of a server in a round of kill, stop, takeover, upgrade and sqsd
     #[arg(long, value_parser = units::duration, default_value = "200ms")]
     min_life: Duration,
     /// The longest life
@@ -183,6 +198,10 @@ impl ProveArgs {
             Subject::Upgrade => Proved::new(&Box::pin(self.upgrade()?.run(control, note)).await?),
             Subject::Rollout if self.ghost => Proved::new(&Box::pin(self.mirrors()?.run(control, note)).await?),
             Subject::Rollout => Proved::new(&Box::pin(self.ramp()?.run(control, note)).await?),
+            Subject::Sqsd => {
+                let verdict = Box::pin(self.worker_tier()?.run(control, note)).await?;
+                Proved::of(verdict.failed(), &verdict)
+            }
         }
     }
 
@@ -209,6 +228,11 @@ impl ProveArgs {
 
     fn ramp(&self) -> anyhow::Result<Ramp> {
         Ok(Ramp { setup: self.mixed(self.kill.or(self.rounds).unwrap_or(KILLS_OF_ROLLOUT), RATE)? })
+    }
+
+    fn worker_tier(&self) -> anyhow::Result<WorkerTier> {
+        let daemon = DaemonSettings { error_visibility_timeout: ERROR_VISIBILITY, ..DaemonSettings::default() };
+        Ok(WorkerTier { setup: self.setup(self.rounds.unwrap_or(KILLS_OF_WORKER_TIER), MESSAGE_RATE)?, daemon })
     }
 
     fn mirrors(&self) -> anyhow::Result<Mirrors> {

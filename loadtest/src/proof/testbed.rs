@@ -23,7 +23,7 @@ use crate::server::{Exit, Program, Server};
 use crate::units::show_size;
 
 /// Settings of the server that every proof itself sets.
-const RESERVED: [&str; 4] = ["SPOOL_DIR", "STORE_DIR", "S3_BUCKET", "LISTEN_ADDR"];
+pub(super) const RESERVED: [&str; 4] = ["SPOOL_DIR", "STORE_DIR", "S3_BUCKET", "LISTEN_ADDR"];
 
 /// The interval of reading the spools, and of trying to start a server.
 const RETRY_EVERY: Duration = Duration::from_millis(100);

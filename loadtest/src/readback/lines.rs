@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use flate2::bufread::MultiGzDecoder;
 
 use crate::ledger::Ledger;
-use crate::payload::{self, Identity, Payloads};
+use crate::payload::{self, Identity, Number, Payloads};
 
 /// A longer line is read as several: it limits the memory that a broken object can take.
 const MAX_LINE: u64 = 64 << 20;
@@ -28,7 +28,8 @@ impl Codec {
     }
 }
 
-/// Records every line of an object, and an object that breaks off as one more; returns the lines read.
+/// Records every line of an object, and an object that breaks off as one more; returns the lines read. `each` gets the intact
+/// lines of this run.
 ///
 /// In a store that other clients use, what cannot be read is this run's if the object has lines of this run.
 pub(super) fn record(
@@ -37,6 +38,7 @@ pub(super) fn record(
     payloads: &Payloads,
     is_shared: bool,
     ledger: &mut Ledger,
+    each: &mut dyn FnMut(Number, &[u8]),
     scratch: &mut Vec<u8>,
 ) -> u64 {
     let (mut lines, mut ours, mut altered, mut others, mut unknown, mut unreadable) = (0, 0, 0, 0, 0, 0);
@@ -53,6 +55,7 @@ pub(super) fn record(
                 Some(Identity::Intact(number)) => {
                     ours += 1;
                     ledger.see(number);
+                    each(number, line);
                 }
                 Some(Identity::Altered) => altered += 1,
                 Some(Identity::OtherRun) => others += 1,

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Ledger;
-use crate::payload::Payloads;
+use crate::payload::{Number, Payloads};
 use crate::s3::{self, Memory, S3Server};
 use crate::units::show_size;
 
@@ -146,6 +146,12 @@ impl Reader {
     /// stored.
     /// Errors: the store cannot be read. An object that cannot be decoded is recorded as corrupt instead.
     pub async fn read(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
+        self.read_each(ledger, &mut |_, _| {}).await
+    }
+
+    /// The same; `each` gets the intact lines of this run.
+    /// Errors: as above.
+    pub async fn read_each(&mut self, ledger: &mut Ledger, each: &mut dyn FnMut(Number, &[u8])) -> anyhow::Result<()> {
         for name in self.store.list(self.since).await? {
             let Some(codec) = codec(Path::new(&name)) else { continue };
             if self.read.contains(&name) {
@@ -153,7 +159,8 @@ impl Reader {
             }
             let object = self.store.get(&name).await?;
             self.sizes.push(object.len() as u64);
-            self.lines += lines::record(&object, codec, &self.payloads, self.is_shared, ledger, &mut self.scratch);
+            let scratch = &mut self.scratch;
+            self.lines += lines::record(&object, codec, &self.payloads, self.is_shared, ledger, each, scratch);
             self.read.insert(name);
         }
         Ok(())

@@ -32,6 +32,7 @@ pub(super) struct Second {
 /// Sums of a period, for the metrics.
 #[derive(Debug, Default)]
 struct Period {
+    seconds: u32,
     utilization: f64,
     warm_seconds: u64,
     offered: u64,
@@ -63,6 +64,7 @@ impl<'m> Group<'m> {
         second.in_service = self.count(|machine| machine.is_in_service(now));
         second.machines = self.machines.len() as u32;
         second.capacity = self.limits.rate() * u64::from(second.in_service);
+        self.period.seconds += 1;
         self.period.offered += offered;
         let count = u64::from(second.in_service).max(1);
         let (each, rest) = (offered / count, offered % count);
@@ -96,12 +98,12 @@ impl<'m> Group<'m> {
     /// The metrics of the period that ends now. The next one begins.
     pub(super) fn reading(&mut self, now: u32) -> Reading {
         let period = std::mem::take(&mut self.period);
-        let average = |sum: f64, count: u64| (count > 0).then(|| sum / count as f64);
+        let machines = |seconds: u64| seconds as f64 / f64::from(period.seconds);
+        let average = |sum: f64, count: u64| (count > 0).then(|| (sum / count as f64, machines(count)));
         Reading {
             cpu: average(100.0 * period.utilization, period.warm_seconds),
-            warm: self.count(|machine| machine.is_warm(now)),
             requests: average(period.offered as f64, period.service_seconds),
-            in_service: self.count(|machine| machine.is_in_service(now)),
+            warm: self.count(|machine| machine.is_warm(now)),
             launched: self.count(|machine| machine.draining_since.is_none()),
         }
     }
@@ -161,16 +163,27 @@ mod tests {
         let cpu = |group: &mut Group<'_>, now| {
             group.reading(now);
             let second = group.second(now, 20_000, false);
-            (second.in_service, second.machines, group.reading(now).cpu.unwrap().round())
+            (second.in_service, second.machines, group.reading(now).cpu.unwrap().0.round())
         };
         let all = (100.0 * model.machine.utilization(20_000)).round();
         let half = (100.0 * model.machine.utilization(10_000)).round();
         assert_eq!(cpu(&mut group, serves - 1), (1, 2, all));
         // The new machine takes half of the requests, and the metric has only the old one.
         assert_eq!(cpu(&mut group, serves), (2, 2, half));
-        assert_eq!(group.reading(serves), Reading { cpu: None, warm: 1, requests: None, in_service: 2, launched: 2 });
+        assert_eq!(group.reading(serves), Reading { cpu: None, requests: None, warm: 1, launched: 2 });
         assert_eq!(group.reading(warm).warm, 2);
         assert_eq!(cpu(&mut group, warm), (2, 2, half));
+    }
+
+    #[test]
+    fn a_machine_that_joins_within_a_period_counts_for_its_part_of_it() {
+        let model = model(1);
+        let mut group = group(&model);
+        group.machines.push(Machine::new(3, 3));
+        for now in 0..4 {
+            group.second(now, 100, false);
+        }
+        assert_eq!(group.reading(4).requests, Some((80.0, 1.25)));
     }
 
     #[test]

@@ -86,18 +86,19 @@ impl Policy {
     }
 }
 
+/// The average of a metric, and the average number of machines that it is of.
+pub(super) type Average = (f64, f64);
+
 /// What a policy knows at the end of a period.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Reading {
-    /// The average CPU in percent, if a machine has warmed up.
-    pub(super) cpu: Option<f64>,
-    /// Machines that `cpu` contains.
-    pub(super) warm: u32,
+    /// The CPU in percent, if a machine has warmed up.
+    pub(super) cpu: Option<Average>,
     /// Requests a second for each machine in service, if there is one.
-    pub(super) requests: Option<f64>,
-    /// Machines in service.
-    pub(super) in_service: u32,
-    /// These, and the machines that start.
+    pub(super) requests: Option<Average>,
+    /// Machines that have warmed up.
+    pub(super) warm: u32,
+    /// All machines but the draining ones.
     pub(super) launched: u32,
 }
 
@@ -142,8 +143,7 @@ impl<'p> Scaler<'p> {
                 if high { reading.launched.saturating_add(*add) } else { reading.launched.saturating_sub(*remove) }
             }
             Policy::Target { metric, target, periods_out, periods_in } => {
-                let desired =
-                    |(value, machines): (f64, u32)| (f64::from(machines) * value / target).ceil().max(1.0) as u32;
+                let desired = |(value, machines): Average| (machines * value / target).ceil().max(1.0) as u32;
                 self.track(
                     reading,
                     *metric,
@@ -155,10 +155,10 @@ impl<'p> Scaler<'p> {
             }
             Policy::Step { metric, steps, periods_out, below, periods_in, remove_percent } => {
                 let lowest = steps.first().map_or(f64::INFINITY, |[above, _]| *above);
-                let more = |(value, machines): (f64, u32)| {
+                let more = |(value, machines): Average| {
                     let percent =
                         steps.iter().rev().find(|[above, _]| value > *above).map_or(0.0, |[_, percent]| *percent);
-                    machines.saturating_add((f64::from(machines) * percent / 100.0).ceil() as u32)
+                    (machines * (1.0 + percent / 100.0)).ceil() as u32
                 };
                 let fewer = |_| {
                     let removed = (f64::from(reading.launched) * remove_percent / 100.0).floor().max(1.0) as u32;
@@ -177,8 +177,8 @@ impl<'p> Scaler<'p> {
         metric: Metric,
         [above, below]: [f64; 2],
         [periods_out, periods_in]: [u32; 2],
-        more: impl Fn((f64, u32)) -> u32,
-        fewer: impl Fn((f64, u32)) -> u32,
+        more: impl Fn(Average) -> u32,
+        fewer: impl Fn(Average) -> u32,
     ) -> u32 {
         let known = reading.of(metric);
         let high = self.high.observe(known.is_some_and(|(value, _)| value > above), periods_out);
@@ -195,11 +195,10 @@ impl<'p> Scaler<'p> {
 }
 
 impl Reading {
-    /// The value of a metric, and the machines that it is an average of.
-    fn of(&self, metric: Metric) -> Option<(f64, u32)> {
+    fn of(&self, metric: Metric) -> Option<Average> {
         match metric {
-            Metric::Cpu => Some((self.cpu?, self.warm)),
-            Metric::Requests => Some((self.requests?, self.in_service)),
+            Metric::Cpu => self.cpu,
+            Metric::Requests => self.requests,
         }
     }
 }
@@ -209,7 +208,8 @@ mod tests {
     use super::*;
 
     fn reading(cpu: f64, machines: u32) -> Reading {
-        Reading { cpu: Some(cpu), warm: machines, requests: Some(cpu), in_service: machines, launched: machines }
+        let average = Some((cpu, f64::from(machines)));
+        Reading { cpu: average, requests: average, warm: machines, launched: machines }
     }
 
     fn trigger() -> Policy {
@@ -258,7 +258,7 @@ mod tests {
     fn target_tracking_scales_in_after_fifteen_periods_and_not_while_machines_warm_up() {
         let low = decisions(&target(), &[reading(10.0, 8); 30]);
         assert_eq!((&low[..15], &low[28..]), (&[8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 2][..], &[8, 2][..]));
-        let warming = Reading { launched: 9, in_service: 9, ..reading(10.0, 8) };
+        let warming = Reading { launched: 9, ..reading(10.0, 8) };
         assert_eq!(decisions(&target(), &[warming; 30]), [9; 30]);
     }
 
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_group_without_a_metric_stays_as_it_is() {
-        let none = Reading { cpu: None, warm: 0, requests: None, in_service: 0, launched: 2 };
+        let none = Reading { cpu: None, requests: None, warm: 0, launched: 2 };
         assert_eq!(decisions(&trigger(), &[none; 10]), [2; 10]);
         assert_eq!(decisions(&target(), &[none; 20]), [2; 20]);
     }
