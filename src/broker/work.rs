@@ -112,13 +112,19 @@ impl Broker {
             end: Some(End::Stored),
             ttl: Some(END_TTL),
         };
-        let keep = match self.publish(subject.clone(), end.build()).await {
+        let keep = match self.publish(subject, end.build()).await {
             Ok(_) => 1,
             // The frames make way for the ends of other segments.
             Err(BrokerError::Full) => 0,
             Err(error) => return Err(error),
         };
+        self.remove(item, keep).await
+    }
+
+    /// Removes a stored segment, except for its last `keep` messages, and then from the work queue.
+    pub(crate) async fn remove(&self, item: &WorkItem, keep: u64) -> Result<(), BrokerError> {
         let unavailable = |error: &(dyn std::error::Error + 'static)| BrokerError::Unavailable(describe(error));
+        let subject = self.subjects.segment(item.name.id, item.name.compression);
         let stream = self.jetstream.get_stream_no_info(&self.settings.stream).await;
         let stream = stream.map_err(|error| unavailable(&error))?;
         stream.purge().keep(keep).filter(subject).await.map_err(|error| unavailable(&error))?;
@@ -150,8 +156,8 @@ impl Broker {
 }
 
 impl WorkItem {
-    /// The segment was settled: removes it from the work queue.
-    pub(crate) async fn done(&self) -> Result<(), BrokerError> {
+    /// Removes the segment from the work queue.
+    async fn done(&self) -> Result<(), BrokerError> {
         self.message.double_ack().await.map_err(|error| BrokerError::Unavailable(error.to_string()))
     }
 

@@ -14,7 +14,7 @@ const SERVERS_MAX: usize = 16;
 /// NATS allows more, and names of subjects are compared for each message.
 const STREAM_MAX_BYTES: usize = 64;
 /// A smaller stream cannot hold the segments of one process.
-const BROKER_MIN_BYTES: usize = 64 << 20;
+const BROKER_MIN_BYTES: usize = 8 << 20;
 
 /// What a process of a fleet does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Reader {
         let max_bytes = self.get("BROKER_MAX_BYTES", parse::positive_size)?;
         self.reject_if(
             max_bytes < BROKER_MIN_BYTES,
-            "BROKER_MAX_BYTES is below 64MiB: the segments of a process would not fit; raise it",
+            "BROKER_MAX_BYTES is below 8MiB: the open segments of a fleet would not fit; raise it",
         );
         let servers = self.get_optional("BROKER_URL", servers);
         if servers.is_none() && !self.is_set("BROKER_URL") {

@@ -85,7 +85,8 @@ impl Puller {
                 return false;
             }
         };
-        if is_stored && let Err(error) = item.done().await {
+        // The worker may have died before it removed the frames. Only the end of the segment stays.
+        if is_stored && let Err(error) = self.broker.remove(item, 1).await {
             self.failed(&error);
         }
         is_stored

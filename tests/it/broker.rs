@@ -209,9 +209,9 @@ async fn a_batch_that_exceeds_the_brokers_largest_message_is_stored_whole() {
 #[tokio::test]
 async fn a_full_stream_rejects_batches_until_workers_have_made_space() {
     let fleet = Fleet::start().await;
-    let env = [("BROKER_MAX_BYTES", "64MiB"), ("COMPRESSION", "none"), ("OBJECT_MAX_BYTES", "4MiB")];
+    let env = [("BROKER_MAX_BYTES", "8MiB"), ("COMPRESSION", "none"), ("OBJECT_MAX_BYTES", "1MiB")];
     let front = fleet.server("front", &env).await;
-    let text = "z".repeat(900_000);
+    let text = "z".repeat(300_000);
     let large = |number: usize| format!(r#"{{"data":[{{"name":"large-{number:03}","text":"{text}"}}]}}"#);
     let mut accepted = Vec::new();
     let rejected = loop {
@@ -220,7 +220,7 @@ async fn a_full_stream_rejects_batches_until_workers_have_made_space() {
             break answer;
         }
         accepted.push(format!("large-{:03}", accepted.len()));
-        assert!(accepted.len() < 80, "64 MiB hold no more than 80 batches of 0.9 MB");
+        assert!(accepted.len() < 80, "8 MiB hold far fewer batches of 0.3 MB");
     };
     assert_eq!(rejected.status, 503, "{}", rejected.text());
     assert!(rejected.text().contains("full") && !rejected.header("retry-after").is_empty(), "{}", rejected.text());

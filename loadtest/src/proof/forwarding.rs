@@ -78,8 +78,17 @@ impl Forwarding {
         std::fs::rename(new, &self.file).context("replacing ROLLOUT_FILE")
     }
 
-    /// Rewrites the file, and waits until the server forwards as it says.
+    /// Rewrites the file, and waits until the server forwards as it says. If the guard has stopped it, the share is 0 before:
+    /// an unchanged one would not start it again.
     pub(super) async fn put_in_force(&self, server: &Server, percent: u8, limit: Duration) -> anyhow::Result<()> {
+        let forward = status(server, limit).await?.rollout.and_then(|rollout| rollout.forward);
+        if forward.is_some_and(|forward| forward.tripped.is_some()) {
+            self.change(server, 0, limit).await?;
+        }
+        self.change(server, percent, limit).await
+    }
+
+    async fn change(&self, server: &Server, percent: u8, limit: Duration) -> anyhow::Result<()> {
         self.write(percent)?;
         let start = Instant::now();
         loop {
