@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::args::{FaultArgs, LoadArgs, variable};
 use super::output::{self, Exit, note, show};
 use crate::load::{Control, Plan, Rate, Shape};
-use crate::proof::{DaemonSettings, Event, Mirrors, Proof, Ramp, Setup, Upgrade, Verdict, WorkerTier};
+use crate::proof::{DaemonSettings, Event, Failure, Fleet, Mirrors, Proof, Ramp, Setup, Upgrade, Verdict, WorkerTier};
 use crate::s3::{Fault, FaultPlan};
 use crate::server::Program;
 use crate::units;
@@ -32,6 +32,16 @@ const UPGRADES: u32 = 20;
 /// Kills of the other server of a rollout, unless `--rounds` says otherwise.
 const KILLS_OF_ROLLOUT: u32 = 3;
 
+/// The rate of a proof of a fleet, over all its front ends.
+const FLEET_RATE: Rate = Rate::steady(200.0);
+
+/// Failures of a fleet, unless `--rounds` says otherwise: each happens three times.
+const FLEET_ROUNDS: u32 = 24;
+
+/// Faults of S3 in a fleet, unless `--faults` says otherwise.
+const FLEET_FAULTS: [Fault; 4] = [Fault::SlowDown, Fault::DropAfter, Fault::InternalError, Fault::UnavailableAfter];
+const FLEET_FAULT_SHARE: f64 = 0.1;
+
 /// Rounds of the comparison of mirrors, unless `--rounds` says otherwise: each of its servers is the first of a round once.
 const MIRROR_ROUNDS: u32 = 5;
 
@@ -48,6 +58,7 @@ enum Subject {
     Upgrade,
     Rollout,
     Sqsd,
+    Fleet,
 }
 
 impl ValueEnum for Subject {
@@ -62,6 +73,7 @@ impl ValueEnum for Subject {
             Self::Upgrade,
             Self::Rollout,
             Self::Sqsd,
+            Self::Fleet,
         ]
     }
 
@@ -77,8 +89,34 @@ impl ValueEnum for Subject {
             Self::Sqsd => Some(PossibleValue::new("sqsd").help(
                 "The daemon of a worker environment posts messages to a server that is overloaded, without its store, and killed",
             )),
+            Self::Fleet => Some(PossibleValue::new("fleet").help(
+                "Front ends, workers and nodes of their broker are killed and paused in turn, and S3 is away",
+            )),
         }
     }
+}
+
+/// Arguments of a proof of a fleet.
+#[derive(Debug, Args)]
+struct FleetArgs {
+    /// The nats-server of the broker of a fleet
+    #[arg(long)]
+    nats: Option<PathBuf>,
+    /// Nodes of the broker
+    #[arg(long, default_value = "3", value_parser = ["1", "3", "5"])]
+    nodes: String,
+    /// Front ends of a fleet
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=16))]
+    fronts: u32,
+    /// Workers of a fleet
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    workers: u32,
+    /// What fails in a fleet [default: everything but all nodes at once]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    failures: Vec<Failure>,
+    /// All nodes of a fleet are killed at once too, with `kill -9`: what they did not sync stays in the page cache
+    #[arg(long)]
+    power_cut: bool,
 }
 
 /// The verdict of any proof.
@@ -109,7 +147,7 @@ pub(super) struct ProveArgs {
     /// The environment of the servers, repeated; it overrides that of the proof
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1, upgrade 20, rollout 3, or 5 with --ghost, sqsd 5]
+    /// How often it happens [default: kill 20, stop 10, takeover 6, outage 3, disk-full 2, slow-store 1, upgrade 20, fleet 24, sqsd 5, rollout 3, or 5 with --ghost]
     #[arg(long)]
     rounds: Option<u32>,
     /// How often the old or the new process of an upgrade, or the other server of a rollout, is killed [default: as --rounds]
@@ -154,6 +192,8 @@ pub(super) struct ProveArgs {
     /// Store into an S3 server in this process instead of a directory
     #[arg(long)]
     in_process_s3: bool,
+    #[command(flatten)]
+    fleet: FleetArgs,
     #[command(flatten)]
     faults: FaultArgs,
     /// Where to make a directory for spool, store and logs; it stays if the proof fails [default: for temporary files]
@@ -202,6 +242,7 @@ impl ProveArgs {
                 let verdict = Box::pin(self.worker_tier()?.run(control, note)).await?;
                 Proved::of(verdict.failed(), &verdict)
             }
+            Subject::Fleet => Proved::new(&Box::pin(self.fleet()?.run(control, note)).await?),
         }
     }
 
@@ -237,6 +278,29 @@ impl ProveArgs {
 
     fn mirrors(&self) -> anyhow::Result<Mirrors> {
         Ok(Mirrors { setup: self.single(self.rounds.unwrap_or(MIRROR_ROUNDS), RATE)? })
+    }
+
+    fn fleet(&self) -> anyhow::Result<Fleet> {
+        let FleetArgs { nats, nodes, fronts, workers, failures, power_cut } = &self.fleet;
+        let mut failures = if failures.is_empty() { Failure::USUAL.to_vec() } else { failures.clone() };
+        if *power_cut {
+            failures.push(Failure::AllNodesKilled);
+        }
+        let faults = if self.faults.is_empty() {
+            FaultPlan::share(FLEET_FAULT_SHARE, FLEET_FAULTS)?
+        } else {
+            self.faults.plan()?
+        };
+        Ok(Fleet {
+            setup: self.setup(self.rounds.unwrap_or(FLEET_ROUNDS), FLEET_RATE)?,
+            nats: nats.clone().context("a fleet needs a broker: give a nats-server with --nats")?,
+            nodes: nodes.parse()?,
+            fronts: *fronts,
+            workers: *workers,
+            failures,
+            duration: self.load.duration,
+            faults,
+        })
     }
 
     /// For a load of several kinds of clients.

@@ -11,6 +11,7 @@
 
 mod environment;
 mod events;
+mod fleet;
 mod forwarding;
 mod mirror;
 mod phase;
@@ -33,6 +34,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use self::environment::{Environment, LoadState};
+pub use self::fleet::{Failure, Fleet, FleetDetails, Tally as FleetTally};
 pub use self::forwarding::Counts;
 pub use self::mirror::{Copies, MirrorDetails, Mirrored, Mirrors, OtherSide};
 pub use self::phase::{ClientPhase, Phase, Tolerance};

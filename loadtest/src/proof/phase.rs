@@ -26,7 +26,7 @@ const REACHED: f64 = 0.9;
 /// A kind of client.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
-    name: &'static str,
+    name: String,
     plan: Plan,
 }
 
@@ -71,7 +71,7 @@ pub enum Tolerance {
 #[derive(Debug, Clone, Serialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct ClientPhase {
-    pub name: &'static str,
+    pub name: String,
     pub statuses: BTreeMap<u16, u64>,
     /// Sent, and the connection failed or closed before the response.
     pub unanswered: u64,
@@ -86,8 +86,8 @@ pub struct ClientPhase {
 }
 
 impl Client {
-    pub(super) fn new(name: &'static str, plan: Plan) -> Self {
-        Self { name, plan }
+    pub(super) fn new(name: impl Into<String>, plan: Plan) -> Self {
+        Self { name: name.into(), plan }
     }
 
     /// All kinds together with this plan's rate and about its number of connections: over `plain` keep-alive, with a new
@@ -167,7 +167,7 @@ impl Mix {
         let mut all = Tally::new()?;
         let mut clients = Vec::new();
         for (client, (_, Done { ledger, mut tally, .. })) in self.clients.iter().zip(done) {
-            clients.push(ClientPhase::new(client.name, &tally));
+            clients.push(ClientPhase::new(&client.name, &tally));
             all.take_from(&mut tally);
             self.ledger.append(ledger);
         }
@@ -228,9 +228,9 @@ impl Phase {
 }
 
 impl ClientPhase {
-    fn new(name: &'static str, tally: &Tally) -> Self {
+    fn new(name: &str, tally: &Tally) -> Self {
         Self {
-            name,
+            name: name.to_owned(),
             statuses: tally.statuses.clone(),
             unanswered: tally.unanswered,
             connections: tally.connects,
@@ -255,7 +255,8 @@ impl ClientPhase {
         }
     }
 
-    fn count(&self, which: impl Fn(u16) -> bool) -> u64 {
+    /// Requests whose response has such a status.
+    pub(super) fn count(&self, which: impl Fn(u16) -> bool) -> u64 {
         self.statuses.iter().filter(|(status, _)| which(**status)).map(|(_, count)| count).sum()
     }
 }
@@ -285,7 +286,7 @@ impl fmt::Display for Phase {
             if client.unsent > 0 {
                 text += &format!(", never sent: {}", client.unsent);
             }
-            row(f, client.name, &text)?;
+            row(f, &client.name, &text)?;
             if let Some(error) = &client.first_error {
                 row(f, "", &format!("first error: {error}"))?;
             }

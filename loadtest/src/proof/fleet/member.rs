@@ -1,0 +1,81 @@
+//! A front end or a worker of a fleet.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal};
+
+use crate::client::{self, Target};
+use crate::proof::testbed::Testbed;
+use crate::server::Server;
+
+/// How often a member is asked whether it is ready, and how long it may take for the response.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+const RESPONSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// A server, which is away while it is killed.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) name: String,
+    /// The folder of everything that the member has on its disk.
+    folder: String,
+    env: Vec<(String, String)>,
+    pub(super) addr: SocketAddr,
+    pub(super) server: Option<Server>,
+}
+
+impl Member {
+    /// Starts it.
+    pub(super) async fn start(testbed: &Testbed<'_>, name: String, own: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let folder = testbed.spool(&name);
+        let mut env = testbed.env(&[own, &[("SPOOL_DIR", &*folder)]].concat());
+        let server = testbed.start(&name, &env).await?;
+        let addr = server.addr()?;
+        // It is started again where it was.
+        env.push(("LISTEN_ADDR".to_owned(), addr.to_string()));
+        Ok(Self { name, folder, env, addr, server: Some(server) })
+    }
+
+    /// Kills it, with its disk or without.
+    pub(super) async fn kill(&mut self, testbed: &Testbed<'_>, with_disk: bool) -> anyhow::Result<()> {
+        let server = self.server.take().context("it is away")?;
+        let exit = testbed.kill(server).await?;
+        ensure!(exit.code.is_none(), "{} exited by itself before it could be killed: {}", self.name, exit.status);
+        if with_disk {
+            std::fs::remove_dir_all(&self.folder).with_context(|| format!("removing the folder of {}", self.name))?;
+        }
+        Ok(())
+    }
+
+    /// Starts it again, and waits until it is ready.
+    pub(super) async fn start_again(&mut self, testbed: &Testbed<'_>) -> anyhow::Result<()> {
+        self.server = Some(testbed.start_again(&self.name, &self.env).await?);
+        self.ready(testbed.setup.settle).await
+    }
+
+    /// Waits until `GET /ready` is 200.
+    pub(super) async fn ready(&self, limit: Duration) -> anyhow::Result<()> {
+        let server = self.server.as_ref().context("it is away")?;
+        let admin = Target::from(server.admin(limit).await?);
+        let ready = async {
+            loop {
+                let response = tokio::time::timeout(RESPONSE_LIMIT, client::get(&admin, "/ready", None)).await;
+                if matches!(response, Ok(Ok((200, _)))) {
+                    return;
+                }
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        };
+        let ready = tokio::time::timeout(limit, ready).await;
+        ready.with_context(|| format!("{} is not ready after {limit:?}", self.name))
+    }
+}
+
+/// Stops a process for a time without ending it.
+pub(super) async fn pause(server: &Server, time: Duration) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(server.pid().cast_signed()).context("no process")?;
+    rustix::process::kill_process(pid, Signal::STOP).context("pausing a process")?;
+    tokio::time::sleep(time).await;
+    rustix::process::kill_process(pid, Signal::CONT).context("continuing a process")
+}

@@ -1,0 +1,171 @@
+//! A node of the broker: a `nats-server` with a folder and a configuration of its own.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+use crate::client::{self, Target};
+use crate::proof::testbed::Testbed;
+use crate::server::{Program, Server};
+
+/// The storage of a node. Streams reserve their limits.
+const STORAGE: &str = "6GiB";
+
+/// How long a node may take for a response, and how often it is asked.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(2);
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// A node, which is away while it has no server.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) name: String,
+    folder: PathBuf,
+    program: PathBuf,
+    client: SocketAddr,
+    cluster: SocketAddr,
+    monitor: SocketAddr,
+    starts: u32,
+    pub(super) server: Option<Server>,
+}
+
+/// What a node holds of a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct StreamState {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    #[serde(default)]
+    pub(super) num_subjects: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct JetStream {
+    #[serde(default)]
+    account_details: Vec<Account>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Account {
+    #[serde(default)]
+    stream_detail: Vec<Stream>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Stream {
+    name: String,
+    state: StreamState,
+}
+
+impl Node {
+    /// A cluster of nodes that are not started yet.
+    /// Errors: no free ports, or the configurations cannot be written.
+    pub(super) fn cluster(program: &Path, count: u32, testbed: &Testbed<'_>) -> anyhow::Result<Vec<Self>> {
+        let mut ports = free_ports(count as usize * 3)?.into_iter();
+        let mut port = || ports.next().context("too few ports");
+        let mut nodes = Vec::new();
+        for index in 1..=count {
+            let name = format!("node-{index}");
+            nodes.push(Self {
+                folder: testbed.path(&name),
+                name,
+                program: program.to_owned(),
+                client: port()?,
+                cluster: port()?,
+                monitor: port()?,
+                starts: 0,
+                server: None,
+            });
+        }
+        let routes: Vec<_> = nodes.iter().map(|node| format!("nats://{}", node.cluster)).collect();
+        for node in &nodes {
+            std::fs::create_dir(&node.folder)?;
+            std::fs::write(node.config(), node.configuration(&routes))?;
+        }
+        Ok(nodes)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.join("nats.conf")
+    }
+
+    fn configuration(&self, routes: &[String]) -> String {
+        let Self { name, folder, client, cluster, monitor, .. } = self;
+        let store = folder.join("jetstream");
+        let mut text = format!(
+            "server_name: {name}\nlisten: \"{client}\"\nhttp: \"{monitor}\"\n\
+             jetstream {{\n  store_dir: {store:?}\n  sync_interval: always\n  max_file_store: {STORAGE}\n}}\n"
+        );
+        // A cluster of one has no majority to wait for.
+        if let [_, _, ..] = routes {
+            let routes = routes.join(", ");
+            text += &format!("cluster {{\n  name: fleet\n  listen: \"{cluster}\"\n  routes: [{routes}]\n}}\n");
+        }
+        text
+    }
+
+    /// For `BROKER_URL`.
+    pub(super) fn url(&self) -> String {
+        format!("nats://{}", self.client)
+    }
+
+    /// Starts the process.
+    pub(super) async fn spawn(&mut self) -> anyhow::Result<()> {
+        self.starts += 1;
+        let log = self.folder.join(format!("{}.log", self.starts));
+        let args = vec!["--config".into(), self.config().into()];
+        let program = Program { path: self.program.clone(), args, env: Vec::new(), log: Some(log) };
+        self.server = Some(Server::spawn(&program).await?);
+        Ok(())
+    }
+
+    /// Waits until its streams are as those of the other nodes. Starts it again if it has exited, because an outgoing connection
+    /// may have got one of its ports.
+    pub(super) async fn healthy(&mut self, limit: Duration) -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        let mut last = "no response".to_owned();
+        while start.elapsed() < limit {
+            if let Some(server) = &mut self.server {
+                tokio::select! {
+                    status = server.ended() => {
+                        last = format!("exited with {}", status?);
+                        self.server = None;
+                    }
+                    () = tokio::time::sleep(ASK_EVERY) => {}
+                }
+            } else {
+                self.spawn().await?;
+            }
+            match self.get("/healthz").await {
+                Ok((200, _)) => return Ok(start.elapsed()),
+                Ok((status, body)) => last = format!("{status} {}", body.trim()),
+                Err(_) => {}
+            }
+        }
+        bail!("{} is not healthy after {limit:?}: {last}", self.name)
+    }
+
+    /// What it holds of a stream, if it has the stream.
+    pub(super) async fn stream(&self, name: &str) -> anyhow::Result<Option<StreamState>> {
+        let (status, body) = self.get("/jsz?streams=true").await?;
+        if status != 200 {
+            bail!("{}: GET /jsz: {status}", self.name);
+        }
+        let state: JetStream = serde_json::from_str(&body).with_context(|| format!("reading /jsz of {}", self.name))?;
+        let mut streams = state.account_details.into_iter().flat_map(|account| account.stream_detail);
+        Ok(streams.find(|stream| stream.name == name).map(|stream| stream.state))
+    }
+
+    async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        let target = Target::from(self.monitor);
+        Ok(tokio::time::timeout(RESPONSE_LIMIT, client::get(&target, path, None)).await??)
+    }
+}
+
+/// Ports of the loopback address that are free now.
+fn free_ports(count: usize) -> std::io::Result<Vec<SocketAddr>> {
+    // All are bound at the same time, so that they differ.
+    let listeners: Result<Vec<_>, _> = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect();
+    listeners?.iter().map(TcpListener::local_addr).collect()
+}
