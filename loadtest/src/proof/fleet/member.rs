@@ -1,5 +1,6 @@
 //! A front end or a worker of a fleet.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -43,7 +44,11 @@ impl Member {
         let exit = testbed.kill(server).await?;
         ensure!(exit.code.is_none(), "{} exited by itself before it could be killed: {}", self.name, exit.status);
         if with_disk {
-            std::fs::remove_dir_all(&self.folder).with_context(|| format!("removing the folder of {}", self.name))?;
+            match std::fs::remove_dir_all(&self.folder) {
+                // With a broker a member may need no folder.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                removed => removed.with_context(|| format!("removing the folder of {}", self.name))?,
+            }
         }
         Ok(())
     }
@@ -58,17 +63,21 @@ impl Member {
     pub(super) async fn ready(&self, limit: Duration) -> anyhow::Result<()> {
         let server = self.server.as_ref().context("it is away")?;
         let admin = Target::from(server.admin(limit).await?);
+        let mut last = String::new();
         let ready = async {
             loop {
                 let response = tokio::time::timeout(RESPONSE_LIMIT, client::get(&admin, "/ready", None)).await;
-                if matches!(response, Ok(Ok((200, _)))) {
-                    return;
+                match response {
+                    Ok(Ok((200, _))) => return,
+                    Ok(Ok((status, body))) => last = format!("{status} {}", body.trim()),
+                    Ok(Err(error)) => last = error.to_string(),
+                    Err(_) => last = "no response".to_owned(),
                 }
                 tokio::time::sleep(ASK_EVERY).await;
             }
         };
         let ready = tokio::time::timeout(limit, ready).await;
-        ready.with_context(|| format!("{} is not ready after {limit:?}", self.name))
+        ready.with_context(|| format!("{} is not ready after {limit:?}: {last}", self.name))
     }
 }
 

@@ -14,6 +14,9 @@ use crate::server::{Program, Server};
 /// The storage of a node. Streams reserve their limits.
 const STORAGE: &str = "6GiB";
 
+/// The most bytes of an end of a segment, with its headers.
+const END_MAX_BYTES: u64 = 1024;
+
 /// How long a node may take for a response, and how often it is asked.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(2);
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -40,6 +43,13 @@ pub(super) struct StreamState {
     pub(super) num_subjects: u64,
 }
 
+impl StreamState {
+    /// Whether a stream of segments has nothing but the ends of segments, which have no payload.
+    pub(super) fn has_only_ends(self) -> bool {
+        self.messages == self.num_subjects && self.bytes <= self.messages * END_MAX_BYTES
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct JetStream {
     #[serde(default)]
@@ -55,7 +65,13 @@ struct Account {
 #[derive(Debug, Deserialize)]
 struct Stream {
     name: String,
+    cluster: Option<Replicas>,
     state: StreamState,
+}
+
+#[derive(Debug, Deserialize)]
+struct Replicas {
+    leader: Option<String>,
 }
 
 impl Node {
@@ -146,15 +162,18 @@ impl Node {
         bail!("{} is not healthy after {limit:?}: {last}", self.name)
     }
 
-    /// What it holds of a stream, if it has the stream.
-    pub(super) async fn stream(&self, name: &str) -> anyhow::Result<Option<StreamState>> {
+    /// What it holds of a stream, and whether it leads the stream; `None` if it has no such stream.
+    pub(super) async fn stream(&self, name: &str) -> anyhow::Result<Option<(StreamState, bool)>> {
         let (status, body) = self.get("/jsz?streams=true").await?;
         if status != 200 {
             bail!("{}: GET /jsz: {status}", self.name);
         }
         let state: JetStream = serde_json::from_str(&body).with_context(|| format!("reading /jsz of {}", self.name))?;
         let mut streams = state.account_details.into_iter().flat_map(|account| account.stream_detail);
-        Ok(streams.find(|stream| stream.name == name).map(|stream| stream.state))
+        // A node alone has no cluster.
+        let leads =
+            |cluster: Option<Replicas>| cluster.is_none_or(|replicas| replicas.leader.as_ref() == Some(&self.name));
+        Ok(streams.find(|stream| stream.name == name).map(|stream| (stream.state, leads(stream.cluster))))
     }
 
     async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
@@ -168,4 +187,21 @@ fn free_ports(count: usize) -> std::io::Result<Vec<SocketAddr>> {
     // All are bound at the same time, so that they differ.
     let listeners: Result<Vec<_>, _> = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect();
     listeners?.iter().map(TcpListener::local_addr).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has_only_ends(messages: u64, bytes: u64, num_subjects: u64) -> bool {
+        StreamState { messages, bytes, num_subjects }.has_only_ends()
+    }
+
+    #[test]
+    fn a_frame_beside_the_ends_or_in_the_place_of_one_is_noticed() {
+        assert!(has_only_ends(0, 0, 0));
+        assert!(has_only_ends(417, 417 * 200, 417));
+        assert!(!has_only_ends(418, 418 * 200, 417));
+        assert!(!has_only_ends(1, END_MAX_BYTES + 1, 1));
+    }
 }

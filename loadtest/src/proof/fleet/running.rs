@@ -16,9 +16,6 @@ const STREAM: &str = "fleet";
 const WORK_STREAM: &str = "fleet-work";
 const STREAM_LIMIT: &str = "1GiB";
 
-/// An end has no payload.
-const END_MAX_BYTES: u64 = 1024;
-
 /// How often the nodes are asked for their streams.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
@@ -155,7 +152,16 @@ impl<'a> Running<'a> {
 
     /// After the load: stops the front ends, waits until the broker is empty, and stops everything. Returns how long it took.
     pub(super) async fn finish(self) -> anyhow::Result<Option<f64>> {
-        let Self { testbed, nodes, fronts, workers, .. } = self;
+        let Self { testbed, mut nodes, mut fronts, mut workers, .. } = self;
+        // After a round that failed some may be away.
+        for node in &mut nodes {
+            node.healthy(testbed.setup.settle).await?;
+        }
+        for member in fronts.iter_mut().chain(&mut workers) {
+            if member.server.is_none() {
+                member.start_again(testbed).await?;
+            }
+        }
         let start = Instant::now();
         for Member { name, server, .. } in fronts {
             testbed.stop(&name, server.context("a front end is away")?).await?;
@@ -176,6 +182,7 @@ impl<'a> Running<'a> {
         if empty_in.is_none() {
             testbed.broken(format!("the broker is not empty {:?} after the load's end: {last}", testbed.setup.settle));
         }
+        replicas_with_frames(&nodes).await.into_iter().for_each(|found| testbed.remark(found));
         for Member { name, server, .. } in workers {
             testbed.stop(&name, server.context("a worker is away")?).await?;
         }
@@ -207,16 +214,37 @@ async fn kill(member: &mut Member, testbed: &Testbed<'_>, with_disk: bool, away:
     Ok(back)
 }
 
-/// What a node still holds beside the ends of segments.
+/// Segments to upload, or frames, that the leaders of the streams still hold.
 async fn left(nodes: &[Node]) -> anyhow::Result<Option<String>> {
+    let (mut work_is_empty, mut has_only_ends) = (None, None);
     for node in nodes {
-        let work = node.stream(WORK_STREAM).await?.context("no work queue")?;
-        let segments = node.stream(STREAM).await?.context("no stream of segments")?;
-        let only_ends =
-            segments.messages == segments.num_subjects && segments.bytes <= segments.messages * END_MAX_BYTES;
-        if work.messages > 0 || !only_ends {
+        let (work, leads_work) = node.stream(WORK_STREAM).await?.context("no work queue")?;
+        let (segments, leads_segments) = node.stream(STREAM).await?.context("no stream of segments")?;
+        if leads_work {
+            work_is_empty = Some(work.messages == 0);
+        }
+        if leads_segments {
+            has_only_ends = Some(segments.has_only_ends());
+        }
+        if (leads_work && work.messages > 0) || (leads_segments && !segments.has_only_ends()) {
             return Ok(Some(format!("{} has {segments:?}, and {} segments to upload", node.name, work.messages)));
         }
     }
-    Ok(None)
+    match (work_is_empty, has_only_ends) {
+        (Some(true), Some(true)) => Ok(None),
+        _ => Ok(Some("a stream has no leader".to_owned())),
+    }
+}
+
+/// Replicas that hold frames which the leader does not: what a purge has removed may appear again on a node that was killed.
+async fn replicas_with_frames(nodes: &[Node]) -> Vec<String> {
+    let mut found = Vec::new();
+    for node in nodes {
+        if let Ok(Some((state, false))) = node.stream(STREAM).await
+            && !state.has_only_ends()
+        {
+            found.push(format!("{} has frames of stored segments that the leader has not: {state:?}", node.name));
+        }
+    }
+    found
 }

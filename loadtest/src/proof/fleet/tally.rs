@@ -21,8 +21,10 @@ pub struct Tally {
     pub requests: u64,
     /// With a 503.
     pub unavailable: u64,
-    /// Without a response, and connections that could not be made.
+    /// Sent, without a response.
     pub unanswered: u64,
+    /// Attempts to connect that failed, of which there are many while a front end is away.
+    pub not_connected: u64,
     /// Failures that are not allowed.
     pub findings: u64,
     /// The longest time from the end of a failure until the fleet was as before, in seconds.
@@ -34,8 +36,9 @@ pub struct Tally {
 
 impl Tally {
     pub(super) fn new(failure: Option<Failure>) -> Self {
-        let (rounds, requests, unavailable, unanswered, findings, longest_recovery, p99, max) = Default::default();
-        Self { failure, rounds, requests, unavailable, unanswered, findings, longest_recovery, p99, max }
+        let (rounds, [requests, unavailable, unanswered, not_connected, findings, p99, max]) = Default::default();
+        let longest_recovery = 0.0;
+        Self { failure, rounds, requests, unavailable, unanswered, not_connected, findings, longest_recovery, p99, max }
     }
 
     /// Adds a round, in which clients of `cut_off` may get no response.
@@ -44,7 +47,8 @@ impl Tally {
         for client in &phase.clients {
             self.requests += client.count(|_| true) + client.unanswered;
             self.unavailable += client.count(|status| status == 503);
-            self.unanswered += client.unanswered + client.not_connected;
+            self.unanswered += client.unanswered;
+            self.not_connected += client.not_connected;
             self.findings += self.findings_of(client, cut_off);
         }
         self.longest_recovery = self.longest_recovery.max(recovery.as_secs_f64());
@@ -72,10 +76,10 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, requests, unavailable, unanswered, longest_recovery, .. } = self;
+        let Self { rounds, requests, unavailable, unanswered, not_connected, longest_recovery, .. } = self;
         let [p99, max] = [self.p99, self.max].map(show_micros);
         let mut text = format!(
-            "{rounds} rounds, {requests} requests, 503: {unavailable}, unanswered: {unanswered}, \
+            "{rounds} rounds, {requests} requests, 503: {unavailable}, unanswered: {unanswered}, not connected: {not_connected}, \
              recovered in {longest_recovery:.1} s, p99 {p99}, max {max}"
         );
         if self.findings > 0 {
