@@ -67,9 +67,10 @@ pub(crate) fn start(
         tasks.spawn(answers.run());
     }
     if role.uploads() {
-        let puller = pull::Puller::new(Arc::clone(&broker), context.clone(), (Arc::clone(store), prefix.to_owned()));
+        let destination = (Arc::clone(store), prefix.to_owned());
+        let puller = pull::Puller::new(Arc::clone(&broker), context.clone(), destination.clone());
         tasks.spawn(puller.run());
-        tasks.spawn(reap::Reaper::new(broker, context.clone()).run());
+        tasks.spawn(reap::Reaper::new(broker, context.clone(), destination).run());
     }
 }
 

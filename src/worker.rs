@@ -98,6 +98,10 @@ impl Uploader {
         if let Some(opened) = segment.opened {
             metrics.stored_seconds.observe(opened.elapsed().as_secs_f64());
         }
+        if segment.is_adopted() && segment.is_from_broker() {
+            let (jobs, payloads) = salvage.committed();
+            metrics.ledger.accepted(jobs, payloads);
+        }
         metrics.ledger.stored(salvage.jobs, salvage.payloads);
         metrics.ledger.dead(salvage.dead_jobs(), salvage.dead_payloads);
         if let Err(error) = spool.stored(segment, &salvage, is_missing).await {
@@ -166,7 +170,8 @@ impl Uploader {
             (None, None) => {}
         }
         let (jobs, payloads) = salvage.committed();
-        if segment.is_adopted() {
+        // One from the broker counts when it is stored: until then it may go to another process.
+        if segment.is_adopted() && !segment.is_from_broker() {
             // A later read may find more than the first.
             let (before_jobs, before_payloads) = recorded.unwrap_or_default();
             let (new_jobs, new_payloads) =
@@ -303,7 +308,13 @@ impl Uploader {
         tracing::debug!(segment = %id, attempt, ?delay, %error, "segment deferred; the upload will be retried");
         if was_draining || (is_own_failure && attempt >= OWN_FAILURES_MAX) {
             match spool.give_back(segment, delay).await {
-                None => return backlog.done(),
+                None => {
+                    // It is the concern of the process that gets it next.
+                    for side in [Side::Spool, Side::Store] {
+                        self.context.health.segments.succeeded(id, side);
+                    }
+                    return backlog.done();
+                }
                 Some(local) => segment = local,
             }
         }

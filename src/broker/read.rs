@@ -36,8 +36,8 @@ pub(crate) enum Replica {
 /// The segments in the broker.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// The segments that have messages: open, ended, or stored a short time ago.
-    pub(crate) segments: Vec<SegmentName>,
+    /// The segments that have messages: open, ended, or stored a short time ago; and the number of their messages.
+    pub(crate) segments: Vec<(SegmentName, usize)>,
     /// The segments in the work queue.
     pub(crate) queued: HashSet<SegmentId>,
 }
@@ -115,7 +115,7 @@ impl Broker {
     /// Finds a segment by its id alone. Returns its codec and its last message.
     pub(crate) async fn find(&self, id: SegmentId) -> Result<Option<(SegmentName, Tail)>, BrokerError> {
         let subjects = self.subjects_of(&self.settings.stream, &self.subjects.segment_of_any_codec(id)).await?;
-        let Some(name) = subjects.iter().find_map(|subject| self.subjects.parse_segment(subject)) else {
+        let Some(name) = subjects.iter().find_map(|(subject, _)| self.subjects.parse_segment(subject)) else {
             return Ok(None);
         };
         Ok(self.tail_of(name).await?.map(|tail| (name, tail)))
@@ -125,19 +125,21 @@ impl Broker {
     pub(crate) async fn list(&self) -> Result<Listing, BrokerError> {
         let mut listing = Listing::default();
         let subjects = self.subjects_of(&self.settings.stream, &self.subjects.segments()).await?;
-        listing.segments = subjects.iter().filter_map(|subject| self.subjects.parse_segment(subject)).collect();
+        let named =
+            subjects.iter().filter_map(|(subject, count)| Some((self.subjects.parse_segment(subject)?, *count)));
+        listing.segments = named.collect();
         let queued = self.subjects_of(&self.subjects.work_stream(), &self.subjects.works()).await?;
-        listing.queued = queued.iter().filter_map(|subject| self.subjects.parse_work(subject)).collect();
+        listing.queued = queued.iter().filter_map(|(subject, _)| self.subjects.parse_work(subject)).collect();
         Ok(listing)
     }
 
-    async fn subjects_of(&self, stream: &str, filter: &str) -> Result<Vec<String>, BrokerError> {
+    async fn subjects_of(&self, stream: &str, filter: &str) -> Result<Vec<(String, usize)>, BrokerError> {
         let unavailable = |error: &(dyn std::error::Error + 'static)| BrokerError::Unavailable(describe(error));
         let stream = self.jetstream.get_stream_no_info(stream).await.map_err(|error| unavailable(&error))?;
         let mut info = stream.info_with_subjects(filter).await.map_err(|error| unavailable(&error))?;
         let mut subjects = Vec::new();
         while let Some(subject) = info.next().await {
-            subjects.push(subject.map_err(|error| unavailable(&error))?.0);
+            subjects.push(subject.map_err(|error| unavailable(&error))?);
         }
         Ok(subjects)
     }

@@ -123,12 +123,18 @@ impl Broker {
 
     /// Removes a stored segment, except for its last `keep` messages, and then from the work queue.
     pub(crate) async fn remove(&self, item: &WorkItem, keep: u64) -> Result<(), BrokerError> {
+        self.purge(item.name, keep).await?;
+        item.done().await
+    }
+
+    /// Removes the messages of a stored segment, except for the last `keep`.
+    pub(crate) async fn purge(&self, name: SegmentName, keep: u64) -> Result<(), BrokerError> {
         let unavailable = |error: &(dyn std::error::Error + 'static)| BrokerError::Unavailable(describe(error));
-        let subject = self.subjects.segment(item.name.id, item.name.compression);
+        let subject = self.subjects.segment(name.id, name.compression);
         let stream = self.jetstream.get_stream_no_info(&self.settings.stream).await;
         let stream = stream.map_err(|error| unavailable(&error))?;
-        stream.purge().keep(keep).filter(subject).await.map_err(|error| unavailable(&error))?;
-        item.done().await
+        let purged = stream.purge().keep(keep).filter(subject).await;
+        purged.map(drop).map_err(|error| unavailable(&error))
     }
 
     /// The notices to this process.

@@ -13,6 +13,7 @@ use crate::broker::{Broker, BrokerError, End, Inbox, Listing, Tail};
 use crate::context::PipelineContext;
 use crate::log_throttle::LogThrottle;
 use crate::segment::{SegmentId, SegmentName};
+use crate::store::Store;
 
 /// How often the segments of the broker are listed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -27,6 +28,8 @@ static FAILED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 pub(super) struct Reaper {
     broker: Arc<Broker>,
     context: PipelineContext,
+    store: Arc<Store>,
+    prefix: String,
     /// Segments that need nothing, as long as their end stays in the broker.
     settled: HashSet<SegmentId>,
     /// Segments whose process did not respond, and how often.
@@ -36,8 +39,8 @@ pub(super) struct Reaper {
 }
 
 impl Reaper {
-    pub(super) fn new(broker: Arc<Broker>, context: PipelineContext) -> Self {
-        Self { broker, context, settled: HashSet::new(), silent: HashMap::new(), silent_now: Vec::new() }
+    pub(super) fn new(broker: Arc<Broker>, context: PipelineContext, (store, prefix): (Arc<Store>, String)) -> Self {
+        Self { broker, context, store, prefix, settled: HashSet::new(), silent: HashMap::new(), silent_now: Vec::new() }
     }
 
     pub(super) async fn run(mut self) {
@@ -63,11 +66,13 @@ impl Reaper {
 
     async fn sweep(&mut self, listing: Listing) -> Result<(), BrokerError> {
         self.silent_now.clear();
-        let present: HashSet<_> = listing.segments.iter().map(|name| name.id).collect();
+        let present: HashSet<_> = listing.segments.iter().map(|(name, _)| name.id).collect();
         self.settled.retain(|id| present.contains(id));
         self.silent.retain(|id, _| present.contains(id));
-        for name in listing.segments {
-            let is_known = listing.queued.contains(&name.id) || self.settled.contains(&name.id);
+        for (name, messages) in listing.segments {
+            // A stored segment has its end only. Frames that were removed can come back with a server that was killed.
+            let is_settled = messages == 1 && self.settled.contains(&name.id);
+            let is_known = listing.queued.contains(&name.id) || is_settled;
             if is_known || self.context.spool.owns(name.id) {
                 continue;
             }
@@ -81,11 +86,13 @@ impl Reaper {
         let Some(tail) = self.broker.tail_of(name).await? else { return Ok(()) };
         let (committed, inbox) = match tail.end {
             Some(End::Sealed) if tail.committed.jobs > 0 => (tail.committed, tail.inbox),
-            Some(_) => {
+            Some(end) => {
                 self.settled.insert(name.id);
-                return Ok(());
+                return if end == End::Stored { self.broker.purge(name, 1).await } else { Ok(()) };
             }
             None if self.has_writer(name, &tail).await => return Ok(()),
+            // Its end has expired, and frames have come back.
+            None if self.is_stored(name, tail.committed.jobs).await? => return self.broker.purge(name, 0).await,
             None => match self.broker.end(name).await? {
                 (committed, End::Sealed, inbox) if committed.jobs > 0 => (committed, inbox),
                 _ => return Ok(()),
@@ -96,6 +103,13 @@ impl Reaper {
         self.context.metrics.segments_adopted.inc();
         tracing::info!(segment = %name.id, jobs = committed.jobs, "sealed a segment of a process that has exited");
         Ok(())
+    }
+
+    /// Whether the store has an object of the segment with at least so many jobs.
+    async fn is_stored(&self, name: SegmentName, jobs: u32) -> Result<bool, BrokerError> {
+        let found = self.store.find(&name.id.key(&self.prefix, name.compression)).await;
+        let found = found.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
+        Ok(found.is_some_and(|object| object.total_jobs.is_none_or(|total| total >= jobs)))
     }
 
     async fn has_writer(&mut self, name: SegmentName, tail: &Tail) -> bool {

@@ -53,6 +53,11 @@ pub(super) enum Source {
 }
 
 impl SealedSegment {
+    /// Whether another process has it if this one gives it back.
+    pub fn is_from_broker(&self) -> bool {
+        matches!(self.source, Source::Broker(_))
+    }
+
     /// Whether a exited process opened it.
     pub fn is_adopted(&self) -> bool {
         self.age.is_none()

@@ -167,7 +167,9 @@ async fn a_new_process_that_is_killed_at_any_step_leaves_the_old_one_serving() {
 
 /// A process that has handed over, and has a request whose body has not arrived.
 async fn handed_over() -> (Server, Server, Connection) {
-    let mut old = start().await;
+    // A busy machine takes longer than the requests' share of the default.
+    let mut old = Server::start(&[ENV, &[("SHUTDOWN_GRACE", "120s")]].concat()).await;
+    old.logged("listening for handovers").await;
     let mut busy = old.connect().await;
     let request = post("", b"{}");
     busy.write(&request[..request.len() - 1]).await;

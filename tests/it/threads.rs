@@ -10,7 +10,7 @@ use flate2::bufread::GzDecoder;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::support::{Server, unpacked};
+use crate::support::{Server, unpacked, until};
 
 /// Name, nice value and voluntary context switches of each thread of the process.
 fn threads(pid: u32) -> Vec<(String, i32, u64)> {
@@ -29,10 +29,14 @@ fn threads(pid: u32) -> Vec<(String, i32, u64)> {
 async fn threads_have_names_uploads_yield_to_requests_and_an_idle_server_rarely_wakes() {
     let server = Server::start(&[]).await;
     assert_eq!(server.post_json("{}").await.status, 202);
-    let seen = threads(server.pid());
     for (name, nice) in [("runtime", 0), ("dispatcher", 0), ("uploads", 5)] {
-        let matching: Vec<_> = seen.iter().filter(|(thread, ..)| thread == name).collect();
-        assert!(!matching.is_empty() && matching.iter().all(|thread| thread.1 == nice), "{name}: {seen:?}");
+        // A thread sets its priority when it first runs.
+        until(name, async || {
+            let seen = threads(server.pid());
+            let mut matching = seen.iter().filter(|(thread, ..)| thread == name).peekable();
+            matching.peek().is_some() && matching.all(|thread| thread.1 == nice)
+        })
+        .await;
     }
     let wakes = || threads(server.pid()).iter().map(|thread| thread.2).sum::<u64>();
     // The request before has an end.
