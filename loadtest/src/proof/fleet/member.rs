@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal};
 
 use crate::client::{self, Target};
@@ -60,8 +60,8 @@ impl Member {
     }
 
     /// Waits until `GET /ready` is 200.
-    pub(super) async fn ready(&self, limit: Duration) -> anyhow::Result<()> {
-        let server = self.server.as_ref().context("it is away")?;
+    pub(super) async fn ready(&mut self, limit: Duration) -> anyhow::Result<()> {
+        let server = self.server.as_mut().context("it is away")?;
         let admin = Target::from(server.admin(limit).await?);
         let mut last = String::new();
         let ready = async {
@@ -76,7 +76,10 @@ impl Member {
                 tokio::time::sleep(ASK_EVERY).await;
             }
         };
-        let ready = tokio::time::timeout(limit, ready).await;
+        let ready = tokio::select! {
+            status = server.ended() => bail!("{} exited by itself: {}", self.name, status?),
+            ready = tokio::time::timeout(limit, ready) => ready,
+        };
         ready.with_context(|| format!("{} is not ready after {limit:?}: {last}", self.name))
     }
 }

@@ -52,7 +52,7 @@ impl<'a> Running<'a> {
         let (mut fronts, mut workers) = (Vec::new(), Vec::new());
         for (members, role, count) in [(&mut fronts, "front", fleet.fronts), (&mut workers, "worker", fleet.workers)] {
             for index in 1..=count {
-                let member = Member::start(testbed, format!("{role}-{index}"), &own(role)).await?;
+                let mut member = Member::start(testbed, format!("{role}-{index}"), &own(role)).await?;
                 member.ready(testbed.setup.settle).await?;
                 members.push(member);
             }
@@ -103,7 +103,7 @@ impl<'a> Running<'a> {
             }
             Failure::WorkerKilled => kill(&mut self.workers[target], testbed, false, away).await?,
             Failure::FrontPaused | Failure::WorkerPaused => {
-                let members = if failure == Failure::FrontPaused { &self.fronts } else { &self.workers };
+                let members = if failure == Failure::FrontPaused { &mut self.fronts } else { &mut self.workers };
                 member::pause(members[target].server.as_ref().context("it is away")?, away).await?;
                 let back = Instant::now();
                 members[target].ready(testbed.setup.settle).await?;
@@ -142,7 +142,7 @@ impl<'a> Running<'a> {
             }
         };
         // Also of those that it did not happen to.
-        for member in self.fronts.iter().chain(&self.workers) {
+        for member in self.fronts.iter_mut().chain(&mut self.workers) {
             member.ready(testbed.setup.settle).await?;
         }
         let recovery = back.elapsed();
