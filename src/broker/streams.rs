@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, ConsumerErrorKind, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType,
+};
 use async_nats::jetstream::{ErrorCode, consumer};
 
 use super::{Broker, describe};
@@ -106,7 +108,10 @@ impl Broker {
             ..pull::Config::default()
         };
         let created: Result<consumer::PullConsumer, _> = self.jetstream.create_consumer_on_stream(config, &work).await;
-        created.map(drop).map_err(|error| StreamsError::Rejected { stream: work, reason: describe(&error) })
+        created.map(drop).map_err(|error| match error.kind() {
+            ConsumerErrorKind::JetStream(_) => StreamsError::Rejected { stream: work, reason: describe(&error) },
+            _ => StreamsError::Unavailable(describe(&error)),
+        })
     }
 
     async fn prepare(&self, wanted: Config) -> Result<(), StreamsError> {
@@ -132,7 +137,7 @@ impl Broker {
         if found.max_bytes != wanted.max_bytes {
             let changed = Config { max_bytes: wanted.max_bytes, ..found };
             let updated = self.jetstream.update_stream(changed).await;
-            updated.map_err(|error| StreamsError::Rejected { stream: name, reason: describe(&error) })?;
+            updated.map_err(|error| self.rejected(name, &error))?;
         }
         Ok(())
     }
