@@ -37,6 +37,7 @@ use async_nats::Client;
 use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID, NATS_MESSAGE_TTL};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 pub use connection::BrokerState;
@@ -165,16 +166,22 @@ impl Broker {
         self.tail(&self.subjects.segment(name.id, name.compression)).await
     }
 
+    /// A stream, without a request to the broker.
+    async fn stream(&self, name: &str) -> Result<Stream<()>, BrokerError> {
+        self.jetstream.get_stream_no_info(name).await.map_err(BrokerError::unavailable)
+    }
+
+    /// The stream of segments.
+    async fn segments(&self) -> Result<Stream<()>, BrokerError> {
+        self.stream(&self.settings.stream).await
+    }
+
     /// The last message of a subject, as the leader of the stream knows it.
     async fn tail(&self, subject: &str) -> Result<Option<Tail>, BrokerError> {
-        let stream = self.jetstream.get_stream_no_info(&self.settings.stream).await;
-        let stream = stream.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
-        let message = match stream.get_last_raw_message_by_subject(subject).await {
+        let message = match self.segments().await?.get_last_raw_message_by_subject(subject).await {
             Ok(message) => message,
-            Err(error) if error.kind() == jetstream::stream::LastRawMessageErrorKind::NoMessageFound => {
-                return Ok(None);
-            }
-            Err(error) => return Err(BrokerError::Unavailable(error.to_string())),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
+            Err(error) => return Err(BrokerError::unavailable(error)),
         };
         let header = |name| message.headers.get(name).map(|value| value.as_str());
         let end = [End::Sealed, End::Stored].into_iter().find(|end| header(END) == Some(end.name()));
@@ -189,6 +196,7 @@ impl Broker {
 }
 
 /// A message for the subject of a segment.
+#[derive(Default)]
 struct SegmentMessage<'a> {
     payload: Bytes,
     id: String,
@@ -222,6 +230,10 @@ impl SegmentMessage<'_> {
 }
 
 impl BrokerError {
+    fn unavailable(error: impl std::error::Error + 'static) -> Self {
+        Self::Unavailable(describe(&error))
+    }
+
     fn of(error: &PublishError) -> Self {
         let text = describe(error);
         match error.kind() {

@@ -6,6 +6,7 @@
 
 mod answers;
 mod enqueue;
+mod fate;
 mod pull;
 mod reap;
 
@@ -16,6 +17,10 @@ use anyhow::Context;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use self::answers::Answers;
+use self::fate::Fates;
+use self::pull::Puller;
+use self::reap::Reaper;
 use crate::broker::Broker;
 use crate::config::{Role, Settings};
 use crate::context::PipelineContext;
@@ -56,21 +61,14 @@ pub(crate) fn start(
 ) {
     tasks.spawn(Arc::clone(&broker).watch());
     tasks.spawn(watch_health(context.clone()));
+    let fates = Fates { broker: Arc::clone(&broker), store: Arc::clone(store), prefix: prefix.to_owned() };
     if role.accepts() {
-        tasks.spawn(enqueue::run(Arc::clone(&broker), ended, context.clone()));
-        let answers = answers::Answers {
-            broker: Arc::clone(&broker),
-            context: context.clone(),
-            store: Arc::clone(store),
-            prefix: prefix.to_owned(),
-        };
-        tasks.spawn(answers.run());
+        tasks.spawn(enqueue::run(broker, ended, context.clone()));
+        tasks.spawn(Answers { fates: fates.clone(), context: context.clone() }.run());
     }
     if role.uploads() {
-        let destination = (Arc::clone(store), prefix.to_owned());
-        let puller = pull::Puller::new(Arc::clone(&broker), context.clone(), destination.clone());
-        tasks.spawn(puller.run());
-        tasks.spawn(reap::Reaper::new(broker, context.clone(), destination).run());
+        tasks.spawn(Puller::new(fates.clone(), context.clone()).run());
+        tasks.spawn(Reaper::new(fates, context.clone()).run());
     }
 }
 

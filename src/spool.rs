@@ -210,11 +210,12 @@ impl Spool {
 
     /// Opens a new segment, which is expected to grow to `expected_bytes`. Blocks.
     pub fn open(&self, now: SystemTime, expected_bytes: usize) -> Result<OpenSegment, SpoolError> {
-        if let Some(remote) = &self.remote {
-            return remote.open(&self.segments, self.compression);
-        }
         let id = SegmentId::new(now);
         let status = || self.segments.add(id, self.compression, 0);
+        if let Some(remote) = &self.remote {
+            let segment = remote.open(id, self.compression)?;
+            return Ok(OpenSegment::new(status(), Body::Remote(segment)));
+        }
         let Some(disk) = &self.disk else { return Ok(OpenSegment::in_memory(status(), expected_bytes)) };
         let charge = disk.space.charge(file::FILE_HEADER_LEN).ok_or(SpoolError::Full)?;
         let file = SegmentFile::create(&disk.disk, disk.folders.own(), charge, id, self.compression)?;

@@ -96,8 +96,7 @@ impl Appender {
                 committed,
                 inbox: Some(&self.broker.inbox),
                 follows: Some(self.sequence),
-                end: None,
-                ttl: None,
+                ..SegmentMessage::default()
             };
             let result = if self.broker.connection.is_ready() {
                 self.broker.publish(self.subject.clone(), message.build()).await

@@ -54,8 +54,6 @@ pub struct BrokerState {
     pub is_full: bool,
     /// Bytes in the stream of segments.
     pub bytes: u64,
-    /// `BROKER_MAX_BYTES`.
-    pub max_bytes: u64,
     /// Sealed segments that are not stored.
     pub waiting: u64,
 }
@@ -93,16 +91,14 @@ impl Connection {
     }
 
     pub(super) fn state(&self) -> BrokerState {
-        let failing = if !self.is_ready() {
-            Some(self.reason())
-        } else if self.is_full() {
-            Some(BrokerError::Full.to_string())
-        } else {
-            None
+        let is_ready = self.is_ready();
+        let is_full = is_ready && self.is_full();
+        let failing = match is_ready {
+            true => is_full.then(|| BrokerError::Full.to_string()),
+            false => Some(self.reason()),
         };
         let [bytes, waiting] = [&self.bytes, &self.waiting].map(|number| number.load(Ordering::Relaxed));
-        let is_full = self.is_ready() && self.is_full();
-        BrokerState { failing, is_full, bytes, max_bytes: self.max_bytes, waiting }
+        BrokerState { failing, is_full, bytes, waiting }
     }
 
     fn set(&self, flag: &AtomicBool, value: bool) {

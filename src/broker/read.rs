@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use async_nats::StatusCode;
-use async_nats::jetstream;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::{Broker, BrokerError, RESPONSE_TIMEOUT, Tail, describe};
+use super::{Broker, BrokerError, RESPONSE_TIMEOUT, Tail};
 use crate::segment::{SegmentId, SegmentName};
 
 /// Messages and bytes of one request for the messages of a segment.
@@ -69,12 +69,11 @@ impl Broker {
         while file.len() < len {
             let request =
                 ReadRequest { seq, next_by_subj: subject, batch: READ_MAX_MESSAGES, max_bytes: READ_MAX_BYTES };
-            let request = serde_json::to_vec(&request).map_err(|error| BrokerError::Unavailable(error.to_string()))?;
+            let request = serde_json::to_vec(&request).map_err(BrokerError::unavailable)?;
             let reply = self.client.new_inbox();
-            let unavailable = |error: &(dyn std::error::Error + 'static)| BrokerError::Unavailable(describe(error));
-            let mut messages = self.client.subscribe(reply.clone()).await.map_err(|error| unavailable(&error))?;
+            let mut messages = self.client.subscribe(reply.clone()).await.map_err(BrokerError::unavailable)?;
             let sent = self.client.publish_with_reply(api.clone(), reply, Bytes::from(request)).await;
-            sent.map_err(|error| unavailable(&error))?;
+            sent.map_err(BrokerError::unavailable)?;
             let before = seq;
             loop {
                 let message = timeout(RESPONSE_TIMEOUT, messages.next()).await;
@@ -96,8 +95,7 @@ impl Broker {
     }
 
     async fn read_from_leader(&self, subject: &str, len: usize, file: &mut Vec<u8>) -> Result<(), BrokerError> {
-        let stream = self.jetstream.get_stream_no_info(&self.settings.stream).await;
-        let stream = stream.map_err(|error| BrokerError::Unavailable(describe(&error)))?;
+        let stream = self.segments().await?;
         let mut seq = 1;
         while file.len() < len {
             match stream.raw_message_builder().sequence(seq).next_by_subject(subject).send().await {
@@ -105,8 +103,8 @@ impl Broker {
                     file.extend_from_slice(&message.payload);
                     seq = message.sequence + 1;
                 }
-                Err(error) if error.kind() == jetstream::stream::LastRawMessageErrorKind::NoMessageFound => break,
-                Err(error) => return Err(BrokerError::Unavailable(describe(&error))),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => break,
+                Err(error) => return Err(BrokerError::unavailable(error)),
             }
         }
         Ok(())
@@ -134,12 +132,11 @@ impl Broker {
     }
 
     async fn subjects_of(&self, stream: &str, filter: &str) -> Result<Vec<(String, usize)>, BrokerError> {
-        let unavailable = |error: &(dyn std::error::Error + 'static)| BrokerError::Unavailable(describe(error));
-        let stream = self.jetstream.get_stream_no_info(stream).await.map_err(|error| unavailable(&error))?;
-        let mut info = stream.info_with_subjects(filter).await.map_err(|error| unavailable(&error))?;
+        let stream = self.stream(stream).await?;
+        let mut info = stream.info_with_subjects(filter).await.map_err(BrokerError::unavailable)?;
         let mut subjects = Vec::new();
         while let Some(subject) = info.next().await {
-            subjects.push(subject.map_err(|error| unavailable(&error))?);
+            subjects.push(subject.map_err(BrokerError::unavailable)?);
         }
         Ok(subjects)
     }

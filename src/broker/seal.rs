@@ -24,7 +24,6 @@ impl Broker {
                 None => (0, Committed::default(), None),
             };
             let message = SegmentMessage {
-                payload: Bytes::new(),
                 // Of this attempt: if its outcome is unknown, the next attempt finds the end.
                 id: format!("{}.end.{sequence}", name.id),
                 committed,
@@ -33,6 +32,7 @@ impl Broker {
                 end: Some(End::Sealed),
                 // No worker removes a segment without jobs.
                 ttl: (committed.jobs == 0).then_some(END_TTL),
+                ..SegmentMessage::default()
             };
             match self.publish(subject.clone(), message.build()).await {
                 Ok(_) => return Ok((committed, End::Sealed, inbox)),

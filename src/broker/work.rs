@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::streams::{ACK_WAIT, WORKERS};
-use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, RESPONSE_TIMEOUT, SegmentMessage, describe};
+use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, RESPONSE_TIMEOUT, SegmentMessage};
 use crate::segment::{Committed, SegmentName};
 
 /// How long one request for work waits. A request that was lost with its connection delays the next segment by as much.
@@ -62,13 +62,12 @@ pub(crate) struct WorkQueue(Option<PullConsumer>);
 impl Broker {
     /// Waits a short time for a segment to upload.
     pub(crate) async fn next_work(&self, queue: &mut WorkQueue) -> Result<Option<WorkItem>, BrokerError> {
-        let unavailable = |error: &(dyn std::error::Error + 'static)| BrokerError::Unavailable(describe(error));
         let workers = match &mut queue.0 {
             Some(workers) => workers,
             None => {
                 let stream = self.subjects.work_stream();
                 let found = self.jetstream.get_consumer_from_stream(WORKERS, stream).await;
-                queue.0.insert(found.map_err(|error| unavailable(&error))?)
+                queue.0.insert(found.map_err(BrokerError::unavailable)?)
             }
         };
         let pulled = async {
@@ -104,13 +103,11 @@ impl Broker {
         }
         let subject = self.subjects.segment(id, compression);
         let end = SegmentMessage {
-            payload: Bytes::new(),
             id: format!("{id}.stored"),
             committed: item.committed,
-            inbox: None,
-            follows: None,
             end: Some(End::Stored),
             ttl: Some(END_TTL),
+            ..SegmentMessage::default()
         };
         let keep = match self.publish(subject, end.build()).await {
             Ok(_) => 1,
@@ -129,18 +126,15 @@ impl Broker {
 
     /// Removes the messages of a stored segment, except for the last `keep`.
     pub(crate) async fn purge(&self, name: SegmentName, keep: u64) -> Result<(), BrokerError> {
-        let unavailable = |error: &(dyn std::error::Error + 'static)| BrokerError::Unavailable(describe(error));
         let subject = self.subjects.segment(name.id, name.compression);
-        let stream = self.jetstream.get_stream_no_info(&self.settings.stream).await;
-        let stream = stream.map_err(|error| unavailable(&error))?;
-        let purged = stream.purge().keep(keep).filter(subject).await;
-        purged.map(drop).map_err(|error| unavailable(&error))
+        let purged = self.segments().await?.purge().keep(keep).filter(subject).await;
+        purged.map(drop).map_err(BrokerError::unavailable)
     }
 
     /// The notices to this process.
     pub(crate) async fn notices(&self) -> Result<Subscriber, BrokerError> {
         let notices = self.client.subscribe(self.inbox.as_str().to_owned()).await;
-        notices.map_err(|error| BrokerError::Unavailable(error.to_string()))
+        notices.map_err(BrokerError::unavailable)
     }
 
     /// Responds to a notice that is a question.

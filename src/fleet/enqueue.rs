@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::fate::{settle, stored_whole};
 use crate::broker::{Broker, BrokerError, End};
 use crate::context::PipelineContext;
 use crate::log_throttle::LogThrottle;
 use crate::segment::{Committed, SegmentName};
-use crate::spool::{EndedSegment, EndedSegments, SegmentState};
+use crate::spool::{EndedSegment, EndedSegments};
 
 /// The pause after a failure, which doubles each time.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -43,10 +44,7 @@ async fn enqueue(broker: &Broker, segment: &EndedSegment, context: &PipelineCont
             return Ok(());
         }
         if end == End::Stored {
-            let stored = SegmentState::Stored { dead: Arc::default() };
-            if context.spool.settle(name.id, stored).is_some() {
-                context.metrics.ledger.stored(committed.jobs.into(), committed.payloads.into());
-            }
+            settle(context, stored_whole(name, committed));
             return Ok(());
         }
         name = SegmentName { committed: Some(committed), ..name };

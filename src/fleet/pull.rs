@@ -6,10 +6,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
-use crate::broker::{Broker, BrokerError, End, PROGRESS_INTERVAL, WorkItem, WorkQueue};
+use super::fate::{Fate, Fates};
+use crate::broker::{BrokerError, PROGRESS_INTERVAL, WorkItem, WorkQueue};
 use crate::context::PipelineContext;
 use crate::log_throttle::LogThrottle;
-use crate::store::Store;
 
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -20,17 +20,15 @@ static FAILED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
 /// Takes segments for the workers of this process, as many as they can hold.
 pub(super) struct Puller {
-    broker: Arc<Broker>,
+    fates: Fates,
     context: PipelineContext,
-    store: Arc<Store>,
-    prefix: String,
     /// The segments that workers of this process hold.
     held: Mutex<Vec<Weak<WorkItem>>>,
 }
 
 impl Puller {
-    pub(super) fn new(broker: Arc<Broker>, context: PipelineContext, (store, prefix): (Arc<Store>, String)) -> Self {
-        Self { broker, context, store, prefix, held: Mutex::default() }
+    pub(super) fn new(fates: Fates, context: PipelineContext) -> Self {
+        Self { fates, context, held: Mutex::default() }
     }
 
     pub(super) async fn run(self) {
@@ -46,7 +44,7 @@ impl Puller {
                 () = shutdown.draining() => return,
             };
             let pulled = tokio::select! {
-                pulled = self.broker.next_work(&mut queue) => pulled,
+                pulled = self.fates.broker.next_work(&mut queue) => pulled,
                 // A segment that is on its way is delivered to another worker after a time.
                 () = shutdown.draining() => return,
             };
@@ -67,29 +65,27 @@ impl Puller {
         }
     }
 
-    /// Whether a segment needs no upload, because the worker that had it before has stored it.
+    /// Whether a segment needs no upload now, because the worker that had it before has stored it.
     async fn is_settled(&self, item: &WorkItem) -> bool {
-        let is_stored = match self.broker.tail_of(item.name).await {
-            Ok(Some(tail)) => tail.end == Some(End::Stored),
-            Ok(None) => {
-                let key = item.name.id.key(&self.prefix, item.name.compression);
-                if !matches!(self.store.find(&key).await, Ok(Some(_))) {
-                    tracing::error!(segment = %item.name.id, "a segment is neither in the broker nor in the store; will look again");
-                    item.give_back(MISSING_DELAY).await;
-                    return true;
-                }
-                true
+        let fate = self.fates.of(item.name).await;
+        let settled = match fate {
+            Ok(Fate::Waiting) => return false,
+            // The worker may have died before it removed the frames. Only the end of the segment stays.
+            Ok(Fate::Stored) => self.fates.broker.remove(item, 1).await,
+            Ok(Fate::Missing) => {
+                tracing::error!(segment = %item.name.id, "a segment is neither in the broker nor in the store; will look again");
+                item.give_back(MISSING_DELAY).await;
+                Ok(())
             }
             Err(error) => {
                 self.failed(&error);
                 return false;
             }
         };
-        // The worker may have died before it removed the frames. Only the end of the segment stays.
-        if is_stored && let Err(error) = self.broker.remove(item, 1).await {
+        if let Err(error) = settled {
             self.failed(&error);
         }
-        is_stored
+        true
     }
 
     fn failed(&self, error: &BrokerError) {

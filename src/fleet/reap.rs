@@ -4,16 +4,15 @@
 //! jobs to another segment. So reapers need no leader, and a process that is only slow or cut off loses nothing either.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::broker::{Broker, BrokerError, End, Inbox, Listing, Tail};
+use super::fate::Fates;
+use crate::broker::{BrokerError, End, Inbox, Listing, Tail};
 use crate::context::PipelineContext;
 use crate::log_throttle::LogThrottle;
 use crate::segment::{SegmentId, SegmentName};
-use crate::store::Store;
 
 /// How often the segments of the broker are listed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -26,10 +25,8 @@ static FAILED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
 /// Looks for segments without a writer.
 pub(super) struct Reaper {
-    broker: Arc<Broker>,
+    fates: Fates,
     context: PipelineContext,
-    store: Arc<Store>,
-    prefix: String,
     /// Segments that need nothing, as long as their end stays in the broker.
     settled: HashSet<SegmentId>,
     /// Segments whose process did not respond, and how often.
@@ -39,8 +36,8 @@ pub(super) struct Reaper {
 }
 
 impl Reaper {
-    pub(super) fn new(broker: Arc<Broker>, context: PipelineContext, (store, prefix): (Arc<Store>, String)) -> Self {
-        Self { broker, context, store, prefix, settled: HashSet::new(), silent: HashMap::new(), silent_now: Vec::new() }
+    pub(super) fn new(fates: Fates, context: PipelineContext) -> Self {
+        Self { fates, context, settled: HashSet::new(), silent: HashMap::new(), silent_now: Vec::new() }
     }
 
     pub(super) async fn run(mut self) {
@@ -50,7 +47,7 @@ impl Reaper {
             // The workers of a fleet list at different times.
             sleep(interval.mul_f64(0.5 + fastrand::f64())).await;
             let began = Instant::now();
-            let listing = self.broker.list().await;
+            let listing = self.fates.broker.list().await;
             took = began.elapsed();
             let swept = match listing {
                 Ok(listing) => self.sweep(listing).await,
@@ -83,22 +80,22 @@ impl Reaper {
 
     /// Adds a segment to the work queue if it is sealed, or if its process has exited.
     async fn examine(&mut self, name: SegmentName) -> Result<(), BrokerError> {
-        let Some(tail) = self.broker.tail_of(name).await? else { return Ok(()) };
+        let Some(tail) = self.fates.broker.tail_of(name).await? else { return Ok(()) };
         let (committed, inbox) = match tail.end {
             Some(End::Sealed) if tail.committed.jobs > 0 => (tail.committed, tail.inbox),
             Some(end) => {
                 self.settled.insert(name.id);
-                return if end == End::Stored { self.broker.purge(name, 1).await } else { Ok(()) };
+                return if end == End::Stored { self.fates.broker.purge(name, 1).await } else { Ok(()) };
             }
             None if self.has_writer(name, &tail).await => return Ok(()),
             // Its end has expired, and frames have come back.
-            None if self.is_stored(name, tail.committed.jobs).await? => return self.broker.purge(name, 0).await,
-            None => match self.broker.end(name).await? {
+            None if self.is_stored(name, tail.committed.jobs).await? => return self.fates.broker.purge(name, 0).await,
+            None => match self.fates.broker.end(name).await? {
                 (committed, End::Sealed, inbox) if committed.jobs > 0 => (committed, inbox),
                 _ => return Ok(()),
             },
         };
-        self.broker.enqueue(SegmentName { committed: Some(committed), ..name }, inbox.as_ref()).await?;
+        self.fates.broker.enqueue(SegmentName { committed: Some(committed), ..name }, inbox.as_ref()).await?;
         self.silent.remove(&name.id);
         self.context.metrics.segments_adopted.inc();
         tracing::info!(segment = %name.id, jobs = committed.jobs, "sealed a segment of a process that has exited");
@@ -107,8 +104,7 @@ impl Reaper {
 
     /// Whether the store has an object of the segment with at least so many jobs.
     async fn is_stored(&self, name: SegmentName, jobs: u32) -> Result<bool, BrokerError> {
-        let found = self.store.find(&name.id.key(&self.prefix, name.compression)).await;
-        let found = found.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
+        let found = self.fates.object(name).await.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
         Ok(found.is_some_and(|object| object.total_jobs.is_none_or(|total| total >= jobs)))
     }
 
@@ -116,7 +112,7 @@ impl Reaper {
         let Some(inbox) = &tail.inbox else { return false };
         // A process that does not respond is asked once in a sweep.
         let is_silent = self.silent_now.iter().any(|silent| silent == inbox);
-        let response = if is_silent { None } else { self.broker.ask_owner(inbox, name).await };
+        let response = if is_silent { None } else { self.fates.broker.ask_owner(inbox, name).await };
         match response {
             Some(is_owner) => is_owner,
             None => {

@@ -28,9 +28,6 @@ use crate::shutdown::Shutdown;
 const HOLD_MAX: Duration = Duration::from_secs(30);
 /// How often a held request checks whether it can be accepted.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// Requests held at once; the others are rejected at once. One client may hold a quarter of them, which is more than the 100
-/// connections that a daemon can have.
-pub(super) const HELD_MAX: usize = 1024;
 /// A held request has a job of the queue reserved while its body arrives. The daemon is on the same machine.
 const HELD_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Precedes the names of all headers of the daemon.

@@ -9,7 +9,6 @@ use super::decoder::Decoder;
 use super::decoding::DecodeLimits;
 use super::in_flight::InFlight;
 use super::problem::Problem;
-use super::sqsd::HELD_MAX;
 use crate::audit::AuditLog;
 use crate::config::{HttpSettings, ReceiptObject, Role, Settings};
 use crate::context::PipelineContext;
@@ -25,6 +24,9 @@ const WAITS_MAX: usize = 1024;
 const STORED_WAITS_MAX: usize = 2048;
 /// Concurrent lookups in the store, for jobs of other machines.
 const LOOKUPS_MAX: usize = 32;
+/// Requests of the worker tier's daemon that are held; the others are rejected at once. One client may hold a quarter of them,
+/// which is more than the 100 connections that a daemon can have.
+const HELD_MAX: usize = 1024;
 
 /// A spool that drains and fills can be full many times a minute.
 static SPOOL_FULL_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(60));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -12,9 +12,8 @@ use tokio::time::Instant;
 use super::attempts::{Attempts, LoadError};
 use super::buffers::{BufferPermit, Buffers};
 use super::load::{Frames, compact};
-use super::open::{Body, OpenSegment};
 use super::sealed::{SealedSegment, Source};
-use super::status::{SegmentState, SegmentStatus, Segments};
+use super::status::{SegmentState, SegmentStatus};
 use super::{Spool, SpoolError};
 use crate::broker::{AppendError, Appender, Broker, BrokerState, Replica, Settled, WorkItem};
 use crate::segment::file::{FrameCounts, append_frame};
@@ -93,12 +92,10 @@ impl RemoteSpool {
         (Self { broker, buffers, ending, ended: Mutex::default(), unqueued: watch::Sender::new(0) }, ended)
     }
 
-    pub(super) fn open(&self, segments: &Segments, compression: Compression) -> Result<OpenSegment, SpoolError> {
+    pub(super) fn open(&self, id: SegmentId, compression: Compression) -> Result<RemoteSegment, SpoolError> {
         self.check()?;
-        let name = SegmentName { id: SegmentId::new(SystemTime::now()), compression, committed: None };
-        let appender = Appender::new(Arc::clone(&self.broker), name);
-        let segment = RemoteSegment { appender, id: name.id, data_len: 0 };
-        Ok(OpenSegment::new(segments.add(name.id, compression, 0), Body::Remote(segment)))
+        let name = SegmentName { id, compression, committed: None };
+        Ok(RemoteSegment { appender: Appender::new(Arc::clone(&self.broker), name), id, data_len: 0 })
     }
 
     /// Whether a commit can succeed.

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use crate::nats::{self, Nats};
+use crate::nats::{self, Nats, batch};
 use crate::support::{PATIENCE, Server, command, get, lines, run, until};
 
 /// A fleet on one machine: a NATS server, and a store that all processes share.
@@ -27,16 +27,7 @@ impl Fleet {
     }
 
     async fn server_of(&self, url: &str, role: &str, env: &[(&str, &str)]) -> Server {
-        let store = self.store.path().to_str().unwrap();
-        let common = [
-            ("BROKER_URL", url),
-            ("BROKER_REPLICAS", "1"),
-            ("BROKER_MAX_BYTES", "1GiB"),
-            ("ROLE", role),
-            ("STORE_DIR", store),
-            ("OBJECT_MAX_AGE", "1s"),
-        ];
-        Server::start(&[&common, env].concat()).await
+        nats::server(url, role, &self.store, &[&[("OBJECT_MAX_AGE", "1s")], env].concat()).await
     }
 
     /// The lines in the store.
@@ -48,9 +39,8 @@ impl Fleet {
     async fn holds_once(&self, names: &[String]) {
         let counts = || {
             let mut counts = BTreeMap::new();
-            for line in self.lines() {
-                let (_, rest) = line.split_once(r#""name":""#).expect("each line has a name");
-                *counts.entry(rest.split('"').next().unwrap_or_default().to_owned()).or_insert(0) += 1;
+            for name in nats::names(&self.store) {
+                *counts.entry(name).or_insert(0) += 1;
             }
             counts
         };
@@ -62,10 +52,6 @@ impl Fleet {
         let counts = counts();
         assert!(counts.values().all(|count| *count == 1), "stored more than once: {counts:?}");
     }
-}
-
-fn batch(name: &str) -> String {
-    format!(r#"{{"data":[{{"name":"{name}"}}]}}"#)
 }
 
 async fn post(server: &Server, name: &str) -> serde_json::Value {

