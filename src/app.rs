@@ -1,6 +1,7 @@
 //! Starts every task of the server, and stops them in order.
 
 mod adopt;
+mod check_store;
 mod rollout;
 mod summary;
 
@@ -14,10 +15,11 @@ use rollout::start_rollout;
 pub use summary::{ExitSummary, SpoolEnd};
 use tokio::net::TcpListener;
 use tokio::task::{self, JoinSet};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::adopt::adopt;
+use self::check_store::check_store;
 use crate::admin::{Admin, AdminService};
 use crate::config::{self, Ack, Settings, TenantSettings};
 use crate::context::PipelineContext;
@@ -41,7 +43,6 @@ use crate::status::{Sampler, Sources};
 use crate::store::Store;
 use crate::tenants::{Tenants, TenantsFile};
 use crate::trace::Tracer;
-use crate::worker::backoff;
 
 /// Segments in memory in addition to one for each worker; with that many, the dispatcher takes no jobs.
 const BACKLOG_MAX_SEGMENTS: usize = 1;
@@ -381,22 +382,4 @@ fn serve_public(
     };
     let public = PublicService::new(Arc::new(state));
     server::serve(listener, move |peer| public.of(peer), config, context.shutdown.drain_token())
-}
-
-/// Checks the store until it has responded once, so that `/ready` reports a missing bucket before the first upload.
-async fn check_store(store: Arc<Store>, context: PipelineContext) {
-    let mut failures = 0;
-    while context.metrics.objects.get() == 0 {
-        match store.check_reachable().await {
-            // An outage that a worker has reported ends with an upload.
-            Ok(()) if failures == 0 => return,
-            Ok(()) => {
-                context.health.store_succeeded();
-                return context.backlog.retry_now(false);
-            }
-            Err(error) => context.health.store_failed(&error),
-        }
-        sleep(backoff::delay(failures, fastrand::f64())).await;
-        failures = failures.saturating_add(1);
-    }
 }

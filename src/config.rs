@@ -3,6 +3,7 @@
 //! [`Settings::from_vars`] takes the variables as a parameter, since only `main` reads the environment. It checks each
 //! value, then the combinations, and reports all problems together.
 
+mod ack;
 mod broker;
 mod conflicts;
 mod otlp;
@@ -17,13 +18,13 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use hyper::{HeaderMap, Uri};
 use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
+pub use ack::Ack;
 pub use broker::{BrokerSettings, Role, Servers};
 #[cfg(test)]
 pub(crate) use parse::SOCKET_PATH_MAX_BYTES;
@@ -345,42 +346,6 @@ pub enum ReceiptObject {
     Key,
     /// The location of the store (the bucket or the path of the directory), followed by the key.
     Location,
-}
-
-/// The ack level: what an acknowledgement guarantees. Later levels guarantee more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ack {
-    /// The job is in the queue.
-    Memory,
-    /// Its frame is durable in the spool.
-    Disk,
-    /// Its frame is durable in the broker, on as many machines as `BROKER_REPLICAS` says.
-    Replicated,
-    /// Its object is in the store.
-    Stored,
-}
-
-impl Ack {
-    /// Every level, the lowest first.
-    pub const ALL: [Self; 4] = [Self::Memory, Self::Disk, Self::Replicated, Self::Stored];
-
-    /// The name in settings, requests and responses.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Disk => "disk",
-            Self::Replicated => "replicated",
-            Self::Stored => "stored",
-        }
-    }
-}
-
-impl FromStr for Ack {
-    type Err = ();
-
-    fn from_str(name: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|ack| ack.name() == name).ok_or(())
-    }
 }
 
 /// All problems of the settings, each with the name of the setting and what was expected.

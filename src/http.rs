@@ -13,6 +13,7 @@ mod jobs;
 mod origin;
 mod payloads;
 mod problem;
+mod rejection;
 mod relay;
 mod request_id;
 mod response;
@@ -22,6 +23,6 @@ mod sqsd;
 mod state;
 
 pub use in_flight::REQUESTS_IN_FLIGHT_MAX_BYTES;
-pub use problem::{rejection_outcome, render_rejection};
+pub use rejection::{rejection_outcome, render_rejection};
 pub use service::PublicService;
 pub use state::ApiState;

@@ -12,13 +12,13 @@ use super::request_id::RequestId;
 use crate::audit::{AuditLog, Denial, DeniedRequest};
 use crate::config::Ack;
 use crate::decode;
-use crate::headers::{MILLPOND_REJECTION, X_REQUEST_ID};
+use crate::headers::MILLPOND_REJECTION;
 use crate::log_throttle::LogThrottle;
 use crate::metrics::Outcome;
 use crate::queue::{Full, PushError};
 use crate::recent::{Recent, Rejected};
 use crate::segment::InvalidJobId;
-use crate::server::{HEADERS_MAX, Rejection};
+use crate::server::HEADERS_MAX;
 use crate::spool::SpoolError;
 use crate::tenants::RateLimit;
 
@@ -203,16 +203,6 @@ impl From<SpoolError> for Problem {
     }
 }
 
-impl From<Rejection> for Problem {
-    fn from(rejection: Rejection) -> Self {
-        match rejection {
-            Rejection::TooManyConnections => Self::TooManyConnections,
-            Rejection::TooManyFromAddress => Self::TooManyFromAddress,
-            Rejection::SlowHeaders => Self::SlowHeaders,
-        }
-    }
-}
-
 impl Problem {
     /// The one table of statuses, outcomes and retries.
     fn class(&self) -> (StatusCode, Outcome, Retry) {
@@ -345,7 +335,12 @@ impl Problem {
     }
 
     /// Adds the headers of the rejection; returns its body and its detail.
-    fn write(&self, id: &RequestId, headers: &mut HeaderMap, queue_drains: impl FnOnce() -> u64) -> (Vec<u8>, String) {
+    pub(super) fn write(
+        &self,
+        id: &RequestId,
+        headers: &mut HeaderMap,
+        queue_drains: impl FnOnce() -> u64,
+    ) -> (Vec<u8>, String) {
         let (status, _, retry) = self.class();
         let retry_after = match retry {
             Retry::Never => None,
@@ -389,25 +384,4 @@ impl IntoResponse for Problem {
         response.extensions_mut().insert(self);
         response
     }
-}
-
-/// The response to a connection that is rejected before a request of it was read, for the public and the admin listener.
-pub fn render_rejection(rejection: Rejection) -> Vec<u8> {
-    let (problem, id) = (Problem::from(rejection), RequestId::new());
-    let mut headers = HeaderMap::new();
-    let (body, _) = problem.write(&id, &mut headers, u64::default);
-    headers.insert(CONTENT_LENGTH, body.len().into());
-    headers.insert(X_REQUEST_ID, id.into());
-    let mut response = format!("HTTP/1.1 {}\r\n", problem.class().0).into_bytes();
-    for (name, value) in &headers {
-        response.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-    }
-    response.extend_from_slice(b"\r\n");
-    response.extend_from_slice(&body);
-    response
-}
-
-/// How a rejected connection is counted.
-pub fn rejection_outcome(rejection: Rejection) -> Outcome {
-    Problem::from(rejection).outcome()
 }
