@@ -18,7 +18,8 @@
 //! that was not committed to one segment can be committed to another one, and is not stored twice.
 //!
 //! The worker that has stored a segment publishes its end as `stored`, purges the subject up to it, and acknowledges the work.
-//! That end expires after ten minutes, longer than any writer tries to append.
+//! That end expires after ten minutes, longer than any writer tries to append. If a part of the segment is damaged or lost, its end
+//! is `damaged`, and its frames stay.
 
 mod append;
 mod connection;
@@ -42,11 +43,12 @@ use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 pub use connection::BrokerState;
 use connection::Connection;
+use parking_lot::Mutex;
 pub(crate) use read::{Listing, Replica};
 pub use streams::StreamsError;
 pub(crate) use subjects::Inbox;
 use subjects::Subjects;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 pub(crate) use work::{Notice, PROGRESS_INTERVAL, Settled, WorkItem, WorkQueue};
 
 use crate::config::BrokerSettings;
@@ -54,6 +56,8 @@ use crate::segment::{Committed, SegmentName};
 
 /// How long a server may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an append that failed counts as a failure of the broker, if no other one is made.
+const APPEND_FAILURE_TIME: Duration = Duration::from_secs(15);
 /// How long the end of a segment stays after its upload.
 const END_TTL: Duration = Duration::from_secs(600);
 /// What was committed to the segment, with the message.
@@ -62,6 +66,8 @@ const COMMITTED: &str = "Millpond-Committed";
 const END: &str = "Millpond-End";
 /// The process that took the jobs of the segment.
 const INBOX: &str = "Millpond-Inbox";
+/// In the work queue: a worker may have stored the segment before.
+const REPEATED: &str = "Millpond-Repeated";
 
 /// The last message of a segment that takes no more appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +76,8 @@ pub(crate) enum End {
     Sealed,
     /// The segment is stored.
     Stored,
+    /// The valid part of the segment is stored, and its frames stay to be examined.
+    Damaged,
 }
 
 /// The connection to the broker, and the streams there.
@@ -81,6 +89,8 @@ pub struct Broker {
     settings: BrokerSettings,
     subjects: Subjects,
     inbox: Inbox,
+    /// Why the last append was not confirmed, and when; none if it was.
+    append_failure: Mutex<Option<(Instant, String)>>,
 }
 
 /// The broker did not do what it was asked to.
@@ -96,8 +106,11 @@ pub(crate) enum BrokerError {
     #[error("the broker is not available: {0}")]
     Unavailable(String),
     /// The broker may have stored the message.
-    #[error("the broker did not respond: {0}")]
+    #[error("the broker did not confirm: {0}")]
     Unknown(String),
+    /// A message that this version does not understand.
+    #[error("the message {sequence} of {subject} is not of this version of millpond")]
+    Foreign { subject: String, sequence: u64 },
 }
 
 /// The last message of a segment's subject.
@@ -111,10 +124,13 @@ pub(crate) struct Tail {
 }
 
 impl End {
+    const ALL: [Self; 3] = [Self::Sealed, Self::Stored, Self::Damaged];
+
     fn name(self) -> &'static str {
         match self {
             Self::Sealed => "sealed",
             Self::Stored => "stored",
+            Self::Damaged => "damaged",
         }
     }
 }
@@ -133,7 +149,16 @@ impl Broker {
             .build(client.clone());
         let subjects = Subjects::new(&settings.stream);
         let inbox = subjects.new_inbox();
-        Ok(Arc::new(Self { client, jetstream, connection, settings: settings.clone(), subjects, inbox }))
+        let settings = settings.clone();
+        Ok(Arc::new(Self {
+            client,
+            jetstream,
+            connection,
+            settings,
+            subjects,
+            inbox,
+            append_failure: Mutex::default(),
+        }))
     }
 
     /// What is known of the broker.
@@ -144,6 +169,17 @@ impl Broker {
     /// Whether the stream of segments is nearly full.
     pub fn is_full(&self) -> bool {
         self.connection.is_full()
+    }
+
+    /// Why an append failed a short time ago, unless one has succeeded since. A server without a majority is connected, and
+    /// confirms nothing.
+    pub(crate) fn append_failure(&self) -> Option<String> {
+        let failure = self.append_failure.lock();
+        failure.as_ref().filter(|(at, _)| at.elapsed() < APPEND_FAILURE_TIME).map(|(_, reason)| reason.clone())
+    }
+
+    fn append_ended(&self, failure: Option<&str>) {
+        *self.append_failure.lock() = failure.map(|reason| (Instant::now(), reason.to_owned()));
     }
 
     /// The inbox of this process.
@@ -184,11 +220,16 @@ impl Broker {
             Err(error) => return Err(BrokerError::unavailable(error)),
         };
         let header = |name| message.headers.get(name).map(|value| value.as_str());
-        let end = [End::Sealed, End::Stored].into_iter().find(|end| header(END) == Some(end.name()));
+        // A default would declare acknowledged jobs to be none.
+        let foreign = || BrokerError::Foreign { subject: subject.to_owned(), sequence: message.sequence };
+        let end = match header(END) {
+            Some(name) => Some(End::ALL.into_iter().find(|end| end.name() == name).ok_or_else(foreign)?),
+            None => None,
+        };
         Ok(Some(Tail {
             sequence: message.sequence,
             message_id: header(NATS_MESSAGE_ID.as_ref()).unwrap_or_default().to_owned(),
-            committed: header(COMMITTED).and_then(Committed::parse).unwrap_or_default(),
+            committed: header(COMMITTED).and_then(Committed::parse).ok_or_else(foreign)?,
             inbox: header(INBOX).and_then(|inbox| self.subjects.inbox(inbox)),
             end,
         }))
@@ -234,21 +275,32 @@ impl BrokerError {
         Self::Unavailable(describe(&error))
     }
 
+    /// Only rejections that precede the replication of a message prove that no server has it. A leader also reports errors of its own
+    /// disk, or of its shutdown, when other servers have stored the message.
     fn of(error: &PublishError) -> Self {
         let text = describe(error);
         match error.kind() {
             PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => Self::Conflict,
-            // The server responds for a stream without a leader.
+            // There is no leader that could receive it, or this client did not send it.
             PublishErrorKind::StreamNotFound
             | PublishErrorKind::MaxAckPending
             | PublishErrorKind::MaxPayloadExceeded => Self::Unavailable(text),
             PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Self::Unknown(text),
-            PublishErrorKind::Other => match server_error(error) {
-                Some((_, text)) if text.contains("maximum messages per subject") => Self::Conflict,
-                Some((code, text)) if is_full(code, &text) => Self::Full,
-                Some(_) => Self::Unavailable(text),
-                None => Self::Unknown(text),
-            },
+            PublishErrorKind::Other => {
+                let server_error = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+                server_error.map_or(Self::Unknown(text), Self::of_server)
+            }
+        }
+    }
+
+    fn of_server(error: &jetstream::Error) -> Self {
+        let text = error.to_string();
+        match error.error_code() {
+            // Another message of the subject is being replicated.
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Self::Conflict,
+            _ if text.contains("maximum messages per subject exceeded") => Self::Conflict,
+            _ if text.contains("maximum bytes exceeded") => Self::Full,
+            _ => Self::Unknown(text),
         }
     }
 }
@@ -261,19 +313,31 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// The error of a server that rejected the message.
-fn server_error(error: &PublishError) -> Option<(ErrorCode, String)> {
-    let source = std::error::Error::source(error)?.downcast_ref::<jetstream::Error>()?;
-    Some((source.error_code(), source.to_string()))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn is_full(code: ErrorCode, text: &str) -> bool {
-    let is_limit = [
-        ErrorCode::INSUFFICIENT_RESOURCES,
-        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
-        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
-        ErrorCode::MEMORY_RESOURCES_EXCEEDED,
-    ]
-    .contains(&code);
-    is_limit || text.contains("maximum bytes") || text.contains("no space left")
+    #[test]
+    fn only_rejections_before_replication_prove_that_nothing_was_stored() {
+        let of = |code: u64, description: &str| {
+            let error = serde_json::json!({ "code": 503, "err_code": code, "description": description });
+            BrokerError::of_server(&serde_json::from_value(error).unwrap())
+        };
+        assert_eq!(of(10164, "wrong last sequence"), BrokerError::Conflict);
+        assert_eq!(of(10077, "maximum messages per subject exceeded"), BrokerError::Conflict);
+        assert_eq!(of(10077, "maximum bytes exceeded"), BrokerError::Full);
+        for (code, description) in [
+            (10077, "store is closed"),
+            (10077, "write msgs/1.blk: no space left on device"),
+            (10023, "insufficient resources"),
+            (10158, "message id is in process"),
+        ] {
+            let error = of(code, description);
+            assert!(matches!(&error, BrokerError::Unknown(text) if text.contains(description)), "{error:?}");
+        }
+        let of_client = |kind| BrokerError::of(&PublishError::new(kind));
+        assert_eq!(of_client(PublishErrorKind::WrongLastSequence), BrokerError::Conflict);
+        assert!(matches!(of_client(PublishErrorKind::StreamNotFound), BrokerError::Unavailable(_)));
+        assert!(matches!(of_client(PublishErrorKind::TimedOut), BrokerError::Unknown(_)));
+    }
 }

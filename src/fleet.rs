@@ -61,9 +61,9 @@ pub(crate) fn start(
 ) {
     tasks.spawn(Arc::clone(&broker).watch());
     tasks.spawn(watch_health(context.clone()));
-    let fates = Fates { broker: Arc::clone(&broker), store: Arc::clone(store), prefix: prefix.to_owned() };
+    let fates = Fates { broker, store: Arc::clone(store), prefix: prefix.to_owned() };
     if role.accepts() {
-        tasks.spawn(enqueue::run(broker, ended, context.clone()));
+        tasks.spawn(enqueue::run(fates.clone(), ended, context.clone()));
         tasks.spawn(Answers { fates: fates.clone(), context: context.clone() }.run());
     }
     if role.uploads() {

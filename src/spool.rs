@@ -55,7 +55,7 @@ use cleanup::{Action, Cleanup, release};
 use folders::{AdoptedSegment, Folders};
 use open::{Body, SegmentFile};
 use remote::RemoteSpool;
-pub(crate) use remote::{EndedSegment, EndedSegments, SettledSegment};
+pub(crate) use remote::{DELIVERIES_MIN, EndedSegment, EndedSegments, SettledSegment};
 use repacking::Repacking;
 use sealed::Source;
 
@@ -259,7 +259,8 @@ impl Spool {
     /// Checks whether a commit can succeed. Blocks.
     pub fn probe(&self) -> Result<(), SpoolError> {
         if let Some(remote) = &self.remote {
-            return remote.check();
+            let failure = remote.broker.append_failure();
+            return remote.check().and_then(|()| failure.map_or(Ok(()), |reason| Err(SpoolError::Failed(reason))));
         }
         self.disk.as_ref().map_or(Ok(()), |disk| Ok(disk.folders.probe()?))
     }

@@ -192,7 +192,7 @@ impl Uploader {
         if salvage.is_damaged() {
             metrics.segments_damaged.inc();
             let jobs = salvage.dead_jobs();
-            tracing::error!(segment = %id, dead_jobs = jobs, dead_payloads = salvage.dead_payloads, "a segment is damaged on disk; its readable jobs are stored and its file is moved to dead/");
+            tracing::error!(segment = %id, dead_jobs = jobs, dead_payloads = salvage.dead_payloads, "a segment is damaged; its readable jobs are stored, and its file is moved to dead/, or its messages stay in the broker");
         }
         if let Some(PossiblyLost { first, counts }) = salvage.possibly_lost {
             metrics.segments_possibly_lost.inc();

@@ -12,6 +12,9 @@ use crate::segment::{Committed, SegmentName};
 /// The pause before an append is tried again, which doubles each time.
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// The longest time of an append, whatever `ACK_TIMEOUT` is. Far below the time for which the broker recognizes a duplicate and
+/// keeps the end of a segment.
+const APPEND_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Bytes of a message besides its payload.
 const HEADERS_MAX_BYTES: usize = 1024;
 /// The largest payload of a message, whatever the server allows: larger ones delay those of others.
@@ -56,14 +59,15 @@ impl Appender {
         self.committed.bytes
     }
 
-    /// Whether another process may have ended the segment, or an append with an unknown outcome may still arrive.
+    /// Whether another process may have ended the segment, an append with an unknown outcome may still arrive, or the broker has
+    /// a part of a frame that no whole one precedes.
     pub(crate) fn is_unsure(&self) -> bool {
-        self.is_unsure
+        self.is_unsure || (self.published > 0 && self.committed.bytes == 0)
     }
 
     /// Appends a frame, after which the segment holds `jobs` and `payloads`. Not cancel safe.
     pub(crate) async fn append(&mut self, frame: Vec<u8>, jobs: u32, payloads: u32) -> Result<(), AppendError> {
-        let deadline = Instant::now() + self.broker.settings.append_timeout;
+        let deadline = Instant::now() + self.broker.settings.append_timeout.min(APPEND_TIMEOUT_MAX);
         let after = Committed { jobs, payloads, bytes: self.committed.bytes + frame.len() };
         let part_max = self.broker.max_payload().saturating_sub(HEADERS_MAX_BYTES).clamp(1, PART_MAX_BYTES);
         let mut rest = Bytes::from(frame);
@@ -77,9 +81,17 @@ impl Appender {
         };
         let appended = appended.await;
         match &appended {
-            Ok(()) => self.committed = after,
-            Err(AppendError::Superseded | AppendError::Unknown(_)) => self.is_unsure = true,
-            Err(AppendError::Full | AppendError::Failed(_)) => {}
+            Ok(()) => {
+                self.committed = after;
+                self.broker.append_ended(None);
+            }
+            Err(AppendError::Superseded) => self.is_unsure = true,
+            Err(AppendError::Unknown(reason)) => {
+                self.is_unsure = true;
+                self.broker.append_ended(Some(reason));
+            }
+            Err(AppendError::Failed(reason)) => self.broker.append_ended(Some(reason)),
+            Err(AppendError::Full) => {}
         }
         appended
     }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use super::subjects::Subjects;
 use super::{Broker, BrokerError, StreamsError};
 use crate::config::BrokerSettings;
 use crate::log_throttle::LogThrottle;
@@ -154,7 +155,7 @@ pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>
         .max_reconnects(None)
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
-        .custom_inbox_prefix(format!("_INBOX_{}", settings.stream))
+        .custom_inbox_prefix(Subjects::reply_prefix(&settings.stream))
         .reconnect_delay_callback(|attempts| {
             let limit =
                 RECONNECT_DELAY_MAX.min(Duration::from_millis(50) * u32::try_from(attempts).unwrap_or(u32::MAX));

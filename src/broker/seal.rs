@@ -4,7 +4,7 @@ use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 
-use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, SegmentMessage};
+use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, REPEATED, SegmentMessage};
 use crate::segment::{Committed, SegmentName};
 
 /// How often a segment may grow while it is being ended.
@@ -30,7 +30,7 @@ impl Broker {
                 inbox: inbox.as_ref(),
                 follows: Some(sequence),
                 end: Some(End::Sealed),
-                // No worker removes a segment without jobs.
+                // No worker ends a segment without jobs.
                 ttl: (committed.jobs == 0).then_some(END_TTL),
                 ..SegmentMessage::default()
             };
@@ -43,14 +43,23 @@ impl Broker {
         Err(BrokerError::Conflict)
     }
 
-    /// Adds a sealed segment to the work queue, unless it is there.
-    pub(crate) async fn enqueue(&self, name: SegmentName, inbox: Option<&Inbox>) -> Result<(), BrokerError> {
-        let mut message = PublishMessage::build()
-            .payload(Bytes::from(name.to_string()))
-            .header(NATS_MESSAGE_ID, name.id.to_string().as_str());
+    /// Adds a sealed segment to the work queue, unless it is there. `may_be_stored` if a worker may have had it before.
+    pub(crate) async fn enqueue(
+        &self,
+        name: SegmentName,
+        inbox: Option<&Inbox>,
+        may_be_stored: bool,
+    ) -> Result<(), BrokerError> {
+        let mut message = PublishMessage::build().payload(Bytes::from(name.to_string()));
         if let Some(inbox) = inbox {
             message = message.header(INBOX, inbox.as_str());
         }
+        // Without an id, the broker takes it again although it has had a message of the segment a short time ago.
+        message = if may_be_stored {
+            message.header(REPEATED, "1")
+        } else {
+            message.header(NATS_MESSAGE_ID, name.id.to_string().as_str())
+        };
         match self.publish(self.subjects.work(name.id), message).await {
             Ok(_) | Err(BrokerError::Conflict) => Ok(()),
             Err(error) => Err(error),

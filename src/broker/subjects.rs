@@ -66,6 +66,16 @@ impl Subjects {
         subject.strip_prefix(self.stream.as_str())?.strip_prefix(".work.")?.parse().ok()
     }
 
+    /// What the subjects begin with that this fleet's processes await replies on, and a dot.
+    pub(super) fn replies(&self) -> String {
+        format!("{}.", Self::reply_prefix(&self.stream))
+    }
+
+    /// What the subjects begin with on which a process of the fleet with this stream awaits replies.
+    pub(super) fn reply_prefix(stream: &str) -> String {
+        format!("_INBOX_{stream}")
+    }
+
     pub(super) fn new_inbox(&self) -> Inbox {
         Inbox(format!("{}.process.{}", self.stream, Uuid::now_v7()))
     }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{AckKind, Message};
 use async_nats::{Request, Subject, Subscriber};
@@ -11,7 +10,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::streams::{ACK_WAIT, WORKERS};
-use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, RESPONSE_TIMEOUT, SegmentMessage};
+use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, REPEATED, RESPONSE_TIMEOUT, SegmentMessage};
 use crate::segment::{Committed, SegmentName};
 
 /// How long one request for work waits. A request that was lost with its connection delays the next segment by as much.
@@ -26,8 +25,10 @@ const NO: &[u8] = b"no";
 pub(crate) struct WorkItem {
     pub(crate) name: SegmentName,
     pub(crate) committed: Committed,
-    /// Whether a worker has had the segment before, and may have stored it.
+    /// Whether a worker may have stored the segment before.
     pub(crate) is_repeated: bool,
+    /// How often it was delivered, this time included.
+    pub(crate) deliveries: u32,
     inbox: Option<Inbox>,
     message: Message,
 }
@@ -38,7 +39,7 @@ pub(crate) struct WorkItem {
 pub(crate) enum Notice {
     /// A segment of the process has left the broker.
     Settled(Settled),
-    /// A question: whether the process still appends to this segment, or will add it to the work queue.
+    /// A question: whether the process appends to this segment, or has ended it and will add it to the work queue.
     Owns(String),
 }
 
@@ -86,15 +87,18 @@ impl Broker {
             let _: Result<(), _> = message.ack_with(AckKind::Term).await;
             return Ok(None);
         };
-        let is_repeated = message.info().is_ok_and(|info| info.delivered > 1);
-        let header = message.headers.as_ref().and_then(|headers| headers.get(INBOX));
-        let inbox = header.and_then(|inbox| self.subjects.inbox(inbox.as_str()));
-        Ok(Some(WorkItem { name, committed, is_repeated, inbox, message }))
+        let delivered = message.info().map_or(1, |info| info.delivered);
+        let deliveries = u32::try_from(delivered).unwrap_or(u32::MAX);
+        let header = |name| message.headers.as_ref()?.get(name);
+        let inbox = header(INBOX).and_then(|inbox| self.subjects.inbox(inbox.as_str()));
+        let is_repeated = deliveries > 1 || header(REPEATED).is_some();
+        Ok(Some(WorkItem { name, committed, is_repeated, deliveries, inbox, message }))
     }
 
     /// The segment is stored, or nothing of it was valid: tells the process that took its jobs, and removes it.
     pub(crate) async fn settled(&self, item: &WorkItem, settled: Settled) -> Result<(), BrokerError> {
         let SegmentName { id, compression, .. } = item.name;
+        let is_damaged = !settled.dead.is_empty();
         if let Some(inbox) = item.inbox.as_ref().filter(|inbox| **inbox != self.inbox)
             && let Ok(notice) = serde_json::to_vec(&Notice::Settled(settled))
         {
@@ -105,10 +109,14 @@ impl Broker {
         let end = SegmentMessage {
             id: format!("{id}.stored"),
             committed: item.committed,
-            end: Some(End::Stored),
-            ttl: Some(END_TTL),
+            end: Some(if is_damaged { End::Damaged } else { End::Stored }),
+            ttl: (!is_damaged).then_some(END_TTL),
             ..SegmentMessage::default()
         };
+        if is_damaged {
+            self.publish(subject, end.build()).await?;
+            return item.done().await;
+        }
         let keep = match self.publish(subject, end.build()).await {
             Ok(_) => 1,
             // The frames make way for the ends of other segments.
@@ -139,6 +147,10 @@ impl Broker {
 
     /// Responds to a notice that is a question.
     pub(crate) async fn respond(&self, reply: Subject, is_owner: bool) {
+        // A question cannot make a process publish to any other subject.
+        if !reply.starts_with(&self.subjects.replies()) {
+            return;
+        }
         let _: Result<(), _> = self.client.publish(reply, Bytes::from_static(if is_owner { YES } else { NO })).await;
     }
 
@@ -148,8 +160,7 @@ impl Broker {
         let request = Request::new().payload(Bytes::from(question)).timeout(Some(RESPONSE_TIMEOUT));
         match self.client.send_request(inbox.as_str().to_owned(), request).await {
             Ok(response) => Some(response.payload == YES),
-            // The process has exited, or is cut off.
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => Some(false),
+            // The process has exited, hangs, or is cut off. It may also be connecting to another server.
             Err(_) => None,
         }
     }

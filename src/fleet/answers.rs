@@ -1,19 +1,23 @@
 //! What became of the segments of this process: the notices of workers, and the store where no notice arrives.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::fate::{Fate, Fates, settle, stored_whole};
+use super::fate::{Fate, Fates, settle, settle_lost, stored_whole};
 use crate::broker::Notice;
 use crate::context::PipelineContext;
+use crate::segment::SegmentId;
 
 /// A segment of this age without a notice is looked up: the notice may be lost.
 const SILENT_AFTER: Duration = Duration::from_secs(90);
 /// How often, and how many at a time.
 const LOOK_UP_INTERVAL: Duration = Duration::from_secs(10);
 const LOOK_UP_MAX: usize = 16;
+/// A segment that neither the broker nor the store has for so long is lost.
+const LOST_AFTER: Duration = Duration::from_secs(60);
 /// The pause before the inbox is opened again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -50,12 +54,21 @@ impl Answers {
 
     /// Looks up the oldest segments without a notice.
     async fn look_up(&self) {
+        let mut missing: HashMap<SegmentId, Instant> = HashMap::new();
+        let mut last = None;
         loop {
             sleep(LOOK_UP_INTERVAL).await;
-            for name in self.context.spool.unsettled(SILENT_AFTER, LOOK_UP_MAX) {
-                if self.fates.of(name).await == Ok(Fate::Stored) {
-                    settle(&self.context, stored_whole(name, name.committed.unwrap_or_default()));
+            // The oldest ones may wait for a long time, and are not looked up each time.
+            for name in self.context.spool.unsettled(SILENT_AFTER, last, LOOK_UP_MAX) {
+                let fate = self.fates.of(name).await;
+                let since = missing.remove(&name.id).unwrap_or_else(Instant::now);
+                match fate {
+                    Ok(Fate::Stored) => settle(&self.context, stored_whole(name, name.committed.unwrap_or_default())),
+                    Ok(Fate::Missing) if since.elapsed() >= LOST_AFTER => settle_lost(&self.context, name.id),
+                    Ok(Fate::Missing) => drop(missing.insert(name.id, since)),
+                    Ok(Fate::Waiting | Fate::Unknown) | Err(_) => {}
                 }
+                last = Some(name.id);
             }
         }
     }

@@ -10,11 +10,12 @@ use super::fate::{Fate, Fates};
 use crate::broker::{BrokerError, PROGRESS_INTERVAL, WorkItem, WorkQueue};
 use crate::context::PipelineContext;
 use crate::log_throttle::LogThrottle;
+use crate::spool::DELIVERIES_MIN;
 
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The delay before a segment is delivered again that is neither in the broker nor in the store.
-const MISSING_DELAY: Duration = Duration::from_secs(60);
+const MISSING_DELAY: Duration = Duration::from_secs(5);
 
 static FAILED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
@@ -69,11 +70,14 @@ impl Puller {
     async fn is_settled(&self, item: &WorkItem) -> bool {
         let fate = self.fates.of(item.name).await;
         let settled = match fate {
-            Ok(Fate::Waiting) => return false,
+            Ok(Fate::Waiting | Fate::Unknown) => return false,
             // The worker may have died before it removed the frames. Only the end of the segment stays.
             Ok(Fate::Stored) => self.fates.broker.remove(item, 1).await,
             Ok(Fate::Missing) => {
-                tracing::error!(segment = %item.name.id, "a segment is neither in the broker nor in the store; will look again");
+                if item.deliveries >= DELIVERIES_MIN {
+                    return false;
+                }
+                tracing::warn!(segment = %item.name.id, "a segment is neither in the broker nor in the store; will look again");
                 item.give_back(MISSING_DELAY).await;
                 Ok(())
             }

@@ -18,7 +18,7 @@ use crate::segment::{SegmentId, SegmentName};
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Listing takes at most one part in so many of the time.
 const SWEEP_PART: u32 = 20;
-/// A process that does not respond in so many sweeps has exited, hangs, or is cut off.
+/// A process that does not respond in so many successive sweeps has exited, hangs, or is cut off.
 const SILENT_SWEEPS_MAX: u32 = 3;
 
 static FAILED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
@@ -27,8 +27,8 @@ static FAILED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 pub(super) struct Reaper {
     fates: Fates,
     context: PipelineContext,
-    /// Segments that need nothing, as long as their end stays in the broker.
-    settled: HashSet<SegmentId>,
+    /// The ends of segments that need nothing, as long as they stay in the broker.
+    settled: HashMap<SegmentId, End>,
     /// Segments whose process did not respond, and how often.
     silent: HashMap<SegmentId, u32>,
     /// The processes that did not respond in this sweep.
@@ -37,7 +37,7 @@ pub(super) struct Reaper {
 
 impl Reaper {
     pub(super) fn new(fates: Fates, context: PipelineContext) -> Self {
-        Self { fates, context, settled: HashSet::new(), silent: HashMap::new(), silent_now: Vec::new() }
+        Self { fates, context, settled: HashMap::new(), silent: HashMap::new(), silent_now: Vec::new() }
     }
 
     pub(super) async fn run(mut self) {
@@ -64,48 +64,53 @@ impl Reaper {
     async fn sweep(&mut self, listing: Listing) -> Result<(), BrokerError> {
         self.silent_now.clear();
         let present: HashSet<_> = listing.segments.iter().map(|(name, _)| name.id).collect();
-        self.settled.retain(|id| present.contains(id));
+        self.settled.retain(|id, _| present.contains(id));
         self.silent.retain(|id, _| present.contains(id));
+        let mut swept = Ok(());
         for (name, messages) in listing.segments {
-            // A stored segment has its end only. Frames that were removed can come back with a server that was killed.
-            let is_settled = messages == 1 && self.settled.contains(&name.id);
-            let is_known = listing.queued.contains(&name.id) || is_settled;
-            if is_known || self.context.spool.owns(name.id) {
+            let is_settled = match self.settled.get(&name.id) {
+                Some(End::Damaged) => true,
+                // Only the end is left. Frames that were removed can come back with a server that was killed.
+                Some(_) => messages == 1,
+                None => false,
+            };
+            if is_settled || listing.queued.contains(&name.id) || self.context.spool.owns(name.id) {
                 continue;
             }
-            self.examine(name).await?;
+            // One segment that fails does not keep the others waiting.
+            swept = self.examine(name, messages).await.and(swept);
         }
-        Ok(())
+        swept
     }
 
     /// Adds a segment to the work queue if it is sealed, or if its process has exited.
-    async fn examine(&mut self, name: SegmentName) -> Result<(), BrokerError> {
+    async fn examine(&mut self, name: SegmentName, messages: usize) -> Result<(), BrokerError> {
         let Some(tail) = self.fates.broker.tail_of(name).await? else { return Ok(()) };
         let (committed, inbox) = match tail.end {
             Some(End::Sealed) if tail.committed.jobs > 0 => (tail.committed, tail.inbox),
             Some(end) => {
-                self.settled.insert(name.id);
-                return if end == End::Stored { self.fates.broker.purge(name, 1).await } else { Ok(()) };
+                // Frames of a stored segment, or parts of one that is not whole.
+                if end != End::Damaged && messages > 1 {
+                    self.fates.broker.purge(name, 1).await?;
+                }
+                self.settled.insert(name.id, end);
+                return Ok(());
             }
             None if self.has_writer(name, &tail).await => return Ok(()),
             // Its end has expired, and frames have come back.
-            None if self.is_stored(name, tail.committed.jobs).await? => return self.fates.broker.purge(name, 0).await,
+            None if tail.committed.jobs > 0 && self.fates.is_stored(name, tail.committed.jobs).await? => {
+                return self.fates.broker.purge(name, 0).await;
+            }
             None => match self.fates.broker.end(name).await? {
                 (committed, End::Sealed, inbox) if committed.jobs > 0 => (committed, inbox),
                 _ => return Ok(()),
             },
         };
-        self.fates.broker.enqueue(SegmentName { committed: Some(committed), ..name }, inbox.as_ref()).await?;
+        self.fates.broker.enqueue(SegmentName { committed: Some(committed), ..name }, inbox.as_ref(), true).await?;
         self.silent.remove(&name.id);
         self.context.metrics.segments_adopted.inc();
-        tracing::info!(segment = %name.id, jobs = committed.jobs, "sealed a segment of a process that has exited");
+        tracing::info!(segment = %name.id, jobs = committed.jobs, "sealed a segment whose process does not respond or has lost it");
         Ok(())
-    }
-
-    /// Whether the store has an object of the segment with at least so many jobs.
-    async fn is_stored(&self, name: SegmentName, jobs: u32) -> Result<bool, BrokerError> {
-        let found = self.fates.object(name).await.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
-        Ok(found.is_some_and(|object| object.total_jobs.is_none_or(|total| total >= jobs)))
     }
 
     async fn has_writer(&mut self, name: SegmentName, tail: &Tail) -> bool {

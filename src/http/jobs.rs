@@ -147,7 +147,7 @@ async fn look_up(state: &ApiState, job: JobId, client: &ClientKey, deadline: Ins
         if let Some(permit) = permit {
             let found = candidates.find(state, is_first, is_last).await.map_err(|error| unavailable(&error))?;
             if found.is_none() && (is_first || is_last) {
-                spooled = find_in_broker(state, job).await;
+                spooled = find_in_broker(state, job).await?;
             }
             drop(permit);
             match found {
@@ -178,10 +178,16 @@ async fn look_up(state: &ApiState, job: JobId, client: &ClientKey, deadline: Ins
 }
 
 /// The key of a job whose segment is in the broker, whichever process accepted it.
-async fn find_in_broker(state: &ApiState, job: JobId) -> Option<String> {
-    let broker = state.context.spool.broker()?;
-    let (name, tail) = broker.find(job.segment).await.ok()??;
-    (job.index < tail.committed.jobs).then(|| job.segment.key(&state.prefix, name.compression))
+async fn find_in_broker(state: &ApiState, job: JobId) -> Result<Option<String>, Problem> {
+    let Some(broker) = state.context.spool.broker() else { return Ok(None) };
+    let found = broker.find(job.segment).await.map_err(|error| {
+        if let Some(suppressed) = LOOKUP_LOG.permit() {
+            tracing::warn!(%error, suppressed, "the lookup of a job in the broker failed");
+        }
+        Problem::StoreUnavailable
+    })?;
+    let found = found.filter(|(_, tail)| job.index < tail.committed.jobs);
+    Ok(found.map(|(name, _)| job.segment.key(&state.prefix, name.compression)))
 }
 
 fn unavailable(error: &StoreError) -> Problem {

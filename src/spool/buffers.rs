@@ -47,7 +47,10 @@ impl Buffers {
         let units = Arc::clone(&self.units).acquire_many_owned(units as u32).await.ok();
         let permit = units.map(|units| BufferPermit { buffers: Arc::clone(self), _units: units });
         let reused = if len < REUSED_MIN_BYTES { None } else { self.idle.lock().pop() };
-        (reused.unwrap_or_default(), permit)
+        let mut buffer = reused.unwrap_or_default();
+        // It still has the segment that was read into it last.
+        buffer.clear();
+        (buffer, permit)
     }
 }
 
@@ -97,7 +100,7 @@ mod tests {
         permit.unwrap().recycle(Bytes::from(buffer));
         assert!(buffers.acquire(1000).await.0.capacity() == 0, "a small segment does not need it");
         let (mut reused, permit) = buffers.acquire(2 << 20).await;
-        assert_eq!((reused.as_ptr(), reused.capacity()), (address, capacity));
+        assert_eq!((reused.as_ptr(), reused.capacity(), reused.len()), (address, capacity, 0));
         reused.reserve_exact(9 << 20);
         permit.unwrap().recycle(Bytes::from(reused));
         assert_eq!(buffers.acquire(2 << 20).await.0.capacity(), 0);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,12 @@ use crate::segment::salvage::{Salvage, salvage};
 use crate::segment::{Committed, Compression, SegmentId, SegmentName};
 use crate::trace::SegmentTrace;
 
-/// Every other read of a segment asks the leader of the stream, in case another replica lacks its end.
+/// The first read of a segment asks any replica. If that one lacks the end, or has damage, the next reads ask the leader of the stream.
 const LEADER_FAILURES_MIN: u32 = 1;
+/// What the leader has of a segment after so many deliveries is all that is left of it. A new leader may need some time to catch up.
+pub(crate) const DELIVERIES_MIN: u32 = 6;
+/// The delay of a segment that failed here repeatedly, before it is delivered again.
+const REDELIVERY_DELAY: Duration = Duration::from_secs(5);
 
 /// The segments of this process in the broker.
 #[derive(Debug)]
@@ -43,6 +48,10 @@ struct Ended {
     opened: Instant,
     committed: Committed,
     trace: SegmentTrace,
+    /// Whether it is in the work queue.
+    is_queued: bool,
+    /// Jobs that were acknowledged, and that the broker does not have.
+    lost: Option<Range<u32>>,
 }
 
 /// A segment that takes no more commits of this process, and is not in the work queue yet.
@@ -117,7 +126,7 @@ impl RemoteSpool {
         }
         let committed = Committed { jobs, payloads, bytes: segment.appender.len() };
         let name = SegmentName { id: segment.id, compression: status.compression(), committed: Some(committed) };
-        self.ended.lock().insert(segment.id, Ended { status, opened, committed, trace });
+        self.ended.lock().insert(segment.id, Ended { status, opened, committed, trace, is_queued: false, lost: None });
         self.unqueued.send_modify(|count| *count += 1);
         // The receiver lives as long as the process.
         let _: Result<(), _> = self.ending.send(EndedSegment { name, is_unsure });
@@ -134,11 +143,18 @@ impl RemoteSpool {
         let replica = if failures >= LEADER_FAILURES_MIN { Replica::Leader } else { Replica::Any };
         let read = self.broker.read(item.name, bytes, replica, &mut file).await;
         read.map_err(|error| LoadError::Failed(error.to_string()))?;
-        if file.len() < bytes {
-            let read = file.len();
+        let (id, read) = (item.name.id, file.len());
+        let is_short = read < bytes;
+        if is_short && (replica == Replica::Any || item.deliveries < DELIVERIES_MIN) {
             return Err(LoadError::Failed(format!("the broker has only {read} of {bytes} bytes of the segment")));
         }
-        let salvage = salvage(item.name.id, &file);
+        let salvage = salvage(id, &file);
+        if salvage.is_suspect() && replica == Replica::Any {
+            return Err(LoadError::Failed("one server of the broker has the segment with damage".to_owned()));
+        }
+        if is_short {
+            tracing::error!(segment = %id, bytes, read, "the broker has lost a part of a segment; the jobs that it still has are stored");
+        }
         Ok((file, salvage, permit))
     }
 }
@@ -208,7 +224,8 @@ impl Spool {
     /// Gives a segment of the work queue back to the broker. Returns the segment if it is not from there.
     pub(crate) async fn give_back(&self, segment: SealedSegment, delay: Duration) -> Option<SealedSegment> {
         let Source::Broker(item) = &segment.source else { return Some(segment) };
-        item.give_back(delay).await;
+        let has_failed = segment.attempts.failures > 1;
+        item.give_back(if has_failed { delay.max(REDELIVERY_DELAY) } else { delay }).await;
         let is_own = self.remote.as_ref().is_some_and(|remote| remote.ended.lock().contains_key(&item.name.id));
         if !is_own {
             self.segments.forget(item.name.id);
@@ -219,22 +236,36 @@ impl Spool {
     /// A segment of this process has left the broker. Returns what was known of it, if anything was.
     pub(crate) fn settle(&self, id: SegmentId, state: SegmentState) -> Option<SettledSegment> {
         let ended = self.remote.as_ref()?.ended.lock().remove(&id)?;
+        let state = match (state, ended.lost) {
+            (SegmentState::Stored { dead }, Some(lost)) => {
+                SegmentState::Stored { dead: dead.iter().cloned().chain([lost]).collect() }
+            }
+            (state, _) => state,
+        };
         self.segments.settle(&ended.status, state);
         Some(SettledSegment { committed: ended.committed, opened: ended.opened })
     }
 
-    /// The end of a segment has told what was committed to it. Returns the jobs and payloads that this process did not count.
-    pub(crate) fn correct(&self, id: SegmentId, committed: Committed) -> Option<(u32, u32)> {
+    /// Corrects what was committed to an ended segment of this process to what the broker has. Returns what was counted before.
+    pub(crate) fn correct(&self, id: SegmentId, committed: Committed) -> Option<Committed> {
         let mut segments = self.remote.as_ref()?.ended.lock();
         let ended = segments.get_mut(&id)?;
         let before = std::mem::replace(&mut ended.committed, committed);
-        ended.status.set_jobs(committed.jobs);
-        Some((committed.jobs.saturating_sub(before.jobs), committed.payloads.saturating_sub(before.payloads)))
+        if committed.jobs < before.jobs {
+            ended.status.set_possibly_lost(committed.jobs..before.jobs);
+            ended.lost = Some(committed.jobs..before.jobs);
+        } else {
+            ended.status.set_jobs(committed.jobs);
+        }
+        Some(before)
     }
 
     /// An ended segment is in the work queue, or needs no upload.
-    pub(crate) fn queued(&self) {
+    pub(crate) fn queued(&self, id: SegmentId) {
         if let Some(remote) = &self.remote {
+            if let Some(ended) = remote.ended.lock().get_mut(&id) {
+                ended.is_queued = true;
+            }
             remote.unqueued.send_modify(|count| *count = count.saturating_sub(1));
         }
     }
@@ -255,13 +286,16 @@ impl Spool {
         self.segments.forget(id);
     }
 
-    /// Whether this process appends to the segment, or will add it to the work queue.
+    /// Whether this process appends to the segment, or has ended it and will add it to the work queue.
     pub(crate) fn owns(&self, id: SegmentId) -> bool {
-        self.segments.find(id).is_some_and(|segment| segment.state() == SegmentState::Spooled)
+        let is_queued = self.remote.as_ref().and_then(|remote| Some(remote.ended.lock().get(&id)?.is_queued));
+        let is_spooled = |segment: Arc<SegmentStatus>| segment.state() == SegmentState::Spooled;
+        !is_queued.unwrap_or(false) && self.segments.find(id).is_some_and(is_spooled)
     }
 
-    /// The oldest segments that this process has ended at least `age` ago and that are not settled, at most `max`.
-    pub(crate) fn unsettled(&self, age: Duration, max: usize) -> Vec<SegmentName> {
+    /// At most `max` segments that this process has ended at least `age` ago and that are not settled: the oldest ones after
+    /// `after`, then the oldest ones.
+    pub(crate) fn unsettled(&self, age: Duration, after: Option<SegmentId>, max: usize) -> Vec<SegmentName> {
         let Some(remote) = &self.remote else { return Vec::new() };
         let segments = remote.ended.lock();
         let old = segments.iter().filter(|(_, ended)| ended.opened.elapsed() >= age);
@@ -272,7 +306,7 @@ impl Spool {
                 committed: Some(ended.committed),
             })
             .collect();
-        names.sort_unstable_by_key(|name| name.id);
+        names.sort_unstable_by_key(|name| (after.is_some_and(|after| name.id <= after), name.id));
         names.truncate(max);
         names
     }
