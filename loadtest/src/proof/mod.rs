@@ -9,6 +9,7 @@
 //! if a server does not start, exits by itself, or exits with another code than 0 when told to stop. Payloads without a
 //! response or with a 5xx response may be stored or not.
 
+mod command;
 mod environment;
 mod events;
 mod fleet;

@@ -1,6 +1,6 @@
 //! The store of a proof, which can be taken away and given back.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -60,7 +60,13 @@ impl ProofStore {
     }
 
     pub(super) async fn memory() -> anyhow::Result<Self> {
-        Ok(Self::Memory(Box::new(S3Server::start_in_memory(BUCKET, MEMORY_LIMIT).await?)))
+        Self::memory_on(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// The same for processes that reach this one at another address.
+    pub(super) async fn memory_on(address: Ipv4Addr) -> anyhow::Result<Self> {
+        let listen = SocketAddr::from((address, 0));
+        Ok(Self::Memory(Box::new(S3Server::start_in_memory_on(listen, BUCKET, MEMORY_LIMIT).await?)))
     }
 
     /// The S3 server, unless it is gone.

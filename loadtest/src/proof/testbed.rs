@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 use tempfile::TempDir;
 
+use super::fleet::Network;
 use super::store::ProofStore;
 use super::tmpfs::Tmpfs;
 use super::{SpoolContents, Verdict};
@@ -76,6 +77,8 @@ pub(super) struct Testbed<'a> {
     pub(super) store: ProofStore,
     /// The file system of a spool, if it has a size of its own.
     pub(super) disk: Option<Tmpfs>,
+    /// The hosts of the processes, by their names, if they are not all on this one.
+    pub(super) network: Option<Network>,
     name: String,
     say: &'a dyn Fn(&str),
     folder: TempDir,
@@ -117,8 +120,19 @@ impl<'a> Testbed<'a> {
         .context("making a directory")?;
         let store = store(&folder).await?;
         let ((spools, observed), name) = (Default::default(), name.into());
-        let this =
-            Self { setup, control, store, disk: None, name, say, folder, spools, observed, start: Instant::now() };
+        let this = Self {
+            setup,
+            control,
+            store,
+            disk: None,
+            network: None,
+            name,
+            say,
+            folder,
+            spools,
+            observed,
+            start: Instant::now(),
+        };
         // Also for a proof without a verdict.
         this.say(&format!("seed {}", setup.seed));
         Ok(this)
@@ -179,7 +193,16 @@ impl<'a> Testbed<'a> {
     pub(super) async fn spawn(&self, name: &str, env: &[(String, String)]) -> anyhow::Result<Server> {
         self.observed.borrow_mut().starts += 1;
         let log = self.path(&format!("{name}-{}.log", self.observed.borrow().starts));
-        Server::spawn(&Program { env: env.to_vec(), log: Some(log), ..self.setup.program.clone() }).await
+        let program = Program { env: env.to_vec(), log: Some(log), ..self.setup.program.clone() };
+        Server::spawn(&self.on_host(name, program)?).await
+    }
+
+    /// The program as a process on the host of this name.
+    pub(super) fn on_host(&self, name: &str, program: Program) -> anyhow::Result<Program> {
+        match &self.network {
+            Some(network) => network.inside(name, program),
+            None => Ok(program),
+        }
     }
 
     /// Starts a server, and waits until it listens.

@@ -1,9 +1,11 @@
 //! A file system of a limited size.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+
+use super::command::run;
 
 /// A tmpfs, mounted until this is dropped.
 #[derive(Debug)]
@@ -13,10 +15,7 @@ impl Tmpfs {
     /// Mounts one on the folder, which is made. It needs the right to mount.
     pub(super) fn mount(folder: &Path, bytes: usize) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "millpond"]).arg(folder);
-        let done = mount.stdin(Stdio::null()).output().context("running mount")?;
-        ensure!(done.status.success(), "mount: {}", String::from_utf8_lossy(&done.stderr).trim());
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "millpond"]).arg(folder))?;
         Ok(Self(folder.to_owned()))
     }
 }
@@ -24,6 +23,6 @@ impl Tmpfs {
 impl Drop for Tmpfs {
     fn drop(&mut self) {
         // Lazy, since a server that is being killed may have files open in it for a moment.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).stdin(Stdio::null()).output();
+        let _ = run(Command::new("umount").arg("--lazy").arg(&self.0));
     }
 }

@@ -91,8 +91,14 @@ impl S3Server {
     /// has the objects.
     /// Errors: the address cannot be bound.
     pub async fn start_in_memory(bucket: &str, limit: usize) -> anyhow::Result<Self> {
+        Self::start_in_memory_on(SocketAddr::from(([127, 0, 0, 1], 0)), bucket, limit).await
+    }
+
+    /// The same on a given address.
+    /// Errors: the address cannot be bound.
+    pub async fn start_in_memory_on(listen: SocketAddr, bucket: &str, limit: usize) -> anyhow::Result<Self> {
         let backend = Backend::Memory(Arc::new(Memory::new(bucket, limit)));
-        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), bucket, Credentials::example(), backend).await
+        Self::listen(listen, bucket, Credentials::example(), backend).await
     }
 
     async fn listen(

@@ -27,6 +27,16 @@ pub enum Failure {
     StoreAway,
     /// All nodes of the broker are killed at once. What they wrote and did not sync stays in the page cache.
     AllNodesKilled,
+    /// The power of all nodes of the broker is cut at once. What they did not sync is lost. Needs root.
+    PowerCut,
+    /// The network of a front end is down. Needs root, as the next three.
+    FrontCutOff,
+    /// The network of a worker is down.
+    WorkerCutOff,
+    /// The network of a node of the broker is down.
+    NodeCutOff,
+    /// The link between a node of the broker and another process is down. Both reach all others.
+    LinkCut,
 }
 
 impl Failure {
@@ -50,22 +60,31 @@ impl Failure {
     /// Whether the clients of the front end that it happens to may get no response.
     pub(super) fn cuts_off(self) -> bool {
         match self {
-            Self::FrontKilled | Self::FrontLost | Self::FrontPaused => true,
+            Self::FrontKilled | Self::FrontLost | Self::FrontPaused | Self::FrontCutOff => true,
             Self::WorkerKilled
             | Self::WorkerPaused
             | Self::NodeKilled
             | Self::NodePaused
             | Self::StoreAway
-            | Self::AllNodesKilled => false,
+            | Self::AllNodesKilled
+            | Self::PowerCut
+            | Self::WorkerCutOff
+            | Self::NodeCutOff
+            | Self::LinkCut => false,
         }
     }
 
-    /// A pause in which the rest of the fleet gives up on the paused process: the segments of a front end are ended by a worker,
+    /// Whether each process needs a host of its own.
+    pub(super) fn is_of_network(self) -> bool {
+        matches!(self, Self::FrontCutOff | Self::WorkerCutOff | Self::NodeCutOff | Self::LinkCut)
+    }
+
+    /// A time in which the rest of the fleet gives up on the process that is paused or cut off: the segments of a front end are ended by a worker,
     /// those of a worker go to another one.
     pub(super) fn long_pause(self) -> Option<Duration> {
         match self {
-            Self::FrontPaused => Some(Duration::from_secs(30)),
-            Self::WorkerPaused => Some(Duration::from_secs(40)),
+            Self::FrontPaused | Self::FrontCutOff => Some(Duration::from_secs(30)),
+            Self::WorkerPaused | Self::WorkerCutOff => Some(Duration::from_secs(40)),
             _ => None,
         }
     }

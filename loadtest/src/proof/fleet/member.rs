@@ -15,6 +15,9 @@ use crate::server::Server;
 const ASK_EVERY: Duration = Duration::from_millis(100);
 const RESPONSE_LIMIT: Duration = Duration::from_secs(2);
 
+/// The admin listener needs one unless it listens on the loopback address.
+const ADMIN_TOKEN: &str = "the-admin-token-of-a-proof";
+
 /// A server, which is away while it is killed.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -30,7 +33,11 @@ impl Member {
     /// Starts it.
     pub(super) async fn start(testbed: &Testbed<'_>, name: String, own: &[(&str, &str)]) -> anyhow::Result<Self> {
         let folder = testbed.spool(&name);
-        let mut env = testbed.env(&[own, &[("SPOOL_DIR", &*folder)]].concat());
+        let mut env = testbed.env(&[own, &[("SPOOL_DIR", &*folder), ("ADMIN_TOKEN", ADMIN_TOKEN)]].concat());
+        if let Some(network) = &testbed.network {
+            let any_port = format!("{}:0", network.address(&name)?);
+            env.extend(["LISTEN_ADDR", "ADMIN_ADDR"].map(|setting| (setting.to_owned(), any_port.clone())));
+        }
         let server = testbed.start(&name, &env).await?;
         let addr = server.addr()?;
         // It is started again where it was.
@@ -66,7 +73,8 @@ impl Member {
         let mut last = String::new();
         let ready = async {
             loop {
-                let response = tokio::time::timeout(RESPONSE_LIMIT, client::get(&admin, "/ready", None)).await;
+                let response =
+                    tokio::time::timeout(RESPONSE_LIMIT, client::get(&admin, "/ready", Some(ADMIN_TOKEN))).await;
                 match response {
                     Ok(Ok((200, _))) => return,
                     Ok(Ok((status, body))) => last = format!("{status} {}", body.trim()),
@@ -86,8 +94,12 @@ impl Member {
 
 /// Stops a process for a time without ending it.
 pub(super) async fn pause(server: &Server, time: Duration) -> anyhow::Result<()> {
-    let pid = Pid::from_raw(server.pid().cast_signed()).context("no process")?;
-    rustix::process::kill_process(pid, Signal::STOP).context("pausing a process")?;
+    signal(server, Signal::STOP)?;
     tokio::time::sleep(time).await;
-    rustix::process::kill_process(pid, Signal::CONT).context("continuing a process")
+    signal(server, Signal::CONT)
+}
+
+pub(super) fn signal(server: &Server, signal: Signal) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(server.pid().cast_signed()).context("no process")?;
+    rustix::process::kill_process(pid, signal).context("sending a signal to a process")
 }

@@ -5,13 +5,16 @@
 //! the broker has to become empty: everything accepted is stored, and stored once. A request may fail with a 503 while something
 //! fails, and a front end that is killed or paused may leave requests without a response; anything else is a finding.
 
+mod disk;
 mod failure;
 mod member;
+mod network;
 mod node;
 mod running;
 mod tally;
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,7 @@ use serde::Serialize;
 
 pub use self::failure::Failure;
 use self::failure::Failures;
+pub(super) use self::network::Network;
 use self::running::Running;
 pub use self::tally::Tally;
 use super::phase::{Client, Mix, Tolerance};
@@ -45,6 +49,8 @@ pub struct Fleet {
     pub workers: u32,
     /// Those that happen.
     pub failures: Vec<Failure>,
+    /// Leaves `sync_interval` of the nodes at its default.
+    pub no_sync: bool,
     /// Rounds go on for so long; `None` is until all are done.
     pub duration: Option<Duration>,
     /// Faults of S3 while it is not away.
@@ -58,6 +64,7 @@ pub struct FleetDetails {
     pub nodes: u32,
     pub fronts: u32,
     pub workers: u32,
+    pub no_sync: bool,
     pub tallies: Vec<Tally>,
     /// From the end of the load until no node of the broker had a frame, in seconds.
     pub broker_empty_in: Option<f64>,
@@ -67,8 +74,12 @@ impl Fleet {
     /// Carries it out, and reports what happens to `say`.
     /// Errors: it could not be set up, or the store could not be read. What a server does wrong is in the verdict.
     pub async fn run(self, control: Control, say: impl Fn(&str)) -> anyhow::Result<Verdict<FleetDetails>> {
-        let store = async |_: &_| ProofStore::memory().await;
-        let testbed = Testbed::set_up("fleet", &self.setup, &OWN, store, control, &say).await?;
+        let is_networked = self.failures.iter().any(|failure| failure.is_of_network());
+        let network = is_networked.then(|| Network::set_up(self.names().collect())).transpose()?;
+        let address = network.as_ref().map_or(Ipv4Addr::LOCALHOST, Network::own_address);
+        let store = async |_: &_| ProofStore::memory_on(address).await;
+        let mut testbed = Testbed::set_up("fleet", &self.setup, &OWN, store, control, &say).await?;
+        testbed.network = network;
         testbed.store.set_faults(self.faults.clone());
         let mut running = Box::pin(Running::start(&self, &testbed)).await?;
         let mut mix = Mix::new(self.clients(&running));
@@ -84,10 +95,21 @@ impl Fleet {
             None
         });
         tallies.iter().filter_map(Tally::wrong).for_each(|wrong| testbed.broken(wrong));
-        let Self { nodes, fronts, workers, .. } = self;
+        let Self { nodes, fronts, workers, no_sync, .. } = self;
         let mut ledger = mix.into_ledger();
         ledger.failed_may_stay();
-        testbed.conclude(ledger, FleetDetails { nodes, fronts, workers, tallies, broker_empty_in }).await
+        testbed.conclude(ledger, FleetDetails { nodes, fronts, workers, no_sync, tallies, broker_empty_in }).await
+    }
+
+    fn node_names(&self) -> impl Iterator<Item = String> {
+        (1..=self.nodes).map(|index| format!("node-{index}"))
+    }
+
+    /// The names of all processes.
+    fn names(&self) -> impl Iterator<Item = String> {
+        let members = [("front", self.fronts), ("worker", self.workers)].into_iter();
+        let members = members.flat_map(|(role, count)| (1..=count).map(move |index| format!("{role}-{index}")));
+        self.node_names().chain(members)
     }
 
     /// A client for each front end.
@@ -126,7 +148,7 @@ impl Fleet {
             let (phase, recovery) = Box::pin(mix.during(testbed, &name, Tolerance::Everything, happens)).await?;
             let cut_off = failure.cuts_off().then(|| running.name_of(failure, target));
             if let Some(tally) = tallies.iter_mut().find(|tally| tally.failure == Some(failure)) {
-                tally.add(&phase, cut_off, recovery?);
+                tally.add(&phase, cut_off.as_deref(), recovery?);
             }
         }
         Ok(())
@@ -135,9 +157,10 @@ impl Fleet {
 
 impl fmt::Display for FleetDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, fronts, workers, tallies, broker_empty_in } = self;
+        let Self { nodes, fronts, workers, no_sync, tallies, broker_empty_in } = self;
+        let sync = if *no_sync { "2m, the default" } else { "always" };
         writeln!(f)?;
-        row(f, "fleet", &format!("{nodes} nodes, {fronts} front ends, {workers} workers; sync_interval: always"))?;
+        row(f, "fleet", &format!("{nodes} nodes, {fronts} front ends, {workers} workers; sync_interval: {sync}"))?;
         tallies.iter().filter(|tally| tally.rounds > 0).try_for_each(|tally| tally.fmt(f))?;
         let empty = broker_empty_in.map_or("never".to_owned(), |seconds| format!("in {seconds:.1} s"));
         row(f, "broker empty", &empty)

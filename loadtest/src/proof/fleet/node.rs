@@ -1,18 +1,23 @@
 //! A node of the broker: a `nats-server` with a folder and a configuration of its own.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
+use super::disk::Disk;
+use super::{Failure, Fleet};
 use crate::client::{self, Target};
 use crate::proof::testbed::Testbed;
 use crate::server::{Program, Server};
 
 /// The storage of a node. Streams reserve their limits.
 const STORAGE: &str = "6GiB";
+
+/// The name of a node's configuration.
+const CONFIG: &str = "nats.conf";
 
 /// The most bytes of an end of a segment, with its headers.
 const END_MAX_BYTES: u64 = 1024;
@@ -26,12 +31,16 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Node {
     pub(super) name: String,
     folder: PathBuf,
-    program: PathBuf,
+    program: Program,
     client: SocketAddr,
     cluster: SocketAddr,
     monitor: SocketAddr,
     starts: u32,
+    /// Whether it syncs each write.
+    syncs: bool,
     pub(super) server: Option<Server>,
+    /// The disk of its streams, if its power can be cut. Dropped after the server.
+    pub(super) disk: Option<Disk>,
 }
 
 /// What a node holds of a stream.
@@ -77,41 +86,46 @@ struct Replicas {
 impl Node {
     /// A cluster of nodes that are not started yet.
     /// Errors: no free ports, or the configurations cannot be written.
-    pub(super) fn cluster(program: &Path, count: u32, testbed: &Testbed<'_>) -> anyhow::Result<Vec<Self>> {
-        let mut ports = free_ports(count as usize * 3)?.into_iter();
+    pub(super) fn cluster(fleet: &Fleet, testbed: &Testbed<'_>) -> anyhow::Result<Vec<Self>> {
+        let mut ports = free_ports(fleet.nodes as usize * 3)?.into_iter();
         let mut port = || ports.next().context("too few ports");
         let mut nodes = Vec::new();
-        for index in 1..=count {
-            let name = format!("node-{index}");
-            nodes.push(Self {
-                folder: testbed.path(&name),
-                name,
-                program: program.to_owned(),
-                client: port()?,
-                cluster: port()?,
-                monitor: port()?,
-                starts: 0,
-                server: None,
-            });
+        for name in fleet.node_names() {
+            let [mut client, mut cluster, mut monitor] = [port()?, port()?, port()?];
+            if let Some(network) = &testbed.network {
+                let address = network.address(&name)?.into();
+                for own in [&mut client, &mut cluster, &mut monitor] {
+                    own.set_ip(address);
+                }
+            }
+            let folder = testbed.path(&name);
+            let args = vec!["--config".into(), folder.join(CONFIG).into()];
+            let program = Program { path: fleet.nats.clone(), args, env: Vec::new(), log: None };
+            let program = testbed.on_host(&name, program)?;
+            let (starts, syncs, server, disk) = (0, !fleet.no_sync, None, None);
+            nodes.push(Self { name, folder, program, client, cluster, monitor, starts, syncs, server, disk });
         }
         let routes: Vec<_> = nodes.iter().map(|node| format!("nats://{}", node.cluster)).collect();
-        for node in &nodes {
+        for node in &mut nodes {
             std::fs::create_dir(&node.folder)?;
-            std::fs::write(node.config(), node.configuration(&routes))?;
+            std::fs::write(node.folder.join(CONFIG), node.configuration(&routes))?;
+            if fleet.failures.contains(&Failure::PowerCut) {
+                node.disk = Some(Disk::mount(&node.store())?);
+            }
         }
         Ok(nodes)
     }
 
-    fn config(&self) -> PathBuf {
-        self.folder.join("nats.conf")
+    fn store(&self) -> PathBuf {
+        self.folder.join("jetstream")
     }
 
     fn configuration(&self, routes: &[String]) -> String {
-        let Self { name, folder, client, cluster, monitor, .. } = self;
-        let store = folder.join("jetstream");
+        let Self { name, client, cluster, monitor, .. } = self;
+        let (store, sync) = (self.store(), if self.syncs { "sync_interval: always" } else { "" });
         let mut text = format!(
             "server_name: {name}\nlisten: \"{client}\"\nhttp: \"{monitor}\"\n\
-             jetstream {{\n  store_dir: {store:?}\n  sync_interval: always\n  max_file_store: {STORAGE}\n}}\n"
+             jetstream {{\n  store_dir: {store:?}\n  {sync}\n  max_file_store: {STORAGE}\n}}\n"
         );
         // A cluster of one has no majority to wait for.
         if let [_, _, ..] = routes {
@@ -130,9 +144,7 @@ impl Node {
     pub(super) async fn spawn(&mut self) -> anyhow::Result<()> {
         self.starts += 1;
         let log = self.folder.join(format!("{}.log", self.starts));
-        let args = vec!["--config".into(), self.config().into()];
-        let program = Program { path: self.program.clone(), args, env: Vec::new(), log: Some(log) };
-        self.server = Some(Server::spawn(&program).await?);
+        self.server = Some(Server::spawn(&Program { log: Some(log), ..self.program.clone() }).await?);
         Ok(())
     }
 

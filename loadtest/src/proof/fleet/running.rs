@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::process::Signal;
 
+use super::disk::Disk;
 use super::member::{self, Member};
 use super::node::Node;
 use super::{Failure, Fleet};
@@ -36,7 +38,7 @@ pub(super) struct Running<'a> {
 impl<'a> Running<'a> {
     /// Starts all of them.
     pub(super) async fn start(fleet: &'a Fleet, testbed: &'a Testbed<'a>) -> anyhow::Result<Self> {
-        let mut nodes = Node::cluster(&fleet.nats, fleet.nodes, testbed)?;
+        let mut nodes = Node::cluster(fleet, testbed)?;
         start_all(&mut nodes, testbed).await?;
         let url = nodes.iter().map(Node::url).collect::<Vec<_>>().join(",");
         let replicas = fleet.nodes.to_string();
@@ -69,21 +71,34 @@ impl<'a> Running<'a> {
     /// The index of the process that a failure happens to.
     pub(super) fn target(&mut self, failure: Failure) -> usize {
         let count = match failure {
-            Failure::FrontKilled | Failure::FrontLost | Failure::FrontPaused => self.fronts.len(),
-            Failure::WorkerKilled | Failure::WorkerPaused => self.workers.len(),
-            Failure::NodeKilled | Failure::NodePaused => self.nodes.len(),
-            Failure::StoreAway | Failure::AllNodesKilled => 1,
+            Failure::FrontKilled | Failure::FrontLost | Failure::FrontPaused | Failure::FrontCutOff => {
+                self.fronts.len()
+            }
+            Failure::WorkerKilled | Failure::WorkerPaused | Failure::WorkerCutOff => self.workers.len(),
+            Failure::NodeKilled | Failure::NodePaused | Failure::NodeCutOff => self.nodes.len(),
+            Failure::LinkCut => self.nodes.len() * (self.fleet.names().count() - 1),
+            Failure::StoreAway | Failure::AllNodesKilled | Failure::PowerCut => 1,
         };
         self.times.usize(..count)
     }
 
-    pub(super) fn name_of(&self, failure: Failure, target: usize) -> &str {
+    pub(super) fn name_of(&self, failure: Failure, target: usize) -> String {
         match failure {
-            Failure::FrontKilled | Failure::FrontLost | Failure::FrontPaused => &self.fronts[target].name,
-            Failure::WorkerKilled | Failure::WorkerPaused => &self.workers[target].name,
-            Failure::NodeKilled | Failure::NodePaused => &self.nodes[target].name,
-            Failure::StoreAway | Failure::AllNodesKilled => "",
+            Failure::FrontKilled | Failure::FrontLost | Failure::FrontPaused | Failure::FrontCutOff => {
+                self.fronts[target].name.clone()
+            }
+            Failure::WorkerKilled | Failure::WorkerPaused | Failure::WorkerCutOff => self.workers[target].name.clone(),
+            Failure::NodeKilled | Failure::NodePaused | Failure::NodeCutOff => self.nodes[target].name.clone(),
+            Failure::LinkCut => self.ends_of(target).join(" and "),
+            Failure::StoreAway | Failure::AllNodesKilled | Failure::PowerCut => String::new(),
         }
+    }
+
+    /// The ends of a link: a node, and any other process.
+    fn ends_of(&self, link: usize) -> [String; 2] {
+        let node = link % self.nodes.len();
+        let mut others: Vec<_> = self.fleet.names().collect();
+        [others.remove(node), others.swap_remove(link / self.nodes.len())]
     }
 
     /// Something fails for a time. Returns how long it took from then until the fleet was as before.
@@ -130,12 +145,39 @@ impl<'a> Running<'a> {
                 testbed.store.set_faults(self.fleet.faults.clone());
                 Instant::now()
             }
-            Failure::AllNodesKilled => {
+            Failure::FrontCutOff | Failure::WorkerCutOff | Failure::NodeCutOff | Failure::LinkCut => {
+                let network = testbed.network.as_ref().context("there is no network")?;
+                let cut = |is_cut| match failure {
+                    Failure::LinkCut => {
+                        let [one, other] = self.ends_of(target);
+                        network.cut_link([&*one, &*other], is_cut)
+                    }
+                    _ => network.cut_off(&self.name_of(failure, target), is_cut),
+                };
+                cut(true)?;
+                tokio::time::sleep(away).await;
+                cut(false)?;
+                let back = Instant::now();
                 for node in &mut self.nodes {
-                    node.server.as_mut().context("it is away")?.stop_at_once().await?;
-                    node.server = None;
+                    node.healthy(testbed.setup.settle).await?;
+                }
+                back
+            }
+            Failure::AllNodesKilled | Failure::PowerCut => {
+                for node in &self.nodes {
+                    member::signal(node.server.as_ref().context("it is away")?, Signal::KILL)?;
+                }
+                let is_cut = failure == Failure::PowerCut;
+                for node in &mut self.nodes {
+                    node.server.take().context("it is away")?.kill().await?;
+                    if is_cut {
+                        node.disk.as_ref().context("it has no disk")?.cut_power()?;
+                    }
                 }
                 tokio::time::sleep(away).await;
+                if is_cut {
+                    self.nodes.iter().filter_map(|node| node.disk.as_ref()).try_for_each(Disk::restore)?;
+                }
                 let back = Instant::now();
                 start_all(&mut self.nodes, testbed).await?;
                 back
