@@ -17,6 +17,8 @@ use crate::store::{ErrorClass, StoreError};
 /// An outage is reported when it has lasted this long, since a single failed call is no outage. A permanent error is
 /// reported at once.
 const REPORTED_AFTER: Duration = Duration::from_secs(3);
+/// After an outage of this length, other processes of a fleet may reach the store when this one does not.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(10);
 /// The interval between log lines about outages of one component. Outages in quick succession share a line, so that a
 /// component that fails and recovers again and again does not fill the log.
 const OUTAGE_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -164,6 +166,11 @@ impl Health {
     /// The current outage of the store.
     pub fn store_outage(&self) -> Option<Outage> {
         self.store.outage()
+    }
+
+    /// Whether this process does not reach the store, so that others should upload the segments of the broker.
+    pub fn is_cut_off(&self) -> bool {
+        self.store_outage().is_some_and(|outage| outage.began.elapsed() >= CUT_OFF_AFTER)
     }
 
     /// A commit or a probe of the spool failed. That is reported at once, since jobs are rejected.

@@ -298,20 +298,21 @@ impl Uploader {
     }
 
     /// Gives a segment that failed back to the backlog, to be retried after a delay; or to the broker, if the reason is the
-    /// segment's own or if the server drains.
+    /// segment's own, if this process does not reach the store, or if the server drains.
     async fn defer(&self, mut segment: SealedSegment, error: &(dyn std::error::Error + Sync), is_own_failure: bool) {
-        let PipelineContext { shutdown, backlog, spool, .. } = &self.context;
+        let PipelineContext { shutdown, backlog, spool, health, .. } = &self.context;
         let was_draining = shutdown.is_draining();
         let delay = delay(segment.attempts.failures, was_draining);
         segment.attempts.failures = segment.attempts.failures.saturating_add(1);
         let (id, attempt) = (segment.status.id(), segment.attempts.failures);
         tracing::debug!(segment = %id, attempt, ?delay, %error, "segment deferred; the upload will be retried");
-        if was_draining || (is_own_failure && attempt >= OWN_FAILURES_MAX) {
+        let is_for_others = if is_own_failure { attempt >= OWN_FAILURES_MAX } else { health.is_cut_off() };
+        if was_draining || is_for_others {
             match spool.give_back(segment, delay).await {
                 None => {
                     // It is the concern of the process that gets it next.
                     for side in [Side::Spool, Side::Store] {
-                        self.context.health.segments.succeeded(id, side);
+                        health.segments.succeeded(id, side);
                     }
                     return backlog.done();
                 }

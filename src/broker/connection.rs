@@ -1,14 +1,15 @@
 //! The connection to the servers of the broker, and whether appends can succeed.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::subjects::Subjects;
 use super::{Broker, BrokerError, StreamsError};
@@ -25,8 +26,12 @@ const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 /// How long a start waits for the connection.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_POLL: Duration = Duration::from_millis(10);
-/// How often the streams are checked.
+/// How often the streams are checked while they cannot be used or are nearly full.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often they are checked otherwise.
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(5);
+/// A fleet may add so many bytes between two checks.
+const BURST_BYTES: u64 = 1 << 30;
 /// Appends are rejected when the stream has this share of its bytes, so that segments can still be ended.
 const FULL_PERCENT: u64 = 95;
 
@@ -36,14 +41,21 @@ static STREAMS_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 /// What is known of the connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    is_connected: AtomicBool,
+    client: OnceLock<Client>,
     /// Whether the streams exist with the right settings.
     are_streams_ready: AtomicBool,
-    became_ready: Notify,
-    reason: Mutex<String>,
+    events: Arc<Events>,
     max_bytes: u64,
     bytes: AtomicU64,
     waiting: AtomicU64,
+}
+
+/// What the client reports. It drops events when they are not read in time, so only log lines, the text of an error and the
+/// length of a pause depend on them.
+#[derive(Debug)]
+struct Events {
+    reason: Mutex<String>,
+    became_ready: Notify,
 }
 
 /// The state of the broker.
@@ -62,29 +74,35 @@ pub struct BrokerState {
 impl Connection {
     pub(super) fn new(max_bytes: u64) -> Self {
         Self {
-            is_connected: AtomicBool::new(false),
+            client: OnceLock::new(),
             are_streams_ready: AtomicBool::new(false),
-            became_ready: Notify::new(),
-            reason: Mutex::new("not connected yet".to_owned()),
+            events: Arc::new(Events {
+                reason: Mutex::new("not connected yet".to_owned()),
+                became_ready: Notify::new(),
+            }),
             max_bytes,
             bytes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
         }
     }
 
-    /// Whether an append can succeed.
-    pub(super) fn is_ready(&self) -> bool {
-        self.is_connected.load(Ordering::Acquire) && self.are_streams_ready.load(Ordering::Acquire)
+    fn is_connected(&self) -> bool {
+        self.client.get().is_some_and(|client| client.connection_state() == State::Connected)
     }
 
-    /// Waits until [`is_ready`](Self::is_ready) changes to true.
+    /// Whether an append can succeed.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_connected() && self.are_streams_ready.load(Ordering::Acquire)
+    }
+
+    /// Waits until [`is_ready`](Self::is_ready) may have changed to true. It can miss that, so the caller needs a timeout.
     pub(super) async fn became_ready(&self) {
-        self.became_ready.notified().await;
+        self.events.became_ready.notified().await;
     }
 
     /// Why it is not ready.
     pub(super) fn reason(&self) -> String {
-        self.reason.lock().clone()
+        self.events.reason.lock().clone()
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -102,27 +120,37 @@ impl Connection {
         BrokerState { failing, is_full, bytes, waiting }
     }
 
-    fn set(&self, flag: &AtomicBool, value: bool) {
-        let was_ready = self.is_ready();
-        flag.store(value, Ordering::Release);
-        if !was_ready && self.is_ready() {
-            self.became_ready.notify_waiters();
+    fn set_streams_ready(&self, are_ready: bool) {
+        self.are_streams_ready.store(are_ready, Ordering::Release);
+        if are_ready {
+            self.events.became_ready.notify_waiters();
         }
     }
 
-    fn record(&self, event: &Event) {
+    fn set_reason(&self, reason: String) {
+        *self.events.reason.lock() = reason;
+    }
+
+    /// How long the stream of segments can be left unchecked.
+    fn check_interval(&self) -> Duration {
+        let is_far_from_full = self.bytes.load(Ordering::Relaxed) + BURST_BYTES < self.max_bytes / 100 * FULL_PERCENT;
+        if is_far_from_full { CHECK_INTERVAL_MAX } else { CHECK_INTERVAL }
+    }
+}
+
+impl Events {
+    fn record(&self, event: &Event, is_tls: bool) {
         match event {
             Event::Connected => {
-                self.set(&self.is_connected, true);
+                self.became_ready.notify_waiters();
                 tracing::info!("connected to the broker");
             }
             Event::Disconnected | Event::Closed => {
-                self.set(&self.is_connected, false);
                 *self.reason.lock() = "not connected".to_owned();
                 tracing::warn!("the connection to the broker is lost; reconnecting");
             }
-            Event::ServerError(error) => self.failed(&error.to_string()),
-            Event::ClientError(error) => self.failed(&error.to_string()),
+            Event::ServerError(error) => self.failed(&error.to_string(), is_tls),
+            Event::ClientError(error) => self.failed(&error.to_string(), is_tls),
             Event::LameDuckMode => tracing::info!("a server of the broker is shutting down"),
             Event::SlowConsumer(_) => {
                 tracing::warn!("messages of the broker were dropped: this process reads too slowly")
@@ -131,9 +159,12 @@ impl Connection {
         }
     }
 
-    fn failed(&self, error: &str) {
+    fn failed(&self, error: &str, is_tls: bool) {
         let error = if error.to_ascii_lowercase().contains("authorization") {
             format!("{error}: check BROKER_CREDENTIALS, or the user and password in BROKER_URL")
+        } else if is_tls && error.contains("IO error") {
+            // The client does not say which one.
+            format!("{error}: if the servers run, check that they use TLS and that BROKER_CA is their authority")
         } else {
             error.to_owned()
         };
@@ -170,12 +201,16 @@ pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>
     if let Some(path) = &settings.ca {
         options = options.add_root_certificates(path.clone());
     }
-    let recorder = Arc::clone(connection);
-    options = options.event_callback(move |event| {
-        recorder.record(&event);
+    let addresses = settings.servers.addresses();
+    // Servers that the client learns of from other servers have no scheme.
+    let is_tls = settings.ca.is_some() || addresses.iter().any(|server| server.tls_required());
+    let events = Arc::clone(&connection.events);
+    let options = options.require_tls(is_tls).event_callback(move |event| {
+        events.record(&event, is_tls);
         std::future::ready(())
     });
-    options.connect(settings.servers.addresses()).await.map_err(io::Error::other)
+    let client = options.connect(addresses).await.map_err(io::Error::other)?;
+    Ok(connection.client.get_or_init(|| client).clone())
 }
 
 impl Broker {
@@ -190,7 +225,7 @@ impl Broker {
     /// Their settings are wrong, and an operator has to change something.
     pub async fn check_at_start(&self) -> Result<(), StreamsError> {
         let connected = async {
-            while !self.connection.is_connected.load(Ordering::Acquire) {
+            while !self.connection.is_connected() {
                 sleep(CONNECT_POLL).await;
             }
         };
@@ -200,8 +235,8 @@ impl Broker {
             return Ok(());
         }
         match self.prepare_streams().await {
-            Ok(()) => self.connection.set(&self.connection.are_streams_ready, true),
-            Err(StreamsError::Unavailable(reason)) => *self.connection.reason.lock() = reason,
+            Ok(()) => self.connection.set_streams_ready(true),
+            Err(StreamsError::Unavailable(reason)) => self.connection.set_reason(reason),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -209,23 +244,28 @@ impl Broker {
 
     /// Creates or checks the streams when they can be reached, and watches how full they are.
     pub(crate) async fn watch(self: Arc<Self>) {
+        let mut checked: Option<Instant> = None;
         loop {
-            if self.connection.is_connected.load(Ordering::Acquire) {
+            let is_due = checked.is_none_or(|checked| checked.elapsed() >= self.connection.check_interval());
+            let is_failing = !self.connection.are_streams_ready.load(Ordering::Acquire);
+            if self.connection.is_connected() && (is_due || is_failing) {
                 self.check().await;
+                checked = Some(Instant::now());
             }
-            sleep(CHECK_INTERVAL).await;
+            // The processes of a fleet do not ask at the same moment.
+            sleep(CHECK_INTERVAL.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
         }
     }
 
     async fn check(&self) {
         if !self.connection.are_streams_ready.load(Ordering::Acquire) {
             match self.prepare_streams().await {
-                Ok(()) => self.connection.set(&self.connection.are_streams_ready, true),
+                Ok(()) => self.connection.set_streams_ready(true),
                 Err(error) => {
                     if let Some(suppressed) = STREAMS_LOG.permit() {
                         tracing::error!(%error, suppressed, "the streams of the broker cannot be used; batches are rejected");
                     }
-                    *self.connection.reason.lock() = error.to_string();
+                    self.connection.set_reason(error.to_string());
                     return;
                 }
             }
@@ -235,9 +275,27 @@ impl Broker {
                 self.connection.bytes.store(bytes, Ordering::Relaxed);
                 self.connection.waiting.store(waiting, Ordering::Relaxed);
             }
-            Err(StreamsError::Missing(_)) => self.connection.set(&self.connection.are_streams_ready, false),
+            Err(StreamsError::Missing(_)) => self.connection.set_streams_ready(false),
             // An append that succeeds proves more than a check that fails.
             Err(error) => tracing::debug!(%error, "cannot read the state of the broker's streams"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_streams_are_checked_seldom_only_if_the_limit_is_far() {
+        let interval = |max_bytes, bytes| {
+            let connection = Connection::new(max_bytes);
+            connection.bytes.store(bytes, Ordering::Relaxed);
+            connection.check_interval()
+        };
+        assert_eq!(interval(16 << 30, 0), CHECK_INTERVAL_MAX);
+        assert_eq!(interval(16 << 30, 13 << 30), CHECK_INTERVAL_MAX);
+        assert_eq!(interval(16 << 30, 15 << 30), CHECK_INTERVAL);
+        assert_eq!(interval(1 << 30, 0), CHECK_INTERVAL, "one burst can fill it");
     }
 }

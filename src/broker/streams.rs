@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{
-    Config, ConsumerErrorKind, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType,
+    Config, ConsumerError, ConsumerErrorKind, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType,
 };
-use async_nats::jetstream::{ErrorCode, consumer};
 
 use super::{Broker, describe};
 
@@ -15,12 +15,16 @@ use super::{Broker, describe};
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// The most bytes of the work queue: 250 bytes for a segment.
 const WORK_MAX_BYTES: i64 = 1 << 30;
+/// The first version of nats-server, major and minor, that corrects at its start a consumer that is ahead of its stream.
+const SERVER_VERSION_MIN: (i64, i64) = (2, 14);
 /// The consumer of all workers.
 pub(super) const WORKERS: &str = "workers";
 /// A segment that its worker does not report on goes to another worker after this time.
 pub(super) const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Segments that all workers together may hold.
 const HELD_MAX: i64 = 65_536;
+/// Workers that can wait for a segment at the same time.
+const WAITING_MAX: i64 = 65_536;
 
 /// Why the streams cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,11 +47,17 @@ pub enum StreamsError {
         /// Why, and what to change.
         reason: String,
     },
+    /// The server is too old.
+    #[error("the broker runs nats-server {found}, which can lose track of segments after a power cut; install {}.{} or later", SERVER_VERSION_MIN.0, SERVER_VERSION_MIN.1)]
+    Version {
+        /// Its version.
+        found: String,
+    },
     /// A stream does not exist any more.
     #[error("the stream {0} of the broker does not exist")]
     Missing(String),
-    /// The broker does not respond.
-    #[error("the broker does not respond: {0}")]
+    /// The broker does not respond, or not all of its servers do.
+    #[error("the broker is not available: {0}")]
     Unavailable(String),
 }
 
@@ -95,23 +105,46 @@ impl Broker {
 
     /// Creates the streams and the consumer of the workers, or checks them.
     pub(super) async fn prepare_streams(&self) -> Result<(), StreamsError> {
+        let (major, minor) = SERVER_VERSION_MIN;
+        if !self.client.is_server_compatible(major, minor, 0) {
+            return Err(StreamsError::Version { found: self.client.server_info().version });
+        }
         for config in [self.segments_config(), self.work_config()] {
             self.prepare(config).await?;
         }
-        let work = self.subjects.work_stream();
+        self.create_workers().await.map(drop).map_err(|error| match error.kind() {
+            ConsumerErrorKind::JetStream(ref cause) if !is_temporary(cause.error_code()) => {
+                let advice = format!("delete its consumer {WORKERS}, which is created again");
+                StreamsError::Rejected {
+                    stream: self.subjects.work_stream(),
+                    reason: format!("{}; {advice}", describe(&error)),
+                }
+            }
+            _ => StreamsError::Unavailable(describe(&error)),
+        })
+    }
+
+    /// The consumer of all workers. It is created if it does not exist, or any more.
+    pub(super) async fn workers(&self) -> Result<PullConsumer, ConsumerError> {
+        match self.jetstream.get_consumer_from_stream(WORKERS, self.subjects.work_stream()).await {
+            Err(error) if matches!(error.kind(), ConsumerErrorKind::JetStream(cause) if cause.error_code() == ErrorCode::CONSUMER_NOT_FOUND) => {
+                self.create_workers().await
+            }
+            found => found,
+        }
+    }
+
+    async fn create_workers(&self) -> Result<PullConsumer, ConsumerError> {
         let config = pull::Config {
             durable_name: Some(WORKERS.to_owned()),
             ack_policy: AckPolicy::Explicit,
             ack_wait: ACK_WAIT,
             max_deliver: -1,
             max_ack_pending: HELD_MAX,
+            max_waiting: WAITING_MAX,
             ..pull::Config::default()
         };
-        let created: Result<consumer::PullConsumer, _> = self.jetstream.create_consumer_on_stream(config, &work).await;
-        created.map(drop).map_err(|error| match error.kind() {
-            ConsumerErrorKind::JetStream(_) => StreamsError::Rejected { stream: work, reason: describe(&error) },
-            _ => StreamsError::Unavailable(describe(&error)),
-        })
+        self.jetstream.create_consumer_on_stream(config, self.subjects.work_stream()).await
     }
 
     async fn prepare(&self, wanted: Config) -> Result<(), StreamsError> {
@@ -156,7 +189,13 @@ impl Broker {
         } else {
             String::new()
         };
-        StreamsError::Rejected { stream, reason: format!("{text}{advice}") }
+        let reason = format!("{text}{advice}");
+        match error.kind() {
+            CreateStreamErrorKind::JetStream(cause) if is_temporary(cause.error_code()) => {
+                StreamsError::Unavailable(reason)
+            }
+            _ => StreamsError::Rejected { stream, reason },
+        }
     }
 
     /// The bytes of all segments, and the number of segments that wait for a worker or are with one.
@@ -175,6 +214,11 @@ impl Broker {
         let [(bytes, _), (_, waiting)] = states;
         Ok((bytes, waiting))
     }
+}
+
+/// Whether a cluster reports an error that ends when all its servers run.
+fn is_temporary(code: ErrorCode) -> bool {
+    [ErrorCode::CLUSTER_NO_PEERS, ErrorCode::CLUSTER_NOT_AVAILABLE, ErrorCode::CLUSTER_NOT_LEADER].contains(&code)
 }
 
 /// What is wrong with a stream that exists.
@@ -210,6 +254,7 @@ fn problems(wanted: &Config, found: &Config) -> Vec<String> {
     check(!found.deny_purge, "deny_purge must be off".to_owned());
     check(found.persist_mode != Some(PersistenceMode::Async), "persist_mode must not be async".to_owned());
     check(found.mirror.is_none() && found.sources.is_none(), "it must have no mirror and no sources".to_owned());
+    check(found.consumer_limits.is_none(), "consumer_limits must be unset".to_owned());
     check(found.subject_transform.is_none(), "it must not transform subjects".to_owned());
     check(found.subjects == wanted.subjects, format!("subjects must be {}", wanted.subjects.join(", ")));
     check(found.allow_direct >= wanted.allow_direct, "allow_direct must be on".to_owned());
@@ -219,6 +264,8 @@ fn problems(wanted: &Config, found: &Config) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use async_nats::jetstream::stream::ConsumerLimits;
+
     use super::*;
 
     fn config() -> Config {
@@ -258,6 +305,7 @@ mod tests {
             (Config { persist_mode: Some(PersistenceMode::Async), ..config() }, "persist_mode"),
             (Config { subjects: vec!["orders".to_owned()], ..config() }, "subjects"),
             (Config { allow_direct: false, ..config() }, "allow_direct"),
+            (Config { consumer_limits: Some(ConsumerLimits::default()), ..config() }, "consumer_limits"),
             (Config { allow_message_ttl: false, ..config() }, "allow_msg_ttl"),
         ];
         for (found, name) in cases {

@@ -13,10 +13,12 @@ use super::streams::{ACK_WAIT, WORKERS};
 use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, REPEATED, RESPONSE_TIMEOUT, SegmentMessage};
 use crate::segment::{Committed, SegmentName};
 
-/// How long one request for work waits. A request that was lost with its connection delays the next segment by as much.
+/// How long one request for work waits. A request that was lost with its connection delays the next segment by ten seconds.
 const PULL_TIME: Duration = Duration::from_secs(5);
 /// How often a worker reports that it still has a segment.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 3);
+/// The delay before a message that does not name a segment is delivered again.
+const FOREIGN_DELAY: Duration = Duration::from_secs(60);
 const YES: &[u8] = b"yes";
 const NO: &[u8] = b"no";
 
@@ -58,18 +60,18 @@ pub(crate) struct Settled {
 
 /// The work queue, for the task that takes segments from it.
 #[derive(Debug, Default)]
-pub(crate) struct WorkQueue(Option<PullConsumer>);
+pub(crate) struct WorkQueue {
+    workers: Option<PullConsumer>,
+    /// The first segment of the queue, if the consumer had passed it before.
+    passed: Option<u64>,
+}
 
 impl Broker {
     /// Waits a short time for a segment to upload.
     pub(crate) async fn next_work(&self, queue: &mut WorkQueue) -> Result<Option<WorkItem>, BrokerError> {
-        let workers = match &mut queue.0 {
+        let workers = match &mut queue.workers {
             Some(workers) => workers,
-            None => {
-                let stream = self.subjects.work_stream();
-                let found = self.jetstream.get_consumer_from_stream(WORKERS, stream).await;
-                queue.0.insert(found.map_err(BrokerError::unavailable)?)
-            }
+            None => queue.workers.insert(self.workers().await.map_err(BrokerError::unavailable)?),
         };
         let pulled = async {
             let mut messages = workers.fetch().max_messages(1).expires(PULL_TIME).messages().await;
@@ -78,13 +80,19 @@ impl Broker {
         };
         let pulled = pulled.await;
         if pulled.is_err() {
-            queue.0 = None;
+            queue.workers = None;
         }
-        let Some(message) = pulled? else { return Ok(None) };
+        let Some(message) = pulled? else {
+            self.replace_consumer_if_ahead(queue).await?;
+            return Ok(None);
+        };
         let name = std::str::from_utf8(&message.payload).ok().and_then(SegmentName::parse);
         let Some((name, committed)) = name.and_then(|name| Some((name, name.committed?))) else {
-            tracing::error!(subject = %message.subject, "a message in the work queue does not name a segment; it is dropped");
-            let _: Result<(), _> = message.ack_with(AckKind::Term).await;
+            tracing::error!(
+                subject = %message.subject,
+                "a message in the work queue does not name a segment that this version knows; it is left to workers of another version"
+            );
+            let _: Result<(), _> = message.ack_with(AckKind::Nak(Some(FOREIGN_DELAY))).await;
             return Ok(None);
         };
         let delivered = message.info().map_or(1, |info| info.delivered);
@@ -93,6 +101,32 @@ impl Broker {
         let inbox = header(INBOX).and_then(|inbox| self.subjects.inbox(inbox.as_str()));
         let is_repeated = deliveries > 1 || header(REPEATED).is_some();
         Ok(Some(WorkItem { name, committed, is_repeated, deliveries, inbox, message }))
+    }
+
+    /// Deletes a consumer that has passed a segment which is still in the queue; the next pull creates it again. After a power cut, the
+    /// servers can have more of the consumer than of the stream.
+    async fn replace_consumer_if_ahead(&self, queue: &mut WorkQueue) -> Result<(), BrokerError> {
+        if self.connection.state().waiting == 0 {
+            return Ok(());
+        }
+        let consumer = self.workers().await.map_err(BrokerError::unavailable)?;
+        let stream = self.subjects.work_stream();
+        let found = self.jetstream.get_stream(&stream).await.map_err(BrokerError::unavailable)?;
+        let state = &found.cached_info().state;
+        let is_ahead = state.messages > 0 && consumer.cached_info().ack_floor.stream_sequence >= state.first_sequence;
+        let passed = is_ahead.then_some(state.first_sequence);
+        // Between its acknowledgement and its removal, each segment has been passed for a moment.
+        if is_ahead && queue.passed == passed {
+            tracing::error!(
+                "the consumer of the work queue has passed segments that are not stored; it is created again"
+            );
+            let deleted = self.jetstream.delete_consumer_from_stream(WORKERS, stream).await;
+            deleted.map_err(BrokerError::unavailable)?;
+            *queue = WorkQueue::default();
+        } else {
+            queue.passed = passed;
+        }
+        Ok(())
     }
 
     /// The segment is stored, or nothing of it was valid: tells the process that took its jobs, and removes it.

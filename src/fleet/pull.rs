@@ -37,9 +37,19 @@ impl Puller {
     }
 
     async fn pull(&self) {
-        let PipelineContext { backlog, spool, shutdown, .. } = &self.context;
+        let PipelineContext { backlog, spool, shutdown, health, .. } = &self.context;
         let mut queue = WorkQueue::default();
         loop {
+            // One segment at a time shows whether the store can be reached again. The others are for other workers.
+            let mut is_probe_due = false;
+            while health.is_cut_off() && !is_probe_due {
+                tokio::select! {
+                    () = sleep(PAUSE.mul_f64(0.5 + fastrand::f64())) => {}
+                    () = health.store_recovered() => {}
+                    () = shutdown.draining() => return,
+                }
+                is_probe_due = self.held().is_empty();
+            }
             let slot = tokio::select! {
                 slot = backlog.slot() => slot,
                 () = shutdown.draining() => return,
@@ -102,14 +112,15 @@ impl Puller {
     async fn report(&self) {
         loop {
             sleep(PROGRESS_INTERVAL).await;
-            let held: Vec<_> = {
-                let mut held = self.held.lock();
-                held.retain(|item| item.strong_count() > 0);
-                held.iter().filter_map(Weak::upgrade).collect()
-            };
-            for item in held {
+            for item in self.held() {
                 item.progress().await;
             }
         }
+    }
+
+    fn held(&self) -> Vec<Arc<WorkItem>> {
+        let mut held = self.held.lock();
+        held.retain(|item| item.strong_count() > 0);
+        held.iter().filter_map(Weak::upgrade).collect()
     }
 }

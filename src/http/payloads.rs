@@ -214,6 +214,10 @@ async fn accept(
         }
     };
     relay.iter_mut().for_each(|relay| relay.send_copy());
+    let accepted = match &mut hold {
+        Some(hold) if accepted.level < level => Box::pin(held_until_stored(accepted, hold)).await?,
+        _ => accepted,
+    };
     tenant.iter().for_each(|tenant| tenant.activity().accepted(payloads, body_bytes));
     let shows_receipt = rollout.is_on(Feature::Receipts, tenant.as_ref());
     let is_done = accepted.level == Ack::Stored || (hold.is_some() && accepted.level >= level);
@@ -310,19 +314,36 @@ async fn wait_in_memory(
     }
 }
 
+/// Waits longer for the store than other requests do, since the daemon would post the message again.
+async fn held_until_stored(accepted: Accepted, hold: &mut Hold<'_>) -> Result<Accepted, Problem> {
+    let Accepted { level, receipt } = accepted;
+    let stored = async {
+        match &receipt {
+            Some(receipt) => level_when_settled(receipt, level).await,
+            None => std::future::pending().await,
+        }
+    };
+    let level = hold.until_stored(stored).await.transpose()?.unwrap_or(level);
+    Ok(Accepted { level, receipt })
+}
+
 /// Waits until a committed job is stored. Returns the level that it has reached then, at the deadline, or when the server
 /// shuts down: the client must get a response before the connection closes.
 async fn stored_or(state: &ApiState, receipt: &Receipt, deadline: Instant, committed: Ack) -> Result<Ack, Problem> {
-    let settled = tokio::select! {
+    tokio::select! {
         biased;
-        settled = timeout_at(deadline, receipt.segment.settled()) => settled.ok(),
-        () = state.context.shutdown.draining() => None,
-    };
-    match settled {
+        level = timeout_at(deadline, level_when_settled(receipt, committed)) => level.unwrap_or(Ok(committed)),
+        () = state.context.shutdown.draining() => Ok(committed),
+    }
+}
+
+/// The level of a committed job when its segment is stored or dead.
+async fn level_when_settled(receipt: &Receipt, committed: Ack) -> Result<Ack, Problem> {
+    match receipt.segment.settled().await {
         // Damaged on disk after its commit.
-        Some(settled) if settled.is_dead(receipt.index) => Err(Problem::NotConfirmed),
-        Some(spool::SegmentState::Stored { .. }) => Ok(Ack::Stored),
-        Some(spool::SegmentState::Spooled | spool::SegmentState::Dead) | None => Ok(committed),
+        settled if settled.is_dead(receipt.index) => Err(Problem::NotConfirmed),
+        spool::SegmentState::Stored { .. } => Ok(Ack::Stored),
+        spool::SegmentState::Spooled | spool::SegmentState::Dead => Ok(committed),
     }
 }
 

@@ -4,7 +4,8 @@
 //! Only a 200 deletes the message. After any other response the daemon ignores `Retry-After` and posts the message again after
 //! `ErrorVisibilityTimeout`, 2 s by default; after ten attempts the message goes to the dead letter queue. So a request that
 //! cannot be accepted now is held until it can be, and a rejection that may not be repeated is delayed. Nothing of a held request
-//! is in memory but its charge as a request in flight.
+//! is in memory but its charge as a request in flight. A message that is accepted, but not at the requested level yet, is held as
+//! well: each repetition of it would be stored.
 //!
 //! Source: AWS Elastic Beanstalk Developer Guide, "Elastic Beanstalk worker environments" and "General options for all
 //! environments", `aws:elasticbeanstalk:sqsd`.
@@ -104,6 +105,16 @@ impl<'s> Hold<'s> {
     pub(super) async fn delay(&mut self, problem: &Problem) {
         if problem.is_temporary() {
             self.wait(HOLD_MAX).await;
+        }
+    }
+
+    /// Waits for `stored` after the request's own timeout, to the end of the hold or to the shutdown. The daemon would post the message
+    /// again at once.
+    pub(super) async fn until_stored<T>(&mut self, stored: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            stored = stored => Some(stored),
+            _ = self.wait(HOLD_MAX) => None,
         }
     }
 

@@ -82,14 +82,23 @@ async fn a_message_is_answered_200_at_the_level_in_force_and_its_id_is_the_reque
 }
 
 #[tokio::test]
-async fn a_message_whose_level_is_not_reached_is_not_acknowledged() {
+async fn a_message_whose_level_is_not_reached_in_time_is_held_and_acknowledged_when_it_is_or_not_at_all() {
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
-    s3.faults().set(FaultPlan::always(Fault::Hang));
-    let env = [("ACK", "stored"), ("ACK_TIMEOUT", "300ms"), ("SHUTDOWN_GRACE", "1s")];
-    let server = Server::start_with_s3(&s3, &env).await;
-    let answer = server.post(&headers(ID), b"{}").await;
-    assert_eq!((answer.status, answer.json()["ack"].as_str()), (202, Some("disk")));
+    let env = [("ACK", "stored"), ("ACK_TIMEOUT", "300ms"), ("S3_TIMEOUT", "1s"), ("SHUTDOWN_GRACE", "1s")];
+    for (ends, expected) in [(true, (200, Some("stored"))), (false, (202, Some("disk")))] {
+        s3.faults().set(FaultPlan::always(Fault::Hang));
+        let server = Server::start_with_s3(&s3, &env).await;
+        let mut held = posted(&server, 1).await.remove(0);
+        server.metric_is(HELD, |held| held == 1.0).await;
+        assert_eq!(server.post_json("{}").await.status, 202, "other clients learn at once that it is not stored");
+        match ends {
+            true => s3.faults().set(FaultPlan::none()),
+            false => server.signal(rustix::process::Signal::TERM),
+        }
+        let answer = held.answer().await.unwrap();
+        assert_eq!((answer.status, answer.json()["ack"].as_str()), expected);
+    }
 }
 
 #[tokio::test]
