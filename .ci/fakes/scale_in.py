@@ -1,9 +1,9 @@
 """The service of .platform/scale-in on an instance whose AWS is fake: scale_in.py BIN OUTAGE SCENARIO...
 
 BIN has millpond and loadtest. OUTAGE is the time in seconds for which S3 is away. Real are millpond, its load, and the
-service with the AWS CLI. The group, the hook and the metrics are in moto. moto has neither states of terminating instances
-nor heartbeats: the class `Aws` adds these as the reference of the API describes them. When an instance ends, millpond is
-killed and its spool deleted.
+service with the AWS CLI. The group, the hook and the metrics are in moto. moto has neither states of terminating
+instances nor heartbeats nor the completion of a hook: the class `Aws` adds these as the reference of the API describes
+them. When an instance ends, millpond is killed and its spool deleted.
 """
 
 import contextlib
@@ -86,8 +86,9 @@ class Aws:
     def __init__(self):
         self.moto = f"http://127.0.0.1:{MOTO.get_host_and_port()[1]}"
         urllib.request.urlopen(urllib.request.Request(f"{self.moto}/moto-api/reset", method="POST")).close()
+        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
         client = {
-            name: boto3.client(name, "us-east-1", endpoint_url=self.moto, aws_access_key_id="t", aws_secret_access_key="t")
+            name: boto3.client(name, "us-east-1", endpoint_url=self.moto, **keys)
             for name in ("autoscaling", "cloudwatch", "ec2")
         }
         self.cloudwatch = client["cloudwatch"]
@@ -96,8 +97,7 @@ class Aws:
         groups.create_launch_configuration(LaunchConfigurationName="c", ImageId=image, InstanceType="c6i.large")
         zones = {"AvailabilityZones": ["us-east-1a"], "MinSize": 1, "MaxSize": 1}
         groups.create_auto_scaling_group(AutoScalingGroupName=GROUP, LaunchConfigurationName="c", **zones)
-        settings = {name: HOOK[name] for name in ("LifecycleHookName", "LifecycleTransition", "HeartbeatTimeout", "DefaultResult")}
-        groups.put_lifecycle_hook(AutoScalingGroupName=GROUP, **settings)
+        groups.put_lifecycle_hook(**{**HOOK, "AutoScalingGroupName": GROUP})
         self.instance = groups.describe_auto_scaling_instances()["AutoScalingInstances"][0]["InstanceId"]
         self.state = "InService"
         self.items = {"instance-id": self.instance, "placement/region": "us-east-1"}
@@ -201,16 +201,17 @@ class Host:
         process.wait()
 
     def start_s3(self, *faults):
-        listen = f"127.0.0.1:{self.s3}"
-        self.start("s3", [BIN / "loadtest", "s3", "--listen", listen, "--dir", self.folder / "objects", *faults], os.environ)
+        command = [BIN / "loadtest", "s3", "--listen", f"127.0.0.1:{self.s3}", "--dir", self.folder / "objects"]
+        self.start("s3", [*command, *faults], os.environ)
         until("S3 listens", lambda: not socket.socket().connect_ex(("127.0.0.1", self.s3)), 10)
 
     def start_millpond(self):
         """With the keys that `loadtest s3` prints, and the settings of .ebextensions that matter here."""
         exports = (self.folder / "s3.log").read_text().split("export ")[1:]
         env = dict(line.strip().split("=", 1) for line in exports)
-        env |= {"ADMIN_TOKEN_FILE": f"{self.folder}/admin-token", "SPOOL_DIR": f"{self.folder}/spool", "S3_PREFIX": "fleet"}
-        env |= {"LISTEN_ADDR": f"127.0.0.1:{self.public}", "ADMIN_ADDR": f"127.0.0.1:{self.admin}", "ACK": "disk"}
+        env |= {"ADMIN_TOKEN_FILE": f"{self.folder}/admin-token", "SPOOL_DIR": f"{self.folder}/spool"}
+        env |= {"LISTEN_ADDR": f"127.0.0.1:{self.public}", "ADMIN_ADDR": f"127.0.0.1:{self.admin}"}
+        env |= {"S3_PREFIX": "fleet", "ACK": "disk"}
         env |= {"OBJECT_MAX_AGE": "60s", "SHUTDOWN_GRACE": "8s", "S3_TIMEOUT": "5s", "OBJECT_MAX_BYTES": "64KiB"}
         self.start("millpond", [BIN / "millpond"], env)
         until("millpond is ready", lambda: self.status("state") == "ready", 20)
@@ -219,8 +220,8 @@ class Host:
         self.start("service", ["/usr/bin/env", "python3", SERVICE], self.service_env)
 
     def start_load(self, seconds, settle):
-        store = f"dir:{self.folder}/objects/millpond/fleet"
-        command = [BIN / "loadtest", "run", "--url", f"http://127.0.0.1:{self.public}", "--store", store, "--rate", "200"]
+        command = [BIN / "loadtest", "run", "--url", f"http://127.0.0.1:{self.public}", "--rate", "200"]
+        command += ["--store", f"dir:{self.folder}/objects/millpond/fleet"]
         self.start("load", [*command, "--duration", f"{seconds}s", "--settle", f"{settle}s"], os.environ)
 
     def status(self, member):
