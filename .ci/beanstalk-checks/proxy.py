@@ -127,6 +127,7 @@ class Host:
         if not (folder / "nginx.conf").exists():
             shutil.copy(configuration.HERE / "nginx.conf", folder)
         shutil.copy("/etc/nginx/mime.types", folder)
+        subprocess.run([configuration.ROOT / ".platform/hooks/predeploy/50-nginx-connections.sh", folder / "nginx.conf"], check=True)
         (folder / "conf.d/elasticbeanstalk-nginx-docker-upstream.conf").write_text(
             f"upstream docker {{ server 127.0.0.1:{self.public}; keepalive 256; }}\n"
             + "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]))
