@@ -33,6 +33,6 @@ for path in sorted(FOLDER.glob("*.json")):
             problems.append(f"{path.name}: {statement['Sid']} is not limited to a resource")
     print(f"{path.name}: {', '.join(action for _, actions in statements(json.loads(text)) for action in actions)}")
 # The linter itself works: it finds an action that does not exist.
-broken = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:PutObjekt", "Resource": "arn:aws:s3:::a/*"}]}'
+broken = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:PutObjects", "Resource": "arn:aws:s3:::a/*"}]}'
 assert parliament.analyze_policy_string(broken).findings, "parliament finds nothing"
 sys.exit("\n".join(problems) if problems else 0)
