@@ -120,7 +120,8 @@ def agreement(content):
 def main(output, examples):
     content = merged(examples)
     options = content["option_settings"]
-    problems = [*problems_of_options(options), *problems_between_options(options), *agreement(content)]
+    # The others read options, which must be there.
+    problems = [*problems_of_options(options)] or [*problems_between_options(options), *agreement(content)]
     output.mkdir(parents=True, exist_ok=True)
     template = load(HERE / "template.yml")
     merge(template, {"Resources": content["Resources"]})
