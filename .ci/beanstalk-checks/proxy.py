@@ -264,6 +264,11 @@ def agent(host, metrics):
     absent = [selector for declared in declarations for selector in declared["metric_selectors"]
               if not any(re.search(selector, name) for name in names)]
     check("the agent selects metrics that exist", [], absent)
+    resources = json.loads((host.output / "template.json").read_text())["Resources"].values()
+    metrics_of_alarms = (resource.get("Properties", {}).get("MetricName", "") for resource in resources)
+    alarms = {metric for metric in metrics_of_alarms if metric.startswith("millpond_")}
+    selected = {selector.strip("^$") for declared in declarations for selector in declared["metric_selectors"]}
+    check("the alarms are on metrics that the agent sends", (4, set()), (len(alarms), alarms - selected))
     scrape = configuration.load(folder / "millpond-prometheus.yml")["scrape_configs"][0]
     token = scrape["authorization"]["credentials_file"].replace(SERVER, str(host.data))
     check("the agent has the token", host.token(), Path(token).read_text().strip())
