@@ -62,7 +62,8 @@ def main(program, output):
         status = file.stat()
         check("for the user of the image alone", (0o400, host.user), (status.st_mode & 0o777, status.st_uid))
 
-        host.environment["TOKENS_FILE"] = str(file).replace(str(host.data), SERVER)
+        # The container gets all settings of the environment, also the ones of the hook.
+        host.environment |= {"TOKENS_FILE": str(file).replace(str(host.data), SERVER), "TOKENS_SECRET": arn}
         host.start_server()
         send = lambda token: once(host.public, "POST", "/v1/payloads", b'{"a":1}', Authorization=f"Bearer {token}").status
         check("the server knows its tokens", (202, 403), (send("first-token-of-shop"), send("another-token-of-shop")))
