@@ -1,6 +1,7 @@
-//! The Grafana dashboard and the Prometheus rules of deploy/ match the metrics of a running server and the runbook.
+//! The Grafana dashboard and the Prometheus rules of deploy/ match the metrics of a running server and the runbook; the time
+//! limits of all files are in order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::Value;
@@ -15,6 +16,10 @@ const DASHBOARD: &str = "deploy/grafana/millpond.json";
 const ALERTS: &str = "deploy/prometheus/alerts.yml";
 const TESTS: &str = "deploy/prometheus/alerts_test.yml";
 const RUNBOOK: &str = "docs/operations.md";
+const DEPLOYMENT: &str = "docs/deployment.md";
+const SETTINGS: &str = ".ebextensions/10-settings.config";
+const NGINX: &str = ".platform/nginx/conf.d/millpond.conf";
+const SCALE_IN: &str = ".platform/scale-in/millpond-scale-in";
 /// Prometheus itself adds these.
 const NAMES_OF_PROMETHEUS: [&str; 2] = ["up", "ALERTS"];
 const LABELS_OF_PROMETHEUS: [&str; 2] = ["job", "instance"];
@@ -206,4 +211,82 @@ async fn requests_to_the_admin_listener_are_not_in_the_metrics_of_clients() {
     }
     get(server.public, "/health").await;
     server.metric_is("millpond_requests_total{outcome=\"other\",route=\"health\"}", |count| count == 1.0).await;
+}
+
+/// Where the values of the table of time limits are: the name, the file, and what precedes the value there.
+const TIME_LIMITS: [(&str, &str, &str); 21] = [
+    ("ACK_TIMEOUT", "docs/configuration.md", "| `ACK_TIMEOUT` | `"),
+    ("?wait=", "src/http/jobs.rs", "const WAIT_MAX: Duration = Duration::from_secs("),
+    ("proxy_read_timeout", NGINX, "\nproxy_read_timeout "),
+    ("idle_timeout", ".ebextensions/30-traffic.config", " IdleTimeout: \""),
+    ("keepalive_timeout", NGINX, "\nkeepalive_timeout "),
+    ("IDLE_TIMEOUT", "docs/configuration.md", "| `IDLE_TIMEOUT` | `"),
+    ("HealthCheckTimeout", ".ebextensions/30-traffic.config", " HealthCheckTimeout: \""),
+    ("HealthCheckInterval", ".ebextensions/30-traffic.config", " HealthCheckInterval: \""),
+    ("S3_TIMEOUT", SETTINGS, " S3_TIMEOUT: "),
+    ("SHUTDOWN_GRACE", SETTINGS, " SHUTDOWN_GRACE: "),
+    ("OBJECT_MAX_AGE", SETTINGS, " OBJECT_MAX_AGE: "),
+    ("DeregistrationDelay", ".ebextensions/30-traffic.config", " DeregistrationDelay: \""),
+    ("POLL", SCALE_IN, "\"POLL\", \""),
+    ("LAST_WORDS", SCALE_IN, "\"LAST_WORDS\", \""),
+    ("DOWN_AFTER", SCALE_IN, "\"DOWN_AFTER\", \""),
+    ("HEARTBEAT", SCALE_IN, "\"HEARTBEAT\", \""),
+    ("ALARM_AFTER", SCALE_IN, "\"ALARM_AFTER\", \""),
+    ("HeartbeatTimeout", ".ebextensions/50-scale-in.config", " HeartbeatTimeout: "),
+    ("TimeoutStopSec", "deploy/systemd/millpond.service", "\nTimeoutStopSec="),
+    ("stop_grace_period", "deploy/compose/compose.yml", " stop_grace_period: "),
+    ("terminationGracePeriodSeconds", "deploy/kubernetes/millpond.yml", " terminationGracePeriodSeconds: "),
+];
+
+/// The time after the first occurrence of `prefix`, such as `75s`, `5m` or a number of seconds.
+fn seconds_after(document: &str, prefix: &str) -> u64 {
+    let text = read(document);
+    let (_, value) = text.split_once(prefix).unwrap_or_else(|| panic!("{document} does not have {prefix:?}"));
+    let digits = value.chars().take_while(char::is_ascii_digit).count();
+    let number: u64 = value.chars().take(digits).collect::<String>().parse().unwrap();
+    let seconds = match value.chars().nth(digits) {
+        Some('m') => 60,
+        Some('h') => 3600,
+        _ => 1,
+    };
+    number * seconds
+}
+
+#[test]
+fn the_time_limits_of_all_files_are_those_of_the_table_and_in_its_order() {
+    let document = read(DEPLOYMENT);
+    let (mut table, mut order) = (BTreeMap::new(), Vec::new());
+    for row in document.lines().filter(|line| line.starts_with("| ")) {
+        let row = row.replace('`', "");
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        // Other tables have no number in the second column.
+        let &[limit, seconds, _, below, _] = cells.as_slice() else { continue };
+        let Ok(seconds) = seconds.parse::<u64>() else { continue };
+        assert_eq!(table.insert(limit.to_owned(), seconds), None, "{limit} is in the table twice");
+        let others = below.split(", ").filter(|other| !other.is_empty());
+        order.extend(others.map(|other| (limit.to_owned(), other.to_owned())));
+    }
+
+    let mut found: BTreeMap<&str, u64> = TIME_LIMITS
+        .iter()
+        .filter(|(_, document, _)| Path::new(env!("CARGO_MANIFEST_DIR")).join(document).exists())
+        .map(|(limit, document, prefix)| (*limit, seconds_after(document, prefix)))
+        .collect();
+    // Documented by nginx, Docker, EC2 and Auto Scaling.
+    found.extend([("keepalive_timeout to the container", 60), ("container stop", 10), ("Spot notice", 120)]);
+    found.insert("limit of the hook", (100 * found["HeartbeatTimeout"]).min(48 * 3600));
+    let grace = seconds_after("docs/configuration.md", "| `SHUTDOWN_GRACE` | `");
+    found.insert("default SHUTDOWN_GRACE + 5", grace + 5);
+    for (limit, seconds) in found {
+        assert_eq!(table.get(limit), Some(&seconds), "{limit} in {DEPLOYMENT}");
+    }
+
+    assert_eq!(table.len(), TIME_LIMITS.len() + 5, "{table:?}");
+    assert!(order.len() >= 20, "the order is not found: {order:?}");
+    for (limit, other) in order {
+        assert!(table[&limit] < table[&other], "{limit} must be below {other}");
+    }
+    // Their defaults apply.
+    let settings = read(SETTINGS);
+    assert!(!settings.contains(" ACK_TIMEOUT: ") && !settings.contains(" IDLE_TIMEOUT: "));
 }

@@ -149,6 +149,6 @@ mod tests {
         let (model, prices) = (Model::built_in().unwrap(), Prices::built_in().unwrap());
         let question = Question { load: "spike", policy: "magic", seed: 1, outage: None };
         let wrong = simulate(&model, &prices, question).unwrap_err().to_string();
-        assert!(wrong.contains("no policy \"magic\": it has step, target-cpu"), "{wrong}");
+        assert!(wrong.contains("no policy \"magic\": it has beanstalk, step, target-cpu"), "{wrong}");
     }
 }

@@ -103,7 +103,10 @@ mod tests {
     #[test]
     fn the_built_in_model_has_the_policies_and_loads_of_its_documentation() {
         let model = Model::built_in().unwrap();
-        assert_eq!(model.policy.keys().collect::<Vec<_>>(), ["step", "target-cpu", "target-requests", "trigger"]);
+        assert_eq!(
+            model.policy.keys().collect::<Vec<_>>(),
+            ["beanstalk", "step", "target-cpu", "target-requests", "trigger"]
+        );
         assert_eq!(model.load.keys().collect::<Vec<_>>(), ["day", "growth", "spike", "step"]);
     }
 

@@ -52,12 +52,18 @@ pub(crate) enum Policy {
         periods_in: u32,
         remove_percent: f64,
     },
+    /// Several policies of one group.
+    Combined { policies: Vec<Policy> },
 }
 
 impl Policy {
     pub(crate) fn check(&self, name: &str) -> anyhow::Result<()> {
         let is_positive = |number: f64| number.is_finite() && number > 0.0;
         let (low, high, periods) = match self {
+            Self::Combined { policies } => {
+                ensure!(!policies.is_empty(), "[policy.{name}] policies is empty");
+                return policies.iter().try_for_each(|policy| policy.check(name));
+            }
             Self::Trigger { above, below, periods, add, remove, .. } => {
                 ensure!(*add > 0 && *remove > 0, "[policy.{name}] add and remove are 1 or more");
                 (*below, *above, [*periods; 2])
@@ -122,16 +128,26 @@ pub(super) struct Scaler<'p> {
     low: Alarm,
     /// The end of a cooldown.
     quiet_until: u32,
+    /// Those of the policies of a combined one.
+    parts: Vec<Scaler<'p>>,
 }
 
 impl<'p> Scaler<'p> {
     pub(super) fn new(policy: &'p Policy) -> Self {
-        Self { policy, high: Alarm::default(), low: Alarm::default(), quiet_until: 0 }
+        let parts = if let Policy::Combined { policies } = policy { policies.as_slice() } else { &[] };
+        let parts = parts.iter().map(Self::new).collect();
+        Self { policy, high: Alarm::default(), low: Alarm::default(), quiet_until: 0, parts }
     }
 
-    /// How many machines the group should have, starting ones included and draining ones not.
+    /// How many machines the group should have, starting ones included and draining ones not. Of several policies, the one that
+    /// asks for the most decides; if none scales out, each of them may scale in.
     pub(super) fn decide(&mut self, now: u32, reading: &Reading) -> u32 {
         match self.policy {
+            Policy::Combined { .. } => {
+                let desired: Vec<_> = self.parts.iter_mut().map(|part| part.decide(now, reading)).collect();
+                let out = desired.iter().copied().max().filter(|count| *count > reading.launched);
+                out.or(desired.into_iter().min()).unwrap_or(reading.launched)
+            }
             Policy::Trigger { metric, above, below, periods, add, remove, cooldown } => {
                 let value = reading.of(*metric).map(|(value, _)| value);
                 let high = self.high.observe(value.is_some_and(|value| value > *above), *periods);
@@ -270,6 +286,19 @@ mod tests {
         let readings = [reading(40.0, 8), reading(41.0, 8), reading(51.0, 8), reading(41.0, 1)];
         assert_eq!(decisions(&policy, &readings), [8, 10, 16, 2]);
         assert_eq!(decisions(&policy, &[reading(19.0, 40), reading(19.0, 40), reading(19.0, 3)]), [40, 36, 3]);
+    }
+
+    #[test]
+    fn of_combined_policies_the_one_that_scales_out_decides_and_each_may_scale_in() {
+        let combined = Policy::Combined { policies: vec![trigger(), target()] };
+        assert_eq!(decisions(&combined, &[reading(95.0, 2); 6]), [2, 2, 5, 5, 5, 5]);
+        assert_eq!(decisions(&combined, &[reading(29.0, 4); 5]), [4, 4, 4, 4, 3]);
+        let apart =
+            |cpu, requests| Reading { cpu: Some((cpu, 4.0)), requests: Some((requests, 4.0)), ..reading(0.0, 4) };
+        let requests = Policy::Target { metric: Metric::Requests, target: 100.0, periods_out: 3, periods_in: 15 };
+        let combined = Policy::Combined { policies: vec![trigger(), requests] };
+        assert_eq!(decisions(&combined, &[apart(29.0, 200.0); 6]), [4, 4, 8, 8, 8, 8], "scale-out wins over scale-in");
+        assert_eq!(decisions(&combined, &[apart(95.0, 80.0); 5]), [4, 4, 4, 4, 5], "the other way round too");
     }
 
     #[test]
