@@ -40,13 +40,15 @@ COPY --from=builder /out /
 
 
 FROM ${DEBIAN_IMAGE} AS files
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY --from=program /millpond /millpond
 # What scanners read to know the versions of the libraries is in status.d. All data that must outlive the container is in /data.
-RUN for library in $(ldd /millpond | grep -o '/lib[^ ]*'); do install -D "$library" "/files$library"; done \
+RUN ldd /millpond > /linked \
+    && grep -o '/lib[^ ]*' /linked > /libraries \
+    && xargs -I '{}' install -D '{}' '/files{}' < /libraries \
     && mkdir -p /files/etc /files/var/lib/dpkg/status.d \
     && echo 'hosts: files dns' > /files/etc/nsswitch.conf \
-    && for package in libc6 libgcc-s1; do dpkg --status "$package" > "/files/var/lib/dpkg/status.d/$package"; done \
+    && dpkg --status libc6 > /files/var/lib/dpkg/status.d/libc6 \
+    && dpkg --status libgcc-s1 > /files/var/lib/dpkg/status.d/libgcc-s1 \
     && install -d -o 10001 -g 10001 -m 0750 /data/millpond
 
 
