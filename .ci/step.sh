@@ -7,3 +7,10 @@ step() {
     "$@"
     printf -- '--- %s: %d s\n' "$name" $((SECONDS - start))
 }
+
+# A machine that cannot fetch the toolchain of rust-toolchain.toml may have the same version as `stable`.
+pinned=$(sed -n 's/^channel = "\(.*\)"$/\1/p' rust-toolchain.toml)
+if command -v rustup >/dev/null && ! rustup toolchain list | grep -q "^$pinned-" &&
+    [[ $(rustup run stable rustc --version) == "rustc $pinned "* ]]; then
+    export RUSTUP_TOOLCHAIN=stable
+fi
