@@ -160,7 +160,7 @@ pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>
                 RECONNECT_DELAY_MAX.min(Duration::from_millis(50) * u32::try_from(attempts).unwrap_or(u32::MAX));
             limit.mul_f64(fastrand::f64())
         });
-    if let Some((user, password)) = settings.servers.password() {
+    if let Some((user, password)) = settings.servers.login() {
         options = options.user_and_password(user, password);
     }
     if let Some(path) = &settings.credentials {
