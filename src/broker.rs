@@ -20,8 +20,11 @@
 //! The worker that has stored a segment publishes its end as `stored`, purges the subject up to it, and acknowledges the work.
 //! That end expires after ten minutes, longer than any writer tries to append.
 
+mod advice;
 mod append;
+mod check;
 mod connection;
+mod files;
 mod read;
 mod seal;
 mod streams;
@@ -40,8 +43,10 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
+pub use check::BrokerCheck;
 pub use connection::BrokerState;
 use connection::Connection;
+pub use files::{BrokerFileError, check_files};
 pub(crate) use read::{Listing, Replica};
 pub use streams::StreamsError;
 pub(crate) use subjects::Inbox;
@@ -125,7 +130,7 @@ impl Broker {
     /// # Errors
     /// `BROKER_CREDENTIALS` or `BROKER_CA` cannot be read.
     pub async fn connect(settings: &BrokerSettings) -> io::Result<Arc<Self>> {
-        let connection = Arc::new(Connection::new(settings.max_bytes));
+        let connection = Arc::new(Connection::new(settings));
         let client = connection::open(settings, &connection).await?;
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(RESPONSE_TIMEOUT)
@@ -139,6 +144,11 @@ impl Broker {
     /// What is known of the broker.
     pub fn state(&self) -> BrokerState {
         self.connection.state()
+    }
+
+    /// How it is reached, and its limits.
+    pub fn settings(&self) -> &BrokerSettings {
+        &self.settings
     }
 
     /// Whether the stream of segments is nearly full.

@@ -3,15 +3,16 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, Server};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use super::advice::with_advice;
 use super::{Broker, BrokerError, StreamsError};
-use crate::config::BrokerSettings;
+use crate::config::{BrokerSettings, server_name};
 use crate::log_throttle::LogThrottle;
 
 /// How long a connection to one server may take.
@@ -28,6 +29,10 @@ const CONNECT_POLL: Duration = Duration::from_millis(10);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Appends are rejected when the stream has this share of its bytes, so that segments can still be ended.
 const FULL_PERCENT: u64 = 95;
+/// A missing permission is reported for this long after the last operation that needed it.
+const VIOLATION_SHOWN: Duration = Duration::from_secs(300);
+/// Servers of which the errors are reported.
+const ERRORS_MAX: usize = 8;
 
 static CONNECTION_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(10));
 static STREAMS_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(60));
@@ -40,6 +45,9 @@ pub(super) struct Connection {
     are_streams_ready: AtomicBool,
     became_ready: Notify,
     reason: Mutex<String>,
+    /// The last permission that was missing on this connection, and when.
+    violation: Mutex<Option<(Instant, String)>>,
+    servers: String,
     max_bytes: u64,
     bytes: AtomicU64,
     waiting: AtomicU64,
@@ -52,6 +60,10 @@ pub struct BrokerState {
     pub failing: Option<String>,
     /// Whether that is because the stream is full.
     pub is_full: bool,
+    /// Whether there is a connection to a server.
+    pub is_connected: bool,
+    /// A permission that the user lacks, although there is a connection.
+    pub violation: Option<String>,
     /// Bytes in the stream of segments.
     pub bytes: u64,
     /// Sealed segments that are not stored.
@@ -59,13 +71,15 @@ pub struct BrokerState {
 }
 
 impl Connection {
-    pub(super) fn new(max_bytes: u64) -> Self {
+    pub(super) fn new(settings: &BrokerSettings) -> Self {
         Self {
             is_connected: AtomicBool::new(false),
             are_streams_ready: AtomicBool::new(false),
             became_ready: Notify::new(),
             reason: Mutex::new("not connected yet".to_owned()),
-            max_bytes,
+            violation: Mutex::default(),
+            servers: settings.servers.names(),
+            max_bytes: settings.max_bytes,
             bytes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
         }
@@ -81,9 +95,17 @@ impl Connection {
         self.became_ready.notified().await;
     }
 
-    /// Why it is not ready.
+    /// Why it is not ready, and of which servers.
     pub(super) fn reason(&self) -> String {
-        self.reason.lock().clone()
+        let reason = self.violation().unwrap_or_else(|| self.reason.lock().clone());
+        format!("{reason} (servers: {})", self.servers)
+    }
+
+    /// A permission that the user lacks. One to subscribe is reported once, and lacks as long as the connection lasts.
+    fn violation(&self) -> Option<String> {
+        let violation = self.violation.lock();
+        let is_shown = |at: &Instant, text: &str| text.contains("Subscription") || at.elapsed() < VIOLATION_SHOWN;
+        violation.as_ref().filter(|(at, text)| is_shown(at, text)).map(|(_, text)| text.clone())
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -95,10 +117,11 @@ impl Connection {
         let is_full = is_ready && self.is_full();
         let failing = match is_ready {
             true => is_full.then(|| BrokerError::Full.to_string()),
-            false => Some(self.reason()),
+            false => Some(BrokerError::Unavailable(self.reason()).to_string()),
         };
+        let is_connected = self.is_connected.load(Ordering::Acquire);
         let [bytes, waiting] = [&self.bytes, &self.waiting].map(|number| number.load(Ordering::Relaxed));
-        BrokerState { failing, is_full, bytes, waiting }
+        BrokerState { failing, is_full, is_connected, violation: self.violation(), bytes, waiting }
     }
 
     fn set(&self, flag: &AtomicBool, value: bool) {
@@ -117,25 +140,28 @@ impl Connection {
             }
             Event::Disconnected | Event::Closed => {
                 self.set(&self.is_connected, false);
+                *self.violation.lock() = None;
                 *self.reason.lock() = "not connected".to_owned();
                 tracing::warn!("the connection to the broker is lost; reconnecting");
             }
             Event::ServerError(error) => self.failed(&error.to_string()),
-            Event::ClientError(error) => self.failed(&error.to_string()),
             Event::LameDuckMode => tracing::info!("a server of the broker is shutting down"),
             Event::SlowConsumer(_) => {
                 tracing::warn!("messages of the broker were dropped: this process reads too slowly")
             }
-            Event::Draining => {}
+            // `attempts_failed` has the cause of an error of the client.
+            Event::ClientError(_) | Event::Draining => {}
         }
     }
 
     fn failed(&self, error: &str) {
-        let error = if error.to_ascii_lowercase().contains("authorization") {
-            format!("{error}: check BROKER_CREDENTIALS, or the user and password in BROKER_URL")
-        } else {
-            error.to_owned()
-        };
+        let error = with_advice(error);
+        if error.contains("Permissions Violation") {
+            let mut violation = self.violation.lock();
+            if !violation.as_ref().is_some_and(|(_, text)| text.contains("Subscription")) {
+                *violation = Some((Instant::now(), error.clone()));
+            }
+        }
         let mut reason = self.reason.lock();
         if *reason != error
             && let Some(suppressed) = CONNECTION_LOG.permit()
@@ -143,6 +169,22 @@ impl Connection {
             tracing::warn!(error, suppressed, "the broker reports an error");
         }
         *reason = error;
+    }
+
+    /// Records the errors of the last attempts to connect. The event of a failed attempt lacks its cause.
+    fn attempts_failed(&self, servers: &[Server]) {
+        let failed = servers.iter().filter_map(|server| Some((&server.addr, server.last_error.as_ref()?)));
+        let errors: Vec<_> = failed
+            .take(ERRORS_MAX)
+            .map(
+                |(addr, error)| {
+                    if servers.len() > 1 { format!("{}: {error}", server_name(addr)) } else { error.clone() }
+                },
+            )
+            .collect();
+        if !errors.is_empty() {
+            self.failed(&errors.join("; "));
+        }
     }
 }
 
@@ -170,6 +212,12 @@ pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>
         options = options.add_root_certificates(path.clone());
     }
     let recorder = Arc::clone(connection);
+    options = options.reconnect_to_server_callback(move |servers, _| {
+        recorder.attempts_failed(&servers);
+        // The client chooses the server.
+        std::future::ready(None)
+    });
+    let recorder = Arc::clone(connection);
     options = options.event_callback(move |event| {
         recorder.record(&event);
         std::future::ready(())
@@ -183,24 +231,29 @@ impl Broker {
         self.client.server_info().max_payload
     }
 
-    /// Checks the streams once, if the broker can be reached in a short time.
-    ///
-    /// # Errors
-    /// Their settings are wrong, and an operator has to change something.
-    pub async fn check_at_start(&self) -> Result<(), StreamsError> {
+    /// Waits for the connection. Returns whether there is one.
+    pub(super) async fn is_connected_in_time(&self) -> bool {
         let connected = async {
             while !self.connection.is_connected.load(Ordering::Acquire) {
                 sleep(CONNECT_POLL).await;
             }
         };
-        if timeout(START_TIMEOUT, connected).await.is_err() {
+        timeout(START_TIMEOUT, connected).await.is_ok()
+    }
+
+    /// Checks the streams once, if the broker can be reached in a short time.
+    ///
+    /// # Errors
+    /// Their settings are wrong, and an operator has to change something.
+    pub async fn check_at_start(&self) -> Result<(), StreamsError> {
+        if !self.is_connected_in_time().await {
             let (servers, reason) = (self.settings.servers.names(), self.connection.reason());
             tracing::warn!(servers, reason, "the broker cannot be reached yet; batches are rejected until it can");
             return Ok(());
         }
         match self.prepare_streams().await {
             Ok(()) => self.connection.set(&self.connection.are_streams_ready, true),
-            Err(StreamsError::Unavailable(reason)) => *self.connection.reason.lock() = reason,
+            Err(StreamsError::Unavailable(reason)) => *self.connection.reason.lock() = with_advice(&reason),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -224,7 +277,7 @@ impl Broker {
                     if let Some(suppressed) = STREAMS_LOG.permit() {
                         tracing::error!(%error, suppressed, "the streams of the broker cannot be used; batches are rejected");
                     }
-                    *self.connection.reason.lock() = error.to_string();
+                    *self.connection.reason.lock() = with_advice(&error.to_string());
                     return;
                 }
             }
