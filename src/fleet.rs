@@ -60,7 +60,7 @@ pub(crate) fn start(
     (store, prefix): (&Arc<Store>, &str),
 ) {
     tasks.spawn(Arc::clone(&broker).watch());
-    tasks.spawn(watch_health(context.clone()));
+    tasks.spawn(watch_health(Arc::clone(&broker), context.clone()));
     let fates = Fates { broker: Arc::clone(&broker), store: Arc::clone(store), prefix: prefix.to_owned() };
     if role.accepts() {
         tasks.spawn(enqueue::run(broker, ended, context.clone()));
@@ -73,12 +73,12 @@ pub(crate) fn start(
 }
 
 /// Reports whether commits can succeed, also while there is nothing to commit.
-async fn watch_health(context: PipelineContext) {
+async fn watch_health(broker: Arc<Broker>, context: PipelineContext) {
     loop {
-        match context.spool.probe() {
+        match broker.state().failing {
             // A commit that fails is an outage as well, and ends with one that succeeds or with this.
-            Ok(()) => context.health.spool_succeeded(),
-            Err(error) => context.health.spool_failed(&error),
+            None => context.health.spool_succeeded(),
+            Some(reason) => context.health.spool_failed(&reason),
         }
         sleep(HEALTH_INTERVAL).await;
     }

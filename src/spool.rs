@@ -68,9 +68,12 @@ pub enum SpoolError {
     /// `SPOOL_MAX_BYTES` is reached, or the disk is full.
     #[error("the spool is full")]
     Full,
-    /// An I/O error, or the broker is away.
+    /// An I/O error.
     #[error("the spool fails: {0}")]
     Failed(String),
+    /// The broker is away, or rejects commits.
+    #[error("{0}")]
+    Broker(String),
     /// The broker did not say in time whether the jobs are committed.
     #[error("the broker did not confirm a commit: {0}")]
     Unknown(String),

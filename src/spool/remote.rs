@@ -104,7 +104,7 @@ impl RemoteSpool {
         match failing {
             None => Ok(()),
             Some(_) if is_full => Err(SpoolError::Full),
-            Some(reason) => Err(SpoolError::Failed(reason)),
+            Some(reason) => Err(SpoolError::Broker(reason)),
         }
     }
 
@@ -160,7 +160,7 @@ impl RemoteSegment {
         self.appender.append(frame, jobs, payloads).await.map_err(|error| match error {
             AppendError::Superseded => SpoolError::Superseded,
             AppendError::Full => SpoolError::Full,
-            AppendError::Failed(error) => SpoolError::Failed(error),
+            AppendError::Failed(error) => SpoolError::Broker(error),
             AppendError::Unknown(error) => SpoolError::Unknown(error),
         })?;
         self.data_len += data_len;
