@@ -303,7 +303,7 @@ impl Spool {
         }
         self.segments.settle(&segment.status, state);
         if let Source::Broker(item) = &segment.source {
-            return self.settle_work(item, salvage).await;
+            return self.settle_work(item).await;
         }
         let (Some(disk), Source::File { path, folder, charge, .. }) = (&self.disk, segment.source) else {
             return Ok(());

@@ -92,15 +92,16 @@ impl Broker {
         Ok(Some(WorkItem { name, committed, is_repeated, inbox, message }))
     }
 
-    /// The segment is stored, or nothing of it was valid: tells the process that took its jobs, and removes it.
-    pub(crate) async fn settled(&self, item: &WorkItem, settled: Settled) -> Result<(), BrokerError> {
+    /// Tells the process that took the jobs of a segment what became of them. Returns whether it counts them.
+    pub(crate) async fn tell_owner(&self, item: &WorkItem, settled: Settled) -> bool {
+        let Some(inbox) = &item.inbox else { return false };
+        // A notice that is lost costs time: the owner looks for the object in the store, which is the truth.
+        *inbox == self.inbox || self.ask(inbox, &Notice::Settled(settled)).await.unwrap_or(true)
+    }
+
+    /// The segment is stored, or nothing of it was valid: removes it.
+    pub(crate) async fn settled(&self, item: &WorkItem) -> Result<(), BrokerError> {
         let SegmentName { id, compression, .. } = item.name;
-        if let Some(inbox) = item.inbox.as_ref().filter(|inbox| **inbox != self.inbox)
-            && let Ok(notice) = serde_json::to_vec(&Notice::Settled(settled))
-        {
-            // A notice that is lost costs time: the object in the store is the truth.
-            let _: Result<(), _> = self.client.publish(inbox.as_str().to_owned(), Bytes::from(notice)).await;
-        }
         let subject = self.subjects.segment(id, compression);
         let end = SegmentMessage {
             id: format!("{id}.stored"),
@@ -144,7 +145,12 @@ impl Broker {
 
     /// Asks a process whether it still has a segment. None if it does not respond.
     pub(crate) async fn ask_owner(&self, inbox: &Inbox, name: SegmentName) -> Option<bool> {
-        let question = serde_json::to_vec(&Notice::Owns(name.id.to_string())).ok()?;
+        self.ask(inbox, &Notice::Owns(name.id.to_string())).await
+    }
+
+    /// Whether a process responds with yes. None if it does not respond.
+    async fn ask(&self, inbox: &Inbox, notice: &Notice) -> Option<bool> {
+        let question = serde_json::to_vec(notice).ok()?;
         let request = Request::new().payload(Bytes::from(question)).timeout(Some(RESPONSE_TIMEOUT));
         match self.client.send_request(inbox.as_str().to_owned(), request).await {
             Ok(response) => Some(response.payload == YES),

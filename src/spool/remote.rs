@@ -286,16 +286,23 @@ impl Spool {
     }
 
     /// The valid part of a segment of the work queue is stored.
-    pub(super) async fn settle_work(&self, item: &WorkItem, salvage: &Salvage) -> io::Result<()> {
+    pub(super) async fn settle_work(&self, item: &WorkItem) -> io::Result<()> {
         let Some(remote) = &self.remote else { return Ok(()) };
         remote.ended.lock().remove(&item.name.id);
+        remote.broker.settled(item).await.map_err(io::Error::other)
+    }
+
+    /// Tells the process that took the jobs of a segment of the work queue that they are stored. Returns whether it counts
+    /// them: not if it has exited.
+    pub(crate) async fn tell_owner(&self, segment: &SealedSegment, salvage: &Salvage) -> bool {
+        let (Some(remote), Source::Broker(item)) = (&self.remote, &segment.source) else { return false };
         let settled = Settled {
             segment: item.name.id.to_string(),
             jobs: salvage.jobs,
             payloads: salvage.payloads,
             dead: salvage.lost_indexes().into_iter().map(|range| (range.start, range.end)).collect(),
         };
-        remote.broker.settled(item, settled).await.map_err(io::Error::other)
+        remote.broker.tell_owner(item, settled).await
     }
 
     /// Reads a segment of the work queue.
