@@ -11,6 +11,7 @@ mod audit;
 mod bodies;
 mod broker;
 mod broker_faults;
+mod broker_operator;
 mod browser;
 mod bucket_owner;
 mod cli;
