@@ -71,7 +71,7 @@ pub struct BrokerSettings {
 /// Addresses of servers, and how to log in there. `Debug` shows the addresses only.
 #[derive(Clone)]
 pub struct Servers {
-    /// They may contain a password too.
+    /// Without a user and a password: the client logs addresses.
     addresses: Vec<ServerAddr>,
     /// A user and its password.
     login: Option<(String, String)>,
@@ -168,7 +168,15 @@ fn servers(text: &str) -> Result<Servers, String> {
     let found: Option<Vec<_>> = text.split(',').map(server).collect();
     let addresses = found.filter(|found| found.len() <= SERVERS_MAX).ok_or_else(expected)?;
     let login = login(&addresses)?;
+    let addresses = addresses.into_iter().map(without_login).collect::<Option<_>>().ok_or_else(expected)?;
     Ok(Servers { addresses, login })
+}
+
+fn without_login(server: ServerAddr) -> Option<ServerAddr> {
+    let mut url = server.into_inner();
+    url.set_username("").ok()?;
+    url.set_password(None).ok()?;
+    ServerAddr::from_url(url).ok()
 }
 
 /// The user and the password that the URLs have in common.

@@ -32,8 +32,10 @@ fn path(path: &Path) -> &str {
 async fn a_user_and_a_password_are_percent_decoded() {
     let nats = Nats::start_with(r#"authorization { user: "mp@x", password: "p@ss/w:rd%" }"#).await;
     let url = format!("nats://mp%40x:p%40ss%2Fw%3Ard%25@127.0.0.1:{}", nats.port);
-    let server = server(&url, "all", &folder(), &[]).await;
+    let server = server(&url, "all", &folder(), &[("RUST_LOG", "trace")]).await;
     until("the login is accepted", async || server.post_json(&batch("authorized")).await.status == 202).await;
+    let log = server.log();
+    assert!(!log.contains("p@ss/w:rd") && !log.contains("p%40ss"), "the password is in the log");
 }
 
 #[tokio::test]
