@@ -20,12 +20,12 @@
 //! The worker that has stored a segment publishes its end as `stored`, purges the subject up to it, and acknowledges the work.
 //! That end expires after ten minutes, longer than any writer tries to append.
 
-mod advice;
 mod append;
 mod check;
 mod connection;
 mod files;
 mod read;
+mod reasons;
 mod seal;
 mod streams;
 mod subjects;

@@ -5,7 +5,7 @@ use std::fmt;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Config;
 
-use super::advice::with_advice;
+use super::reasons::with_advice;
 use super::streams::StreamsError;
 use super::{Broker, BrokerError};
 

@@ -3,16 +3,15 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, Server};
-use parking_lot::Mutex;
+use async_nats::{Client, ConnectOptions, Event};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::advice::with_advice;
+use super::reasons::Reasons;
 use super::{Broker, BrokerError, StreamsError};
-use crate::config::{BrokerSettings, server_name};
+use crate::config::BrokerSettings;
 use crate::log_throttle::LogThrottle;
 
 /// How long a connection to one server may take.
@@ -29,12 +28,7 @@ const CONNECT_POLL: Duration = Duration::from_millis(10);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Appends are rejected when the stream has this share of its bytes, so that segments can still be ended.
 const FULL_PERCENT: u64 = 95;
-/// A missing permission is reported for this long after the last operation that needed it.
-const VIOLATION_SHOWN: Duration = Duration::from_secs(300);
-/// Servers of which the errors are reported.
-const ERRORS_MAX: usize = 8;
 
-static CONNECTION_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(10));
 static STREAMS_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
 /// What is known of the connection.
@@ -44,10 +38,7 @@ pub(super) struct Connection {
     /// Whether the streams exist with the right settings.
     are_streams_ready: AtomicBool,
     became_ready: Notify,
-    reason: Mutex<String>,
-    /// The last permission that was missing on this connection, and when.
-    violation: Mutex<Option<(Instant, String)>>,
-    servers: String,
+    reasons: Reasons,
     max_bytes: u64,
     bytes: AtomicU64,
     waiting: AtomicU64,
@@ -76,9 +67,7 @@ impl Connection {
             is_connected: AtomicBool::new(false),
             are_streams_ready: AtomicBool::new(false),
             became_ready: Notify::new(),
-            reason: Mutex::new("not connected yet".to_owned()),
-            violation: Mutex::default(),
-            servers: settings.servers.names(),
+            reasons: Reasons::new(settings.servers.names()),
             max_bytes: settings.max_bytes,
             bytes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
@@ -95,17 +84,9 @@ impl Connection {
         self.became_ready.notified().await;
     }
 
-    /// Why it is not ready, and of which servers.
+    /// Why it is not ready.
     pub(super) fn reason(&self) -> String {
-        let reason = self.violation().unwrap_or_else(|| self.reason.lock().clone());
-        format!("{reason} (servers: {})", self.servers)
-    }
-
-    /// A permission that the user lacks. One to subscribe is reported once, and lacks as long as the connection lasts.
-    fn violation(&self) -> Option<String> {
-        let violation = self.violation.lock();
-        let is_shown = |at: &Instant, text: &str| text.contains("Subscription") || at.elapsed() < VIOLATION_SHOWN;
-        violation.as_ref().filter(|(at, text)| is_shown(at, text)).map(|(_, text)| text.clone())
+        self.reasons.text()
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -121,7 +102,7 @@ impl Connection {
         };
         let is_connected = self.is_connected.load(Ordering::Acquire);
         let [bytes, waiting] = [&self.bytes, &self.waiting].map(|number| number.load(Ordering::Relaxed));
-        BrokerState { failing, is_full, is_connected, violation: self.violation(), bytes, waiting }
+        BrokerState { failing, is_full, is_connected, violation: self.reasons.violation(), bytes, waiting }
     }
 
     fn set(&self, flag: &AtomicBool, value: bool) {
@@ -140,50 +121,16 @@ impl Connection {
             }
             Event::Disconnected | Event::Closed => {
                 self.set(&self.is_connected, false);
-                *self.violation.lock() = None;
-                *self.reason.lock() = "not connected".to_owned();
+                self.reasons.disconnected();
                 tracing::warn!("the connection to the broker is lost; reconnecting");
             }
-            Event::ServerError(error) => self.failed(&error.to_string()),
+            Event::ServerError(error) => self.reasons.failed(&error.to_string()),
             Event::LameDuckMode => tracing::info!("a server of the broker is shutting down"),
             Event::SlowConsumer(_) => {
                 tracing::warn!("messages of the broker were dropped: this process reads too slowly")
             }
-            // `attempts_failed` has the cause of an error of the client.
+            // `Reasons::attempts_failed` has the cause of an error of the client.
             Event::ClientError(_) | Event::Draining => {}
-        }
-    }
-
-    fn failed(&self, error: &str) {
-        let error = with_advice(error);
-        if error.contains("Permissions Violation") {
-            let mut violation = self.violation.lock();
-            if !violation.as_ref().is_some_and(|(_, text)| text.contains("Subscription")) {
-                *violation = Some((Instant::now(), error.clone()));
-            }
-        }
-        let mut reason = self.reason.lock();
-        if *reason != error
-            && let Some(suppressed) = CONNECTION_LOG.permit()
-        {
-            tracing::warn!(error, suppressed, "the broker reports an error");
-        }
-        *reason = error;
-    }
-
-    /// Records the errors of the last attempts to connect. The event of a failed attempt lacks its cause.
-    fn attempts_failed(&self, servers: &[Server]) {
-        let failed = servers.iter().filter_map(|server| Some((&server.addr, server.last_error.as_ref()?)));
-        let errors: Vec<_> = failed
-            .take(ERRORS_MAX)
-            .map(
-                |(addr, error)| {
-                    if servers.len() > 1 { format!("{}: {error}", server_name(addr)) } else { error.clone() }
-                },
-            )
-            .collect();
-        if !errors.is_empty() {
-            self.failed(&errors.join("; "));
         }
     }
 }
@@ -213,7 +160,7 @@ pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>
     }
     let recorder = Arc::clone(connection);
     options = options.reconnect_to_server_callback(move |servers, _| {
-        recorder.attempts_failed(&servers);
+        recorder.reasons.attempts_failed(&servers);
         // The client chooses the server.
         std::future::ready(None)
     });
@@ -253,7 +200,7 @@ impl Broker {
         }
         match self.prepare_streams().await {
             Ok(()) => self.connection.set(&self.connection.are_streams_ready, true),
-            Err(StreamsError::Unavailable(reason)) => *self.connection.reason.lock() = with_advice(&reason),
+            Err(StreamsError::Unavailable(reason)) => self.connection.reasons.set(&reason),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -277,7 +224,7 @@ impl Broker {
                     if let Some(suppressed) = STREAMS_LOG.permit() {
                         tracing::error!(%error, suppressed, "the streams of the broker cannot be used; batches are rejected");
                     }
-                    *self.connection.reason.lock() = with_advice(&error.to_string());
+                    self.connection.reasons.set(&error.to_string());
                     return;
                 }
             }
