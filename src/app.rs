@@ -157,7 +157,7 @@ pub async fn run(
     let (spool, fleet) = fleet::connect(&settings, spool).await?;
     let spool = Arc::new(spool);
     let is_durable = spool.is_durable();
-    let health = Arc::new(Health::new(Arc::clone(&metrics.ledger)));
+    let health = Arc::new(Health::new(Arc::clone(&metrics.ledger), if fleet.is_some() { "broker" } else { "spool" }));
     let is_bounded = fleet.is_some() || !is_durable;
     let max_segments = if is_bounded { settings.max_workers + BACKLOG_MAX_SEGMENTS } else { usize::MAX };
     let backlog = Arc::new(Backlog::new(max_segments));
@@ -329,7 +329,8 @@ pub async fn run(
     sampling.shutdown().await;
     // Together, because the process has little time left.
     tokio::join!(admin.streams_ended(), statsd.finish(sources.gather()));
-    Ok(ExitSummary { balance: context.metrics.ledger.balance(), is_durable, spool: SpoolEnd::of(&context), failure })
+    let (balance, has_broker) = (context.metrics.ledger.balance(), context.spool.broker().is_some());
+    Ok(ExitSummary { balance, is_durable, has_broker, spool: SpoolEnd::of(&context), failure })
 }
 
 /// Runs `serving` as soon as this process may accept connections, or never if `stop` is cancelled before.

@@ -22,8 +22,11 @@
 //! is `damaged`, and its frames stay.
 
 mod append;
+mod check;
 mod connection;
+mod files;
 mod read;
+mod reasons;
 mod seal;
 mod streams;
 mod subjects;
@@ -41,8 +44,10 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
+pub use check::BrokerCheck;
 pub use connection::BrokerState;
 use connection::Connection;
+pub use files::{BrokerFileError, check_files};
 use parking_lot::Mutex;
 pub(crate) use read::{Listing, Replica};
 pub use streams::StreamsError;
@@ -141,7 +146,7 @@ impl Broker {
     /// # Errors
     /// `BROKER_CREDENTIALS` or `BROKER_CA` cannot be read.
     pub async fn connect(settings: &BrokerSettings) -> io::Result<Arc<Self>> {
-        let connection = Arc::new(Connection::new(settings.max_bytes));
+        let connection = Arc::new(Connection::new(settings.servers.names(), settings.max_bytes));
         let client = connection::open(settings, &connection).await?;
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(RESPONSE_TIMEOUT)
@@ -164,6 +169,11 @@ impl Broker {
     /// What is known of the broker.
     pub fn state(&self) -> BrokerState {
         self.connection.state()
+    }
+
+    /// How it is reached, and its limits.
+    pub fn settings(&self) -> &BrokerSettings {
+        &self.settings
     }
 
     /// Whether the stream of segments is nearly full.

@@ -25,6 +25,7 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
 pub use ack::Ack;
+pub(crate) use broker::server_name;
 pub use broker::{BrokerSettings, Role, Servers};
 #[cfg(test)]
 pub(crate) use parse::SOCKET_PATH_MAX_BYTES;

@@ -133,15 +133,15 @@ impl Component {
 
 impl Default for Health {
     fn default() -> Self {
-        Self::new(Arc::default())
+        Self::new(Arc::default(), "spool")
     }
 }
 
 impl Health {
-    /// The state without outages.
-    pub fn new(ledger: Arc<Ledger>) -> Self {
+    /// The state without outages. `spool` is what takes commits: `spool` or `broker`.
+    pub fn new(ledger: Arc<Ledger>, spool: &'static str) -> Self {
         let store = Component::new("store", "accepted jobs are kept and uploads are retried");
-        let spool = Component::new("spool", "batches are rejected until it recovers");
+        let spool = Component::new(spool, "batches are rejected until it recovers");
         Self { store, store_recovered: Notify::new(), spool, segments: FailingSegments::default(), ledger }
     }
 
@@ -181,6 +181,11 @@ impl Health {
     /// A commit or a probe of the spool succeeded.
     pub fn spool_succeeded(&self) {
         self.spool.succeeded();
+    }
+
+    /// What takes commits.
+    pub fn spool_name(&self) -> &'static str {
+        self.spool.name
     }
 
     /// The current outage of the spool.

@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::Context;
 use listenfd::ListenFd;
 use millpond::app::{self, Controls, Listeners};
+use millpond::broker::{self, Broker, BrokerCheck};
 use millpond::cli::{self, CliError, Environment, Invocation};
-use millpond::config::{EXIT_USAGE, LogSettings, Settings, TlsSettings};
+use millpond::config::{BrokerSettings, EXIT_USAGE, LogSettings, Settings, TlsSettings};
 use millpond::disk::RealDisk;
 use millpond::handover::{self, Handover, Inherited, Takeover};
 use millpond::log_filter::LogFilter;
@@ -269,7 +270,10 @@ fn read_files(settings: &Settings, own: [SocketAddr; 2], reload: &Reload) -> any
     let tls = settings.transport.tls.as_ref().map(load).transpose()?;
     let key = settings.transport.tls.as_ref().map(|files| ("TLS_KEY", &files.key));
     let tokens = settings.tenants.as_ref().map(|tenants| ("TOKENS_FILE", &tenants.file));
-    for (setting, path) in key.into_iter().chain(tokens) {
+    let broker = settings.broker.as_ref();
+    broker.map(broker::check_files).transpose()?;
+    let credentials = broker.and_then(|broker| Some(("BROKER_CREDENTIALS", broker.credentials.as_ref()?)));
+    for (setting, path) in key.into_iter().chain(tokens).chain(credentials) {
         if is_readable_by_others(path).unwrap_or(false) {
             let file = path.display();
             tracing::warn!(setting, %file, "other users of this machine can read this file: chmod 600 it, and make the server's user its owner");
@@ -291,6 +295,10 @@ async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
     };
     let adopted = adopted.len();
     spool.close();
+    let broker = match &settings.broker {
+        Some(broker) => format!("{}\n", check_broker(broker).await?),
+        None => String::new(),
+    };
     let store = Store::connect(&settings).await;
     let slash = if settings.prefix.is_empty() { "" } else { "/" };
     let id = SegmentId::new(std::time::SystemTime::now());
@@ -302,10 +310,16 @@ async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
     Ok(print(&format!(
         "The settings are valid, and an object was written to {}, read back and deleted.\n\
          Spool: segments of exited processes {adopted}, damaged files under dead/ {damaged} ({damaged_bytes} bytes).\n\
-         {}",
+         {broker}{}",
         store.location(),
         settings.warnings.iter().map(|warning| format!("Warning: {warning}.\n")).collect::<String>()
     )))
+}
+
+async fn check_broker(settings: &BrokerSettings) -> anyhow::Result<BrokerCheck> {
+    let checked = Broker::connect(settings).await.context("BROKER_CREDENTIALS cannot be used")?.check_usable().await;
+    let servers = settings.servers.names();
+    checked.with_context(|| format!("the settings are valid, but the broker at {servers} is not usable"))
 }
 
 /// SIGTERM and SIGINT stop the server; SIGHUP reloads files.

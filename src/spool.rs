@@ -68,9 +68,12 @@ pub enum SpoolError {
     /// `SPOOL_MAX_BYTES` is reached, or the disk is full.
     #[error("the spool is full")]
     Full,
-    /// An I/O error, or the broker is away.
+    /// An I/O error.
     #[error("the spool fails: {0}")]
     Failed(String),
+    /// The broker is away, or rejects commits.
+    #[error("{0}")]
+    Broker(String),
     /// The broker did not say in time whether the jobs are committed.
     #[error("the broker did not confirm a commit: {0}")]
     Unknown(String),
@@ -260,7 +263,7 @@ impl Spool {
     pub fn probe(&self) -> Result<(), SpoolError> {
         if let Some(remote) = &self.remote {
             let failure = remote.broker.append_failure();
-            return remote.check().and_then(|()| failure.map_or(Ok(()), |reason| Err(SpoolError::Failed(reason))));
+            return remote.check().and_then(|()| failure.map_or(Ok(()), |reason| Err(SpoolError::Broker(reason))));
         }
         self.disk.as_ref().map_or(Ok(()), |disk| Ok(disk.folders.probe()?))
     }
@@ -301,7 +304,7 @@ impl Spool {
         }
         self.segments.settle(&segment.status, state);
         if let Source::Broker(item) = &segment.source {
-            return self.settle_work(item, salvage).await;
+            return self.settle_work(item, salvage.is_suspect()).await;
         }
         let (Some(disk), Source::File { path, folder, charge, .. }) = (&self.disk, segment.source) else {
             return Ok(());

@@ -98,12 +98,16 @@ impl Uploader {
         if let Some(opened) = segment.opened {
             metrics.stored_seconds.observe(opened.elapsed().as_secs_f64());
         }
-        if segment.is_adopted() && segment.is_from_broker() {
-            let (jobs, payloads) = salvage.committed();
-            metrics.ledger.accepted(jobs, payloads);
+        let is_from_fleet = segment.is_adopted() && segment.is_from_broker();
+        // One process of a fleet counts a job: the one that took it, or this one if that has exited.
+        if !(spool.tell_owner(&segment, &salvage).await && is_from_fleet) {
+            if is_from_fleet {
+                let (jobs, payloads) = salvage.committed();
+                metrics.ledger.accepted(jobs, payloads);
+            }
+            metrics.ledger.stored(salvage.jobs, salvage.payloads);
+            metrics.ledger.dead(salvage.dead_jobs(), salvage.dead_payloads);
         }
-        metrics.ledger.stored(salvage.jobs, salvage.payloads);
-        metrics.ledger.dead(salvage.dead_jobs(), salvage.dead_payloads);
         if let Err(error) = spool.stored(segment, &salvage, is_missing).await {
             tracing::warn!(segment = %id, %error, "cannot remove a stored segment from the spool; will retry");
         }

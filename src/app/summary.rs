@@ -11,6 +11,8 @@ pub struct ExitSummary {
     pub balance: Balance,
     /// Whether waiting jobs survive the process.
     pub is_durable: bool,
+    /// Whether they are in the broker.
+    pub has_broker: bool,
     /// The state of the spool.
     pub spool: SpoolEnd,
     /// Why the server stopped, unless it was asked to.
@@ -35,7 +37,7 @@ pub struct SpoolEnd {
 impl ExitSummary {
     /// Logs the summary. Returns whether no job is lost or possibly lost and the server did not fail.
     pub fn report(&self) -> bool {
-        let Self { balance, is_durable, spool, failure } = self;
+        let Self { balance, is_durable, has_broker, spool, failure } = self;
         if let Some(failure) = failure {
             tracing::error!("{failure:#}");
         }
@@ -44,6 +46,8 @@ impl ExitSummary {
         let is_damaged = balance.dead.jobs > 0 || spool.possibly_lost > 0;
         if is_lost {
             tracing::error!(jobs, payloads, "accepted jobs were not stored and are lost");
+        } else if jobs > 0 && *has_broker {
+            tracing::info!(jobs, payloads, "accepted jobs are in the broker, and the workers of the fleet store them");
         } else if jobs > 0 {
             tracing::warn!(
                 jobs,

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event};
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::reasons::Reasons;
 use super::subjects::Subjects;
 use super::{Broker, BrokerError, StreamsError};
 use crate::config::BrokerSettings;
@@ -35,7 +35,6 @@ const BURST_BYTES: u64 = 1 << 30;
 /// Appends are rejected when the stream has this share of its bytes, so that segments can still be ended.
 const FULL_PERCENT: u64 = 95;
 
-static CONNECTION_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(10));
 static STREAMS_LOG: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
 /// What is known of the connection.
@@ -54,7 +53,7 @@ pub(super) struct Connection {
 /// length of a pause depend on them.
 #[derive(Debug)]
 struct Events {
-    reason: Mutex<String>,
+    reasons: Reasons,
     became_ready: Notify,
 }
 
@@ -65,6 +64,10 @@ pub struct BrokerState {
     pub failing: Option<String>,
     /// Whether that is because the stream is full.
     pub is_full: bool,
+    /// Whether there is a connection to a server.
+    pub is_connected: bool,
+    /// A permission that the user lacks, although there is a connection.
+    pub violation: Option<String>,
     /// Bytes in the stream of segments.
     pub bytes: u64,
     /// Sealed segments that are not stored.
@@ -72,14 +75,11 @@ pub struct BrokerState {
 }
 
 impl Connection {
-    pub(super) fn new(max_bytes: u64) -> Self {
+    pub(super) fn new(servers: String, max_bytes: u64) -> Self {
         Self {
             client: OnceLock::new(),
             are_streams_ready: AtomicBool::new(false),
-            events: Arc::new(Events {
-                reason: Mutex::new("not connected yet".to_owned()),
-                became_ready: Notify::new(),
-            }),
+            events: Arc::new(Events { reasons: Reasons::new(servers), became_ready: Notify::new() }),
             max_bytes,
             bytes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
@@ -102,7 +102,7 @@ impl Connection {
 
     /// Why it is not ready.
     pub(super) fn reason(&self) -> String {
-        self.events.reason.lock().clone()
+        self.events.reasons.text()
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -114,10 +114,11 @@ impl Connection {
         let is_full = is_ready && self.is_full();
         let failing = match is_ready {
             true => is_full.then(|| BrokerError::Full.to_string()),
-            false => Some(self.reason()),
+            false => Some(BrokerError::Unavailable(self.reason()).to_string()),
         };
         let [bytes, waiting] = [&self.bytes, &self.waiting].map(|number| number.load(Ordering::Relaxed));
-        BrokerState { failing, is_full, bytes, waiting }
+        let (is_connected, violation) = (self.is_connected(), self.events.reasons.violation());
+        BrokerState { failing, is_full, is_connected, violation, bytes, waiting }
     }
 
     fn set_streams_ready(&self, are_ready: bool) {
@@ -125,10 +126,6 @@ impl Connection {
         if are_ready {
             self.events.became_ready.notify_waiters();
         }
-    }
-
-    fn set_reason(&self, reason: String) {
-        *self.events.reason.lock() = reason;
     }
 
     /// How long the stream of segments can be left unchecked.
@@ -139,42 +136,24 @@ impl Connection {
 }
 
 impl Events {
-    fn record(&self, event: &Event, is_tls: bool) {
+    fn record(&self, event: &Event) {
         match event {
             Event::Connected => {
                 self.became_ready.notify_waiters();
                 tracing::info!("connected to the broker");
             }
             Event::Disconnected | Event::Closed => {
-                *self.reason.lock() = "not connected".to_owned();
+                self.reasons.disconnected();
                 tracing::warn!("the connection to the broker is lost; reconnecting");
             }
-            Event::ServerError(error) => self.failed(&error.to_string(), is_tls),
-            Event::ClientError(error) => self.failed(&error.to_string(), is_tls),
+            Event::ServerError(error) => self.reasons.failed(&error.to_string()),
             Event::LameDuckMode => tracing::info!("a server of the broker is shutting down"),
             Event::SlowConsumer(_) => {
                 tracing::warn!("messages of the broker were dropped: this process reads too slowly")
             }
-            Event::Draining => {}
+            // `Reasons::attempts_failed` has the cause of an error of the client.
+            Event::ClientError(_) | Event::Draining => {}
         }
-    }
-
-    fn failed(&self, error: &str, is_tls: bool) {
-        let error = if error.to_ascii_lowercase().contains("authorization") {
-            format!("{error}: check BROKER_CREDENTIALS, or the user and password in BROKER_URL")
-        } else if is_tls && error.contains("IO error") {
-            // The client does not say which one.
-            format!("{error}: if the servers run, check that they use TLS and that BROKER_CA is their authority")
-        } else {
-            error.to_owned()
-        };
-        let mut reason = self.reason.lock();
-        if *reason != error
-            && let Some(suppressed) = CONNECTION_LOG.permit()
-        {
-            tracing::warn!(error, suppressed, "the broker reports an error");
-        }
-        *reason = error;
     }
 }
 
@@ -192,7 +171,7 @@ pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>
                 RECONNECT_DELAY_MAX.min(Duration::from_millis(50) * u32::try_from(attempts).unwrap_or(u32::MAX));
             limit.mul_f64(fastrand::f64())
         });
-    if let Some((user, password)) = settings.servers.password() {
+    if let Some((user, password)) = settings.servers.login() {
         options = options.user_and_password(user, password);
     }
     if let Some(path) = &settings.credentials {
@@ -205,8 +184,14 @@ pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>
     // Servers that the client learns of from other servers have no scheme.
     let is_tls = settings.ca.is_some() || addresses.iter().any(|server| server.tls_required());
     let events = Arc::clone(&connection.events);
-    let options = options.require_tls(is_tls).event_callback(move |event| {
-        events.record(&event, is_tls);
+    options = options.require_tls(is_tls).reconnect_to_server_callback(move |servers, _| {
+        events.reasons.attempts_failed(&servers);
+        // The client chooses the server.
+        std::future::ready(None)
+    });
+    let events = Arc::clone(&connection.events);
+    let options = options.event_callback(move |event| {
+        events.record(&event);
         std::future::ready(())
     });
     let client = options.connect(addresses).await.map_err(io::Error::other)?;
@@ -219,24 +204,29 @@ impl Broker {
         self.client.server_info().max_payload
     }
 
-    /// Checks the streams once, if the broker can be reached in a short time.
-    ///
-    /// # Errors
-    /// Their settings are wrong, and an operator has to change something.
-    pub async fn check_at_start(&self) -> Result<(), StreamsError> {
+    /// Waits for the connection. Returns whether there is one.
+    pub(super) async fn is_connected_in_time(&self) -> bool {
         let connected = async {
             while !self.connection.is_connected() {
                 sleep(CONNECT_POLL).await;
             }
         };
-        if timeout(START_TIMEOUT, connected).await.is_err() {
+        timeout(START_TIMEOUT, connected).await.is_ok()
+    }
+
+    /// Checks the streams once, if the broker can be reached in a short time.
+    ///
+    /// # Errors
+    /// Their settings are wrong, and an operator has to change something.
+    pub async fn check_at_start(&self) -> Result<(), StreamsError> {
+        if !self.is_connected_in_time().await {
             let (servers, reason) = (self.settings.servers.names(), self.connection.reason());
             tracing::warn!(servers, reason, "the broker cannot be reached yet; batches are rejected until it can");
             return Ok(());
         }
         match self.prepare_streams().await {
             Ok(()) => self.connection.set_streams_ready(true),
-            Err(StreamsError::Unavailable(reason)) => self.connection.set_reason(reason),
+            Err(StreamsError::Unavailable(reason)) => self.connection.events.reasons.set(&reason),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -265,7 +255,7 @@ impl Broker {
                     if let Some(suppressed) = STREAMS_LOG.permit() {
                         tracing::error!(%error, suppressed, "the streams of the broker cannot be used; batches are rejected");
                     }
-                    self.connection.set_reason(error.to_string());
+                    self.connection.events.reasons.set(&error.to_string());
                     return;
                 }
             }
@@ -289,7 +279,7 @@ mod tests {
     #[test]
     fn the_streams_are_checked_seldom_only_if_the_limit_is_far() {
         let interval = |max_bytes, bytes| {
-            let connection = Connection::new(max_bytes);
+            let connection = Connection::new(String::new(), max_bytes);
             connection.bytes.store(bytes, Ordering::Relaxed);
             connection.check_interval()
         };

@@ -63,7 +63,7 @@ pub enum StreamsError {
 
 impl Broker {
     /// The settings of the stream of segments.
-    fn segments_config(&self) -> Config {
+    pub(super) fn segments_config(&self) -> Config {
         Config {
             name: self.settings.stream.clone(),
             description: Some("Segments that millpond has not stored yet. Do not change.".to_owned()),
@@ -76,7 +76,7 @@ impl Broker {
     }
 
     /// The settings of the work queue.
-    fn work_config(&self) -> Config {
+    pub(super) fn work_config(&self) -> Config {
         Config {
             name: self.subjects.work_stream(),
             description: Some("Sealed segments that wait for a worker of millpond. Do not change.".to_owned()),
@@ -149,23 +149,10 @@ impl Broker {
 
     async fn prepare(&self, wanted: Config) -> Result<(), StreamsError> {
         let name = wanted.name.clone();
-        let found = match self.jetstream.get_stream(&name).await {
-            Ok(stream) => stream.cached_info().config.clone(),
-            Err(error) => {
-                let GetStreamErrorKind::JetStream(ref missing) = error.kind() else {
-                    return Err(StreamsError::Unavailable(describe(&error)));
-                };
-                if missing.error_code() != ErrorCode::STREAM_NOT_FOUND {
-                    return Err(StreamsError::Unavailable(describe(&error)));
-                }
-                let created = self.jetstream.create_stream(wanted).await;
-                return created.map(drop).map_err(|error| self.rejected(name, &error));
-            }
+        let Some(found) = self.find_stream(&wanted).await? else {
+            let created = self.jetstream.create_stream(wanted).await;
+            return created.map(drop).map_err(|error| self.rejected(name, &error));
         };
-        let problems = problems(&wanted, &found);
-        if !problems.is_empty() {
-            return Err(StreamsError::Unsafe { stream: name, problems: problems.join(", ") });
-        }
         // The limit is the setting that an operator may change.
         if found.max_bytes != wanted.max_bytes {
             let changed = Config { max_bytes: wanted.max_bytes, ..found };
@@ -175,7 +162,31 @@ impl Broker {
         Ok(())
     }
 
-    fn rejected(&self, stream: String, error: &async_nats::jetstream::context::CreateStreamError) -> StreamsError {
+    /// The settings of a stream; none if it does not exist.
+    pub(super) async fn find_stream(&self, wanted: &Config) -> Result<Option<Config>, StreamsError> {
+        let found = match self.jetstream.get_stream(&wanted.name).await {
+            Ok(stream) => stream.cached_info().config.clone(),
+            Err(error) => {
+                return match error.kind() {
+                    GetStreamErrorKind::JetStream(missing) if missing.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                        Ok(None)
+                    }
+                    _ => Err(StreamsError::Unavailable(describe(&error))),
+                };
+            }
+        };
+        let problems = problems(wanted, &found);
+        if problems.is_empty() {
+            return Ok(Some(found));
+        }
+        Err(StreamsError::Unsafe { stream: wanted.name.clone(), problems: problems.join(", ") })
+    }
+
+    pub(super) fn rejected(
+        &self,
+        stream: String,
+        error: &async_nats::jetstream::context::CreateStreamError,
+    ) -> StreamsError {
         let text = describe(error);
         if matches!(error.kind(), CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::Response) {
             return StreamsError::Unavailable(text);

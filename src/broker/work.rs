@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{AckKind, Message};
 use async_nats::{Request, Subject, Subscriber};
@@ -33,6 +34,16 @@ pub(crate) struct WorkItem {
     pub(crate) deliveries: u32,
     inbox: Option<Inbox>,
     message: Message,
+}
+
+/// How a process responds to a notice.
+enum Response {
+    Yes,
+    No,
+    /// No process receives what is sent to the inbox.
+    Gone,
+    /// There is no response in time.
+    Silent,
 }
 
 /// A message to an inbox.
@@ -129,16 +140,17 @@ impl Broker {
         Ok(())
     }
 
-    /// The segment is stored, or nothing of it was valid: tells the process that took its jobs, and removes it.
-    pub(crate) async fn settled(&self, item: &WorkItem, settled: Settled) -> Result<(), BrokerError> {
+    /// Tells the process that took the jobs of a segment what became of them. Returns whether it counts them.
+    pub(crate) async fn tell_owner(&self, item: &WorkItem, settled: Settled) -> bool {
+        let Some(inbox) = &item.inbox else { return false };
+        // A notice that is lost costs time: the owner looks for the object in the store, which is the truth.
+        *inbox == self.inbox
+            || matches!(self.ask(inbox, &Notice::Settled(settled)).await, Response::Yes | Response::Silent)
+    }
+
+    /// The valid part of the segment is stored: removes it, or keeps its frames to be examined if it is damaged.
+    pub(crate) async fn settled(&self, item: &WorkItem, is_damaged: bool) -> Result<(), BrokerError> {
         let SegmentName { id, compression, .. } = item.name;
-        let is_damaged = !settled.dead.is_empty();
-        if let Some(inbox) = item.inbox.as_ref().filter(|inbox| **inbox != self.inbox)
-            && let Ok(notice) = serde_json::to_vec(&Notice::Settled(settled))
-        {
-            // A notice that is lost costs time: the object in the store is the truth.
-            let _: Result<(), _> = self.client.publish(inbox.as_str().to_owned(), Bytes::from(notice)).await;
-        }
         let subject = self.subjects.segment(id, compression);
         let end = SegmentMessage {
             id: format!("{id}.stored"),
@@ -190,12 +202,22 @@ impl Broker {
 
     /// Asks a process whether it still has a segment. None if it does not respond.
     pub(crate) async fn ask_owner(&self, inbox: &Inbox, name: SegmentName) -> Option<bool> {
-        let question = serde_json::to_vec(&Notice::Owns(name.id.to_string())).ok()?;
+        match self.ask(inbox, &Notice::Owns(name.id.to_string())).await {
+            Response::Yes => Some(true),
+            Response::No => Some(false),
+            // It may be connecting to another server.
+            Response::Gone | Response::Silent => None,
+        }
+    }
+
+    async fn ask(&self, inbox: &Inbox, notice: &Notice) -> Response {
+        let Ok(question) = serde_json::to_vec(notice) else { return Response::Silent };
         let request = Request::new().payload(Bytes::from(question)).timeout(Some(RESPONSE_TIMEOUT));
         match self.client.send_request(inbox.as_str().to_owned(), request).await {
-            Ok(response) => Some(response.payload == YES),
-            // The process has exited, hangs, or is cut off. It may also be connecting to another server.
-            Err(_) => None,
+            Ok(response) if response.payload == YES => Response::Yes,
+            Ok(_) => Response::No,
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Response::Gone,
+            Err(_) => Response::Silent,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::ServerAddr;
+use percent_encoding::percent_decode_str;
 
 use super::parse;
 use super::reader::Reader;
@@ -67,27 +68,41 @@ pub struct BrokerSettings {
     pub append_timeout: Duration,
 }
 
-/// Addresses of servers. They may contain a password, so `Debug` does not show them.
+/// Addresses of servers, and how to log in there. `Debug` shows the addresses only.
 #[derive(Clone)]
-pub struct Servers(Vec<ServerAddr>);
+pub struct Servers {
+    /// Without a user and a password: the client logs addresses.
+    addresses: Vec<ServerAddr>,
+    /// A user and its password.
+    login: Option<(String, String)>,
+}
 
 impl Servers {
     /// The addresses.
     pub fn addresses(&self) -> Vec<ServerAddr> {
-        self.0.clone()
+        self.addresses.clone()
     }
 
-    /// The user and the password of the first server that has both.
-    pub fn password(&self) -> Option<(String, String)> {
-        let given = |server: &ServerAddr| Some((server.username()?.to_owned(), server.password()?.to_owned()));
-        self.0.iter().find_map(given)
+    /// The user and the password.
+    pub fn login(&self) -> Option<(String, String)> {
+        self.login.clone()
     }
 
-    /// Hosts and ports, for messages.
+    /// Hosts and ports.
+    pub fn hosts(&self) -> Vec<String> {
+        self.addresses.iter().map(server_name).collect()
+    }
+
+    /// The same, for messages.
     pub fn names(&self) -> String {
-        let names: Vec<_> = self.0.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
-        names.join(", ")
+        self.hosts().join(", ")
     }
+}
+
+/// The host and the port, for messages.
+pub(crate) fn server_name(server: &ServerAddr) -> String {
+    let (host, port) = (server.host(), server.port());
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 impl fmt::Debug for Servers {
@@ -151,7 +166,45 @@ fn servers(text: &str) -> Result<Servers, String> {
         server.filter(|_| has_host_only)
     };
     let found: Option<Vec<_>> = text.split(',').map(server).collect();
-    found.filter(|found| found.len() <= SERVERS_MAX).map(Servers).ok_or_else(expected)
+    let addresses = found.filter(|found| found.len() <= SERVERS_MAX).ok_or_else(expected)?;
+    let login = login(&addresses)?;
+    let addresses = addresses.into_iter().map(without_login).collect::<Option<_>>().ok_or_else(expected)?;
+    Ok(Servers { addresses, login })
+}
+
+fn without_login(server: ServerAddr) -> Option<ServerAddr> {
+    let mut url = server.into_inner();
+    url.set_username("").ok()?;
+    url.set_password(None).ok()?;
+    ServerAddr::from_url(url).ok()
+}
+
+/// The user and the password that the URLs have in common.
+fn login(addresses: &[ServerAddr]) -> Result<Option<(String, String)>, String> {
+    let decoded = |part: &str| {
+        let part = percent_decode_str(part).decode_utf8();
+        part.map(String::from).map_err(|_| "a user and a password in UTF-8, percent-encoded".to_owned())
+    };
+    let mut found = None;
+    for server in addresses {
+        let login = match (server.username(), server.password()) {
+            (Some(user), Some(password)) => (decoded(user)?, decoded(password)?),
+            (None, None) => continue,
+            _ => {
+                return Err(
+                    "a user and a password, such as nats://user:password@10.0.0.1:4222: tokens are not supported"
+                        .to_owned(),
+                );
+            }
+        };
+        if found.as_ref().is_some_and(|found| *found != login) {
+            return Err(
+                "the same user and password in all URLs that have one: one login is used for all servers".to_owned()
+            );
+        }
+        found = Some(login);
+    }
+    Ok(found)
 }
 
 /// A name that is one part of a subject.

@@ -72,7 +72,7 @@ pub const SETTINGS: &[Setting] = &[
     FLEET.set("ROLE", "all", "all, front, worker", "accept batches and upload them, or one of the two; see docs/fleet.md"),
     FLEET.unset("BROKER_URL", "URL, ...", "NATS servers that keep segments instead of SPOOL_DIR: nats://10.0.0.1:4222"),
     FLEET.unset("BROKER_CREDENTIALS", "file", "credentials for the NATS servers (.creds)"),
-    FLEET.unset("BROKER_CA", "file", "certificates of authorities for tls:// in BROKER_URL, besides those of the system"),
+    FLEET.unset("BROKER_CA", "file", "certificates of authorities for tls:// in BROKER_URL, instead of those of the system"),
     FLEET.set("BROKER_STREAM", "millpond", "name", "stream of the segments, and first part of every subject"),
     FLEET.set("BROKER_REPLICAS", "3", "1, 3, 5", "NATS servers that keep each segment; 1 is lost with its disk"),
     FLEET.set("BROKER_MAX_BYTES", "10GiB", "size", "bytes in the stream; when it is nearly full, requests get 503"),

@@ -36,15 +36,21 @@ impl Answers {
         loop {
             if let Ok(mut notices) = self.fates.broker.notices().await {
                 while let Some(message) = notices.next().await {
-                    match serde_json::from_slice(&message.payload) {
-                        Ok(Notice::Settled(settled)) => settle(&self.context, settled),
-                        Ok(Notice::Owns(segment)) => {
-                            let is_owner = segment.parse().is_ok_and(|id| self.context.spool.owns(id));
-                            if let Some(reply) = message.reply {
-                                self.fates.broker.respond(reply, is_owner).await;
-                            }
+                    let spool = &self.context.spool;
+                    let is_yes = match serde_json::from_slice(&message.payload) {
+                        Ok(Notice::Settled(settled)) => {
+                            let is_known = settled.segment.parse().is_ok_and(|id| spool.segments().find(id).is_some());
+                            settle(&self.context, settled);
+                            is_known
                         }
-                        Err(error) => tracing::debug!(%error, "a notice of the broker cannot be read"),
+                        Ok(Notice::Owns(segment)) => segment.parse().is_ok_and(|id| spool.owns(id)),
+                        Err(error) => {
+                            tracing::debug!(%error, "a notice of the broker cannot be read");
+                            continue;
+                        }
+                    };
+                    if let Some(reply) = message.reply {
+                        self.fates.broker.respond(reply, is_yes).await;
                     }
                 }
             }

@@ -118,6 +118,8 @@ pub(super) enum Problem {
     SpoolFull,
     #[error("commits to the spool fail; the batch was not accepted")]
     SpoolFailed,
+    #[error("the broker does not take commits; the batch was not accepted")]
+    BrokerFailed,
     #[error(
         "the commit was not confirmed, so the batch may be stored: send it again only if a duplicate is better than a loss"
     )]
@@ -198,6 +200,7 @@ impl From<SpoolError> for Problem {
             SpoolError::Full => Self::SpoolFull,
             // The dispatcher commits superseded jobs to another segment.
             SpoolError::Failed(_) | SpoolError::Superseded => Self::SpoolFailed,
+            SpoolError::Broker(_) => Self::BrokerFailed,
             SpoolError::Unknown(_) => Self::NotConfirmed,
         }
     }
@@ -240,7 +243,9 @@ impl Problem {
             Self::QueueFull => (UNAVAILABLE, Outcome::QueueFull, QueueDrains),
             Self::ShareFull => (UNAVAILABLE, Outcome::ShareFull, QueueDrains),
             Self::SpoolShareFull => (UNAVAILABLE, Outcome::SpoolShareFull, QueueDrains),
-            Self::SpoolFull | Self::SpoolFailed | Self::NotConfirmed => (UNAVAILABLE, Outcome::NoSpool, QueueDrains),
+            Self::SpoolFull | Self::SpoolFailed | Self::BrokerFailed | Self::NotConfirmed => {
+                (UNAVAILABLE, Outcome::NoSpool, QueueDrains)
+            }
             Self::StoreUnavailable => (UNAVAILABLE, Outcome::Failed, QueueDrains),
             Self::ForwardUnknown => (UNAVAILABLE, Outcome::Failed, Between(1, 3)),
             Self::StoreBusy => (UNAVAILABLE, Outcome::Failed, Between(1, 3)),

@@ -70,6 +70,9 @@ async fn health(State(state): State<Arc<ApiState>>) -> Result<&'static str, Prob
         }
         Some(Problem::Draining) => "the server is draining; batches are rejected",
         Some(Problem::SpoolFull) => "the spool is full; batches are rejected until uploads free space",
+        None if state.context.health.spool_outage().is_some() && state.context.spool.broker().is_some() => {
+            "the broker does not take commits; batches are rejected until it does"
+        }
         None if state.context.health.spool_outage().is_some() => {
             "commits to the spool fail; batches are rejected until they succeed"
         }

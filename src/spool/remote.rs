@@ -113,7 +113,7 @@ impl RemoteSpool {
         match failing {
             None => Ok(()),
             Some(_) if is_full => Err(SpoolError::Full),
-            Some(reason) => Err(SpoolError::Failed(reason)),
+            Some(reason) => Err(SpoolError::Broker(reason)),
         }
     }
 
@@ -176,7 +176,7 @@ impl RemoteSegment {
         self.appender.append(frame, jobs, payloads).await.map_err(|error| match error {
             AppendError::Superseded => SpoolError::Superseded,
             AppendError::Full => SpoolError::Full,
-            AppendError::Failed(error) => SpoolError::Failed(error),
+            AppendError::Failed(error) => SpoolError::Broker(error),
             AppendError::Unknown(error) => SpoolError::Unknown(error),
         })?;
         self.data_len += data_len;
@@ -320,16 +320,23 @@ impl Spool {
     }
 
     /// The valid part of a segment of the work queue is stored.
-    pub(super) async fn settle_work(&self, item: &WorkItem, salvage: &Salvage) -> io::Result<()> {
+    pub(super) async fn settle_work(&self, item: &WorkItem, is_damaged: bool) -> io::Result<()> {
         let Some(remote) = &self.remote else { return Ok(()) };
         remote.ended.lock().remove(&item.name.id);
+        remote.broker.settled(item, is_damaged).await.map_err(io::Error::other)
+    }
+
+    /// Tells the process that took the jobs of a segment of the work queue that they are stored. Returns whether it counts
+    /// them: not if it has exited.
+    pub(crate) async fn tell_owner(&self, segment: &SealedSegment, salvage: &Salvage) -> bool {
+        let (Some(remote), Source::Broker(item)) = (&self.remote, &segment.source) else { return false };
         let settled = Settled {
             segment: item.name.id.to_string(),
             jobs: salvage.jobs,
             payloads: salvage.payloads,
             dead: salvage.lost_indexes().into_iter().map(|range| (range.start, range.end)).collect(),
         };
-        remote.broker.settled(item, settled).await.map_err(io::Error::other)
+        remote.broker.tell_owner(item, settled).await
     }
 
     /// Reads a segment of the work queue.

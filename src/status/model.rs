@@ -62,6 +62,8 @@ model! {
         latency: Latency,
         /// Limits, and how much of them is used.
         limits: Vec<LimitStatus>,
+        /// The broker; none without `BROKER_URL`.
+        broker: Option<BrokerStatus>,
         /// The file system of the spool; none in memory mode.
         disk: Option<DiskStatus>,
         /// Commits and segments.
@@ -115,13 +117,15 @@ model! {
     }
     /// Settings that explain the other members.
     Facts {
-        /// `ACK`.
+        /// `ROLE`.
+        role: String,
+        /// The ack level in force.
         ack: String,
         /// `COMPRESSION`.
         compression: String,
         /// The location of the store.
         store: String,
-        /// `SPOOL_DIR`, or the stream of the broker; none in memory mode.
+        /// `SPOOL_DIR`; none in memory mode and with a broker.
         spool_dir: Option<String>,
     }
     /// The ledger: accepted = stored + waiting + dead.
@@ -210,6 +214,23 @@ model! {
         used: u64,
         /// The limit.
         max: u64,
+    }
+    /// The broker.
+    BrokerStatus {
+        /// Hosts and ports in `BROKER_URL`.
+        servers: Vec<String>,
+        /// `BROKER_STREAM`.
+        stream: String,
+        /// `BROKER_REPLICAS`.
+        replicas: usize,
+        /// Whether there is a connection to a server.
+        is_connected: bool,
+        /// Bytes in the stream, of the whole fleet.
+        bytes: u64,
+        /// `BROKER_MAX_BYTES`.
+        max_bytes: u64,
+        /// Sealed segments of the fleet that are not stored.
+        segments_waiting: u64,
     }
     /// The file system of the spool.
     DiskStatus {

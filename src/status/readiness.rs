@@ -34,13 +34,17 @@ pub fn readiness(context: &PipelineContext, depth: &QueueDepth) -> Vec<Reason> {
     }
     let health = &context.health;
     let failing = |side| health.segments.outage(side);
+    let spool = health.spool_name();
     let outages = [
-        ("spool", health.spool_outage().or_else(|| failing(Side::Spool))),
+        (spool, health.spool_outage().or_else(|| failing(Side::Spool))),
         ("store", health.store_outage().or_else(|| failing(Side::Store))),
     ];
     reasons.extend(outages.into_iter().filter_map(|(what, outage)| Some(Reason::of(what, outage?))));
     if context.spool.is_nearly_full() {
-        reasons.push(Reason::now("spool full"));
+        reasons.push(Reason::now(&format!("{spool} full")));
+    }
+    if let Some(violation) = context.spool.broker().and_then(|broker| broker.state().violation) {
+        reasons.push(Reason { detail: Some(violation), ..Reason::now("broker permission") });
     }
     let unadopted = context.spool.unadopted();
     if unadopted.failing > 0 {

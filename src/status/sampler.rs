@@ -176,6 +176,7 @@ impl SamplerState {
             oldest_unstored_seconds,
             traffic,
             latency,
+            broker: sources.broker(),
             disk,
             packing,
             tenants: tenants.unwrap_or_default(),

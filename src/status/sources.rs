@@ -6,9 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::proto::MetricFamily;
 use tokio::runtime::RuntimeMetrics;
 
+use super::model::BrokerStatus;
 pub use super::model::Facts;
 use super::process::{self, ProcessFacts};
-use crate::config::Settings;
+use crate::config::{Ack, Settings};
 use crate::context::PipelineContext;
 use crate::http::REQUESTS_IN_FLIGHT_MAX_BYTES;
 use crate::metrics::Limit;
@@ -50,14 +51,15 @@ impl Sources {
         rollout: Option<Arc<Rollout>>,
     ) -> Self {
         let is_durable = context.spool.is_durable();
+        // With a broker, there is no level below.
+        let ack = if settings.broker.is_some() { settings.http.ack.max(Ack::Replicated) } else { settings.http.ack };
+        let has_spool_dir = is_durable && settings.broker.is_none();
         let facts = Facts {
-            ack: settings.http.ack.name().to_owned(),
+            role: settings.role.name().to_owned(),
+            ack: ack.name().to_owned(),
             compression: settings.objects.compression.name().to_owned(),
             store: if settings.prefix.is_empty() { store.to_owned() } else { format!("{store}/{}", settings.prefix) },
-            spool_dir: match &settings.broker {
-                Some(broker) => Some(format!("stream {} at {}", broker.stream, broker.servers.names())),
-                None => is_durable.then(|| settings.spool.dir.display().to_string()),
-            },
+            spool_dir: has_spool_dir.then(|| settings.spool.dir.display().to_string()),
         };
         let spool_max_bytes = match &settings.broker {
             Some(broker) => usize::try_from(broker.max_bytes).unwrap_or(usize::MAX),
@@ -80,6 +82,21 @@ impl Sources {
     pub fn gather(&self) -> Vec<MetricFamily> {
         self.update_gauges();
         self.context.metrics.gather(self.depth.now(), self.context.backlog.waiting(), self.spool_bytes())
+    }
+
+    /// The state of the broker, if there is one.
+    pub(super) fn broker(&self) -> Option<BrokerStatus> {
+        let broker = self.context.spool.broker()?;
+        let (state, settings) = (broker.state(), broker.settings());
+        Some(BrokerStatus {
+            servers: settings.servers.hosts(),
+            stream: settings.stream.clone(),
+            replicas: settings.replicas,
+            is_connected: state.is_connected,
+            bytes: state.bytes,
+            max_bytes: settings.max_bytes,
+            segments_waiting: state.waiting,
+        })
     }
 
     /// The bytes in the spool; those of the whole fleet if it is a broker.

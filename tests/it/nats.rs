@@ -30,11 +30,14 @@ impl Nats {
 
     /// A server with more lines in its configuration.
     pub(crate) async fn start_with(configuration: &str) -> Self {
+        let jetstream = "jetstream { store_dir: \"FOLDER/jetstream\", max_file_store: 100GB, sync_interval: always }";
+        Self::start_configured(&format!("listen: 127.0.0.1:-1\n{jetstream}\n{configuration}\n")).await
+    }
+
+    /// A server with this configuration, in which `FOLDER` stands for its folder.
+    pub(crate) async fn start_configured(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = folder.path().join("jetstream");
-        let text = format!(
-            "listen: 127.0.0.1:-1\njetstream {{ store_dir: {store:?}, max_file_store: 100GB, sync_interval: always }}\n{configuration}\n"
-        );
+        let text = text.replace("FOLDER", folder.path().to_str().unwrap());
         std::fs::write(folder.path().join("nats.conf"), text).unwrap();
         let (child, reading, port) = spawn(folder.path(), None).await;
         Self { child, reading, folder, port }

@@ -104,7 +104,7 @@ function show() {
   const verdict = showVerdict(status, !stale);
   document.title = `${verdict} · ${status.process.host} · millpond`;
   const { process, build, settings } = status;
-  setText(byId("identity"), `${process.host} · pid ${process.pid} · version ${build.version} · up ${duration(process.uptime_seconds)} · ${settings.store}`);
+  setText(byId("identity"), `${process.host} · pid ${process.pid} · version ${build.version} · up ${duration(process.uptime_seconds)} · role ${settings.role} · ${settings.store}`);
   showLedger(status);
   showTraffic(status);
   showErrors(status);

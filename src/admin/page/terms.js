@@ -7,11 +7,14 @@ export const REASONS = {
   spool: ["the spool fails", "Batches are rejected while commits fail. Check the disk of SPOOL_DIR."],
   "spool full": ["the spool is full", "Batches are rejected with 503 until segments are stored."],
   "spool folders not adopted": ["spool folders cannot be adopted", "Jobs of an exited process wait in a folder that this process cannot read.", "Batches are accepted."],
+  broker: ["the broker fails", "Batches are rejected while it takes no commits. Check its servers and BROKER_URL."],
+  "broker full": ["the stream of the broker is full", "Batches are rejected with 503 until workers have stored segments."],
+  "broker permission": ["the user of the broker lacks a permission", "Segments may wait, or be uploaded again and again.", "Batches are accepted."],
   "queue full": ["the queue is full", "Batches are rejected with 503: commits are slower than ingestion."],
 };
 
 /** Reasons for which batches are rejected. */
-export const REJECTING = new Set(["draining", "spool", "spool full", "queue full"]);
+export const REJECTING = new Set(["draining", "spool", "spool full", "broker", "broker full", "queue full"]);
 
 /** The same for an unavailable store without a spool. */
 export const STORE_WITHOUT_SPOOL = ["There is no spool: jobs that wait are lost if the process exits.", "Batches are accepted until the queue is full."];

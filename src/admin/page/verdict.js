@@ -1,7 +1,7 @@
 // The first thing that an operator reads: whether the server works, and if not, why, since when, and how long the spool lasts.
 
 import { byId, create, list, setText } from "./dom.js";
-import { bytes, duration, moment, percent } from "./format.js";
+import { bytes, duration, moment, percent, plural } from "./format.js";
 import { REASONS, REJECTING, STORE_WITHOUT_SPOOL } from "./terms.js";
 
 /** A spool that is full within this time is shown as a warning. */
@@ -44,7 +44,7 @@ function showReasons(status) {
     const [what, age, meaning, detail] = item.children;
     setText(what, reason.what);
     setText(age, reason.since ? `since ${since(reason.since, status.timestamp)}` : "");
-    const hasNoSpool = reason.what === "store" && status.settings.spool_dir === null;
+    const hasNoSpool = reason.what === "store" && status.settings.spool_dir === null && !status.broker;
     const [text, ifAccepting] = hasNoSpool ? STORE_WITHOUT_SPOOL : REASONS[reason.what]?.slice(1) ?? [""];
     setText(meaning, isAccepting && ifAccepting ? `${ifAccepting} ${text}` : text);
     setText(detail, reason.detail ?? "");
@@ -57,6 +57,13 @@ function showSpool(status) {
   const spool = status.limits.find(({ name }) => name === "spool_bytes");
   const left = status.disk?.spool_full_in_seconds;
   line.dataset.level = "";
+  if (status.broker) {
+    const { servers, stream, is_connected: isConnected, bytes: held, max_bytes: max, segments_waiting: waiting } = status.broker;
+    const state = isConnected ? "connected" : "not connected";
+    setText(line, `Broker ${servers.join(", ")}: ${state}. Stream ${stream}: ${bytes(held)} of ${bytes(max)} used ` +
+      `(${percent(held / max)}), ${plural(waiting, "sealed segment")} to upload in the fleet.`);
+    return;
+  }
   if (status.settings.spool_dir === null || !spool) {
     setText(line, "No spool: jobs wait in memory.");
     return;
