@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use loadtest::attack::frames::{self, ACK, END_STREAM, Frame, GET, INITIAL_WINDOW_SIZE, POST, kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +15,8 @@ use crate::support::{Connection, PATIENCE, Server, get, post, until};
 
 /// Streams that a connection may have open.
 pub(crate) const STREAMS: u32 = 128;
+/// How often the requests in flight are read while they become more.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// The bound of the server's memory under attack, in KiB.
 const MEMORY: u64 = 128 << 10;
 /// What the requests of one address may be charged beside those of a few others, and the reserve for its refusals.
@@ -94,10 +97,19 @@ async fn held_open(block: Vec<u8>, connections: usize) {
             stream
         });
     }
-    let attackers = attack.join_all().await;
-    let metrics = server.metrics().await;
-    assert!(metrics["millpond_requests_in_flight"] > 0.0);
-    assert!(metrics["millpond_requests_in_flight_bytes"] <= ADDRESS_BYTES, "{metrics:?}");
+    let (mut attackers, mut in_flight, mut bytes) = (Vec::new(), 0.0_f64, 0.0_f64);
+    loop {
+        let metrics = server.metrics().await;
+        in_flight = in_flight.max(metrics["millpond_requests_in_flight"]);
+        bytes = bytes.max(metrics["millpond_requests_in_flight_bytes"]);
+        match timeout(SAMPLE_INTERVAL, attack.join_next()).await {
+            Ok(Some(attacker)) => attackers.push(attacker.unwrap()),
+            Ok(None) => break,
+            Err(_) => {}
+        }
+    }
+    assert!(in_flight > 0.0);
+    assert!(bytes <= ADDRESS_BYTES, "{bytes}");
     over.cancel();
     let sent: usize = senders.join_all().await.iter().sum();
     let peak = server.peak();
