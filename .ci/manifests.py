@@ -100,7 +100,7 @@ def s3(folder):
 
 
 def in_place(environment, endpoint, folder):
-    """The environment with the store and the folders of this machine. `--check` does not connect to a broker."""
+    """The environment with the store and the folders of this machine."""
     here = {"AWS_ENDPOINT_URL_S3": endpoint, "SPOOL_DIR": f"{folder}/spool", "S3_BUCKET": BUCKET}
     return environment | here | {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
 
@@ -110,7 +110,11 @@ def check(name, environment, endpoint, folder):
     assert not unknown, f"{name}: no settings: {unknown}"
     environment = in_place(environment, endpoint, folder)
     result = subprocess.run([PROGRAM, "--check"], env=environment, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, f"{name}: {result.stdout}{result.stderr}"
+    # The servers of the broker that the environment names do not run here.
+    is_valid = result.returncode == 0 or (
+        "BROKER_URL" in environment and "the settings are valid, but the broker" in result.stderr
+    )
+    assert is_valid, f"{name}: {result.stdout}{result.stderr}"
     print("accepted:", name)
 
 
