@@ -15,6 +15,7 @@ mod events;
 mod fleet;
 mod forwarding;
 mod mirror;
+mod network;
 mod phase;
 mod receipts;
 mod rollout;

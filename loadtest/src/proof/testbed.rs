@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::fleet::Network;
+use super::network::Network;
 use super::store::ProofStore;
 use super::tmpfs::Tmpfs;
 use super::{SpoolContents, Verdict};

@@ -8,7 +8,6 @@
 mod disk;
 mod failure;
 mod member;
-mod network;
 mod node;
 mod running;
 mod tally;
@@ -22,9 +21,9 @@ use serde::Serialize;
 
 pub use self::failure::Failure;
 use self::failure::Failures;
-pub(super) use self::network::Network;
 use self::running::Running;
 pub use self::tally::Tally;
+use super::network::Network;
 use super::phase::{Client, Mix, Tolerance};
 use super::store::ProofStore;
 use super::testbed::Testbed;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::proof::command::{need_root, run};
+use super::command::{need_root, run};
 use crate::server::Program;
 
 /// The hosts of a network, which exist until this is dropped.
