@@ -6,7 +6,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{
-    Config, ConsumerError, ConsumerErrorKind, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType,
+    Config, ConsumerError, ConsumerErrorKind, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
 };
 
 use super::{Broker, describe};
@@ -105,10 +105,7 @@ impl Broker {
 
     /// Creates the streams and the consumer of the workers, or checks them.
     pub(super) async fn prepare_streams(&self) -> Result<(), StreamsError> {
-        let (major, minor) = SERVER_VERSION_MIN;
-        if !self.client.is_server_compatible(major, minor, 0) {
-            return Err(StreamsError::Version { found: self.client.server_info().version });
-        }
+        self.check_version()?;
         for config in [self.segments_config(), self.work_config()] {
             self.prepare(config).await?;
         }
@@ -122,6 +119,15 @@ impl Broker {
             }
             _ => StreamsError::Unavailable(describe(&error)),
         })
+    }
+
+    /// Checks the version of the server that this process is connected to.
+    pub(super) fn check_version(&self) -> Result<(), StreamsError> {
+        let (major, minor) = SERVER_VERSION_MIN;
+        if self.client.is_server_compatible(major, minor, 0) {
+            return Ok(());
+        }
+        Err(StreamsError::Version { found: self.client.server_info().version })
     }
 
     /// The consumer of all workers. It is created if it does not exist, or any more.
@@ -164,22 +170,25 @@ impl Broker {
 
     /// The settings of a stream; none if it does not exist.
     pub(super) async fn find_stream(&self, wanted: &Config) -> Result<Option<Config>, StreamsError> {
-        let found = match self.jetstream.get_stream(&wanted.name).await {
-            Ok(stream) => stream.cached_info().config.clone(),
-            Err(error) => {
-                return match error.kind() {
-                    GetStreamErrorKind::JetStream(missing) if missing.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                        Ok(None)
-                    }
-                    _ => Err(StreamsError::Unavailable(describe(&error))),
-                };
-            }
-        };
+        let Some(Info { config: found, .. }) = self.stream_info(&wanted.name).await? else { return Ok(None) };
         let problems = problems(wanted, &found);
         if problems.is_empty() {
             return Ok(Some(found));
         }
         Err(StreamsError::Unsafe { stream: wanted.name.clone(), problems: problems.join(", ") })
+    }
+
+    /// What the broker says of a stream; none if it does not exist.
+    async fn stream_info(&self, name: &str) -> Result<Option<Info>, StreamsError> {
+        match self.jetstream.get_stream(name).await {
+            Ok(stream) => Ok(Some(stream.cached_info().clone())),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(missing) if missing.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    Ok(None)
+                }
+                _ => Err(StreamsError::Unavailable(describe(&error))),
+            },
+        }
     }
 
     pub(super) fn rejected(
@@ -213,13 +222,7 @@ impl Broker {
     pub(super) async fn usage(&self) -> Result<(u64, u64), StreamsError> {
         let mut states = [(0, 0); 2];
         for (state, name) in states.iter_mut().zip([self.settings.stream.clone(), self.subjects.work_stream()]) {
-            let info = self.jetstream.get_stream(&name).await.map_err(|error| match error.kind() {
-                GetStreamErrorKind::JetStream(missing) if missing.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                    StreamsError::Missing(name)
-                }
-                _ => StreamsError::Unavailable(describe(&error)),
-            })?;
-            let found = &info.cached_info().state;
+            let found = self.stream_info(&name).await?.ok_or(StreamsError::Missing(name))?.state;
             *state = (found.bytes, found.messages);
         }
         let [(bytes, _), (_, waiting)] = states;

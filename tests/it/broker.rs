@@ -6,10 +6,10 @@ use std::path::Path;
 use millpond::config::EXIT_USAGE;
 use rustix::process::Signal;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 
 use crate::nats::{self, Nats, batch};
 use crate::support::{PATIENCE, Server, command, get, lines, run, until};
+use crate::two_versions::unused;
 
 /// A fleet on one machine: a NATS server, and a store that all processes share.
 struct Fleet {
@@ -151,7 +151,7 @@ async fn a_front_end_that_stops_leaves_its_jobs_to_the_workers() {
 
 #[tokio::test]
 async fn without_a_broker_batches_are_rejected_and_accepted_as_soon_as_there_is_one() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let port = unused().await.port();
     let mut fleet = Fleet::start().await;
     let server = fleet.server_of(&format!("nats://127.0.0.1:{port}"), "all", &[]).await;
     let answer = server.post_json(&batch("too-early")).await;

@@ -8,14 +8,10 @@ use tokio::task::JoinSet;
 use crate::nats::{Nats, batch, server};
 use crate::support::{Server, run, until};
 use crate::tls::Pair;
+use crate::two_versions::unused;
 
 async fn front(url: &str, store: &TempDir, env: &[(&str, &str)]) -> Server {
     server(url, "front", store, env).await
-}
-
-/// A port on which nothing listens.
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
 }
 
 /// The first bytes of a server without TLS.
@@ -51,7 +47,7 @@ async fn tls_is_required_and_the_certificate_is_verified_with_the_authority_of_t
 async fn the_password_is_not_sent_to_a_server_without_tls_if_another_one_has_it() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let closed = free_port().await;
+    let closed = unused().await.port();
     let url = format!("tls://user:secret-password@127.0.0.1:{closed},nats://127.0.0.1:{port}");
     let mut first_byte = JoinSet::new();
     first_byte.spawn(async move {
@@ -85,15 +81,17 @@ async fn a_server_that_is_too_old_is_an_error_that_names_both_versions() {
         }
     });
     let folder = tempfile::tempdir().unwrap();
-    let output = run(folder.path(), &[("BROKER_URL", &url)], &[]).await;
-    let log = String::from_utf8(output.stderr).unwrap();
-    assert_ne!(output.status.code(), Some(0));
-    assert!(log.contains("2.10.29") && log.contains("2.14 or later"), "{log}");
+    for arguments in [&[][..], &["--check"]] {
+        let output = run(folder.path(), &[("BROKER_URL", &url)], arguments).await;
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_ne!(output.status.code(), Some(0));
+        assert!(log.contains("2.10.29") && log.contains("2.14 or later"), "{arguments:?}: {log}");
+    }
 }
 
 #[tokio::test]
 async fn a_process_that_starts_before_all_servers_of_a_cluster_waits_for_them() {
-    let ports = [free_port().await, free_port().await, free_port().await];
+    let ports = [unused().await.port(), unused().await.port(), unused().await.port()];
     // The third one is not known to the others yet.
     let routes = format!("nats://127.0.0.1:{}, nats://127.0.0.1:{}", ports[0], ports[1]);
     let node = |number: usize| {

@@ -6,7 +6,7 @@ use loadtest::s3::{Fault, FaultPlan, S3Server};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::nats::{Nats, batch, names, server};
+use crate::nats::{Nats, batch, names, server, stored_once};
 use crate::support::{Server, get, until};
 
 /// A front end whose segments stay open until it is stopped, and its broker.
@@ -52,14 +52,9 @@ impl Scene {
         assert_eq!(answer.status, 202, "{}", answer.text());
     }
 
-    async fn stored_once(&self, expected: &[&str]) {
-        let stored = || {
-            let mut names = names(&self.store);
-            names.sort_unstable();
-            names
-        };
-        until("the batches are stored", async || stored().len() >= expected.len()).await;
-        assert_eq!(stored(), expected);
+    async fn kill_front(&mut self) {
+        self.front.signal(Signal::KILL);
+        self.front.ended().await;
     }
 }
 
@@ -93,7 +88,7 @@ async fn a_segment_whose_work_message_is_lost_is_stored_while_its_front_end_runs
     until("the segment is in the work queue", async || work.info().await.unwrap().state.messages == 1).await;
     work.purge().await.unwrap();
     let _worker = scene.worker().await;
-    scene.stored_once(&["first", "last"]).await;
+    stored_once(&scene.store, &["first", "last"]).await;
     scene.front.metric_is("millpond_jobs_stored_total", |stored| stored == 2.0).await;
 }
 
@@ -110,7 +105,7 @@ async fn batches_of_a_stream_that_was_deleted_are_counted_as_lost() {
     assert!(scene.front.log().contains("the broker has lost acknowledged jobs"), "{}", scene.front.log());
     assert_eq!(scene.front.stop().await, Some(1), "jobs are lost");
     let _worker = scene.worker().await;
-    scene.stored_once(&["d"]).await;
+    stored_once(&scene.store, &["d"]).await;
 }
 
 #[tokio::test]
@@ -124,7 +119,7 @@ async fn what_the_broker_still_has_of_a_segment_is_stored_and_the_rest_is_dead()
     let messages = stream.info().await.unwrap().state.messages;
     stream.delete_message(2).await.unwrap();
     let worker = scene.worker().await;
-    scene.stored_once(&["a", "c", "last"]).await;
+    stored_once(&scene.store, &["a", "c", "last"]).await;
     scene.front.metric_is("millpond_jobs_dead_total", |dead| dead == 1.0).await;
     assert_eq!(scene.front.metric("millpond_jobs_stored_total").await, 3.0);
     assert!(worker.log().contains("the broker has lost a part of a segment"), "{}", worker.log());
@@ -136,8 +131,7 @@ async fn what_the_broker_still_has_of_a_segment_is_stored_and_the_rest_is_dead()
 async fn a_store_that_denies_questions_does_not_keep_segments_of_a_killed_front_end() {
     let mut scene = Scene::start().await;
     scene.post("of-a-killed-process").await;
-    scene.front.signal(Signal::KILL);
-    scene.front.ended().await;
+    scene.kill_front().await;
     let root = tempfile::tempdir().unwrap();
     let s3 = S3Server::start(root.path(), "telemetry").await.unwrap();
     s3.faults().set(FaultPlan::always(Fault::AccessDenied));
@@ -153,8 +147,7 @@ async fn a_store_that_denies_questions_does_not_keep_segments_of_a_killed_front_
 async fn a_message_of_another_version_keeps_a_segment_from_being_ended() {
     let mut scene = Scene::start().await;
     scene.post("before").await;
-    scene.front.signal(Signal::KILL);
-    scene.front.ended().await;
+    scene.kill_front().await;
     let mut stream = scene.stream("millpond").await;
     let subject = {
         let message = stream.get_raw_message(1).await.unwrap();
@@ -168,7 +161,7 @@ async fn a_message_of_another_version_keeps_a_segment_from_being_ended() {
     worker.logged("is not of this version of millpond").await;
     assert_eq!(stream.info().await.unwrap().state.messages, 2, "no end was written");
     stream.delete_message(foreign.sequence).await.unwrap();
-    scene.stored_once(&["before"]).await;
+    stored_once(&scene.store, &["before"]).await;
 }
 
 #[tokio::test]
@@ -180,8 +173,7 @@ async fn parts_of_a_first_frame_that_is_not_whole_are_removed() {
         let message = stream.get_raw_message(1).await.unwrap();
         (message.subject.to_string(), message.headers.get("Millpond-Inbox").unwrap().to_string())
     };
-    scene.front.signal(Signal::KILL);
-    scene.front.ended().await;
+    scene.kill_front().await;
     // As if the process had been killed between two messages of the first frame.
     stream.delete_message(1).await.unwrap();
     let jetstream = scene.jetstream().await;

