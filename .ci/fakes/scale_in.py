@@ -224,6 +224,14 @@ class Host:
         command += ["--store", f"dir:{self.folder}/objects/millpond/fleet"]
         self.start("load", [*command, "--duration", f"{seconds}s", "--settle", f"{settle}s"], os.environ)
 
+    def start_under_load(self, seconds, settle, jobs, *s3_options):
+        """Starts everything, and waits until more than `jobs` wait for the store."""
+        self.start_s3(*s3_options)
+        self.start_millpond()
+        self.start_service()
+        self.start_load(seconds, settle)
+        until("batches are accepted", lambda: self.waiting() > jobs, 30)
+
     def status(self, member):
         url, headers = f"http://127.0.0.1:{self.admin}/v1/status", {"Authorization": f"Bearer {TOKEN}"}
         try:
@@ -259,11 +267,7 @@ class Host:
 
 
 def scale_in_with_s3_slow_and_then_away(aws, host):
-    host.start_s3("--faults", "delay:2s", "--fault-share", "1")
-    host.start_millpond()
-    host.start_service()
-    host.start_load(12, OUTAGE + 60)
-    until("batches are accepted", lambda: host.waiting() > 100, 30)
+    host.start_under_load(12, OUTAGE + 60, 100, "--faults", "delay:2s", "--fault-share", "1")
     aws.scale_in()
     host.kill("s3")
     time.sleep(3)
@@ -286,11 +290,7 @@ def scale_in_with_s3_slow_and_then_away(aws, host):
 
 
 def s3_stays_away(aws, host):
-    host.start_s3()
-    host.start_millpond()
-    host.start_service()
-    host.start_load(3, 0)
-    until("batches are accepted", lambda: host.waiting() > 10, 30)
+    host.start_under_load(3, 0, 10)
     host.kill("s3")
     aws.scale_in()
     aws.state = "Terminating:Wait"
@@ -302,11 +302,7 @@ def s3_stays_away(aws, host):
 
 
 def millpond_is_killed_while_it_drains(aws, host):
-    host.start_s3()
-    host.start_millpond()
-    host.start_service()
-    host.start_load(5, 60)
-    until("batches are accepted", lambda: host.waiting() > 10, 30)
+    host.start_under_load(5, 60, 10)
     host.kill("s3")
     aws.scale_in()
     aws.state = "Terminating:Wait"
@@ -349,11 +345,7 @@ def spot_notice(aws, host):
 
 
 def spot_notice_with_s3_away(aws, host):
-    host.start_s3()
-    host.start_millpond()
-    host.start_service()
-    host.start_load(5, 0)
-    until("batches are accepted", lambda: host.waiting() > 10, 30)
+    host.start_under_load(5, 0, 10)
     host.kill("s3")
     aws.interrupt(45)
     until("millpond drains", lambda: host.status("state") == "draining", 20)
