@@ -11,6 +11,8 @@ use crate::nats::{self, Nats, batch};
 use crate::support::{PATIENCE, Server, command, get, lines, run, until};
 use crate::two_versions::unused;
 
+const OBJECT_MAX_AGE: (&str, &str) = ("OBJECT_MAX_AGE", "1s");
+
 /// A fleet on one machine: a NATS server, and a store that all processes share.
 struct Fleet {
     nats: Nats,
@@ -23,11 +25,12 @@ impl Fleet {
     }
 
     async fn server(&self, role: &str, env: &[(&str, &str)]) -> Server {
-        self.server_of(&self.nats.url(), role, env).await
+        nats::server(&self.nats.url(), role, &self.store, &[&[OBJECT_MAX_AGE], env].concat()).await
     }
 
-    async fn server_of(&self, url: &str, role: &str, env: &[(&str, &str)]) -> Server {
-        nats::server(url, role, &self.store, &[&[("OBJECT_MAX_AGE", "1s")], env].concat()).await
+    /// A process with another broker.
+    async fn started_with(&self, url: &str, role: &str, env: &[(&str, &str)]) -> Server {
+        nats::started(url, role, &self.store, &[&[OBJECT_MAX_AGE], env].concat()).await
     }
 
     /// The lines in the store.
@@ -153,7 +156,7 @@ async fn a_front_end_that_stops_leaves_its_jobs_to_the_workers() {
 async fn without_a_broker_batches_are_rejected_and_accepted_as_soon_as_there_is_one() {
     let port = unused().await.port();
     let mut fleet = Fleet::start().await;
-    let server = fleet.server_of(&format!("nats://127.0.0.1:{port}"), "all", &[]).await;
+    let server = fleet.started_with(&format!("nats://127.0.0.1:{port}"), "all", &[]).await;
     let answer = server.post_json(&batch("too-early")).await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert!(!answer.header("retry-after").is_empty());
@@ -250,12 +253,12 @@ async fn wrong_credentials_reject_batches_and_readiness_names_the_setting() {
     let authorization = "authorization { user: millpond, password: right-password }";
     let fleet = Fleet { nats: Nats::start_with(authorization).await, store: tempfile::tempdir().unwrap() };
     let wrong = format!("nats://millpond:wrong-password@127.0.0.1:{}", fleet.nats.port);
-    let server = fleet.server_of(&wrong, "all", &[]).await;
+    let server = fleet.started_with(&wrong, "all", &[]).await;
     assert_eq!(server.post_json(&batch("unauthorized")).await.status, 503);
     until("readiness names the setting", async || server.ready().await.1.contains("BROKER_CREDENTIALS")).await;
     assert!(!server.log().contains("wrong-password"), "{}", server.log());
     let right = format!("nats://millpond:right-password@127.0.0.1:{}", fleet.nats.port);
-    let server = fleet.server_of(&right, "all", &[]).await;
+    let server = fleet.started_with(&right, "all", &[]).await;
     post(&server, "authorized").await;
     assert!(!server.log().contains("right-password"), "{}", server.log());
 }

@@ -5,13 +5,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::nats::{Nats, batch, server};
+use crate::nats::{Nats, batch, started};
 use crate::support::{Server, run, until};
 use crate::tls::Pair;
 use crate::two_versions::unused;
 
 async fn front(url: &str, store: &TempDir, env: &[(&str, &str)]) -> Server {
-    server(url, "front", store, env).await
+    started(url, "front", store, env).await
 }
 
 /// The first bytes of a server without TLS.

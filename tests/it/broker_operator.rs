@@ -8,7 +8,7 @@ use rcgen::generate_simple_self_signed;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::nats::{Nats, batch, names, server};
+use crate::nats::{Nats, batch, names, server, started};
 use crate::support::{Server, get, run, until};
 
 fn folder() -> TempDir {
@@ -81,7 +81,7 @@ async fn a_failed_tls_handshake_is_reported_with_its_cause_and_the_setting() {
     fs::write(&other, generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap().cert.pem()).unwrap();
     let nats = Nats::start_with(&format!("tls {{ cert_file: {certificate:?}, key_file: {key:?} }}")).await;
     let url = format!("tls://127.0.0.1:{}", nats.port);
-    let wrong_ca = server(&url, "all", &folder, &[("BROKER_CA", path(&other))]).await;
+    let wrong_ca = started(&url, "all", &folder, &[("BROKER_CA", path(&other))]).await;
     until("readiness has the cause", async || {
         let reasons = wrong_ca.ready().await.1;
         reasons.contains("invalid peer certificate") && reasons.contains("check BROKER_CA")
@@ -89,10 +89,10 @@ async fn a_failed_tls_handshake_is_reported_with_its_cause_and_the_setting() {
     .await;
     assert!(wrong_ca.ready().await.1.contains(&format!("127.0.0.1:{}", nats.port)));
     let named_otherwise =
-        server(&url.replace("127.0.0.1", "localhost"), "all", &folder, &[("BROKER_CA", &right)]).await;
+        started(&url.replace("127.0.0.1", "localhost"), "all", &folder, &[("BROKER_CA", &right)]).await;
     until("readiness has the cause", async || named_otherwise.ready().await.1.contains("not valid for name")).await;
     let plain = Nats::start().await;
-    let plain = server(&plain.url().replace("nats:", "tls:"), "all", &folder, &[]).await;
+    let plain = started(&plain.url().replace("nats:", "tls:"), "all", &folder, &[]).await;
     until("readiness has the cause", async || plain.ready().await.1.contains("the server does not speak TLS")).await;
     let trusted = server(&url, "all", &folder, &[("BROKER_CA", &right)]).await;
     until("TLS works", async || trusted.post_json(&batch("encrypted")).await.status == 202).await;
@@ -101,7 +101,7 @@ async fn a_failed_tls_handshake_is_reported_with_its_cause_and_the_setting() {
 #[tokio::test]
 async fn servers_without_jetstream_are_reported_with_what_to_do() {
     let nats = Nats::start_configured("listen: 127.0.0.1:-1\n").await;
-    let server = server(&nats.url(), "all", &folder(), &[]).await;
+    let server = started(&nats.url(), "all", &folder(), &[]).await;
     until("readiness says it", async || server.ready().await.1.contains("start the servers with JetStream")).await;
 }
 
@@ -144,7 +144,7 @@ async fn a_missing_permission_is_a_reason_against_readiness() {
     for (denied, expected) in [("publish", "$JS.ACK."), ("subscribe", "_INBOX_millpond.")] {
         let nats = server_that_denies(denied).await;
         let url = format!("nats://millpond:right@127.0.0.1:{}", nats.port);
-        let server = server(&url, "all", &folder(), &[("OBJECT_MAX_AGE", "100ms")]).await;
+        let server = started(&url, "all", &folder(), &[("OBJECT_MAX_AGE", "100ms")]).await;
         until("readiness names the subject", async || {
             server.post_json(&batch("denied")).await;
             let (status, reasons) = server.ready().await;

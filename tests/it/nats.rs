@@ -68,8 +68,16 @@ pub(crate) async fn start_late(port: u16) -> Nats {
     Nats { child, reading, folder, port }
 }
 
-/// A process of a fleet with this broker, whose objects go to `store`.
+/// A process of a fleet that can use its broker, whose objects go to `store`.
 pub(crate) async fn server(url: &str, role: &str, store: &TempDir, env: &[(&str, &str)]) -> Server {
+    let server = started(url, role, store, env).await;
+    // A broker on a slow disk creates its streams after the process has started.
+    until("the process is ready", async || server.ready().await.0 == 200).await;
+    server
+}
+
+/// A process of a fleet with this broker, which it may be unable to use.
+pub(crate) async fn started(url: &str, role: &str, store: &TempDir, env: &[(&str, &str)]) -> Server {
     let common = [
         ("BROKER_URL", url),
         ("BROKER_REPLICAS", "1"),
