@@ -130,7 +130,7 @@ label! {
         QueueJobs = "queue_jobs",
         /// `MAX_QUEUE_BYTES`.
         QueueBytes = "queue_bytes",
-        /// `SPOOL_MAX_BYTES`.
+        /// `SPOOL_MAX_BYTES`, or `BROKER_MAX_BYTES`.
         SpoolBytes = "spool_bytes",
         /// The memory for requests in flight.
         RequestsInFlightBytes = "requests_in_flight_bytes",
