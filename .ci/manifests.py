@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -12,11 +13,12 @@ import urllib.request
 from pathlib import Path
 
 import boto3
+import kubernetes_validate
 import yaml
 
 PROGRAM = sys.argv[1]
 # Those of the AWS SDK, which are no settings of millpond.
-SDK = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REQUEST_CHECKSUM_CALCULATION"}
+SDK = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REQUEST_CHECKSUM_CALCULATION"}
 UNITS = {"s": 1, "m": 60, "h": 3600}
 BUCKET = "telemetry"
 PODS = []
@@ -43,10 +45,28 @@ def interpolated(text):
     return re.sub(r"\$\{(\w+)(:\?|:?-)([^}]*)\}", lambda m: m[3] if m[3] else "token-of-16-bytes", text)
 
 
+def only_loopback(name, ports):
+    """Requests need no token in these examples, and rules of Docker pass by a firewall such as ufw."""
+    assert all(str(port).startswith("127.0.0.1:") for port in ports), f"{name} is reachable from other machines: {ports}"
+
+
+def from_readme():
+    """The environment of `docker run`. The variables without a value are those of the shell."""
+    command = re.search(r"^docker run (?:.*\\\n)*.*", Path("README.md").read_text(), re.MULTILINE)[0]
+    words = shlex.split(command.replace("\\\n", " "))
+    options = [(option, value) for option, value in zip(words, words[1:]) if option.startswith("-")]
+    only_loopback("README.md", [value for option, value in options if option == "-p"])
+    variables = [value.partition("=") for option, value in options if option == "-e"]
+    environment = {name: value or "token-of-16-bytes" for name, _, value in variables}
+    assert seconds(dict(options)["--stop-timeout"]) >= shutdown(environment) + 5, "README.md: the container is killed early"
+    yield "README.md", environment
+
+
 def from_compose(path):
     """The environments of the services that are millpond."""
     document = yaml.safe_load(interpolated(path.read_text()))
     for name, service in document["services"].items():
+        only_loopback(f"{path}: {name}", service.get("ports", []))
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             assert not source.startswith(".") or (path.parent / source).is_file(), f"{path}: there is no {source}"
@@ -80,9 +100,33 @@ def from_kubernetes(path):
     labels = documents["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
     assert documents["Service"]["spec"]["selector"] == labels, f"{path}: the Service selects other pods"
     assert documents["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels, f"{path}: other pods"
-    assert documents["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == "millpond"
+    # The metrics need a token, which a job for all pods with these annotations does not have.
+    annotations = documents["StatefulSet"]["spec"]["template"]["metadata"].get("annotations", {})
+    assert not any(name.startswith("prometheus.io/") for name in annotations), f"{path}: scrapes get 401"
+    check_autoscaler(documents["HorizontalPodAutoscaler"])
     yield str(path), environment
     PODS.append((container, environment))
+
+
+def check_autoscaler(autoscaler):
+    """It is valid after each change of the runbook, and the manifest has the members, so that applying it again resets them."""
+    assert autoscaler["spec"]["scaleTargetRef"]["name"] == "millpond"
+    patches = re.findall(r"kubectl patch hpa millpond --patch '(.*)'", Path("docs/operations.md").read_text())
+    assert len(patches) == 2, patches
+    for patch in map(json.loads, patches):
+        changed = json.loads(json.dumps(autoscaler))
+        merge(changed, patch)
+        kubernetes_validate.validate(changed, "1.34", strict=True)
+        assert changed["spec"]["minReplicas"] <= changed["spec"]["maxReplicas"]
+
+
+def merge(document, patch):
+    for name, value in patch.items():
+        assert name in document, f"the manifest has no {name}"
+        if isinstance(value, dict):
+            merge(document[name], value)
+        else:
+            document[name] = value
 
 
 def s3(folder):
@@ -160,12 +204,12 @@ def wait_for(url):
 with tempfile.TemporaryDirectory() as folder:
     server, endpoint = s3(folder)
     try:
-        manifests = []
+        manifests = list(from_readme())
         for path in sorted(Path("deploy").glob("*/compose.yml")):
             manifests += from_compose(path)
         for path in sorted(Path("deploy/kubernetes").glob("*.yml")):
             manifests += from_kubernetes(path)
-        assert len(manifests) >= 5, "manifests are not found"
+        assert len(manifests) >= 6, "manifests are not found"
         for name, environment in manifests:
             check(name, environment, endpoint, folder)
         for container, environment in PODS:

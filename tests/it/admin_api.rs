@@ -109,7 +109,7 @@ async fn a_snapshot_has_the_traffic_the_ledger_and_the_limits_of_the_last_second
     // The same values are metrics.
     let metrics = server.metrics().await;
     for (name, value) in [
-        ("millpond_build_info{version=\"0.1.0\"}", 1.0),
+        (concat!("millpond_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
         ("millpond_limit{limit=\"queue_jobs\"}", 10_000.0),
         ("millpond_store_up", 1.0),
         ("millpond_spool_up", 1.0),

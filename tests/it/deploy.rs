@@ -1,5 +1,5 @@
 //! The Grafana dashboard and the Prometheus rules of deploy/ match the metrics of a running server and the runbook; the time
-//! limits of all files are in order.
+//! limits of all files are in order; docs/deployment.md says what exercises each file, and workflows run that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -214,7 +214,7 @@ async fn requests_to_the_admin_listener_are_not_in_the_metrics_of_clients() {
 }
 
 /// Where the values of the table of time limits are: the name, the file, and what precedes the value there.
-const TIME_LIMITS: [(&str, &str, &str); 21] = [
+const TIME_LIMITS: [(&str, &str, &str); 23] = [
     ("ACK_TIMEOUT", "docs/configuration.md", "| `ACK_TIMEOUT` | `"),
     ("?wait=", "src/http/jobs.rs", "const WAIT_MAX: Duration = Duration::from_secs("),
     ("proxy_read_timeout", NGINX, "\nproxy_read_timeout "),
@@ -236,6 +236,8 @@ const TIME_LIMITS: [(&str, &str, &str); 21] = [
     ("TimeoutStopSec", "deploy/systemd/millpond.service", "\nTimeoutStopSec="),
     ("stop_grace_period", "deploy/compose/compose.yml", " stop_grace_period: "),
     ("terminationGracePeriodSeconds", "deploy/kubernetes/millpond.yml", " terminationGracePeriodSeconds: "),
+    ("InactivityTimeout", RUNBOOK, " InactivityTimeout: \""),
+    ("VisibilityTimeout", RUNBOOK, " VisibilityTimeout: \""),
 ];
 
 /// The time after the first occurrence of `prefix`, such as `75s`, `5m` or a number of seconds.
@@ -277,11 +279,13 @@ fn the_time_limits_of_all_files_are_those_of_the_table_and_in_its_order() {
     found.insert("limit of the hook", (100 * found["HeartbeatTimeout"]).min(48 * 3600));
     let grace = seconds_after("docs/configuration.md", "| `SHUTDOWN_GRACE` | `");
     found.insert("default SHUTDOWN_GRACE + 5", grace + 5);
+    let of_sqsd = |name| seconds_after("src/http/sqsd.rs", &format!("const {name}: Duration = Duration::from_secs("));
+    found.insert("message of sqsd", of_sqsd("HOLD_MAX") + of_sqsd("HELD_BODY_TIMEOUT") + found["ACK_TIMEOUT"]);
     for (limit, seconds) in found {
         assert_eq!(table.get(limit), Some(&seconds), "{limit} in {DEPLOYMENT}");
     }
 
-    assert_eq!(table.len(), TIME_LIMITS.len() + 5, "{table:?}");
+    assert_eq!(table.len(), TIME_LIMITS.len() + 6, "{table:?}");
     assert!(order.len() >= 20, "the order is not found: {order:?}");
     for (limit, other) in order {
         assert!(table[&limit] < table[&other], "{limit} must be below {other}");
@@ -289,4 +293,104 @@ fn the_time_limits_of_all_files_are_those_of_the_table_and_in_its_order() {
     // Their defaults apply.
     let settings = read(SETTINGS);
     assert!(!settings.contains(" ACK_TIMEOUT: ") && !settings.contains(" IDLE_TIMEOUT: "));
+}
+
+/// The paths of all files below a folder, relative to the repository.
+fn files_below(folder: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)) else { return Vec::new() };
+    let below = entries.map(Result::unwrap).flat_map(|entry| {
+        let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() { files_below(&path) } else { vec![path] }
+    });
+    below.collect()
+}
+
+/// The first two columns of the table of files: names, and what exercises them.
+fn exercised() -> Vec<(BTreeSet<String>, BTreeSet<String>)> {
+    let document = read(DEPLOYMENT);
+    let (_, table) = document.split_once("| file | exercised by | not tried |\n").unwrap();
+    let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let rows = table.lines().skip(1).map_while(|row| row.strip_prefix("| ")?.split_once(" | "));
+    rows.map(|(file, rest)| (names(file), names(rest.split(" | ").next().unwrap()))).collect()
+}
+
+/// A folder stands for the files below it.
+#[test]
+fn docs_deployment_md_says_of_every_file_what_exercises_it() {
+    let table: BTreeSet<String> = exercised().into_iter().flat_map(|(files, _)| files).collect();
+    assert!(table.len() > 20, "the table is not found: {table:?}");
+    for folder in [".ebextensions", ".platform", "deploy", ".github/workflows"] {
+        for file in files_below(folder) {
+            // Written by deploy/compose/secrets, and no part of the repository.
+            if file.ends_with("/.env") {
+                continue;
+            }
+            let is_named = |name: &String| file == *name || (name.ends_with('/') && file.starts_with(name));
+            assert!(table.iter().any(is_named), "{DEPLOYMENT} does not say what exercises {file}");
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // The package has no files whose names begin with a dot.
+    for name in table.iter().filter(|name| root.join(".ci").exists() || name.starts_with("deploy")) {
+        assert!(root.join(name).exists(), "{DEPLOYMENT} names {name}");
+    }
+}
+
+/// The scripts of .ci that a text names, except in comments.
+fn scripts_of(text: &str) -> BTreeSet<String> {
+    let lines = text.lines().map(str::trim_start).filter(|line| !line.starts_with('#'));
+    let names = lines.flat_map(|line| line.split(".ci/").skip(1)).map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(rest.len());
+        format!(".ci/{}", &rest[..end])
+    });
+    names.filter(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join(name).is_file()).collect()
+}
+
+#[test]
+fn workflows_run_every_script_of_ci() {
+    let scripts: BTreeSet<String> = files_below(".ci")
+        .into_iter()
+        .filter(|file| file.matches('/').count() == 1 && !file.trim_start_matches('.').contains('.'))
+        .collect();
+    if scripts.is_empty() {
+        // The package has no files whose names begin with a dot.
+        return;
+    }
+    let mut run = BTreeSet::new();
+    let mut next: Vec<String> = files_below(".github/workflows");
+    while let Some(file) = next.pop() {
+        next.extend(scripts_of(&read(&file)).into_iter().filter(|script| run.insert(script.clone())));
+    }
+    let idle: Vec<_> = scripts.difference(&run).collect();
+    assert!(idle.is_empty(), "no workflow runs {idle:?}");
+    for (_, exercised) in exercised() {
+        for script in exercised.iter().filter(|name| name.starts_with(".ci/")) {
+            assert!(scripts.contains(script), "{DEPLOYMENT} names {script}");
+        }
+    }
+}
+
+#[test]
+fn a_release_is_built_and_published_only_after_ci() {
+    let path = ".github/workflows/release.yml";
+    if !Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists() {
+        return;
+    }
+    let jobs = &yaml(path)["jobs"];
+    assert_eq!(jobs["ci"]["uses"], "./.github/workflows/ci.yml");
+    assert_eq!((&jobs["build"]["needs"], &jobs["publish"]["needs"]), (&Value::from("ci"), &Value::from("build")));
+}
+
+#[test]
+fn the_files_that_name_a_version_name_that_of_the_package() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (file, before) in [
+        ("Dockerrun.aws.json", "SET-ME/millpond:"),
+        ("deploy/kubernetes/millpond.yml", "SET-ME/millpond:"),
+        ("docs/openapi.yaml", "\n  version: "),
+    ] {
+        if Path::new(env!("CARGO_MANIFEST_DIR")).join(file).exists() {
+            assert!(read(file).contains(&format!("{before}{version}")), "{file} names another version than {version}");
+        }
+    }
 }
