@@ -49,6 +49,13 @@ pub(super) struct Connection {
     waiting: AtomicU64,
 }
 
+/// The room for batches in the stream of segments, in bytes, as it was known at the last check.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) used: u64,
+    pub(crate) max: u64,
+}
+
 /// What the client reports. It drops events when they are not read in time, so only log lines, the text of an error and the
 /// length of a pause depend on them.
 #[derive(Debug)]
@@ -107,6 +114,10 @@ impl Connection {
 
     pub(super) fn is_full(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) / FULL_PERCENT >= self.max_bytes / 100
+    }
+
+    pub(super) fn room(&self) -> Room {
+        Room { used: self.bytes.load(Ordering::Relaxed), max: self.max_bytes / 100 * FULL_PERCENT }
     }
 
     pub(super) fn state(&self) -> BrokerState {

@@ -285,7 +285,7 @@ model! {
         rejected_total: u64,
         /// Bytes in the queue, if its share is limited.
         queue_bytes: Option<usize>,
-        /// Bytes in the spool, if its share is limited.
+        /// Bytes in the spool, if its share is limited; with a broker, those that this process has added.
         spool_bytes: Option<usize>,
     }
     /// What is rolled out to which share of the traffic, in percent.

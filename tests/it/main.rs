@@ -12,6 +12,7 @@ mod bodies;
 mod broker;
 mod broker_connection;
 mod broker_faults;
+mod broker_limits;
 mod broker_loss;
 mod broker_operator;
 mod broker_workers;

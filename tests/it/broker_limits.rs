@@ -1,0 +1,72 @@
+//! The room in the broker: the shares of tenants, and the limits of the stream and of its servers.
+
+use tempfile::TempDir;
+
+use crate::nats::{Nats, server};
+use crate::support::{Answer, Server, until};
+use crate::tokens::TokensFile;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+async fn send(server: &Server, token: &str, body: &str) -> Answer {
+    server.post(&format!("Content-Type: application/json\r\nX-Api-Key: {token}\r\n"), body.as_bytes()).await
+}
+
+fn payload(kib: usize) -> String {
+    format!("{{\"a\":\"{}\"}}", "x".repeat(kib << 10))
+}
+
+#[tokio::test]
+async fn a_tenant_that_floods_several_front_ends_leaves_room_in_the_broker_for_others() {
+    const MAX: usize = 8 << 20;
+    let (nats, store) = (Nats::start().await, folder());
+    let tokens = TokensFile::new(&[("flood", &["f"], "{}"), ("quiet", &["q"], "{}")]);
+    let path = tokens.path();
+    let env = [
+        ("TOKENS_FILE", path.to_str().unwrap()),
+        ("TENANT_QUEUE_SHARE", "100%"),
+        ("TENANT_SPOOL_SHARE", "50%"),
+        ("BROKER_MAX_BYTES", "8MiB"),
+        ("OBJECT_MAX_AGE", "1s"),
+        ("COMPRESSION", "none"),
+        ("RECORD", "payload"),
+    ];
+    let fronts = [
+        server(&nats.url(), "front", &store, &env).await,
+        server(&nats.url(), "front", &store, &env).await,
+        server(&nats.url(), "front", &store, &env).await,
+    ];
+    let (flooded, batch) = (&fronts[..2], payload(512));
+    let mut flood = 0;
+    let refused = 'flood: loop {
+        for front in flooded {
+            let answer = send(front, "f", &batch).await;
+            if answer.status != 202 {
+                break 'flood answer;
+            }
+            flood += batch.len();
+            // Each of them sees what the others have added.
+            for front in &fronts {
+                front.metric_is("millpond_spool_bytes", |bytes| bytes >= flood as f64).await;
+            }
+        }
+    };
+    assert!(refused.refusal(503).contains("share of the spool"), "{}", refused.text());
+    assert_eq!(refused.header("millpond-rejection"), "spool_share_full");
+    // Half of 95%, and the last batch.
+    assert!((MAX * 2 / 5..MAX * 3 / 5).contains(&flood), "{flood}");
+    for front in flooded {
+        assert!(send(front, "f", &batch).await.refusal(503).contains("share of the spool"));
+    }
+    // Also where it is the only tenant.
+    for front in &fronts {
+        let answer = send(front, "q", &payload(64)).await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+    }
+    let _worker = server(&nats.url(), "worker", &store, &env).await;
+    for front in flooded {
+        until("what is stored does not count", async || send(front, "f", &batch).await.status == 202).await;
+    }
+}
