@@ -139,6 +139,15 @@ impl Connection {
         }
     }
 
+    /// Appends are rejected until the streams can be used again.
+    fn streams_failed(&self, error: &StreamsError) {
+        self.set_streams_ready(false);
+        if let Some(suppressed) = STREAMS_LOG.permit() {
+            tracing::error!(%error, suppressed, "the streams of the broker cannot be used; batches are rejected");
+        }
+        self.events.reasons.set(&error.to_string());
+    }
+
     /// How long the stream of segments can be left unchecked.
     fn check_interval(&self) -> Duration {
         let is_far_from_full = self.bytes.load(Ordering::Relaxed) + BURST_BYTES < self.max_bytes / 100 * FULL_PERCENT;
@@ -262,13 +271,7 @@ impl Broker {
         if !self.connection.are_streams_ready.load(Ordering::Acquire) {
             match self.prepare_streams().await {
                 Ok(()) => self.connection.set_streams_ready(true),
-                Err(error) => {
-                    if let Some(suppressed) = STREAMS_LOG.permit() {
-                        tracing::error!(%error, suppressed, "the streams of the broker cannot be used; batches are rejected");
-                    }
-                    self.connection.events.reasons.set(&error.to_string());
-                    return;
-                }
+                Err(error) => return self.connection.streams_failed(&error),
             }
         }
         match self.usage().await {
@@ -276,9 +279,11 @@ impl Broker {
                 self.connection.bytes.store(bytes, Ordering::Relaxed);
                 self.connection.waiting.store(waiting, Ordering::Relaxed);
             }
-            Err(StreamsError::Missing(_)) => self.connection.set_streams_ready(false),
             // An append that succeeds proves more than a check that fails.
-            Err(error) => tracing::debug!(%error, "cannot read the state of the broker's streams"),
+            Err(StreamsError::Unavailable(error)) => {
+                tracing::debug!(error, "cannot read the state of the broker's streams");
+            }
+            Err(error) => self.connection.streams_failed(&error),
         }
     }
 }

@@ -155,7 +155,7 @@ impl Broker {
 
     async fn prepare(&self, wanted: Config) -> Result<(), StreamsError> {
         let name = wanted.name.clone();
-        let Some(found) = self.find_stream(&wanted).await? else {
+        let Some(Info { config: found, .. }) = self.find_stream(&wanted).await? else {
             let created = self.jetstream.create_stream(wanted).await;
             return created.map(drop).map_err(|error| self.rejected(name, &error));
         };
@@ -168,10 +168,10 @@ impl Broker {
         Ok(())
     }
 
-    /// The settings of a stream; none if it does not exist.
-    pub(super) async fn find_stream(&self, wanted: &Config) -> Result<Option<Config>, StreamsError> {
-        let Some(Info { config: found, .. }) = self.stream_info(&wanted.name).await? else { return Ok(None) };
-        let problems = problems(wanted, &found);
+    /// What the broker says of a stream with the right settings; none if it does not exist.
+    pub(super) async fn find_stream(&self, wanted: &Config) -> Result<Option<Info>, StreamsError> {
+        let Some(found) = self.stream_info(&wanted.name).await? else { return Ok(None) };
+        let problems = problems(wanted, &found.config);
         if problems.is_empty() {
             return Ok(Some(found));
         }
@@ -218,15 +218,17 @@ impl Broker {
         }
     }
 
-    /// The bytes of all segments, and the number of segments that wait for a worker or are with one.
+    /// The bytes of all segments, and the number of segments that wait for a worker or are with one. Fails if somebody has changed
+    /// the streams to settings that lose batches.
     pub(super) async fn usage(&self) -> Result<(u64, u64), StreamsError> {
-        let mut states = [(0, 0); 2];
-        for (state, name) in states.iter_mut().zip([self.settings.stream.clone(), self.subjects.work_stream()]) {
-            let found = self.stream_info(&name).await?.ok_or(StreamsError::Missing(name))?.state;
-            *state = (found.bytes, found.messages);
-        }
-        let [(bytes, _), (_, waiting)] = states;
-        Ok((bytes, waiting))
+        let [segments, work] = [self.segments_config(), self.work_config()];
+        let (segments, work) = (self.existing_stream(&segments).await?, self.existing_stream(&work).await?);
+        Ok((segments.state.bytes, work.state.messages))
+    }
+
+    async fn existing_stream(&self, wanted: &Config) -> Result<Info, StreamsError> {
+        let found = self.find_stream(wanted).await?;
+        found.ok_or_else(|| StreamsError::Missing(wanted.name.clone()))
     }
 }
 

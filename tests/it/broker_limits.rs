@@ -1,9 +1,12 @@
 //! The room in the broker: the shares of tenants, and the limits of the stream and of its servers.
 
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Config;
 use tempfile::TempDir;
 
-use crate::nats::{Nats, server};
-use crate::support::{Answer, Server, until};
+use crate::nats::{Nats, batch, server};
+use crate::support::{Answer, Server, get, until};
 use crate::tokens::TokensFile;
 
 fn folder() -> TempDir {
@@ -69,4 +72,30 @@ async fn a_tenant_that_floods_several_front_ends_leaves_room_in_the_broker_for_o
     for front in flooded {
         until("what is stored does not count", async || send(front, "f", &batch).await.status == 202).await;
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_somebody_makes_unsafe_while_processes_run_is_reported_until_it_is_corrected() {
+    let (nats, store) = (Nats::start().await, folder());
+    let front = server(&nats.url(), "front", &store, &[("BROKER_MAX_BYTES", "8MiB")]).await;
+    until("a batch is accepted", async || front.post_json(&batch("before")).await.status == 202).await;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    for name in ["millpond", "millpond-work"] {
+        let safe = jetstream.get_stream(name).await.unwrap().cached_info().config.clone();
+        let hour = Duration::from_secs(3600);
+        jetstream.update_stream(Config { max_age: hour, ..safe.clone() }).await.unwrap();
+        until("readiness names the stream and what to change", async || {
+            let (status, reasons) = front.ready().await;
+            let named = format!("the stream {name} of the broker");
+            status == 503 && reasons.contains(&named) && reasons.contains("max_age must be 0")
+        })
+        .await;
+        let status = get(front.admin, "/v1/status").await.text();
+        assert!(status.contains(&format!("the stream {name} of the broker")), "{status}");
+        front.post_json(&batch("rejected")).await.refusal(503);
+        jetstream.update_stream(safe).await.unwrap();
+        until("batches are accepted again", async || front.post_json(&batch("after")).await.status == 202).await;
+        until("the front end is ready", async || front.ready().await.0 == 200).await;
+    }
+    front.has_logged("settings that lose batches: max_age must be 0").await;
 }
