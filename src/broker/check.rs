@@ -54,7 +54,7 @@ impl Broker {
     }
 
     async fn check_streams(&self) -> Result<BrokerCheck, StreamsError> {
-        self.check_version()?;
+        self.check_server()?;
         let mut is_created = true;
         for config in [self.segments_config(), self.work_config()] {
             is_created &= self.find_stream(&config).await?.is_some();

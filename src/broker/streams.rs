@@ -17,6 +17,8 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const WORK_MAX_BYTES: i64 = 1 << 30;
 /// The first version of nats-server, major and minor, that corrects at its start a consumer that is ahead of its stream.
 const SERVER_VERSION_MIN: (i64, i64) = (2, 14);
+/// The smallest `max_payload` of a server. With a smaller one, each frame would be many messages, each with its own commit.
+const MAX_PAYLOAD_MIN: usize = 4 << 10;
 /// The consumer of all workers.
 pub(super) const WORKERS: &str = "workers";
 /// A segment that its worker does not report on goes to another worker after this time.
@@ -52,6 +54,14 @@ pub enum StreamsError {
     Version {
         /// Its version.
         found: String,
+    },
+    /// The server takes only small messages.
+    #[error(
+        "a server of the broker takes messages of at most {found} bytes; set max_payload in its configuration to at least {MAX_PAYLOAD_MIN} (its default is 1MB)"
+    )]
+    MaxPayload {
+        /// Its `max_payload`, in bytes.
+        found: usize,
     },
     /// A stream does not exist any more.
     #[error("the stream {0} of the broker does not exist")]
@@ -105,7 +115,7 @@ impl Broker {
 
     /// Creates the streams and the consumer of the workers, or checks them.
     pub(super) async fn prepare_streams(&self) -> Result<(), StreamsError> {
-        self.check_version()?;
+        self.check_server()?;
         for config in [self.segments_config(), self.work_config()] {
             self.prepare(config).await?;
         }
@@ -121,13 +131,21 @@ impl Broker {
         })
     }
 
-    /// Checks the version of the server that this process is connected to.
-    pub(super) fn check_version(&self) -> Result<(), StreamsError> {
+    /// Checks the version and the limit of the server that this process is connected to.
+    pub(super) fn check_server(&self) -> Result<(), StreamsError> {
         let (major, minor) = SERVER_VERSION_MIN;
-        if self.client.is_server_compatible(major, minor, 0) {
-            return Ok(());
+        if !self.client.is_server_compatible(major, minor, 0) {
+            return Err(StreamsError::Version { found: self.client.server_info().version });
         }
-        Err(StreamsError::Version { found: self.client.server_info().version })
+        self.check_max_payload()
+    }
+
+    fn check_max_payload(&self) -> Result<(), StreamsError> {
+        match self.max_payload() {
+            // 0 is not known yet.
+            found @ 1..MAX_PAYLOAD_MIN => Err(StreamsError::MaxPayload { found }),
+            _ => Ok(()),
+        }
     }
 
     /// The consumer of all workers. It is created if it does not exist, or any more.
@@ -219,8 +237,9 @@ impl Broker {
     }
 
     /// The bytes of all segments, and the number of segments that wait for a worker or are with one. Fails if somebody has changed
-    /// the streams to settings that lose batches.
+    /// the streams to settings that lose batches, or if this process is connected to another server, which cannot be used.
     pub(super) async fn usage(&self) -> Result<(u64, u64), StreamsError> {
+        self.check_max_payload()?;
         let [segments, work] = [self.segments_config(), self.work_config()];
         let (segments, work) = (self.existing_stream(&segments).await?, self.existing_stream(&work).await?);
         Ok((segments.state.bytes, work.state.messages))

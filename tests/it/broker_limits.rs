@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_nats::jetstream::stream::Config;
 use tempfile::TempDir;
 
-use crate::nats::{Nats, batch, server};
-use crate::support::{Answer, Server, get, until};
+use crate::nats::{Nats, batch, server, start_late_with};
+use crate::support::{Answer, Server, get, run, until};
 use crate::tokens::TokensFile;
+use crate::two_versions::unused;
 
 fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -98,4 +99,33 @@ async fn a_stream_that_somebody_makes_unsafe_while_processes_run_is_reported_unt
         until("the front end is ready", async || front.ready().await.0 == 200).await;
     }
     front.has_logged("settings that lose batches: max_age must be 0").await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_only_tiny_messages_is_an_error_that_says_what_to_set() {
+    let (nats, store) = (Nats::start_with("max_payload: 4095").await, folder());
+    let url = nats.url();
+    let env = [("BROKER_URL", url.as_str()), ("BROKER_REPLICAS", "1"), ("STORE_DIR", store.path().to_str().unwrap())];
+    for arguments in [&[][..], &["--check"]] {
+        let output = run(store.path(), &env, arguments).await;
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_ne!(output.status.code(), Some(0));
+        assert!(log.contains("at most 4095 bytes; set max_payload") && log.contains("at least 4096"), "{log}");
+    }
+    let port = unused().await.port();
+    let late = server(&format!("nats://127.0.0.1:{port}"), "front", &store, &[]).await;
+    for next in ["a server that was away", "another server"] {
+        let mut tiny = start_late_with(port, "max_payload: 4095").await;
+        until("readiness says what to set", async || {
+            let (status, reasons) = late.ready().await;
+            status == 503 && reasons.contains("set max_payload")
+        })
+        .await;
+        late.post_json(&batch(next)).await.refusal(503);
+        tiny.kill().await;
+        let mut smallest = start_late_with(port, "max_payload: 4096").await;
+        let large = format!(r#"{{"data":[{{"name":"{}"}}]}}"#, "x".repeat(64 << 10));
+        until("a frame of many messages is accepted", async || late.post_json(&large).await.status == 202).await;
+        smallest.kill().await;
+    }
 }

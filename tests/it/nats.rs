@@ -60,9 +60,16 @@ impl Nats {
 
 /// A port on which nothing listens, until the test starts a server there.
 pub(crate) async fn start_late(port: u16) -> Nats {
+    start_late_with(port, "").await
+}
+
+/// The same, with more lines in its configuration.
+pub(crate) async fn start_late_with(port: u16, configuration: &str) -> Nats {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("jetstream");
-    let text = format!("jetstream {{ store_dir: {store:?}, max_file_store: 100GB, sync_interval: always }}\n");
+    let text = format!(
+        "jetstream {{ store_dir: {store:?}, max_file_store: 100GB, sync_interval: always }}\n{configuration}\n"
+    );
     std::fs::write(folder.path().join("nats.conf"), text).unwrap();
     let (child, reading, port) = spawn(folder.path(), Some(port)).await;
     Nats { child, reading, folder, port }
