@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::reasons::Reasons;
+use super::streams::Usage;
 use super::subjects::Subjects;
 use super::{Broker, BrokerError, StreamsError};
 use crate::config::BrokerSettings;
@@ -43,8 +44,11 @@ pub(super) struct Connection {
     client: OnceLock<Client>,
     /// Whether the streams exist with the right settings.
     are_streams_ready: AtomicBool,
+    /// Whether they were once, so that this process has set the limit.
+    has_prepared: AtomicBool,
     events: Arc<Events>,
-    max_bytes: u64,
+    /// The limit of the stream, or the setting before it is known.
+    max_bytes: AtomicU64,
     bytes: AtomicU64,
     waiting: AtomicU64,
 }
@@ -77,6 +81,8 @@ pub struct BrokerState {
     pub violation: Option<String>,
     /// Bytes in the stream of segments.
     pub bytes: u64,
+    /// The limit of that stream.
+    pub max_bytes: u64,
     /// Sealed segments that are not stored.
     pub waiting: u64,
 }
@@ -86,11 +92,24 @@ impl Connection {
         Self {
             client: OnceLock::new(),
             are_streams_ready: AtomicBool::new(false),
+            has_prepared: AtomicBool::new(false),
             events: Arc::new(Events { reasons: Reasons::new(servers), became_ready: Notify::new() }),
-            max_bytes,
+            max_bytes: AtomicU64::new(max_bytes),
             bytes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
         }
+    }
+
+    fn max_bytes(&self) -> u64 {
+        self.max_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_prepared(&self) -> bool {
+        self.has_prepared.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_prepared(&self) {
+        self.has_prepared.store(true, Ordering::Relaxed);
     }
 
     fn is_connected(&self) -> bool {
@@ -113,11 +132,11 @@ impl Connection {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) / FULL_PERCENT >= self.max_bytes / 100
+        self.bytes.load(Ordering::Relaxed) / FULL_PERCENT >= self.max_bytes() / 100
     }
 
     pub(super) fn room(&self) -> Room {
-        Room { used: self.bytes.load(Ordering::Relaxed), max: self.max_bytes / 100 * FULL_PERCENT }
+        Room { used: self.bytes.load(Ordering::Relaxed), max: self.max_bytes() / 100 * FULL_PERCENT }
     }
 
     pub(super) fn state(&self) -> BrokerState {
@@ -127,9 +146,10 @@ impl Connection {
             true => is_full.then(|| BrokerError::Full.to_string()),
             false => Some(BrokerError::Unavailable(self.reason()).to_string()),
         };
-        let [bytes, waiting] = [&self.bytes, &self.waiting].map(|number| number.load(Ordering::Relaxed));
+        let [bytes, max_bytes, waiting] =
+            [&self.bytes, &self.max_bytes, &self.waiting].map(|number| number.load(Ordering::Relaxed));
         let (is_connected, violation) = (self.is_connected(), self.events.reasons.violation());
-        BrokerState { failing, is_full, is_connected, violation, bytes, waiting }
+        BrokerState { failing, is_full, is_connected, violation, bytes, max_bytes, waiting }
     }
 
     fn set_streams_ready(&self, are_ready: bool) {
@@ -150,7 +170,7 @@ impl Connection {
 
     /// How long the stream of segments can be left unchecked.
     fn check_interval(&self) -> Duration {
-        let is_far_from_full = self.bytes.load(Ordering::Relaxed) + BURST_BYTES < self.max_bytes / 100 * FULL_PERCENT;
+        let is_far_from_full = self.bytes.load(Ordering::Relaxed) + BURST_BYTES < self.max_bytes() / 100 * FULL_PERCENT;
         if is_far_from_full { CHECK_INTERVAL_MAX } else { CHECK_INTERVAL }
     }
 }
@@ -275,8 +295,9 @@ impl Broker {
             }
         }
         match self.usage().await {
-            Ok((bytes, waiting)) => {
+            Ok(Usage { bytes, max_bytes, waiting }) => {
                 self.connection.bytes.store(bytes, Ordering::Relaxed);
+                self.connection.max_bytes.store(max_bytes, Ordering::Relaxed);
                 self.connection.waiting.store(waiting, Ordering::Relaxed);
             }
             // An append that succeeds proves more than a check that fails.

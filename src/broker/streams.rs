@@ -28,6 +28,17 @@ const HELD_MAX: i64 = 65_536;
 /// Workers that can wait for a segment at the same time.
 const WAITING_MAX: i64 = 65_536;
 
+/// How full the streams are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Of all segments.
+    pub(super) bytes: u64,
+    /// The limit of the stream of segments, which may be that of another process.
+    pub(super) max_bytes: u64,
+    /// Segments that wait for a worker or are with one.
+    pub(super) waiting: u64,
+}
+
 /// Why the streams cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamsError {
@@ -113,12 +124,15 @@ impl Broker {
         }
     }
 
-    /// Creates the streams and the consumer of the workers, or checks them.
+    /// Creates the streams and the consumer of the workers, or checks them. The first time, the stream of segments gets the limit of
+    /// the settings.
     pub(super) async fn prepare_streams(&self) -> Result<(), StreamsError> {
         self.check_server()?;
+        let is_start = !self.connection.has_prepared();
         for config in [self.segments_config(), self.work_config()] {
-            self.prepare(config).await?;
+            self.prepare(config, is_start).await?;
         }
+        self.connection.set_prepared();
         self.create_workers().await.map(drop).map_err(|error| match error.kind() {
             ConsumerErrorKind::JetStream(ref cause) if !is_temporary(cause.error_code()) => {
                 let advice = format!("delete its consumer {WORKERS}, which is created again");
@@ -171,14 +185,20 @@ impl Broker {
         self.jetstream.create_consumer_on_stream(config, self.subjects.work_stream()).await
     }
 
-    async fn prepare(&self, wanted: Config) -> Result<(), StreamsError> {
+    async fn prepare(&self, wanted: Config, is_start: bool) -> Result<(), StreamsError> {
         let name = wanted.name.clone();
         let Some(Info { config: found, .. }) = self.find_stream(&wanted).await? else {
             let created = self.jetstream.create_stream(wanted).await;
             return created.map(drop).map_err(|error| self.rejected(name, &error));
         };
-        // The limit is the setting that an operator may change.
-        if found.max_bytes != wanted.max_bytes {
+        // The limit is the setting that an operator may change, with a start.
+        if is_start && found.max_bytes != wanted.max_bytes {
+            tracing::warn!(
+                stream = name,
+                before = found.max_bytes,
+                after = wanted.max_bytes,
+                "the limit of the stream is changed; all processes of a fleet need the same BROKER_MAX_BYTES"
+            );
             let changed = Config { max_bytes: wanted.max_bytes, ..found };
             let updated = self.jetstream.update_stream(changed).await;
             updated.map_err(|error| self.rejected(name, &error))?;
@@ -236,13 +256,19 @@ impl Broker {
         }
     }
 
-    /// The bytes of all segments, and the number of segments that wait for a worker or are with one. Fails if somebody has changed
+    /// How full the streams are. Fails if somebody has changed
     /// the streams to settings that lose batches, or if this process is connected to another server, which cannot be used.
-    pub(super) async fn usage(&self) -> Result<(u64, u64), StreamsError> {
+    pub(super) async fn usage(&self) -> Result<Usage, StreamsError> {
         self.check_max_payload()?;
         let [segments, work] = [self.segments_config(), self.work_config()];
         let (segments, work) = (self.existing_stream(&segments).await?, self.existing_stream(&work).await?);
-        Ok((segments.state.bytes, work.state.messages))
+        // Without a limit of the stream, the setting is in force.
+        let max_bytes = u64::try_from(segments.config.max_bytes).ok().filter(|max| *max > 0);
+        Ok(Usage {
+            bytes: segments.state.bytes,
+            max_bytes: max_bytes.unwrap_or(self.settings.max_bytes),
+            waiting: work.state.messages,
+        })
     }
 
     async fn existing_stream(&self, wanted: &Config) -> Result<Info, StreamsError> {

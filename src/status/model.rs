@@ -227,7 +227,7 @@ model! {
         is_connected: bool,
         /// Bytes in the stream, of the whole fleet.
         bytes: u64,
-        /// `BROKER_MAX_BYTES`.
+        /// The limit of the stream.
         max_bytes: u64,
         /// Sealed segments of the fleet that are not stored.
         segments_waiting: u64,

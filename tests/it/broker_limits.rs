@@ -129,3 +129,25 @@ async fn a_server_that_takes_only_tiny_messages_is_an_error_that_says_what_to_se
         smallest.kill().await;
     }
 }
+
+#[tokio::test]
+async fn a_start_that_changes_the_limit_of_the_stream_says_so_and_the_others_use_the_new_one() {
+    let (nats, store) = (Nats::start().await, folder());
+    let before = server(&nats.url(), "front", &store, &[("COMPRESSION", "none")]).await;
+    let max_bytes = async |server: &Server| {
+        let status = get(server.admin, "/v1/status").await.json();
+        let limits = status["limits"].as_array().unwrap().clone();
+        let spool = limits.iter().find(|limit| limit["name"] == "spool_bytes").unwrap();
+        assert_eq!(status["broker"]["max_bytes"], spool["max"]);
+        spool["max"].as_u64().unwrap()
+    };
+    until("the status has the limit", async || max_bytes(&before).await == 1 << 30).await;
+    let after = server(&nats.url(), "front", &store, &[("BROKER_MAX_BYTES", "8MiB")]).await;
+    after.has_logged("need the same BROKER_MAX_BYTES").await;
+    assert!(after.log().contains("before=1073741824 after=8388608"), "{}", after.log());
+    assert!(!before.log().contains("need the same BROKER_MAX_BYTES"), "it has created the stream");
+    until("the other one knows the limit", async || max_bytes(&before).await == 8 << 20).await;
+    let large = format!(r#"{{"data":[{{"name":"{}"}}]}}"#, "x".repeat(256 << 10));
+    until("the stream is full", async || before.post_json(&large).await.status == 503).await;
+    until("it counts the stream as full", async || before.ready().await.1.contains("broker full")).await;
+}
