@@ -145,7 +145,7 @@ impl Broker {
     /// Connects in the background: a broker that is away is no error.
     ///
     /// # Errors
-    /// `BROKER_CREDENTIALS` or `BROKER_CA` cannot be read.
+    /// `BROKER_CA` cannot be read.
     pub async fn connect(settings: &BrokerSettings) -> io::Result<Arc<Self>> {
         let connection = Arc::new(Connection::new(settings.servers.names(), settings.max_bytes));
         let client = connection::open(settings, &connection).await?;

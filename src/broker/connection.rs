@@ -10,6 +10,7 @@ use async_nats::{Client, ConnectOptions, Event};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::files::authenticate;
 use super::reasons::Reasons;
 use super::streams::Usage;
 use super::subjects::Subjects;
@@ -199,7 +200,12 @@ impl Events {
 
 /// Begins to connect.
 pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>) -> io::Result<Client> {
-    let mut options = ConnectOptions::new()
+    let options = match (settings.credentials.clone(), settings.servers.login()) {
+        (Some(path), _) => ConnectOptions::with_auth_callback(move |nonce| authenticate(path.clone(), nonce)),
+        (None, Some((user, password))) => ConnectOptions::with_user_and_password(user, password),
+        (None, None) => ConnectOptions::new(),
+    };
+    let mut options = options
         .name("millpond")
         .retry_on_initial_connect()
         .max_reconnects(None)
@@ -211,12 +217,6 @@ pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>
                 RECONNECT_DELAY_MAX.min(Duration::from_millis(50) * u32::try_from(attempts).unwrap_or(u32::MAX));
             limit.mul_f64(fastrand::f64())
         });
-    if let Some((user, password)) = settings.servers.login() {
-        options = options.user_and_password(user, password);
-    }
-    if let Some(path) = &settings.credentials {
-        options = options.credentials_file(path).await?;
-    }
     if let Some(path) = &settings.ca {
         options = options.add_root_certificates(path.clone());
     }

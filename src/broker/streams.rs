@@ -256,8 +256,8 @@ impl Broker {
         }
     }
 
-    /// How full the streams are. Fails if somebody has changed
-    /// the streams to settings that lose batches, or if this process is connected to another server, which cannot be used.
+    /// How full the streams are. Fails if somebody has changed them to settings that lose batches, or if this process is connected
+    /// to another server, which cannot be used.
     pub(super) async fn usage(&self) -> Result<Usage, StreamsError> {
         self.check_max_payload()?;
         let [segments, work] = [self.segments_config(), self.work_config()];

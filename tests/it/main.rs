@@ -11,6 +11,7 @@ mod audit;
 mod bodies;
 mod broker;
 mod broker_connection;
+mod broker_credentials;
 mod broker_faults;
 mod broker_limits;
 mod broker_loss;

@@ -37,8 +37,7 @@ impl Nats {
     /// A server with this configuration, in which `FOLDER` stands for its folder.
     pub(crate) async fn start_configured(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let text = text.replace("FOLDER", folder.path().to_str().unwrap());
-        std::fs::write(folder.path().join("nats.conf"), text).unwrap();
+        write_configuration(folder.path(), text);
         let (child, reading, port) = spawn(folder.path(), None).await;
         Self { child, reading, folder, port }
     }
@@ -50,6 +49,12 @@ impl Nats {
     /// Ends the server as a crash does.
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    /// The same with another configuration, in which `FOLDER` stands for its folder.
+    pub(crate) async fn start_again_with(&mut self, text: &str) {
+        write_configuration(self.folder.path(), text);
+        self.start_again().await;
     }
 
     /// Starts the server again at the same address, with what it has on disk.
@@ -110,6 +115,11 @@ pub(crate) async fn stored_once(store: &TempDir, expected: &[&str]) {
     };
     until("all batches are stored", async || stored().len() >= expected.len()).await;
     assert_eq!(stored(), expected);
+}
+
+fn write_configuration(folder: &Path, text: &str) {
+    let text = text.replace("FOLDER", folder.to_str().unwrap());
+    std::fs::write(folder.join("nats.conf"), text).unwrap();
 }
 
 async fn spawn(folder: &Path, port: Option<u16>) -> (Child, JoinSet<()>, u16) {
