@@ -198,7 +198,8 @@ pub async fn run(
 
     let tenants = match (tenants, &settings.tenants) {
         (Some(file), Some(TenantSettings { queue_percent, spool_percent, .. })) => {
-            let shares = jobs.share_limits(*queue_percent).with_spool(*spool_percent, settings.spool.max_bytes);
+            let spool_limit = context.spool.tenant_limit(*spool_percent, settings.spool.max_bytes);
+            let shares = jobs.share_limits(*queue_percent).with_spool(spool_limit);
             let (tenants, watching) = Tenants::new(file, shares, settings.http.max_body_bytes, &context.metrics);
             background.spawn(async move {
                 let error = watching.await;

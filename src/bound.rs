@@ -1,7 +1,13 @@
-//! A counter with an upper bound.
+//! A counter with an upper bound, and parts of a bound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// `percent` of `whole`, and at least one.
+pub(crate) fn part(whole: usize, percent: usize) -> usize {
+    // In 128 bits the product cannot overflow.
+    ((whole as u128 * percent as u128 / 100) as usize).max(1)
+}
 
 /// A counter of units in use. It guards no other memory, so relaxed operations are enough.
 #[derive(Debug)]

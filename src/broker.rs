@@ -47,6 +47,7 @@ use bytes::Bytes;
 pub use check::BrokerCheck;
 pub use connection::BrokerState;
 use connection::Connection;
+pub(crate) use connection::Room;
 pub use files::{BrokerFileError, check_files};
 use parking_lot::Mutex;
 pub(crate) use read::{Listing, Replica};
@@ -144,7 +145,7 @@ impl Broker {
     /// Connects in the background: a broker that is away is no error.
     ///
     /// # Errors
-    /// `BROKER_CREDENTIALS` or `BROKER_CA` cannot be read.
+    /// `BROKER_CA` cannot be read.
     pub async fn connect(settings: &BrokerSettings) -> io::Result<Arc<Self>> {
         let connection = Arc::new(Connection::new(settings.servers.names(), settings.max_bytes));
         let client = connection::open(settings, &connection).await?;
@@ -179,6 +180,11 @@ impl Broker {
     /// Whether the stream of segments is nearly full.
     pub fn is_full(&self) -> bool {
         self.connection.is_full()
+    }
+
+    /// The room for batches, which all processes of a fleet use.
+    pub(crate) fn room(&self) -> Room {
+        self.connection.room()
     }
 
     /// Why an append failed a short time ago, unless one has succeeded since. A server without a majority is connected, and

@@ -38,7 +38,7 @@ pub(crate) type BrokerSpool = (Arc<Broker>, EndedSegments);
 /// A file of the settings cannot be read, or the broker has streams that lose batches.
 pub(crate) async fn connect(settings: &Settings, spool: Spool) -> anyhow::Result<(Spool, Option<BrokerSpool>)> {
     let Some(broker) = &settings.broker else { return Ok((spool, None)) };
-    let connected = Broker::connect(broker).await.context("BROKER_CREDENTIALS cannot be used")?;
+    let connected = Broker::connect(broker).await.context("BROKER_CA cannot be used")?;
     connected.check_at_start().await?;
     tracing::info!(
         role = settings.role.name(),

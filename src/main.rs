@@ -317,7 +317,7 @@ async fn check(mut settings: Settings) -> anyhow::Result<ExitCode> {
 }
 
 async fn check_broker(settings: &BrokerSettings) -> anyhow::Result<BrokerCheck> {
-    let checked = Broker::connect(settings).await.context("BROKER_CREDENTIALS cannot be used")?.check_usable().await;
+    let checked = Broker::connect(settings).await.context("BROKER_CA cannot be used")?.check_usable().await;
     let servers = settings.servers.names();
     checked.with_context(|| format!("the settings are valid, but the broker at {servers} is not usable"))
 }

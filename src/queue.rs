@@ -275,6 +275,7 @@ impl JobReceiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::SpoolLimit;
 
     fn lines(length: usize) -> Lines {
         Lines { bytes: vec![b'x'; length], payloads: 1 }
@@ -364,8 +365,8 @@ mod tests {
     fn a_share_of_the_spool_can_be_limited_where_the_queue_is_not() {
         let (queue, _receiver) = queue(4, 10, Arc::default());
         let limits = queue.share_limits(100);
-        assert!(limits.with_spool(100, 1000).new_share().is_none());
-        let share = limits.with_spool(50, 1000).new_share().unwrap();
+        assert!(limits.clone().with_spool(None).new_share().is_none());
+        let share = limits.with_spool(Some(SpoolLimit::Bytes(500))).new_share().unwrap();
         assert_eq!((share.full(), share.capacity.jobs.max(), share.capacity.bytes.max()), (None, 4, 10));
         assert!(queue.share_limits(50).new_share().unwrap().spool().is_none(), "without a limit it is the whole spool");
     }

@@ -9,6 +9,7 @@
 
 mod attempts;
 mod backlog;
+mod broker_share;
 mod buffers;
 mod cleanup;
 mod folder;
@@ -40,10 +41,11 @@ pub use offline::{
 };
 pub use open::OpenSegment;
 pub use sealed::SealedSegment;
-pub use share::SpoolShare;
+pub use share::{SpoolLimit, SpoolShare};
 pub use space::Space;
 pub use status::{SegmentState, SegmentStatus, Segments};
 
+use crate::bound::part;
 use crate::config::{ObjectSettings, SpoolSettings};
 use crate::disk::{Disk, Entry, on_blocking_thread};
 use crate::log_throttle::LogThrottle;
@@ -201,6 +203,15 @@ impl Spool {
     /// The space on disk for new segments; none in memory and in the broker.
     pub fn space(&self) -> Option<&Arc<Space>> {
         self.disk.as_ref().filter(|_| self.remote.is_none()).map(|disk| &disk.space)
+    }
+
+    /// What one tenant may use: `percent` of `max_bytes` on disk, or of the room in the broker; none if that is everything.
+    pub fn tenant_limit(&self, percent: usize, max_bytes: usize) -> Option<SpoolLimit> {
+        let is_limited = percent < 100;
+        is_limited.then(|| match &self.remote {
+            Some(remote) => SpoolLimit::Broker(remote.share(percent)),
+            None => SpoolLimit::Bytes(part(max_bytes, percent)),
+        })
     }
 
     /// Whether new batches should be rejected until uploads free space.

@@ -6,7 +6,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Config;
 
 use super::reasons::with_advice;
-use super::streams::StreamsError;
+use super::streams::{StreamsError, Usage};
 use super::{Broker, BrokerError};
 
 /// The limit of the stream for the check while the stream of segments exists.
@@ -19,8 +19,8 @@ pub struct BrokerCheck {
     stream: String,
     replicas: usize,
     max_bytes: u64,
-    /// Bytes in the stream, and segments in the work queue; none if they do not exist yet.
-    usage: Option<(u64, u64)>,
+    /// None if the streams do not exist yet.
+    usage: Option<Usage>,
 }
 
 impl fmt::Display for BrokerCheck {
@@ -28,7 +28,14 @@ impl fmt::Display for BrokerCheck {
         let Self { servers, stream, replicas, max_bytes, usage } = self;
         write!(f, "Broker: stream {stream} at {servers}, replicas {replicas}, ")?;
         match usage {
-            Some((bytes, waiting)) => write!(f, "{bytes} of {max_bytes} bytes, segments to upload {waiting}."),
+            Some(Usage { bytes, max_bytes: found, waiting }) => {
+                write!(f, "{bytes} of {found} bytes, segments to upload {waiting}")?;
+                if found == max_bytes {
+                    write!(f, ".")
+                } else {
+                    write!(f, "; the start of the server changes the limit to BROKER_MAX_BYTES={max_bytes}.")
+                }
+            }
             None => write!(f, "limit {max_bytes} bytes; it does not exist yet, and the server will create it."),
         }
     }
@@ -54,7 +61,7 @@ impl Broker {
     }
 
     async fn check_streams(&self) -> Result<BrokerCheck, StreamsError> {
-        self.check_version()?;
+        self.check_server()?;
         let mut is_created = true;
         for config in [self.segments_config(), self.work_config()] {
             is_created &= self.find_stream(&config).await?.is_some();

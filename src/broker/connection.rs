@@ -10,7 +10,9 @@ use async_nats::{Client, ConnectOptions, Event};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::files::authenticate;
 use super::reasons::Reasons;
+use super::streams::Usage;
 use super::subjects::Subjects;
 use super::{Broker, BrokerError, StreamsError};
 use crate::config::BrokerSettings;
@@ -43,10 +45,20 @@ pub(super) struct Connection {
     client: OnceLock<Client>,
     /// Whether the streams exist with the right settings.
     are_streams_ready: AtomicBool,
+    /// Whether they were once, so that this process has set the limit.
+    has_prepared: AtomicBool,
     events: Arc<Events>,
-    max_bytes: u64,
+    /// The limit of the stream, or the setting before it is known.
+    max_bytes: AtomicU64,
     bytes: AtomicU64,
     waiting: AtomicU64,
+}
+
+/// The room for batches in the stream of segments, in bytes, as it was known at the last check.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) used: u64,
+    pub(crate) max: u64,
 }
 
 /// What the client reports. It drops events when they are not read in time, so only log lines, the text of an error and the
@@ -70,6 +82,8 @@ pub struct BrokerState {
     pub violation: Option<String>,
     /// Bytes in the stream of segments.
     pub bytes: u64,
+    /// The limit of that stream.
+    pub max_bytes: u64,
     /// Sealed segments that are not stored.
     pub waiting: u64,
 }
@@ -79,11 +93,24 @@ impl Connection {
         Self {
             client: OnceLock::new(),
             are_streams_ready: AtomicBool::new(false),
+            has_prepared: AtomicBool::new(false),
             events: Arc::new(Events { reasons: Reasons::new(servers), became_ready: Notify::new() }),
-            max_bytes,
+            max_bytes: AtomicU64::new(max_bytes),
             bytes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
         }
+    }
+
+    fn max_bytes(&self) -> u64 {
+        self.max_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_prepared(&self) -> bool {
+        self.has_prepared.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_prepared(&self) {
+        self.has_prepared.store(true, Ordering::Relaxed);
     }
 
     fn is_connected(&self) -> bool {
@@ -106,7 +133,11 @@ impl Connection {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) / FULL_PERCENT >= self.max_bytes / 100
+        self.bytes.load(Ordering::Relaxed) / FULL_PERCENT >= self.max_bytes() / 100
+    }
+
+    pub(super) fn room(&self) -> Room {
+        Room { used: self.bytes.load(Ordering::Relaxed), max: self.max_bytes() / 100 * FULL_PERCENT }
     }
 
     pub(super) fn state(&self) -> BrokerState {
@@ -116,9 +147,10 @@ impl Connection {
             true => is_full.then(|| BrokerError::Full.to_string()),
             false => Some(BrokerError::Unavailable(self.reason()).to_string()),
         };
-        let [bytes, waiting] = [&self.bytes, &self.waiting].map(|number| number.load(Ordering::Relaxed));
+        let [bytes, max_bytes, waiting] =
+            [&self.bytes, &self.max_bytes, &self.waiting].map(|number| number.load(Ordering::Relaxed));
         let (is_connected, violation) = (self.is_connected(), self.events.reasons.violation());
-        BrokerState { failing, is_full, is_connected, violation, bytes, waiting }
+        BrokerState { failing, is_full, is_connected, violation, bytes, max_bytes, waiting }
     }
 
     fn set_streams_ready(&self, are_ready: bool) {
@@ -128,9 +160,18 @@ impl Connection {
         }
     }
 
+    /// Appends are rejected until the streams can be used again.
+    fn streams_failed(&self, error: &StreamsError) {
+        self.set_streams_ready(false);
+        if let Some(suppressed) = STREAMS_LOG.permit() {
+            tracing::error!(%error, suppressed, "the streams of the broker cannot be used; batches are rejected");
+        }
+        self.events.reasons.set(&error.to_string());
+    }
+
     /// How long the stream of segments can be left unchecked.
     fn check_interval(&self) -> Duration {
-        let is_far_from_full = self.bytes.load(Ordering::Relaxed) + BURST_BYTES < self.max_bytes / 100 * FULL_PERCENT;
+        let is_far_from_full = self.bytes.load(Ordering::Relaxed) + BURST_BYTES < self.max_bytes() / 100 * FULL_PERCENT;
         if is_far_from_full { CHECK_INTERVAL_MAX } else { CHECK_INTERVAL }
     }
 }
@@ -159,7 +200,12 @@ impl Events {
 
 /// Begins to connect.
 pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>) -> io::Result<Client> {
-    let mut options = ConnectOptions::new()
+    let options = match (settings.credentials.clone(), settings.servers.login()) {
+        (Some(path), _) => ConnectOptions::with_auth_callback(move |nonce| authenticate(path.clone(), nonce)),
+        (None, Some((user, password))) => ConnectOptions::with_user_and_password(user, password),
+        (None, None) => ConnectOptions::new(),
+    };
+    let mut options = options
         .name("millpond")
         .retry_on_initial_connect()
         .max_reconnects(None)
@@ -171,12 +217,6 @@ pub(super) async fn open(settings: &BrokerSettings, connection: &Arc<Connection>
                 RECONNECT_DELAY_MAX.min(Duration::from_millis(50) * u32::try_from(attempts).unwrap_or(u32::MAX));
             limit.mul_f64(fastrand::f64())
         });
-    if let Some((user, password)) = settings.servers.login() {
-        options = options.user_and_password(user, password);
-    }
-    if let Some(path) = &settings.credentials {
-        options = options.credentials_file(path).await?;
-    }
     if let Some(path) = &settings.ca {
         options = options.add_root_certificates(path.clone());
     }
@@ -251,23 +291,20 @@ impl Broker {
         if !self.connection.are_streams_ready.load(Ordering::Acquire) {
             match self.prepare_streams().await {
                 Ok(()) => self.connection.set_streams_ready(true),
-                Err(error) => {
-                    if let Some(suppressed) = STREAMS_LOG.permit() {
-                        tracing::error!(%error, suppressed, "the streams of the broker cannot be used; batches are rejected");
-                    }
-                    self.connection.events.reasons.set(&error.to_string());
-                    return;
-                }
+                Err(error) => return self.connection.streams_failed(&error),
             }
         }
         match self.usage().await {
-            Ok((bytes, waiting)) => {
+            Ok(Usage { bytes, max_bytes, waiting }) => {
                 self.connection.bytes.store(bytes, Ordering::Relaxed);
+                self.connection.max_bytes.store(max_bytes, Ordering::Relaxed);
                 self.connection.waiting.store(waiting, Ordering::Relaxed);
             }
-            Err(StreamsError::Missing(_)) => self.connection.set_streams_ready(false),
             // An append that succeeds proves more than a check that fails.
-            Err(error) => tracing::debug!(%error, "cannot read the state of the broker's streams"),
+            Err(StreamsError::Unavailable(error)) => {
+                tracing::debug!(error, "cannot read the state of the broker's streams");
+            }
+            Err(error) => self.connection.streams_failed(&error),
         }
     }
 }

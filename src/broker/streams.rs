@@ -17,6 +17,8 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const WORK_MAX_BYTES: i64 = 1 << 30;
 /// The first version of nats-server, major and minor, that corrects at its start a consumer that is ahead of its stream.
 const SERVER_VERSION_MIN: (i64, i64) = (2, 14);
+/// The smallest `max_payload` of a server. With a smaller one, each frame would be many messages, each with its own commit.
+const MAX_PAYLOAD_MIN: usize = 4 << 10;
 /// The consumer of all workers.
 pub(super) const WORKERS: &str = "workers";
 /// A segment that its worker does not report on goes to another worker after this time.
@@ -25,6 +27,17 @@ pub(super) const ACK_WAIT: Duration = Duration::from_secs(30);
 const HELD_MAX: i64 = 65_536;
 /// Workers that can wait for a segment at the same time.
 const WAITING_MAX: i64 = 65_536;
+
+/// How full the streams are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Of all segments.
+    pub(super) bytes: u64,
+    /// The limit of the stream of segments, which may be that of another process.
+    pub(super) max_bytes: u64,
+    /// Segments that wait for a worker or are with one.
+    pub(super) waiting: u64,
+}
 
 /// Why the streams cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +65,14 @@ pub enum StreamsError {
     Version {
         /// Its version.
         found: String,
+    },
+    /// The server takes only small messages.
+    #[error(
+        "a server of the broker takes messages of at most {found} bytes; set max_payload in its configuration to at least {MAX_PAYLOAD_MIN} (its default is 1MB)"
+    )]
+    MaxPayload {
+        /// Its `max_payload`, in bytes.
+        found: usize,
     },
     /// A stream does not exist any more.
     #[error("the stream {0} of the broker does not exist")]
@@ -103,12 +124,15 @@ impl Broker {
         }
     }
 
-    /// Creates the streams and the consumer of the workers, or checks them.
+    /// Creates the streams and the consumer of the workers, or checks them. The first time, the stream of segments gets the limit of
+    /// the settings.
     pub(super) async fn prepare_streams(&self) -> Result<(), StreamsError> {
-        self.check_version()?;
+        self.check_server()?;
+        let is_start = !self.connection.has_prepared();
         for config in [self.segments_config(), self.work_config()] {
-            self.prepare(config).await?;
+            self.prepare(config, is_start).await?;
         }
+        self.connection.set_prepared();
         self.create_workers().await.map(drop).map_err(|error| match error.kind() {
             ConsumerErrorKind::JetStream(ref cause) if !is_temporary(cause.error_code()) => {
                 let advice = format!("delete its consumer {WORKERS}, which is created again");
@@ -121,13 +145,21 @@ impl Broker {
         })
     }
 
-    /// Checks the version of the server that this process is connected to.
-    pub(super) fn check_version(&self) -> Result<(), StreamsError> {
+    /// Checks the version and the limit of the server that this process is connected to.
+    pub(super) fn check_server(&self) -> Result<(), StreamsError> {
         let (major, minor) = SERVER_VERSION_MIN;
-        if self.client.is_server_compatible(major, minor, 0) {
-            return Ok(());
+        if !self.client.is_server_compatible(major, minor, 0) {
+            return Err(StreamsError::Version { found: self.client.server_info().version });
         }
-        Err(StreamsError::Version { found: self.client.server_info().version })
+        self.check_max_payload()
+    }
+
+    fn check_max_payload(&self) -> Result<(), StreamsError> {
+        match self.max_payload() {
+            // 0 is not known yet.
+            found @ 1..MAX_PAYLOAD_MIN => Err(StreamsError::MaxPayload { found }),
+            _ => Ok(()),
+        }
     }
 
     /// The consumer of all workers. It is created if it does not exist, or any more.
@@ -153,14 +185,20 @@ impl Broker {
         self.jetstream.create_consumer_on_stream(config, self.subjects.work_stream()).await
     }
 
-    async fn prepare(&self, wanted: Config) -> Result<(), StreamsError> {
+    async fn prepare(&self, wanted: Config, is_start: bool) -> Result<(), StreamsError> {
         let name = wanted.name.clone();
-        let Some(found) = self.find_stream(&wanted).await? else {
+        let Some(Info { config: found, .. }) = self.find_stream(&wanted).await? else {
             let created = self.jetstream.create_stream(wanted).await;
             return created.map(drop).map_err(|error| self.rejected(name, &error));
         };
-        // The limit is the setting that an operator may change.
-        if found.max_bytes != wanted.max_bytes {
+        // The limit is the setting that an operator may change, with a start.
+        if is_start && found.max_bytes != wanted.max_bytes {
+            tracing::warn!(
+                stream = name,
+                before = found.max_bytes,
+                after = wanted.max_bytes,
+                "the limit of the stream is changed; all processes of a fleet need the same BROKER_MAX_BYTES"
+            );
             let changed = Config { max_bytes: wanted.max_bytes, ..found };
             let updated = self.jetstream.update_stream(changed).await;
             updated.map_err(|error| self.rejected(name, &error))?;
@@ -168,10 +206,10 @@ impl Broker {
         Ok(())
     }
 
-    /// The settings of a stream; none if it does not exist.
-    pub(super) async fn find_stream(&self, wanted: &Config) -> Result<Option<Config>, StreamsError> {
-        let Some(Info { config: found, .. }) = self.stream_info(&wanted.name).await? else { return Ok(None) };
-        let problems = problems(wanted, &found);
+    /// What the broker says of a stream with the right settings; none if it does not exist.
+    pub(super) async fn find_stream(&self, wanted: &Config) -> Result<Option<Info>, StreamsError> {
+        let Some(found) = self.stream_info(&wanted.name).await? else { return Ok(None) };
+        let problems = problems(wanted, &found.config);
         if problems.is_empty() {
             return Ok(Some(found));
         }
@@ -218,15 +256,24 @@ impl Broker {
         }
     }
 
-    /// The bytes of all segments, and the number of segments that wait for a worker or are with one.
-    pub(super) async fn usage(&self) -> Result<(u64, u64), StreamsError> {
-        let mut states = [(0, 0); 2];
-        for (state, name) in states.iter_mut().zip([self.settings.stream.clone(), self.subjects.work_stream()]) {
-            let found = self.stream_info(&name).await?.ok_or(StreamsError::Missing(name))?.state;
-            *state = (found.bytes, found.messages);
-        }
-        let [(bytes, _), (_, waiting)] = states;
-        Ok((bytes, waiting))
+    /// How full the streams are. Fails if somebody has changed them to settings that lose batches, or if this process is connected
+    /// to another server, which cannot be used.
+    pub(super) async fn usage(&self) -> Result<Usage, StreamsError> {
+        self.check_max_payload()?;
+        let [segments, work] = [self.segments_config(), self.work_config()];
+        let (segments, work) = (self.existing_stream(&segments).await?, self.existing_stream(&work).await?);
+        // Without a limit of the stream, the setting is in force.
+        let max_bytes = u64::try_from(segments.config.max_bytes).ok().filter(|max| *max > 0);
+        Ok(Usage {
+            bytes: segments.state.bytes,
+            max_bytes: max_bytes.unwrap_or(self.settings.max_bytes),
+            waiting: work.state.messages,
+        })
+    }
+
+    async fn existing_stream(&self, wanted: &Config) -> Result<Info, StreamsError> {
+        let found = self.find_stream(wanted).await?;
+        found.ok_or_else(|| StreamsError::Missing(wanted.name.clone()))
     }
 }
 

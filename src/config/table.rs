@@ -54,7 +54,7 @@ pub const SETTINGS: &[Setting] = &[
     NET.set("PROXY_PROTOCOL", "off", "on, off", "TRUSTED_PROXIES send a PROXY protocol header, version 1 or 2"),
     AUTH.unset("TOKENS_FILE", "file", "tenants, tokens and rate limits; if unset, no request is authenticated"),
     AUTH.set("TENANT_QUEUE_SHARE", "50%", "percent", "limit of one tenant in MAX_QUEUE and MAX_QUEUE_BYTES"),
-    AUTH.unset("TENANT_SPOOL_SHARE", "percent", "limit of one tenant in SPOOL_MAX_BYTES; if unset, TENANT_QUEUE_SHARE"),
+    AUTH.unset("TENANT_SPOOL_SHARE", "percent", "limit of one tenant in SPOOL_MAX_BYTES or BROKER_MAX_BYTES; if unset, TENANT_QUEUE_SHARE"),
     AUTH.unset("ALLOWED_ORIGINS", "*, origins", "origins of web pages that may send when TOKENS_FILE is unset: https://a.example"),
     ACKS.set("ACK", "disk", "memory, disk, replicated, stored", "level that every request waits for; a request may ask for a higher one"),
     ACKS.set("ACK_MAX", "stored", "memory, disk, replicated, stored", "highest ack level of a request; a higher one gets 403"),

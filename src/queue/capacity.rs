@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::bound::Bound;
+use crate::bound::{Bound, part};
 use crate::cores::cores;
-use crate::spool::SpoolShare;
+use crate::spool::{SpoolLimit, SpoolShare};
 use crate::trace::JobTrace;
 
 /// The capacity of the queue, or of one tenant's share of it, in jobs and in bytes.
@@ -82,27 +82,26 @@ impl Share {
 }
 
 /// The limits of each tenant's share.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ShareLimits {
     /// Whether every tenant may use everything, so that there are no shares.
     is_unlimited: bool,
     max_jobs: usize,
     max_bytes: usize,
     /// None if every tenant may use the whole spool.
-    max_spool_bytes: Option<usize>,
+    spool: Option<SpoolLimit>,
 }
 
 impl ShareLimits {
     /// `percent` of a queue of this size, and at least one job and one byte.
     pub(super) fn new(percent: usize, max_jobs: usize, max_bytes: usize) -> Self {
         let (max_jobs, max_bytes) = (part(max_jobs, percent), part(max_bytes, percent));
-        Self { is_unlimited: percent >= 100, max_jobs, max_bytes, max_spool_bytes: None }
+        Self { is_unlimited: percent >= 100, max_jobs, max_bytes, spool: None }
     }
 
-    /// The same limits, and `percent` of a spool of `max_bytes`.
-    pub fn with_spool(self, percent: usize, max_bytes: usize) -> Self {
-        let max_spool_bytes = (percent < 100).then(|| part(max_bytes, percent));
-        Self { is_unlimited: self.is_unlimited && max_spool_bytes.is_none(), max_spool_bytes, ..self }
+    /// The same limits, and this one of the spool.
+    pub fn with_spool(self, spool: Option<SpoolLimit>) -> Self {
+        Self { is_unlimited: self.is_unlimited && spool.is_none(), spool, ..self }
     }
 
     /// A new, unused share; none if there are no limits.
@@ -110,7 +109,7 @@ impl ShareLimits {
         let cores = cores();
         (!self.is_unlimited).then(|| Share {
             capacity: Arc::new(Capacity::new(self.max_jobs, self.max_bytes)),
-            spool: self.max_spool_bytes.map(SpoolShare::new),
+            spool: self.spool.clone().map(SpoolShare::new),
             // As many bodies as are decoded at once: a single active tenant uses every core.
             decode_permits: Arc::new(Semaphore::new(cores)),
         })
@@ -120,12 +119,6 @@ impl ShareLimits {
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
     }
-}
-
-/// `percent` of `whole`, and at least one.
-fn part(whole: usize, percent: usize) -> usize {
-    // In 128 bits the product cannot overflow.
-    ((whole as u128 * percent as u128 / 100) as usize).max(1)
 }
 
 /// Which capacity is exhausted.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::folder::Folder;
-use super::space::FileCharge;
+use super::space::SegmentCharge;
 use crate::disk::{Disk, with_path};
 
 /// The cleanup after one upload.
@@ -13,7 +13,7 @@ use crate::disk::{Disk, with_path};
 pub(super) struct Cleanup {
     pub(super) path: PathBuf,
     pub(super) folder: Arc<Folder>,
-    pub(super) charge: FileCharge,
+    pub(super) charge: SegmentCharge,
     pub(super) action: Action,
 }
 
@@ -42,7 +42,7 @@ impl Cleanup {
 }
 
 /// Releases the space of a file that was removed. A file that cannot be removed still takes its space.
-pub(super) fn release(removed: io::Result<()>, charge: FileCharge) -> io::Result<()> {
+pub(super) fn release(removed: io::Result<()>, charge: SegmentCharge) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             charge.keep();

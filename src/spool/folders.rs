@@ -23,7 +23,7 @@ use rustix::process::{Resource, getrlimit};
 use uuid::Uuid;
 
 use super::folder::{Folder, LOCK, VERSION, is_readable, version};
-use super::space::{FileCharge, Space};
+use super::space::{SegmentCharge, Space};
 use crate::disk::{Disk, Entry, with_path};
 use crate::segment::SegmentName;
 
@@ -42,7 +42,7 @@ pub(super) struct AdoptedSegment {
     pub(super) name: SegmentName,
     pub(super) path: PathBuf,
     pub(super) folder: Arc<Folder>,
-    pub(super) charge: FileCharge,
+    pub(super) charge: SegmentCharge,
 }
 
 /// Folders of exited processes that are not adopted.

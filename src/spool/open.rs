@@ -12,7 +12,7 @@ use super::folder::Folder;
 use super::remote::{EndedRemote, RemoteSegment};
 use super::sealed::Source;
 use super::share::SpoolShare;
-use super::space::FileCharge;
+use super::space::SegmentCharge;
 use super::status::SegmentStatus;
 use super::{Attempts, SealedSegment, SpoolError};
 use crate::disk::{Disk, DiskFile, with_path};
@@ -59,7 +59,7 @@ pub(super) struct SegmentFile {
     file: Box<dyn DiskFile>,
     path: PathBuf,
     folder: Arc<Folder>,
-    charge: FileCharge,
+    charge: SegmentCharge,
     id: SegmentId,
     /// The next append. Kept for its capacity.
     buffer: Vec<u8>,
@@ -108,10 +108,12 @@ impl OpenSegment {
         Ok(first_job)
     }
 
-    /// Charges the space on disk of the last commit to the tenants of its jobs, in proportion to the bytes of their lines.
+    /// Charges the space of the last commit to the tenants of its jobs, in proportion to the bytes of their lines.
     pub fn charge_tenants<'a>(&mut self, jobs: impl Iterator<Item = (Option<&'a SpoolShare>, usize)> + Clone) {
-        if let Body::File(file) = &mut self.body {
-            file.charge.charge_tenants(jobs);
+        match &mut self.body {
+            Body::Memory { .. } => {}
+            Body::File(file) => file.charge.charge_tenants(jobs),
+            Body::Remote(segment) => segment.charge_tenants(jobs),
         }
     }
 
@@ -135,7 +137,8 @@ impl OpenSegment {
         let (jobs, payloads) = (self.jobs, self.payloads);
         let (len, age, opened) = (self.len(), Some(self.opened.elapsed()), Some(self.opened));
         let source = match self.body {
-            Body::Remote(segment) => {
+            Body::Remote(mut segment) => {
+                segment.seal();
                 let Self { status, opened, trace, .. } = self;
                 return Err(Box::new(EndedRemote { segment, status, opened, trace, counts: (jobs, payloads) }));
             }
@@ -160,7 +163,7 @@ impl SegmentFile {
     pub(super) fn create(
         disk: &Arc<dyn Disk>,
         folder: &Arc<Folder>,
-        charge: FileCharge,
+        charge: SegmentCharge,
         id: SegmentId,
         compression: Compression,
     ) -> io::Result<Self> {

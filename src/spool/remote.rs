@@ -11,9 +11,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::attempts::{Attempts, LoadError};
+use super::broker_share::BrokerShare;
 use super::buffers::{BufferPermit, Buffers};
 use super::load::{Frames, compact};
 use super::sealed::{SealedSegment, Source};
+use super::share::SpoolShare;
+use super::space::{SegmentCharge, Space};
 use super::status::{SegmentState, SegmentStatus};
 use super::{Spool, SpoolError};
 use crate::broker::{AppendError, Appender, Broker, BrokerState, Replica, Settled, WorkItem};
@@ -34,6 +37,8 @@ const REDELIVERY_DELAY: Duration = Duration::from_secs(5);
 pub(super) struct RemoteSpool {
     pub(super) broker: Arc<Broker>,
     buffers: Arc<Buffers>,
+    /// The bytes of the segments that this process appends to or has ended, and that are not stored yet.
+    own: Arc<Space>,
     ending: mpsc::UnboundedSender<EndedSegment>,
     /// The segments that this process has ended and that are not stored yet.
     ended: Mutex<HashMap<SegmentId, Ended>>,
@@ -52,6 +57,8 @@ struct Ended {
     is_queued: bool,
     /// Jobs that were acknowledged, and that the broker does not have.
     lost: Option<Range<u32>>,
+    /// Its bytes, which count until it is stored.
+    _charge: SegmentCharge,
 }
 
 /// A segment that takes no more commits of this process, and is not in the work queue yet.
@@ -92,19 +99,27 @@ pub(super) struct RemoteSegment {
     appender: Appender,
     id: SegmentId,
     data_len: usize,
+    charge: SegmentCharge,
 }
 
 impl RemoteSpool {
     pub(super) fn new(broker: Arc<Broker>, expected_bytes: usize) -> (Self, EndedSegments) {
         let (ending, ended) = mpsc::unbounded_channel();
         let buffers = Arc::new(Buffers::new(expected_bytes));
-        (Self { broker, buffers, ending, ended: Mutex::default(), unqueued: watch::Sender::new(0) }, ended)
+        let (own, unqueued) = (Arc::new(Space::in_broker()), watch::Sender::new(0));
+        (Self { broker, buffers, own, ending, ended: Mutex::default(), unqueued }, ended)
+    }
+
+    /// A share of `percent` of the room in the broker.
+    pub(super) fn share(&self, percent: usize) -> BrokerShare {
+        BrokerShare::new(Arc::clone(&self.broker), Arc::clone(&self.own), percent)
     }
 
     pub(super) fn open(&self, id: SegmentId, compression: Compression) -> Result<RemoteSegment, SpoolError> {
         self.check()?;
         let name = SegmentName { id, compression, committed: None };
-        Ok(RemoteSegment { appender: Appender::new(Arc::clone(&self.broker), name), id, data_len: 0 })
+        let appender = Appender::new(Arc::clone(&self.broker), name);
+        Ok(RemoteSegment { appender, id, data_len: 0, charge: self.own.count(0) })
     }
 
     /// Whether a commit can succeed.
@@ -120,13 +135,15 @@ impl RemoteSpool {
     /// Passes an ended segment to the work queue. Returns false if it holds no jobs.
     fn end(&self, ended: EndedRemote) -> bool {
         let EndedRemote { segment, status, opened, trace, counts: (jobs, payloads) } = ended;
-        let is_unsure = segment.appender.is_unsure();
+        let RemoteSegment { appender, id, charge, .. } = segment;
+        let is_unsure = appender.is_unsure();
         if jobs == 0 && !is_unsure {
             return false;
         }
-        let committed = Committed { jobs, payloads, bytes: segment.appender.len() };
-        let name = SegmentName { id: segment.id, compression: status.compression(), committed: Some(committed) };
-        self.ended.lock().insert(segment.id, Ended { status, opened, committed, trace, is_queued: false, lost: None });
+        let committed = Committed { jobs, payloads, bytes: appender.len() };
+        let name = SegmentName { id, compression: status.compression(), committed: Some(committed) };
+        let ended = Ended { status, opened, committed, trace, is_queued: false, lost: None, _charge: charge };
+        self.ended.lock().insert(id, ended);
         self.unqueued.send_modify(|count| *count += 1);
         // The receiver lives as long as the process.
         let _: Result<(), _> = self.ending.send(EndedSegment { name, is_unsure });
@@ -164,6 +181,16 @@ impl RemoteSegment {
         self.data_len
     }
 
+    /// Charges the growth of the last commit to the tenants of its jobs, in proportion to the bytes of their lines.
+    pub(super) fn charge_tenants<'a>(&mut self, jobs: impl Iterator<Item = (Option<&'a SpoolShare>, usize)> + Clone) {
+        self.charge.charge_tenants(jobs);
+    }
+
+    /// No commit follows.
+    pub(super) fn seal(&mut self) {
+        self.charge.seal();
+    }
+
     pub(super) async fn commit(
         &mut self,
         counts: FrameCounts,
@@ -180,6 +207,7 @@ impl RemoteSegment {
             AppendError::Unknown(error) => SpoolError::Unknown(error),
         })?;
         self.data_len += data_len;
+        self.charge.grow_to(self.appender.len());
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::attempts::Attempts;
 use super::folder::Folder;
-use super::space::FileCharge;
+use super::space::SegmentCharge;
 use super::status::SegmentStatus;
 use crate::broker::WorkItem;
 use crate::trace::SegmentTrace;
@@ -45,7 +45,7 @@ pub(super) enum Source {
     File {
         path: PathBuf,
         folder: Arc<Folder>,
-        charge: FileCharge,
+        charge: SegmentCharge,
         /// The length of the file up to the last commit that succeeded.
         len: usize,
     },

@@ -1,4 +1,4 @@
-//! The tenants' shares of `SPOOL_MAX_BYTES`.
+//! The tenants' shares of `SPOOL_MAX_BYTES`, or of the room in the broker (see [`super::broker_share`]).
 //!
 //! A segment holds the jobs of many tenants. Each commit charges the growth of the segment's file, in whole blocks, to the
 //! tenants of its jobs, in proportion to the bytes of their lines. The charges are released with the file, so the sum over
@@ -7,37 +7,54 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::broker_share::BrokerShare;
 use crate::bound::Bound;
 
 /// When a segment is sealed, tenants with less than its bytes divided by this are no longer charged for it, so that a large
 /// backlog needs little memory. That is under 1%, the smallest share that can be set.
 const NEGLIGIBLE_PART: usize = 128;
 
+/// What one tenant may use of the spool.
+#[derive(Debug, Clone)]
+pub enum SpoolLimit {
+    /// So many bytes on disk.
+    Bytes(usize),
+    /// A part of the room in the broker.
+    Broker(BrokerShare),
+}
+
 /// The share of one tenant. Clones are the same share.
 ///
 /// The limit is checked when a batch is queued and not at its commit, so a tenant exceeds it by at most its share of the queue.
 #[derive(Debug, Clone)]
-pub struct SpoolShare(Arc<Bound>);
+pub struct SpoolShare {
+    used: Arc<Bound>,
+    /// Its limit, if segments are in the broker.
+    broker: Option<BrokerShare>,
+}
 
 impl SpoolShare {
     /// An unused share.
-    pub fn new(max_bytes: usize) -> Self {
-        Self(Arc::new(Bound::new(max_bytes)))
+    pub fn new(limit: SpoolLimit) -> Self {
+        match limit {
+            SpoolLimit::Bytes(max) => Self { used: Arc::new(Bound::new(max)), broker: None },
+            SpoolLimit::Broker(share) => Self { used: Arc::new(Bound::new(usize::MAX)), broker: Some(share) },
+        }
     }
 
-    /// The bytes on disk, in whole blocks.
+    /// The bytes of segments of this process that are not stored, in whole blocks.
     pub fn used(&self) -> usize {
-        self.0.used()
+        self.used.used()
     }
 
     /// Whether the next batch is rejected.
     pub fn is_full(&self) -> bool {
-        self.0.is_full()
+        self.broker.as_ref().map_or_else(|| self.used.is_full(), |share| share.is_used_up(self.used()))
     }
 
     /// Identifies the share; clones have the same id.
     fn id(&self) -> usize {
-        Arc::as_ptr(&self.0).addr()
+        Arc::as_ptr(&self.used).addr()
     }
 }
 
@@ -86,7 +103,7 @@ impl TenantCharges {
         }
         let charged = self.by_tenant.entry(share.id());
         charged.or_insert_with(|| TenantCharge { share: share.clone(), bytes: 0 }).bytes += bytes;
-        share.0.add(bytes);
+        share.used.add(bytes);
     }
 
     /// The segment is sealed: releases negligible charges.
@@ -99,7 +116,7 @@ impl TenantCharges {
 
 impl Drop for TenantCharge {
     fn drop(&mut self) {
-        self.share.0.release(self.bytes);
+        self.share.used.release(self.bytes);
     }
 }
 
@@ -107,13 +124,17 @@ impl Drop for TenantCharge {
 mod tests {
     use super::*;
 
+    fn share(max_bytes: usize) -> SpoolShare {
+        SpoolShare::new(SpoolLimit::Bytes(max_bytes))
+    }
+
     fn grow(charges: &mut TenantCharges, taken: usize, jobs: &[(&SpoolShare, usize)]) {
         charges.grow_to(taken, jobs.iter().map(|(share, bytes)| (Some(*share), *bytes)));
     }
 
     #[test]
     fn all_bytes_of_a_segment_are_charged_in_proportion_to_the_lines_and_released_once() {
-        let [one, other] = [100_000, 100_000].map(SpoolShare::new);
+        let [one, other] = [share(100_000), share(100_000)];
         let mut charges = TenantCharges::default();
         grow(&mut charges, 8192, &[(&one, 100), (&other, 300)]);
         assert_eq!([one.used(), other.used()], [2048, 6144]);
@@ -129,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_tenant_without_a_share_is_charged_nothing_and_reduces_the_part_of_the_others() {
-        let one = SpoolShare::new(100_000);
+        let one = share(100_000);
         let mut charges = TenantCharges::default();
         charges.grow_to(4096, [(Some(&one), 1), (None, 3)].into_iter());
         assert_eq!(one.used(), 1024);
@@ -137,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_share_is_full_when_all_of_it_is_used() {
-        let one = SpoolShare::new(4096);
+        let one = share(4096);
         let mut charges = TenantCharges::default();
         grow(&mut charges, 4095, &[(&one, 1)]);
         assert!(!one.is_full());
@@ -147,8 +168,8 @@ mod tests {
 
     #[test]
     fn sealing_releases_negligible_charges() {
-        let large = SpoolShare::new(1 << 20);
-        let small: Vec<_> = (0..1000).map(|_| SpoolShare::new(1 << 20)).collect();
+        let large = share(1 << 20);
+        let small: Vec<_> = (0..1000).map(|_| share(1 << 20)).collect();
         let jobs: Vec<_> = small.iter().map(|share| (share, 1)).chain([(&large, 1000)]).collect();
         let mut charges = TenantCharges::default();
         grow(&mut charges, 1 << 20, &jobs);

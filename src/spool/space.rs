@@ -12,9 +12,9 @@ const BLOCK: usize = 4096;
 #[derive(Debug)]
 pub struct Space(Bound);
 
-/// The space of one file. Released on drop.
+/// The space of one segment. Released on drop.
 #[derive(Debug)]
-pub(super) struct FileCharge {
+pub(super) struct SegmentCharge {
     space: Arc<Space>,
     bytes: usize,
     blocks: usize,
@@ -25,6 +25,11 @@ pub(super) struct FileCharge {
 impl Space {
     pub(super) fn new(max_bytes: usize) -> Self {
         Self(Bound::new(max_bytes))
+    }
+
+    /// Counts without a limit: that of the broker is common to all processes of a fleet.
+    pub(super) fn in_broker() -> Self {
+        Self::new(usize::MAX)
     }
 
     /// The bytes in use, in whole blocks.
@@ -48,20 +53,20 @@ impl Space {
     }
 
     /// Charges a new file of `bytes`; none if there is no space.
-    pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<FileCharge> {
+    pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<SegmentCharge> {
         let mut charge = self.count(0);
         charge.grow_to(bytes).then_some(charge)
     }
 
     /// Charges an existing file, even if that exceeds the bound.
-    pub(super) fn count(self: &Arc<Self>, bytes: usize) -> FileCharge {
+    pub(super) fn count(self: &Arc<Self>, bytes: usize) -> SegmentCharge {
         let blocks = bytes.div_ceil(BLOCK);
         self.0.add(blocks * BLOCK);
-        FileCharge { space: Arc::clone(self), bytes, blocks, tenants: TenantCharges::default() }
+        SegmentCharge { space: Arc::clone(self), bytes, blocks, tenants: TenantCharges::default() }
     }
 }
 
-impl FileCharge {
+impl SegmentCharge {
     /// Charges the growth of the file to `bytes`. Returns false, and charges nothing, if there is no space.
     pub(super) fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.div_ceil(BLOCK).saturating_sub(self.blocks) * BLOCK;
@@ -93,7 +98,7 @@ impl FileCharge {
     }
 }
 
-impl Drop for FileCharge {
+impl Drop for SegmentCharge {
     fn drop(&mut self) {
         self.space.0.release(self.blocks * BLOCK);
     }
@@ -101,6 +106,7 @@ impl Drop for FileCharge {
 
 #[cfg(test)]
 mod tests {
+    use super::super::share::SpoolLimit;
     use super::*;
 
     #[test]
@@ -121,7 +127,7 @@ mod tests {
     #[test]
     fn tenants_are_charged_until_the_file_is_removed_or_kept_as_damaged() {
         let space = Arc::new(Space::new(10 * BLOCK));
-        let share = SpoolShare::new(10 * BLOCK);
+        let share = SpoolShare::new(SpoolLimit::Bytes(10 * BLOCK));
         let jobs = || [(Some(&share), 100)].into_iter();
         let [mut removed, mut damaged] = [1, 2].map(|blocks| space.charge(blocks * BLOCK).unwrap());
         removed.charge_tenants(jobs());

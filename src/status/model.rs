@@ -227,7 +227,7 @@ model! {
         is_connected: bool,
         /// Bytes in the stream, of the whole fleet.
         bytes: u64,
-        /// `BROKER_MAX_BYTES`.
+        /// The limit of the stream.
         max_bytes: u64,
         /// Sealed segments of the fleet that are not stored.
         segments_waiting: u64,
@@ -285,7 +285,7 @@ model! {
         rejected_total: u64,
         /// Bytes in the queue, if its share is limited.
         queue_bytes: Option<usize>,
-        /// Bytes in the spool, if its share is limited.
+        /// Bytes in the spool, if its share is limited; with a broker, those that this process has added.
         spool_bytes: Option<usize>,
     }
     /// What is rolled out to which share of the traffic, in percent.

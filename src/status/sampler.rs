@@ -284,11 +284,11 @@ fn process(sources: &Sources, reading: &Reading, last: &Reading, now: SystemTime
 }
 
 fn limits(sources: &Sources, process: &Process) -> Vec<LimitStatus> {
-    let limits = sources.limits.iter().filter(|(_, max)| *max > 0);
+    let limits = sources.limits().into_iter().filter(|(_, max)| *max > 0);
     let limits = limits.map(|(limit, max)| LimitStatus {
         name: limit.text().to_owned(),
-        used: sources.used(*limit),
-        max: *max as u64,
+        used: sources.used(limit),
+        max: max as u64,
     });
     let files = process.open_files.zip(process.max_files);
     limits.chain(files.map(|(used, max)| LimitStatus { name: "open_files".to_owned(), used, max })).collect()

@@ -32,8 +32,8 @@ pub struct Sources {
     pub rollout: Option<Arc<Rollout>>,
     /// Settings that explain the snapshot.
     pub facts: Facts,
-    /// The limits in force.
-    pub(super) limits: Vec<(Limit, usize)>,
+    /// The limits of the settings.
+    limits: Vec<(Limit, usize)>,
     pub(super) process: ProcessFacts,
     /// The runtime of the handlers.
     pub(super) runtime: RuntimeMetrics,
@@ -61,11 +61,7 @@ impl Sources {
             store: if settings.prefix.is_empty() { store.to_owned() } else { format!("{store}/{}", settings.prefix) },
             spool_dir: has_spool_dir.then(|| settings.spool.dir.display().to_string()),
         };
-        let spool_max_bytes = match &settings.broker {
-            Some(broker) => usize::try_from(broker.max_bytes).unwrap_or(usize::MAX),
-            None if is_durable => settings.spool.max_bytes,
-            None => 0,
-        };
+        let spool_max_bytes = if is_durable { settings.spool.max_bytes } else { 0 };
         let limits = vec![
             (Limit::QueueJobs, settings.queue.max_jobs),
             (Limit::QueueBytes, settings.queue.max_bytes),
@@ -94,9 +90,20 @@ impl Sources {
             replicas: settings.replicas,
             is_connected: state.is_connected,
             bytes: state.bytes,
-            max_bytes: settings.max_bytes,
+            max_bytes: state.max_bytes,
             segments_waiting: state.waiting,
         })
+    }
+
+    /// The limits in force.
+    pub(super) fn limits(&self) -> Vec<(Limit, usize)> {
+        let mut limits = self.limits.clone();
+        if let Some(broker) = self.context.spool.broker() {
+            let max_bytes = usize::try_from(broker.state().max_bytes).unwrap_or(usize::MAX);
+            let spool = limits.iter_mut().filter(|(limit, _)| *limit == Limit::SpoolBytes);
+            spool.for_each(|(_, max)| *max = max_bytes);
+        }
+        limits
     }
 
     /// The bytes in the spool; those of the whole fleet if it is a broker.
@@ -131,7 +138,7 @@ impl Sources {
         let PipelineContext { health, metrics, shutdown, .. } = &self.context;
         let gauges = &metrics.sampled;
         let _updating = gauges.updating.lock();
-        self.limits.iter().for_each(|(limit, value)| gauges.limit(*limit, *value));
+        self.limits().into_iter().for_each(|(limit, value)| gauges.limit(limit, value));
         gauges.store_up.set(health.store_outage().is_none().into());
         gauges.spool_up.set(health.spool_outage().is_none().into());
         gauges.draining.set(shutdown.is_stopping().into());

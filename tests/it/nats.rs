@@ -37,8 +37,7 @@ impl Nats {
     /// A server with this configuration, in which `FOLDER` stands for its folder.
     pub(crate) async fn start_configured(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let text = text.replace("FOLDER", folder.path().to_str().unwrap());
-        std::fs::write(folder.path().join("nats.conf"), text).unwrap();
+        write_configuration(folder.path(), text);
         let (child, reading, port) = spawn(folder.path(), None).await;
         Self { child, reading, folder, port }
     }
@@ -52,6 +51,12 @@ impl Nats {
         self.child.kill().await.unwrap();
     }
 
+    /// The same with another configuration, in which `FOLDER` stands for its folder.
+    pub(crate) async fn start_again_with(&mut self, text: &str) {
+        write_configuration(self.folder.path(), text);
+        self.start_again().await;
+    }
+
     /// Starts the server again at the same address, with what it has on disk.
     pub(crate) async fn start_again(&mut self) {
         (self.child, self.reading, self.port) = spawn(self.folder.path(), Some(self.port)).await;
@@ -60,9 +65,16 @@ impl Nats {
 
 /// A port on which nothing listens, until the test starts a server there.
 pub(crate) async fn start_late(port: u16) -> Nats {
+    start_late_with(port, "").await
+}
+
+/// The same, with more lines in its configuration.
+pub(crate) async fn start_late_with(port: u16, configuration: &str) -> Nats {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("jetstream");
-    let text = format!("jetstream {{ store_dir: {store:?}, max_file_store: 100GB, sync_interval: always }}\n");
+    let text = format!(
+        "jetstream {{ store_dir: {store:?}, max_file_store: 100GB, sync_interval: always }}\n{configuration}\n"
+    );
     std::fs::write(folder.path().join("nats.conf"), text).unwrap();
     let (child, reading, port) = spawn(folder.path(), Some(port)).await;
     Nats { child, reading, folder, port }
@@ -111,6 +123,11 @@ pub(crate) async fn stored_once(store: &TempDir, expected: &[&str]) {
     };
     until("all batches are stored", async || stored().len() >= expected.len()).await;
     assert_eq!(stored(), expected);
+}
+
+fn write_configuration(folder: &Path, text: &str) {
+    let text = text.replace("FOLDER", folder.to_str().unwrap());
+    std::fs::write(folder.join("nats.conf"), text).unwrap();
 }
 
 async fn spawn(folder: &Path, port: Option<u16>) -> (Child, JoinSet<()>, u16) {
