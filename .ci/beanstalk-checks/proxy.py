@@ -80,7 +80,7 @@ class Host:
         self.output = output
         # Without root, the files belong to the user of this test.
         self.user = 10001 if os.getuid() == 0 else os.getuid()
-        self.data = self.folder / "millpond"
+        self.data, self.secrets = self.folder / "millpond", self.folder / "millpond-secrets"
         self.program = self.folder / "program"
         shutil.copy(program, self.program)
         content = configuration.merged()
@@ -148,7 +148,7 @@ class Host:
         wait("nginx starts", lambda: once(self.port, "GET", "/health").status == 200)
 
     def token(self):
-        return (self.data / "secrets/admin-token").read_text().strip()
+        return (self.secrets / "admin-token").read_text().strip()
 
     def admin(self, method, path, port=9090, address=None):
         connection = http.client.HTTPConnection(address or self.address, port, timeout=10)
@@ -219,6 +219,19 @@ def clients(host):
     check("so does nginx's access log", True, f"{CLIENT} - - " in access)
 
 
+def secrets(host):
+    """The container runs as another user than the commands of the next deployment, which must not follow its links."""
+    if os.getuid() == 0:
+        move = subprocess.run(["mv", host.secrets, f"{host.secrets}-moved"], user=host.user, group=host.user, stderr=subprocess.DEVNULL)
+        write = subprocess.run(["touch", host.secrets / "file"], user=host.user, group=host.user, stderr=subprocess.DEVNULL)
+        check("the container cannot replace its secrets", (True, True), (move.returncode != 0, write.returncode != 0))
+    volumes = json.loads((configuration.ROOT / "Dockerrun.aws.json").read_text())["Volumes"]
+    paths = [value for value in host.environment.values() if value.startswith("/var/lib/")]
+    mounted = [path for path in paths for volume in volumes
+               if volume["HostDirectory"] == volume["ContainerDirectory"] and path.startswith(volume["HostDirectory"] + "/")]
+    check("the container has the folders of its settings", (True, paths), (len(paths) > 0, mounted))
+
+
 def outages(host, server):
     check("POST /v1/drain with the token of the host", 2, host.admin("POST", "/v1/drain").status // 100)
     drained = once(host.port, "POST", "/v1/payloads", b'{"a":1}')
@@ -233,10 +246,13 @@ def outages(host, server):
 
 
 def proxy_of_the_admin_listener(host):
-    """The script of 45-admin.config, with systemd's own tool in the place of the socket unit, and a `docker` that names the server's address."""
+    """The script of 45-admin.config, with systemd's own tool in the place of the socket unit, and a `docker` that names the server's address.
+    Docker 29 removed the address outside of `Networks`, so its template must be the one that all versions know."""
     tools, port = host.folder / "tools", free_port()
     tools.mkdir()
-    (tools / "docker").write_text(f'#!/bin/sh\n[ "$1" = ps ] && echo container && exit\necho {host.address}\n')
+    template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    (tools / "docker").write_text(
+        f"#!/bin/sh\n[ $1 = ps ] && echo container && exit\n[ \"$*\" = 'inspect --format {template} container' ] && echo {host.address}\n")
     (tools / "docker").chmod(0o755)
     path = f"{tools}:{os.environ['PATH']}"
     script = host.output / "host/usr/local/libexec/millpond-admin"
@@ -283,6 +299,7 @@ def main(program, output):
         bodies(host)
         connections(host)
         clients(host)
+        secrets(host)
         agent(host, proxy_of_the_admin_listener(host))
         outages(host, server)
     finally:

@@ -25,12 +25,11 @@ def tokens(token):
 
 
 def hook(host, endpoint, settings):
-    """As the platform runs it: as root, with `get-config` for the settings of the environment."""
+    """As the platform runs it: as root, with `get-config` for the settings of the environment, or a `get-config` that fails."""
     tools = host.folder / "hook"
     tools.mkdir(exist_ok=True)
     get_config = tools / "get-config"
-    get_config.write_text("#!/bin/sh\ncase $3 in\n" + "".join(f"{name}) echo '{value}' ;;\n" for name, value in settings.items())
-                          + "*) echo \"no $3\" >&2; exit 1 ;;\nesac\n")
+    get_config.write_text(f"#!/bin/sh\n[ \"$*\" = environment ] && echo '{json.dumps(settings)}'\n" if settings else "#!/bin/sh\nexit 1\n")
     get_config.chmod(0o755)
     environment = {"PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}", "AWS_ENDPOINT_URL": endpoint,
                    "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
@@ -51,12 +50,15 @@ def main(program, output):
     parameters = boto3.client("ssm", REGION, endpoint_url=endpoint)
     host = Host(program, output)
     try:
-        file = host.data / "secrets/tokens.json"
+        file = host.secrets / "tokens.json"
         arn = secrets.create_secret(Name="millpond/tokens", SecretString=tokens("first-token-of-shop"))["ARN"]
         settings = {"AWS_REGION": REGION, "TOKENS_FILE": str(file)}
 
         check("without TOKENS_SECRET the hook does nothing", (0, False), (hook(host, endpoint, settings).returncode, file.exists()))
         settings["TOKENS_SECRET"] = arn
+        check("if the settings cannot be read, the deployment ends", 1, hook(host, endpoint, None).returncode)
+        ended = hook(host, endpoint, {name: value for name, value in settings.items() if name != "TOKENS_FILE"})
+        check("without TOKENS_FILE too, and the message names it", (1, True), (ended.returncode, "TOKENS_FILE" in ended.stderr))
         ended = hook(host, endpoint, settings)
         check("the hook writes the secret", (0, ""), (ended.returncode, ended.stderr))
         status = file.stat()

@@ -173,9 +173,12 @@ class Host:
         self.s3, self.public, self.admin = free_port(), free_port(), free_port()
         (self.folder / "admin-token").write_text(TOKEN)
         (self.folder / "admin-token").chmod(0o600)
+        # The stand-in for `systemctl` knows no unit, until a scenario has one.
+        (self.folder / "bin").mkdir()
+        self.systemctl("exit 5")
         self.service_env = {
             **KEYS,
-            "PATH": os.environ["PATH"],
+            "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": aws.metadata,
             "AWS_ENDPOINT_URL": aws.endpoint,
             "ADMIN_URL": f"http://127.0.0.1:{self.admin}",
@@ -189,6 +192,11 @@ class Host:
             **service,
         }
         aws.on_complete = self.end
+
+    def systemctl(self, script):
+        path = self.folder / "bin/systemctl"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
 
     def start(self, name, command, env):
         log = (self.folder / f"{name}.log").open("ab")
@@ -212,7 +220,7 @@ class Host:
         env |= {"ADMIN_TOKEN_FILE": f"{self.folder}/admin-token", "SPOOL_DIR": f"{self.folder}/spool"}
         env |= {"LISTEN_ADDR": f"127.0.0.1:{self.public}", "ADMIN_ADDR": f"127.0.0.1:{self.admin}"}
         env |= {"S3_PREFIX": "fleet", "ACK": "disk"}
-        env |= {"OBJECT_MAX_AGE": "60s", "SHUTDOWN_GRACE": "8s", "S3_TIMEOUT": "5s", "OBJECT_MAX_BYTES": "64KiB"}
+        env |= {"OBJECT_MAX_AGE": "60s", "SHUTDOWN_GRACE": "5s", "S3_TIMEOUT": "4s", "OBJECT_MAX_BYTES": "64KiB"}
         self.start("millpond", [BIN / "millpond"], env)
         until("millpond is ready", lambda: self.status("state") == "ready", 20)
 
@@ -328,6 +336,36 @@ def millpond_never_ran(aws, host):
     return f"completed after {took:.0f} s"
 
 
+def worker_environment(aws, host):
+    """A daemon like sqsd, whose unit is stopped when its last request has ended."""
+    stop, ended, statuses = host.folder / "stop", host.folder / "ended", []
+    host.systemctl(f'[ "$*" = "--no-block stop sqsd" ] || exit 1\ntouch {stop}\nuntil [ -e {ended} ]; do sleep 0.01; done')
+
+    def deliver():
+        while not stop.exists():
+            headers = {"X-Aws-Sqsd-Msgid": f"message-{len(statuses)}", "Content-Type": "application/json"}
+            message = urllib.request.Request(f"http://127.0.0.1:{host.public}/", b'{"a":1}', headers)
+            with contextlib.suppress(urllib.error.HTTPError, urllib.error.URLError):
+                statuses.append(0)
+                statuses[-1] = urllib.request.urlopen(message, timeout=60).status
+            time.sleep(0.05)
+        ended.touch()
+
+    host.start_s3()
+    host.start_millpond()
+    host.start_service()
+    daemon = threading.Thread(target=deliver, daemon=True)
+    daemon.start()
+    until("messages are accepted", lambda: statuses.count(200) > 10, 20)
+    aws.scale_in()
+    aws.state = "Terminating:Wait"
+    until("the hook is completed", lambda: aws.completed, 60)
+    daemon.join(5)
+    assert not daemon.is_alive() and host.state_at_end == "drained"
+    assert set(statuses) == {200}, f"attempts that fail: {len(statuses) - statuses.count(200)}"
+    return f"{len(statuses)} messages, none rejected"
+
+
 def spot_notice(aws, host):
     host.start_s3("--faults", "delay:2s", "--fault-share", "1")
     host.start_millpond()
@@ -359,6 +397,7 @@ SCENARIOS = [
     millpond_never_ran,
     millpond_is_killed_while_it_drains,
     s3_stays_away,
+    worker_environment,
     spot_notice,
     spot_notice_with_s3_away,
     scale_in_with_s3_slow_and_then_away,

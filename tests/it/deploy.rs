@@ -287,6 +287,7 @@ fn the_time_limits_of_all_files_are_those_of_the_table_and_in_its_order() {
 
     assert_eq!(table.len(), TIME_LIMITS.len() + 6, "{table:?}");
     assert!(order.len() >= 20, "the order is not found: {order:?}");
+    assert!(table["SHUTDOWN_GRACE"] + 5 <= table["container stop"], "docs/operations.md, \"Signals\"");
     for (limit, other) in order {
         assert!(table[&limit] < table[&other], "{limit} must be below {other}");
     }

@@ -8,14 +8,18 @@
 set -euo pipefail
 PATH=$PATH:/opt/elasticbeanstalk/bin
 
+# All at once: `get-config` fails in the same way for a setting that does not exist and when it cannot read them.
+settings=$(get-config environment)
+
 setting() {
-    get-config environment -k "$1" 2>/dev/null || true
+    python3 -c 'import json, sys; print(json.load(sys.stdin).get(sys.argv[1], ""))' "$1" <<<"$settings"
 }
 
 secret=$(setting TOKENS_SECRET)
 [[ -n $secret ]] || exit 0
 file=$(setting TOKENS_FILE)
 region=$(setting AWS_REGION)
+[[ -n $file && -n $region ]] || { echo "TOKENS_SECRET needs TOKENS_FILE and AWS_REGION" >&2; exit 1; }
 
 # In the same directory, so that the rename is atomic and millpond never reads half a file.
 new=$(umask 077 && mktemp "$file.XXXXXX")
@@ -27,7 +31,7 @@ case $secret in
         aws secretsmanager get-secret-value --region "$region" --secret-id "$secret" --query SecretString --output text ;;
 esac >"$new"
 python3 -m json.tool "$new" >/dev/null || { echo "TOKENS_SECRET $secret is not JSON" >&2; exit 1; }
-# The user of the image. The container sees the same path: /var/lib/millpond is its volume.
+# The user of the image. The container sees the same path (Dockerrun.aws.json).
 chown 10001:10001 "$new"
 chmod 0400 "$new"
 mv "$new" "$file"
