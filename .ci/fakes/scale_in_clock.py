@@ -70,7 +70,9 @@ class Host:
         return json.dumps({"state": self.server, "ledger": {"waiting": {"jobs": self.jobs}}})
 
     def run(self, command, **_):
-        """The AWS CLI."""
+        """The AWS CLI, and a systemd without the unit of a worker environment."""
+        if command[0] == "systemctl":
+            return types.SimpleNamespace(returncode=5)
         action = command[command.index("--cli-read-timeout") + 3]
         self.calls.append(action)
         try:

@@ -291,3 +291,21 @@ fn the_time_limits_of_all_files_are_those_of_the_table_and_in_its_order() {
     let settings = read(SETTINGS);
     assert!(!settings.contains(" ACK_TIMEOUT: ") && !settings.contains(" IDLE_TIMEOUT: "));
 }
+
+/// What the process may do does not depend on how it is upgraded.
+#[test]
+fn the_units_of_both_ways_to_upgrade_have_the_same_settings_of_the_service() {
+    let settings = |unit: &str| -> Vec<String> {
+        let text = read(unit);
+        let (_, service) = text.split_once("[Service]\n").unwrap();
+        let (service, _) = service.split_once("\n[Install]").unwrap();
+        service.lines().filter(|line| line.contains('=') && !line.starts_with('#')).map(str::to_owned).collect()
+    };
+    let (one, mut template) =
+        (settings("deploy/systemd/millpond.service"), settings("deploy/systemd/millpond@.service"));
+    // What a handover needs.
+    let own = ["Environment=HANDOVER_SOCKET=", "RuntimeDirectory", "RestartSec="];
+    template.retain(|line| !own.iter().any(|prefix| line.starts_with(prefix)));
+    assert!(one.len() > 30, "{one:?}");
+    assert_eq!(one, template);
+}
