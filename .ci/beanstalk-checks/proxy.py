@@ -4,6 +4,7 @@
 proxy.py MILLPOND OUTPUT: OUTPUT has what configuration.py has written.
 """
 
+import contextlib
 import gzip
 import http.client
 import json
@@ -87,14 +88,14 @@ class Host:
         self.commands(content["commands"])
         self.environment = content["option_settings"][configuration.ENVIRONMENT]
 
-    def commands(self, commands):
+    def commands(self, commands, **environment):
         for name in sorted(commands):
             command = commands[name]["command"]
             if "systemctl" in command:
                 continue  # There is no systemd here: see proxy_of_the_admin_listener.
             command = command.replace(SERVER, str(self.data)).replace("10001", str(self.user))
             command = command if os.getuid() == 0 else command.replace("-o root", "")
-            subprocess.run(["bash", "-euc", command], check=True)
+            subprocess.run(["bash", "-euc", command], check=True, env={**os.environ, **environment})
 
     def start_server(self):
         """On an address of its own, because the port of the admin listener is fixed."""
@@ -219,6 +220,20 @@ def clients(host):
     check("so does nginx's access log", True, f"{CLIENT} - - " in access)
 
 
+def interruption(host):
+    """A stop before the token has its owner, the user of the container."""
+    token, tools = host.secrets / "admin-token", host.folder / "interruption"
+    command = {"token": configuration.merged()["commands"]["30_admin_token"]}
+    token.unlink()
+    tools.mkdir()
+    (tools / "chown").symlink_to("/bin/false")
+    with contextlib.suppress(subprocess.CalledProcessError):
+        host.commands(command, PATH=f"{tools}:{os.environ['PATH']}")
+    check("there is no token without its owner", False, token.exists())
+    host.commands(command)
+    check("the next deployment writes it", (host.user, True), (token.stat().st_uid, token.stat().st_size > 0))
+
+
 def secrets(host):
     """The container runs as another user than the commands of the next deployment, which must not follow its links."""
     if os.getuid() == 0:
@@ -247,12 +262,14 @@ def outages(host, server):
 
 def proxy_of_the_admin_listener(host):
     """The script of 45-admin.config, with systemd's own tool in the place of the socket unit, and a `docker` that names the server's address.
-    Docker 29 removed the address outside of `Networks`, so its template must be the one that all versions know."""
+    The container starts after the first connection. Docker 29 removed the address outside of `Networks`, so the template must be the one
+    that all versions know."""
     tools, port = host.folder / "tools", free_port()
     tools.mkdir()
     template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
     (tools / "docker").write_text(
-        f"#!/bin/sh\n[ $1 = ps ] && echo container && exit\n[ \"$*\" = 'inspect --format {template} container' ] && echo {host.address}\n")
+        f"#!/bin/sh\n[ $1 = ps ] && {{ [ ! -e {tools}/ps ] || echo container; touch {tools}/ps; exit; }}\n"
+        f"[ \"$*\" = 'inspect --format {template} container' ] && echo {host.address}\n")
     (tools / "docker").chmod(0o755)
     path = f"{tools}:{os.environ['PATH']}"
     script = host.output / "host/usr/local/libexec/millpond-admin"
@@ -294,6 +311,7 @@ def agent(host, metrics):
 def main(program, output):
     host = Host(program, output)
     try:
+        interruption(host)
         server = host.start_server()
         host.start_nginx()
         bodies(host)

@@ -184,6 +184,7 @@ class Host:
             "ADMIN_URL": f"http://127.0.0.1:{self.admin}",
             "ADMIN_TOKEN_FILE": f"{self.folder}/admin-token",
             "SPOOL_DIR": f"{self.folder}/spool",
+            "RUNTIME_DIRECTORY": str(self.folder),
             "POLL": "0.5",
             "HEARTBEAT": "2",
             "ALARM_AFTER": "5",

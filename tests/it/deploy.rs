@@ -389,9 +389,28 @@ fn the_files_that_name_a_version_name_that_of_the_package() {
         ("Dockerrun.aws.json", "SET-ME/millpond:"),
         ("deploy/kubernetes/millpond.yml", "SET-ME/millpond:"),
         ("docs/openapi.yaml", "\n  version: "),
+        ("docs/deployment.md", "/millpond:"),
     ] {
         if Path::new(env!("CARGO_MANIFEST_DIR")).join(file).exists() {
             assert!(read(file).contains(&format!("{before}{version}")), "{file} names another version than {version}");
         }
     }
+}
+
+/// What the process may do does not depend on how it is upgraded.
+#[test]
+fn the_units_of_both_ways_to_upgrade_have_the_same_settings_of_the_service() {
+    let settings = |unit: &str| -> Vec<String> {
+        let text = read(unit);
+        let (_, service) = text.split_once("[Service]\n").unwrap();
+        let (service, _) = service.split_once("\n[Install]").unwrap();
+        service.lines().filter(|line| line.contains('=') && !line.starts_with('#')).map(str::to_owned).collect()
+    };
+    let (one, mut template) =
+        (settings("deploy/systemd/millpond.service"), settings("deploy/systemd/millpond@.service"));
+    // What a handover needs.
+    let own = ["Environment=HANDOVER_SOCKET=", "RuntimeDirectory", "RestartSec="];
+    template.retain(|line| !own.iter().any(|prefix| line.starts_with(prefix)));
+    assert!(one.len() > 30, "{one:?}");
+    assert_eq!(one, template);
 }
