@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream::Config;
 use tempfile::TempDir;
 
-use crate::nats::{Nats, batch, server, start_late_with};
+use crate::nats::{Nats, batch, server, start_late_with, started};
 use crate::support::{Answer, Server, get, run, until};
 use crate::tokens::TokensFile;
 use crate::two_versions::unused;
@@ -91,8 +91,11 @@ async fn a_stream_that_somebody_makes_unsafe_while_processes_run_is_reported_unt
             status == 503 && reasons.contains(&named) && reasons.contains("max_age must be 0")
         })
         .await;
-        let status = get(front.admin, "/v1/status").await.text();
-        assert!(status.contains(&format!("the stream {name} of the broker")), "{status}");
+        // It is sampled once a second.
+        until("the status says it", async || {
+            get(front.admin, "/v1/status").await.text().contains(&format!("the stream {name} of the broker"))
+        })
+        .await;
         front.post_json(&batch("rejected")).await.refusal(503);
         jetstream.update_stream(safe).await.unwrap();
         until("batches are accepted again", async || front.post_json(&batch("after")).await.status == 202).await;
@@ -113,7 +116,7 @@ async fn a_server_that_takes_only_tiny_messages_is_an_error_that_says_what_to_se
         assert!(log.contains("at most 4095 bytes; set max_payload") && log.contains("at least 4096"), "{log}");
     }
     let port = unused().await.port();
-    let late = server(&format!("nats://127.0.0.1:{port}"), "front", &store, &[]).await;
+    let late = started(&format!("nats://127.0.0.1:{port}"), "front", &store, &[]).await;
     for next in ["a server that was away", "another server"] {
         let mut tiny = start_late_with(port, "max_payload: 4095").await;
         until("readiness says what to set", async || {
