@@ -43,7 +43,8 @@ pub(crate) struct Listing {
 }
 
 impl Broker {
-    /// Appends the first `len` bytes of a segment's file to `file`, or fewer if the replica has no more.
+    /// Appends the first `len` bytes of a segment's file to `file`, which is empty, or fewer if the replica has no more. The file never
+    /// grows beyond `len`.
     pub(crate) async fn read(
         &self,
         name: SegmentName,
@@ -58,9 +59,7 @@ impl Broker {
                 Replica::Leader => self.read_from_leader(&subject, len, file).await,
             }
         };
-        read.await?;
-        file.truncate(len);
-        Ok(())
+        read.await
     }
 
     async fn read_batches(&self, subject: &str, len: usize, file: &mut Vec<u8>) -> Result<(), BrokerError> {
@@ -84,7 +83,7 @@ impl Broker {
                 let sequence = message.headers.as_ref().and_then(|headers| headers.get("Nats-Sequence"));
                 // The end of the batch, or no message.
                 let Some(Ok(sequence)) = sequence.map(|text| text.as_str().parse::<u64>()) else { break };
-                file.extend_from_slice(&message.payload);
+                append(file, &message.payload, len);
                 seq = sequence + 1;
             }
             if seq == before {
@@ -100,7 +99,7 @@ impl Broker {
         while file.len() < len {
             match stream.raw_message_builder().sequence(seq).next_by_subject(subject).send().await {
                 Ok(message) => {
-                    file.extend_from_slice(&message.payload);
+                    append(file, &message.payload, len);
                     seq = message.sequence + 1;
                 }
                 Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => break,
@@ -140,4 +139,9 @@ impl Broker {
         }
         Ok(subjects)
     }
+}
+
+/// Appends a part of a segment, as far as the file has at most `len` bytes then.
+fn append(file: &mut Vec<u8>, part: &[u8], len: usize) {
+    file.extend_from_slice(&part[..part.len().min(len - file.len())]);
 }

@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::streams::{ACK_WAIT, WORKERS};
 use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, REPEATED, RESPONSE_TIMEOUT, SegmentMessage};
-use crate::segment::{Committed, SegmentName};
+use crate::segment::{Committed, SEGMENT_MAX_BYTES, SegmentName};
 
 /// How long one request for work waits. A request that was lost with its connection delays the next segment by ten seconds.
 const PULL_TIME: Duration = Duration::from_secs(5);
 /// How often a worker reports that it still has a segment.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 3);
-/// The delay before a message that does not name a segment is delivered again.
+/// The delay before a message that does not name a segment of this version is delivered again.
 const FOREIGN_DELAY: Duration = Duration::from_secs(60);
 const YES: &[u8] = b"yes";
 const NO: &[u8] = b"no";
@@ -106,6 +106,15 @@ impl Broker {
             let _: Result<(), _> = message.ack_with(AckKind::Nak(Some(FOREIGN_DELAY))).await;
             return Ok(None);
         };
+        if committed.bytes > SEGMENT_MAX_BYTES {
+            tracing::error!(
+                subject = %message.subject,
+                bytes = committed.bytes,
+                "a message in the work queue names a segment that is larger than any that millpond makes; it is not uploaded: correct the message, or delete it"
+            );
+            let _: Result<(), _> = message.ack_with(AckKind::Nak(Some(FOREIGN_DELAY))).await;
+            return Ok(None);
+        }
         let delivered = message.info().map_or(1, |info| info.delivered);
         let deliveries = u32::try_from(delivered).unwrap_or(u32::MAX);
         let header = |name| message.headers.as_ref()?.get(name);

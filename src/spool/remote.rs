@@ -28,6 +28,8 @@ const LEADER_FAILURES_MIN: u32 = 1;
 pub(crate) const DELIVERIES_MIN: u32 = 6;
 /// The delay of a segment that failed here repeatedly, before it is delivered again.
 const REDELIVERY_DELAY: Duration = Duration::from_secs(5);
+/// A segment is read without asking for its size if its name in the work queue says that it is not larger.
+const UNCHECKED_MAX_BYTES: usize = 16 << 20;
 
 /// The segments of this process in the broker.
 #[derive(Debug)]
@@ -136,12 +138,30 @@ impl RemoteSpool {
     async fn read(
         &self,
         item: &WorkItem,
+    /// The bytes to read of a segment. The work queue may name more than was committed, so a size that would keep other segments
+    /// waiting for memory is looked up.
+    async fn len_of(&self, item: &WorkItem) -> Result<usize, LoadError> {
+        let claimed = item.committed.bytes;
+        if claimed <= UNCHECKED_MAX_BYTES {
+            return Ok(claimed);
+        }
+        let tail = self.broker.tail_of(item.name).await.map_err(|error| LoadError::Failed(error.to_string()))?;
+        Ok(tail.map_or(0, |tail| tail.committed.bytes).min(claimed))
+    }
+
         failures: u32,
     ) -> Result<(Vec<u8>, Salvage, Option<BufferPermit>), LoadError> {
         let bytes = item.committed.bytes;
-        let (mut file, permit) = self.buffers.acquire(bytes).await;
+        let len = self.len_of(item).await?;
+        let (mut file, permit) = self.buffers.acquire(len).await;
+        // At once: a buffer that grows is copied.
+        file.try_reserve_exact(len).map_err(|_| {
+            LoadError::Failed(format!(
+                "no memory for a segment of {len} bytes: give this worker more memory, and lower OBJECT_MAX_BYTES of the front ends"
+            ))
+        })?;
         let replica = if failures >= LEADER_FAILURES_MIN { Replica::Leader } else { Replica::Any };
-        let read = self.broker.read(item.name, bytes, replica, &mut file).await;
+        let read = self.broker.read(item.name, len, replica, &mut file).await;
         read.map_err(|error| LoadError::Failed(error.to_string()))?;
         let (id, read) = (item.name.id, file.len());
         let is_short = read < bytes;

@@ -13,6 +13,7 @@ mod broker;
 mod broker_connection;
 mod broker_faults;
 mod broker_loss;
+mod broker_memory;
 mod broker_operator;
 mod broker_workers;
 mod browser;
