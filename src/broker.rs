@@ -28,6 +28,7 @@ mod files;
 mod read;
 mod reasons;
 mod seal;
+mod silent;
 mod streams;
 mod subjects;
 mod work;
@@ -50,6 +51,7 @@ use connection::Connection;
 pub use files::{BrokerFileError, check_files};
 use parking_lot::Mutex;
 pub(crate) use read::{Listing, Replica};
+use silent::Silent;
 pub use streams::StreamsError;
 pub(crate) use subjects::Inbox;
 use subjects::Subjects;
@@ -94,6 +96,7 @@ pub struct Broker {
     settings: BrokerSettings,
     subjects: Subjects,
     inbox: Inbox,
+    silent: Silent,
     /// Why the last append was not confirmed, and when; none if it was.
     append_failure: Mutex<Option<(Instant, String)>>,
 }
@@ -162,6 +165,7 @@ impl Broker {
             settings,
             subjects,
             inbox,
+            silent: Silent::default(),
             append_failure: Mutex::default(),
         }))
     }

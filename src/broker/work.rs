@@ -152,9 +152,14 @@ impl Broker {
     /// Tells the process that took the jobs of a segment what became of them. Returns whether it counts them.
     pub(crate) async fn tell_owner(&self, item: &WorkItem, settled: Settled) -> bool {
         let Some(inbox) = &item.inbox else { return false };
+        if *inbox == self.inbox {
+            return true;
+        }
+        // A process that hangs does not delay each of its segments.
+        let response = self.ask(inbox, &Notice::Settled(settled), self.silent.timeout(inbox)).await;
+        self.silent.asked(inbox, !matches!(response, Response::Silent));
         // A notice that is lost costs time: the owner looks for the object in the store, which is the truth.
-        *inbox == self.inbox
-            || matches!(self.ask(inbox, &Notice::Settled(settled)).await, Response::Yes | Response::Silent)
+        matches!(response, Response::Yes | Response::Silent)
     }
 
     /// The valid part of the segment is stored: removes it, or keeps its frames to be examined if it is damaged.
@@ -211,7 +216,7 @@ impl Broker {
 
     /// Asks a process whether it still has a segment. None if it does not respond.
     pub(crate) async fn ask_owner(&self, inbox: &Inbox, name: SegmentName) -> Option<bool> {
-        match self.ask(inbox, &Notice::Owns(name.id.to_string())).await {
+        match self.ask(inbox, &Notice::Owns(name.id.to_string()), RESPONSE_TIMEOUT).await {
             Response::Yes => Some(true),
             Response::No => Some(false),
             // It may be connecting to another server.
@@ -219,9 +224,9 @@ impl Broker {
         }
     }
 
-    async fn ask(&self, inbox: &Inbox, notice: &Notice) -> Response {
+    async fn ask(&self, inbox: &Inbox, notice: &Notice, time: Duration) -> Response {
         let Ok(question) = serde_json::to_vec(notice) else { return Response::Silent };
-        let request = Request::new().payload(Bytes::from(question)).timeout(Some(RESPONSE_TIMEOUT));
+        let request = Request::new().payload(Bytes::from(question)).timeout(Some(time));
         match self.client.send_request(inbox.as_str().to_owned(), request).await {
             Ok(response) if response.payload == YES => Response::Yes,
             Ok(_) => Response::No,

@@ -54,6 +54,8 @@ struct Ended {
     is_queued: bool,
     /// Jobs that were acknowledged, and that the broker does not have.
     lost: Option<Range<u32>>,
+    /// Since when neither the broker nor the store has it; none if one of them does.
+    missing_since: Option<Instant>,
 }
 
 /// A segment that takes no more commits of this process, and is not in the work queue yet.
@@ -128,16 +130,14 @@ impl RemoteSpool {
         }
         let committed = Committed { jobs, payloads, bytes: segment.appender.len() };
         let name = SegmentName { id: segment.id, compression: status.compression(), committed: Some(committed) };
-        self.ended.lock().insert(segment.id, Ended { status, opened, committed, trace, is_queued: false, lost: None });
+        let ended = Ended { status, opened, committed, trace, is_queued: false, lost: None, missing_since: None };
+        self.ended.lock().insert(segment.id, ended);
         self.unqueued.send_modify(|count| *count += 1);
         // The receiver lives as long as the process.
         let _: Result<(), _> = self.ending.send(EndedSegment { name, is_unsure });
         true
     }
 
-    async fn read(
-        &self,
-        item: &WorkItem,
     /// The bytes to read of a segment. The work queue may name more than was committed, so a size that would keep other segments
     /// waiting for memory is looked up.
     async fn len_of(&self, item: &WorkItem) -> Result<usize, LoadError> {
@@ -149,6 +149,9 @@ impl RemoteSpool {
         Ok(tail.map_or(0, |tail| tail.committed.bytes).min(claimed))
     }
 
+    async fn read(
+        &self,
+        item: &WorkItem,
         failures: u32,
     ) -> Result<(Vec<u8>, Salvage, Option<BufferPermit>), LoadError> {
         let bytes = item.committed.bytes;
@@ -329,6 +332,15 @@ impl Spool {
         names.sort_unstable_by_key(|name| (after.is_some_and(|after| name.id <= after), name.id));
         names.truncate(max);
         names
+    }
+
+    /// Records whether neither the broker nor the store has an ended segment of this process. Returns for how long that has been so.
+    pub(crate) fn looked_up(&self, id: SegmentId, is_missing: bool) -> Duration {
+        let Some(remote) = &self.remote else { return Duration::ZERO };
+        let mut segments = remote.ended.lock();
+        let Some(ended) = segments.get_mut(&id) else { return Duration::ZERO };
+        ended.missing_since = is_missing.then(|| ended.missing_since.unwrap_or_else(Instant::now));
+        ended.missing_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Passes an ended segment to the work queue, or forgets it if it holds no jobs.
