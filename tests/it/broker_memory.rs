@@ -16,6 +16,10 @@ use crate::support::{Server, lines};
 const REST: u64 = 24 << 10;
 const PART_BYTES: usize = 512 << 10;
 const TIB: usize = 1 << 40;
+/// The subjects that a server lists in one response.
+const PAGE_SUBJECTS: usize = 100_000;
+/// What a worker uses for one such response, in KiB.
+const LISTING: u64 = 28 << 10;
 
 /// A broker that another process writes to.
 struct Scene {
@@ -101,4 +105,27 @@ async fn a_work_message_that_names_more_than_the_broker_has_costs_no_memory_and_
     assert!(grown < REST, "{grown} KiB");
     let waiting = scene.jetstream.get_stream("millpond-work").await.unwrap().cached_info().state.messages;
     assert_eq!(waiting, 2, "both stay in the work queue");
+}
+
+#[tokio::test]
+async fn a_segment_of_an_exited_process_is_found_among_many_that_wait_in_little_memory() {
+    let scene = Scene::start().await;
+    let without_store = tempfile::NamedTempFile::new().unwrap();
+    let worker = scene.worker(&[("STORE_DIR", without_store.path().to_str().unwrap()), ("MAX_WORKERS", "1")]).await;
+    worker.forget_peak();
+    let before = worker.peak();
+    let client = scene.jetstream.client();
+    for _ in 0..=PAGE_SUBJECTS {
+        let id = SegmentId::new(SystemTime::now());
+        let committed = Some(Committed { jobs: 1, payloads: 1, bytes: 1 });
+        let name = SegmentName { id, compression: Compression::None, committed }.to_string();
+        client.publish(format!("millpond.work.{id}"), name.into()).await.unwrap();
+        client.publish(format!("millpond.segment.{id}.none"), "x".into()).await.unwrap();
+    }
+    // Its id is the greatest, so it is on the second page. It has no process that could respond.
+    scene.segment("of-an-exited-process", "").await;
+    worker.metric_is("millpond_segments_adopted_total", |adopted| adopted > 0.0).await;
+    let grown = worker.peak() - before;
+    assert!(grown < LISTING, "{grown} KiB");
+    assert_eq!(worker.metric("millpond_segments_adopted_total").await, 1.0, "the others are in the work queue");
 }
