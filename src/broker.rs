@@ -25,9 +25,11 @@ mod append;
 mod check;
 mod connection;
 mod files;
+mod list;
 mod read;
 mod reasons;
 mod seal;
+mod silent;
 mod streams;
 mod subjects;
 mod work;
@@ -49,8 +51,10 @@ pub use connection::BrokerState;
 use connection::Connection;
 pub(crate) use connection::Room;
 pub use files::{BrokerFileError, check_files};
+pub(crate) use list::ListedSegment;
 use parking_lot::Mutex;
-pub(crate) use read::{Listing, Replica};
+pub(crate) use read::Replica;
+use silent::Silent;
 pub use streams::StreamsError;
 pub(crate) use subjects::Inbox;
 use subjects::Subjects;
@@ -95,6 +99,7 @@ pub struct Broker {
     settings: BrokerSettings,
     subjects: Subjects,
     inbox: Inbox,
+    silent: Silent,
     /// Why the last append was not confirmed, and when; none if it was.
     append_failure: Mutex<Option<(Instant, String)>>,
 }
@@ -163,6 +168,7 @@ impl Broker {
             settings,
             subjects,
             inbox,
+            silent: Silent::default(),
             append_failure: Mutex::default(),
         }))
     }

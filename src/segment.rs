@@ -19,6 +19,9 @@ pub use repack::{Repacker, are_small};
 
 /// The most bytes of lines in a frame of several jobs: enough for a good compression ratio, and small compared to an object.
 pub const FRAME_MAX_BYTES: usize = 512 * 1024;
+/// A larger segment was not made by millpond: an object of 5 GiB is sealed, one frame has at most 4 GiB, and the rest is more than the headers
+/// of frames can have.
+pub(crate) const SEGMENT_MAX_BYTES: usize = 16 << 30;
 
 /// The codec of a segment's frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

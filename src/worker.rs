@@ -306,7 +306,7 @@ impl Uploader {
     async fn defer(&self, mut segment: SealedSegment, error: &(dyn std::error::Error + Sync), is_own_failure: bool) {
         let PipelineContext { shutdown, backlog, spool, health, .. } = &self.context;
         let was_draining = shutdown.is_draining();
-        let delay = delay(segment.attempts.failures, was_draining);
+        let delay = retry_delay(segment.attempts.failures, was_draining);
         segment.attempts.failures = segment.attempts.failures.saturating_add(1);
         let (id, attempt) = (segment.status.id(), segment.attempts.failures);
         tracing::debug!(segment = %id, attempt, ?delay, %error, "segment deferred; the upload will be retried");
@@ -333,7 +333,7 @@ impl Uploader {
     async fn pause(&self, failures: u32) -> u32 {
         let PipelineContext { health, shutdown, .. } = &self.context;
         tokio::select! {
-            () = sleep(delay(failures, shutdown.is_draining())) => failures.saturating_add(1),
+            () = sleep(retry_delay(failures, shutdown.is_draining())) => failures.saturating_add(1),
             () = health.store_recovered() => 0,
             // While draining the delays are short.
             () = shutdown.draining(), if !shutdown.is_draining() => failures.saturating_add(1),
@@ -341,7 +341,8 @@ impl Uploader {
     }
 }
 
-fn delay(failures: u32, is_draining: bool) -> Duration {
+/// The delay before the next attempt after so many failures.
+pub(crate) fn retry_delay(failures: u32, is_draining: bool) -> Duration {
     let delay = backoff::delay(failures, fastrand::f64());
     if is_draining { delay.min(DELAY_MAX_DRAINING) } else { delay }
 }

@@ -1,6 +1,4 @@
-//! Reading a segment back, and listing segments.
-
-use std::collections::HashSet;
+//! Reading a segment back.
 
 use async_nats::StatusCode;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
@@ -9,8 +7,8 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::{Broker, BrokerError, RESPONSE_TIMEOUT, Tail};
-use crate::segment::{SegmentId, SegmentName};
+use super::{Broker, BrokerError, RESPONSE_TIMEOUT};
+use crate::segment::SegmentName;
 
 /// Messages and bytes of one request for the messages of a segment.
 const READ_MAX_MESSAGES: usize = 256;
@@ -33,17 +31,9 @@ pub(crate) enum Replica {
     Leader,
 }
 
-/// The segments in the broker.
-#[derive(Debug, Default)]
-pub(crate) struct Listing {
-    /// The segments that have messages: open, ended, or stored a short time ago; and the number of their messages.
-    pub(crate) segments: Vec<(SegmentName, usize)>,
-    /// The segments in the work queue.
-    pub(crate) queued: HashSet<SegmentId>,
-}
-
 impl Broker {
-    /// Appends the first `len` bytes of a segment's file to `file`, or fewer if the replica has no more.
+    /// Appends the first `len` bytes of a segment's file to `file`, which is empty, or fewer if the replica has no more. The file never
+    /// grows beyond `len`.
     pub(crate) async fn read(
         &self,
         name: SegmentName,
@@ -58,9 +48,7 @@ impl Broker {
                 Replica::Leader => self.read_from_leader(&subject, len, file).await,
             }
         };
-        read.await?;
-        file.truncate(len);
-        Ok(())
+        read.await
     }
 
     async fn read_batches(&self, subject: &str, len: usize, file: &mut Vec<u8>) -> Result<(), BrokerError> {
@@ -84,7 +72,7 @@ impl Broker {
                 let sequence = message.headers.as_ref().and_then(|headers| headers.get("Nats-Sequence"));
                 // The end of the batch, or no message.
                 let Some(Ok(sequence)) = sequence.map(|text| text.as_str().parse::<u64>()) else { break };
-                file.extend_from_slice(&message.payload);
+                append(file, &message.payload, len);
                 seq = sequence + 1;
             }
             if seq == before {
@@ -100,7 +88,7 @@ impl Broker {
         while file.len() < len {
             match stream.raw_message_builder().sequence(seq).next_by_subject(subject).send().await {
                 Ok(message) => {
-                    file.extend_from_slice(&message.payload);
+                    append(file, &message.payload, len);
                     seq = message.sequence + 1;
                 }
                 Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => break,
@@ -109,35 +97,9 @@ impl Broker {
         }
         Ok(())
     }
+}
 
-    /// Finds a segment by its id alone. Returns its codec and its last message.
-    pub(crate) async fn find(&self, id: SegmentId) -> Result<Option<(SegmentName, Tail)>, BrokerError> {
-        let subjects = self.subjects_of(&self.settings.stream, &self.subjects.segment_of_any_codec(id)).await?;
-        let Some(name) = subjects.iter().find_map(|(subject, _)| self.subjects.parse_segment(subject)) else {
-            return Ok(None);
-        };
-        Ok(self.tail_of(name).await?.map(|tail| (name, tail)))
-    }
-
-    /// Lists the segments. The work queue is listed last, so that a segment that was sealed meanwhile is in it.
-    pub(crate) async fn list(&self) -> Result<Listing, BrokerError> {
-        let mut listing = Listing::default();
-        let subjects = self.subjects_of(&self.settings.stream, &self.subjects.segments()).await?;
-        let named =
-            subjects.iter().filter_map(|(subject, count)| Some((self.subjects.parse_segment(subject)?, *count)));
-        listing.segments = named.collect();
-        let queued = self.subjects_of(&self.subjects.work_stream(), &self.subjects.works()).await?;
-        listing.queued = queued.iter().filter_map(|(subject, _)| self.subjects.parse_work(subject)).collect();
-        Ok(listing)
-    }
-
-    async fn subjects_of(&self, stream: &str, filter: &str) -> Result<Vec<(String, usize)>, BrokerError> {
-        let stream = self.stream(stream).await?;
-        let mut info = stream.info_with_subjects(filter).await.map_err(BrokerError::unavailable)?;
-        let mut subjects = Vec::new();
-        while let Some(subject) = info.next().await {
-            subjects.push(subject.map_err(BrokerError::unavailable)?);
-        }
-        Ok(subjects)
-    }
+/// Appends a part of a segment, as far as the file has at most `len` bytes then.
+fn append(file: &mut Vec<u8>, part: &[u8], len: usize) {
+    file.extend_from_slice(&part[..part.len().min(len - file.len())]);
 }

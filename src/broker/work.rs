@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::streams::{ACK_WAIT, WORKERS};
 use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, REPEATED, RESPONSE_TIMEOUT, SegmentMessage};
-use crate::segment::{Committed, SegmentName};
+use crate::segment::{Committed, SEGMENT_MAX_BYTES, SegmentName};
 
 /// How long one request for work waits. A request that was lost with its connection delays the next segment by ten seconds.
 const PULL_TIME: Duration = Duration::from_secs(5);
 /// How often a worker reports that it still has a segment.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 3);
-/// The delay before a message that does not name a segment is delivered again.
+/// The delay before a message that does not name a segment of this version is delivered again.
 const FOREIGN_DELAY: Duration = Duration::from_secs(60);
 const YES: &[u8] = b"yes";
 const NO: &[u8] = b"no";
@@ -106,6 +106,15 @@ impl Broker {
             let _: Result<(), _> = message.ack_with(AckKind::Nak(Some(FOREIGN_DELAY))).await;
             return Ok(None);
         };
+        if committed.bytes > SEGMENT_MAX_BYTES {
+            tracing::error!(
+                subject = %message.subject,
+                bytes = committed.bytes,
+                "a message in the work queue names a segment that is larger than any that millpond makes; it is not uploaded: correct the message, or delete it"
+            );
+            let _: Result<(), _> = message.ack_with(AckKind::Nak(Some(FOREIGN_DELAY))).await;
+            return Ok(None);
+        }
         let delivered = message.info().map_or(1, |info| info.delivered);
         let deliveries = u32::try_from(delivered).unwrap_or(u32::MAX);
         let header = |name| message.headers.as_ref()?.get(name);
@@ -143,9 +152,14 @@ impl Broker {
     /// Tells the process that took the jobs of a segment what became of them. Returns whether it counts them.
     pub(crate) async fn tell_owner(&self, item: &WorkItem, settled: Settled) -> bool {
         let Some(inbox) = &item.inbox else { return false };
+        if *inbox == self.inbox {
+            return true;
+        }
+        // A process that hangs does not delay each of its segments.
+        let response = self.ask(inbox, &Notice::Settled(settled), self.silent.timeout(inbox)).await;
+        self.silent.asked(inbox, !matches!(response, Response::Silent));
         // A notice that is lost costs time: the owner looks for the object in the store, which is the truth.
-        *inbox == self.inbox
-            || matches!(self.ask(inbox, &Notice::Settled(settled)).await, Response::Yes | Response::Silent)
+        matches!(response, Response::Yes | Response::Silent)
     }
 
     /// The valid part of the segment is stored: removes it, or keeps its frames to be examined if it is damaged.
@@ -202,7 +216,7 @@ impl Broker {
 
     /// Asks a process whether it still has a segment. None if it does not respond.
     pub(crate) async fn ask_owner(&self, inbox: &Inbox, name: SegmentName) -> Option<bool> {
-        match self.ask(inbox, &Notice::Owns(name.id.to_string())).await {
+        match self.ask(inbox, &Notice::Owns(name.id.to_string()), RESPONSE_TIMEOUT).await {
             Response::Yes => Some(true),
             Response::No => Some(false),
             // It may be connecting to another server.
@@ -210,9 +224,9 @@ impl Broker {
         }
     }
 
-    async fn ask(&self, inbox: &Inbox, notice: &Notice) -> Response {
+    async fn ask(&self, inbox: &Inbox, notice: &Notice, time: Duration) -> Response {
         let Ok(question) = serde_json::to_vec(notice) else { return Response::Silent };
-        let request = Request::new().payload(Bytes::from(question)).timeout(Some(RESPONSE_TIMEOUT));
+        let request = Request::new().payload(Bytes::from(question)).timeout(Some(time));
         match self.client.send_request(inbox.as_str().to_owned(), request).await {
             Ok(response) if response.payload == YES => Response::Yes,
             Ok(_) => Response::No,

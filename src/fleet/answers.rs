@@ -1,15 +1,13 @@
 //! What became of the segments of this process: the notices of workers, and the store where no notice arrives.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::fate::{Fate, Fates, settle, settle_lost, stored_whole};
 use crate::broker::Notice;
 use crate::context::PipelineContext;
-use crate::segment::SegmentId;
 
 /// A segment of this age without a notice is looked up: the notice may be lost.
 const SILENT_AFTER: Duration = Duration::from_secs(90);
@@ -60,19 +58,17 @@ impl Answers {
 
     /// Looks up the oldest segments without a notice.
     async fn look_up(&self) {
-        let mut missing: HashMap<SegmentId, Instant> = HashMap::new();
         let mut last = None;
         loop {
             sleep(LOOK_UP_INTERVAL).await;
             // The oldest ones may wait for a long time, and are not looked up each time.
             for name in self.context.spool.unsettled(SILENT_AFTER, last, LOOK_UP_MAX) {
                 let fate = self.fates.of(name).await;
-                let since = missing.remove(&name.id).unwrap_or_else(Instant::now);
+                let missing_for = self.context.spool.looked_up(name.id, matches!(fate, Ok(Fate::Missing)));
                 match fate {
                     Ok(Fate::Stored) => settle(&self.context, stored_whole(name, name.committed.unwrap_or_default())),
-                    Ok(Fate::Missing) if since.elapsed() >= LOST_AFTER => settle_lost(&self.context, name.id),
-                    Ok(Fate::Missing) => drop(missing.insert(name.id, since)),
-                    Ok(Fate::Waiting | Fate::Unknown) | Err(_) => {}
+                    Ok(Fate::Missing) if missing_for >= LOST_AFTER => settle_lost(&self.context, name.id),
+                    Ok(Fate::Missing | Fate::Waiting | Fate::Unknown) | Err(_) => {}
                 }
                 last = Some(name.id);
             }

@@ -10,10 +10,7 @@ use crate::context::PipelineContext;
 use crate::log_throttle::LogThrottle;
 use crate::segment::{Committed, SegmentName};
 use crate::spool::{EndedSegment, EndedSegments};
-
-/// The pause after a failure, which doubles each time.
-const PAUSE: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+use crate::worker::retry_delay;
 
 static FAILED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
@@ -21,7 +18,8 @@ static FAILED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 pub(super) async fn run(fates: Fates, mut ended: EndedSegments, context: PipelineContext) {
     // One that fails does not keep the others waiting: their upload may free the space that it needs.
     let mut waiting: Vec<EndedSegment> = Vec::new();
-    let mut pause = PAUSE;
+    // The rounds since the last one without a failure.
+    let mut failures = 0_u32;
     loop {
         let mut failed = Vec::new();
         for segment in waiting {
@@ -35,11 +33,15 @@ pub(super) async fn run(fates: Fates, mut ended: EndedSegments, context: Pipelin
                 }
             }
         }
-        pause = if failed.is_empty() { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
         let is_failing = !failed.is_empty();
+        let is_draining = context.shutdown.is_draining();
+        let delay = retry_delay(failures, is_draining);
+        failures = if is_failing { failures.saturating_add(1) } else { 0 };
         tokio::select! {
             Some(segment) = ended.recv() => failed.push(segment),
-            () = sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)), if is_failing => {}
+            () = sleep(delay), if is_failing => {}
+            // While draining the delays are short.
+            () = context.shutdown.draining(), if is_failing && !is_draining => {}
             else => std::future::pending().await,
         }
         while let Ok(segment) = ended.try_recv() {

@@ -3,13 +3,13 @@
 //! Any process may end any segment at any time without losing a job: the writer's next append fails, and the writer commits its
 //! jobs to another segment. So reapers need no leader, and a process that is only slow or cut off loses nothing either.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::fate::Fates;
-use crate::broker::{BrokerError, End, Inbox, Listing, Tail};
+use crate::broker::{BrokerError, End, Inbox, ListedSegment, Tail};
 use crate::context::PipelineContext;
 use crate::log_throttle::LogThrottle;
 use crate::segment::{SegmentId, SegmentName};
@@ -20,6 +20,10 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 const SWEEP_PART: u32 = 20;
 /// A process that does not respond in so many successive sweeps has exited, hangs, or is cut off.
 const SILENT_SWEEPS_MAX: u32 = 3;
+/// Segments that need nothing and that are remembered, at 32 bytes each. More are looked up in each sweep.
+const SETTLED_MAX: usize = 200_000;
+/// Segments whose processes do not respond and that are counted at a time.
+const SILENT_MAX: usize = 20_000;
 
 static FAILED: LogThrottle = LogThrottle::new(Duration::from_secs(60));
 
@@ -46,13 +50,8 @@ impl Reaper {
             let interval = SWEEP_INTERVAL.max(took * SWEEP_PART);
             // The workers of a fleet list at different times.
             sleep(interval.mul_f64(0.5 + fastrand::f64())).await;
-            let began = Instant::now();
-            let listing = self.fates.broker.list().await;
-            took = began.elapsed();
-            let swept = match listing {
-                Ok(listing) => self.sweep(listing).await,
-                Err(error) => Err(error),
-            };
+            let (listed_in, swept) = self.sweep().await;
+            took = listed_in;
             if let Err(error) = swept
                 && let Some(suppressed) = FAILED.permit()
             {
@@ -61,42 +60,78 @@ impl Reaper {
         }
     }
 
-    async fn sweep(&mut self, listing: Listing) -> Result<(), BrokerError> {
+    /// Looks at all segments, one page after the other. Returns how long listing them took.
+    async fn sweep(&mut self) -> (Duration, Result<(), BrokerError>) {
         self.silent_now.clear();
-        let present: HashSet<_> = listing.segments.iter().map(|(name, _)| name.id).collect();
-        self.settled.retain(|id, _| present.contains(id));
-        self.silent.retain(|id, _| present.contains(id));
-        let mut swept = Ok(());
-        for (name, messages) in listing.segments {
-            let is_settled = match self.settled.get(&name.id) {
-                Some(End::Damaged) => true,
-                // Only the end is left. Frames that were removed can come back with a server that was killed.
-                Some(_) => messages == 1,
-                None => false,
+        let (mut took, mut swept) = (Duration::ZERO, Ok(()));
+        // The greatest id of the page before.
+        let (mut offset, mut after) = (0, None);
+        loop {
+            let began = Instant::now();
+            let page = self.fates.broker.list(offset).await;
+            took += began.elapsed();
+            let page = match page {
+                Ok(page) => page,
+                Err(error) => return (took, Err(error)),
             };
-            if is_settled || listing.queued.contains(&name.id) || self.context.spool.owns(name.id) {
-                continue;
+            let last = page.last.filter(|_| !page.is_last);
+            if page.is_last || last.is_some() {
+                self.forget_absent(&page.segments, after, last);
             }
-            // One segment that fails does not keep the others waiting.
-            swept = self.examine(name, messages).await.and(swept);
+            (offset, after) = (page.end, last.or(after));
+            for segment in page.segments {
+                // One segment that fails does not keep the others waiting.
+                swept = self.look_at(segment).await.and(swept);
+            }
+            if page.is_last {
+                tracing::debug!(segments = page.end, ?took, "listed the segments in the broker");
+                return (took, swept);
+            }
         }
-        swept
+    }
+
+    /// Forgets what is known of segments that have left the broker or are in the work queue: those after `after`, up to `last`.
+    fn forget_absent(&mut self, present: &[ListedSegment], after: Option<SegmentId>, last: Option<SegmentId>) {
+        let is_kept = |id: &SegmentId| {
+            let is_of_page = after.is_none_or(|after| *id > after) && last.is_none_or(|last| *id <= last);
+            !is_of_page || present.binary_search_by_key(id, |segment| segment.id).is_ok()
+        };
+        self.settled.retain(|id, _| is_kept(id));
+        self.silent.retain(|id, _| is_kept(id));
+    }
+
+    async fn look_at(&mut self, segment: ListedSegment) -> Result<(), BrokerError> {
+        let ListedSegment { id, compression, messages } = segment;
+        let is_settled = match self.settled.get(&id) {
+            Some(End::Damaged) => true,
+            // Only the end is left. Frames that were removed can come back with a server that was killed.
+            Some(_) => messages == 1,
+            None => false,
+        };
+        if is_settled || self.context.spool.owns(id) {
+            return Ok(());
+        }
+        self.examine(SegmentName { id, compression, committed: None }, messages).await
     }
 
     /// Adds a segment to the work queue if it is sealed, or if its process has exited.
-    async fn examine(&mut self, name: SegmentName, messages: usize) -> Result<(), BrokerError> {
+    async fn examine(&mut self, name: SegmentName, messages: u32) -> Result<(), BrokerError> {
         let Some(tail) = self.fates.broker.tail_of(name).await? else { return Ok(()) };
         let (committed, inbox) = match tail.end {
-            Some(End::Sealed) if tail.committed.jobs > 0 => (tail.committed, tail.inbox),
-            Some(end) => {
+            Some(end) if end != End::Sealed || tail.committed.jobs == 0 => {
                 // Frames of a stored segment, or parts of one that is not whole.
                 if end != End::Damaged && messages > 1 {
                     self.fates.broker.purge(name, 1).await?;
                 }
-                self.settled.insert(name.id, end);
+                if self.settled.len() < SETTLED_MAX {
+                    self.settled.insert(name.id, end);
+                }
                 return Ok(());
             }
             None if self.has_writer(name, &tail).await => return Ok(()),
+            // The list of a queue that shrinks lacks segments of its second page and the next ones.
+            _ if self.fates.broker.is_queued(name.id).await? => return Ok(()),
+            Some(_) => (tail.committed, tail.inbox),
             // Its end has expired, and frames have come back.
             None if tail.committed.jobs > 0 && self.fates.is_stored(name, tail.committed.jobs).await? => {
                 return self.fates.broker.purge(name, 0).await;
@@ -123,6 +158,10 @@ impl Reaper {
             None => {
                 if !is_silent {
                     self.silent_now.push(inbox.clone());
+                }
+                // Others wait until segments of these processes are sealed.
+                if self.silent.len() >= SILENT_MAX && !self.silent.contains_key(&name.id) {
+                    return true;
                 }
                 let sweeps = self.silent.entry(name.id).or_default();
                 *sweeps += 1;

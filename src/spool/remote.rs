@@ -31,6 +31,8 @@ const LEADER_FAILURES_MIN: u32 = 1;
 pub(crate) const DELIVERIES_MIN: u32 = 6;
 /// The delay of a segment that failed here repeatedly, before it is delivered again.
 const REDELIVERY_DELAY: Duration = Duration::from_secs(5);
+/// A segment is read without asking for its size if its name in the work queue says that it is not larger.
+const UNCHECKED_MAX_BYTES: usize = 16 << 20;
 
 /// The segments of this process in the broker.
 #[derive(Debug)]
@@ -59,6 +61,8 @@ struct Ended {
     lost: Option<Range<u32>>,
     /// Its bytes, which count until it is stored.
     _charge: SegmentCharge,
+    /// Since when neither the broker nor the store has it; none if one of them does.
+    missing_since: Option<Instant>,
 }
 
 /// A segment that takes no more commits of this process, and is not in the work queue yet.
@@ -142,12 +146,24 @@ impl RemoteSpool {
         }
         let committed = Committed { jobs, payloads, bytes: appender.len() };
         let name = SegmentName { id, compression: status.compression(), committed: Some(committed) };
-        let ended = Ended { status, opened, committed, trace, is_queued: false, lost: None, _charge: charge };
+        let (is_queued, lost, missing_since) = (false, None, None);
+        let ended = Ended { status, opened, committed, trace, is_queued, lost, _charge: charge, missing_since };
         self.ended.lock().insert(id, ended);
         self.unqueued.send_modify(|count| *count += 1);
         // The receiver lives as long as the process.
         let _: Result<(), _> = self.ending.send(EndedSegment { name, is_unsure });
         true
+    }
+
+    /// The bytes to read of a segment. The work queue may name more than was committed, so a size that would keep other segments
+    /// waiting for memory is looked up.
+    async fn len_of(&self, item: &WorkItem) -> Result<usize, LoadError> {
+        let claimed = item.committed.bytes;
+        if claimed <= UNCHECKED_MAX_BYTES {
+            return Ok(claimed);
+        }
+        let tail = self.broker.tail_of(item.name).await.map_err(|error| LoadError::Failed(error.to_string()))?;
+        Ok(tail.map_or(0, |tail| tail.committed.bytes).min(claimed))
     }
 
     async fn read(
@@ -156,9 +172,16 @@ impl RemoteSpool {
         failures: u32,
     ) -> Result<(Vec<u8>, Salvage, Option<BufferPermit>), LoadError> {
         let bytes = item.committed.bytes;
-        let (mut file, permit) = self.buffers.acquire(bytes).await;
+        let len = self.len_of(item).await?;
+        let (mut file, permit) = self.buffers.acquire(len).await;
+        // At once: a buffer that grows is copied.
+        file.try_reserve_exact(len).map_err(|_| {
+            LoadError::Failed(format!(
+                "no memory for a segment of {len} bytes: give this worker more memory, and lower OBJECT_MAX_BYTES of the front ends"
+            ))
+        })?;
         let replica = if failures >= LEADER_FAILURES_MIN { Replica::Leader } else { Replica::Any };
-        let read = self.broker.read(item.name, bytes, replica, &mut file).await;
+        let read = self.broker.read(item.name, len, replica, &mut file).await;
         read.map_err(|error| LoadError::Failed(error.to_string()))?;
         let (id, read) = (item.name.id, file.len());
         let is_short = read < bytes;
@@ -337,6 +360,15 @@ impl Spool {
         names.sort_unstable_by_key(|name| (after.is_some_and(|after| name.id <= after), name.id));
         names.truncate(max);
         names
+    }
+
+    /// Records whether neither the broker nor the store has an ended segment of this process. Returns for how long that has been so.
+    pub(crate) fn looked_up(&self, id: SegmentId, is_missing: bool) -> Duration {
+        let Some(remote) = &self.remote else { return Duration::ZERO };
+        let mut segments = remote.ended.lock();
+        let Some(ended) = segments.get_mut(&id) else { return Duration::ZERO };
+        ended.missing_since = is_missing.then(|| ended.missing_since.unwrap_or_else(Instant::now));
+        ended.missing_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Passes an ended segment to the work queue, or forgets it if it holds no jobs.

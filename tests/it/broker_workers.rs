@@ -1,6 +1,7 @@
 //! Workers that lose their consumer, their store, or find a message that they do not understand.
 
 use async_nats::jetstream::{self, Context};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::nats::{Nats, batch, server, stored_once};
@@ -15,9 +16,13 @@ struct Scene {
 
 impl Scene {
     async fn start() -> Self {
+        Self::start_with(&[("OBJECT_MAX_AGE", "100ms")]).await
+    }
+
+    async fn start_with(env: &[(&str, &str)]) -> Self {
         let nats = Nats::start().await;
         let store = tempfile::tempdir().unwrap();
-        let front = server(&nats.url(), "front", &store, &[("OBJECT_MAX_AGE", "100ms")]).await;
+        let front = server(&nats.url(), "front", &store, env).await;
         let jetstream = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
         Self { nats, store, jetstream, front }
     }
@@ -87,4 +92,21 @@ async fn a_worker_that_cannot_reach_the_store_leaves_its_segments_to_another_wor
     cut_off.metric_is("millpond_segments_waiting", |waiting| waiting > 0.0).await;
     let _healthy = scene.worker(&[]).await;
     stored_once(&scene.store, &expected).await;
+}
+
+#[tokio::test]
+async fn a_front_end_that_hangs_does_not_delay_each_of_its_segments() {
+    let scene = Scene::start_with(&[("OBJECT_MAX_BYTES", "1")]).await;
+    // To wait for each of them as long as for a response of another process would exceed the patience of the test.
+    let names: Vec<_> = (10..60).map(|number| format!("{number}-of-a-paused-process")).collect();
+    for name in &names {
+        scene.accepts(name).await;
+    }
+    scene.work_queue_has(names.len() as u64).await;
+    scene.front.signal(Signal::STOP);
+    let _worker = scene.worker(&[("MAX_WORKERS", "1")]).await;
+    let expected: Vec<_> = names.iter().map(String::as_str).collect();
+    stored_once(&scene.store, &expected).await;
+    scene.front.signal(Signal::CONT);
+    scene.front.metric_is("millpond_jobs_stored_total", |stored| stored == names.len() as f64).await;
 }

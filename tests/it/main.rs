@@ -15,6 +15,7 @@ mod broker_credentials;
 mod broker_faults;
 mod broker_limits;
 mod broker_loss;
+mod broker_memory;
 mod broker_operator;
 mod broker_workers;
 mod browser;
