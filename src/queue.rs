@@ -274,8 +274,11 @@ impl JobReceiver {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
-    use crate::spool::SpoolLimit;
+    use crate::segment::Compression;
+    use crate::spool::{Spool, SpoolLimit};
 
     fn lines(length: usize) -> Lines {
         Lines { bytes: vec![b'x'; length], payloads: 1 }
@@ -325,15 +328,48 @@ mod tests {
         let (queue, _receiver) = queue(100, 10, Arc::default());
         assert_eq!(push(&queue, 6), Ok(()));
         assert_eq!(push(&queue, 5), Err(PushError::Full(Full::Queue)));
-        assert!(!queue.is_full(), "a smaller job fits");
+        assert!(!queue.is_full() && !queue.depth().is_full(), "a smaller job fits");
         assert_eq!(push(&queue, 4), Ok(()));
-        assert!(queue.is_full());
+        assert!(queue.is_full() && queue.depth().is_full());
         assert_eq!(queue.depth().now(), (2, 10));
+    }
+
+    #[tokio::test]
+    async fn a_job_is_accepted_when_it_is_queued_or_by_its_commit() {
+        let ledger = Arc::new(Ledger::default());
+        let (queue, mut receiver) = queue(100, 1000, Arc::clone(&ledger));
+        let watched = queue.try_push_and_watch(lines(1), queue.reserve(None)).unwrap();
+        assert_eq!(ledger.balance().accepted.jobs, 1);
+        let rejected = queue.try_push_for_commit(lines(1), queue.reserve(None), false).unwrap();
+        assert_eq!(ledger.balance().accepted.jobs, 1, "the dispatcher counts it when it is committed");
+        push(&queue, 1).unwrap();
+        let mut jobs = Vec::new();
+        receiver.recv_many(&mut jobs, 10).await;
+        assert_eq!([0, 1, 2].map(|index: usize| jobs[index].is_accepted_by_commit()), [false, true, false]);
+        assert_eq!([0, 1, 2].map(|index: usize| jobs[index].is_urgent), [true, false, false]);
+        let segment = Spool::in_memory(Compression::Gzip).open(SystemTime::now(), 1).unwrap().status;
+        let receipt = || Receipt { segment: Arc::clone(&segment), index: 7 };
+        assert!(jobs.pop().unwrap().committed(receipt).is_none(), "no handler waits");
+        jobs.pop().unwrap().reject(SpoolError::Full);
+        assert_eq!(rejected.await.unwrap().unwrap_err(), SpoolError::Full);
+        jobs.pop().unwrap().committed(receipt).unwrap().send();
+        assert_eq!(watched.await.unwrap().unwrap().index, 7);
+        assert_eq!(queue.depth().now(), (0, 0));
+    }
+
+    #[test]
+    fn a_rejected_client_retries_later_while_no_job_leaves_the_queue() {
+        let (queue, receiver) = queue(100, 1000, Arc::default());
+        push(&queue, 1).unwrap();
+        assert!((30..=45).contains(&queue.retry_after()));
+        receiver.record_drained(100);
+        assert!((1..=2).contains(&queue.retry_after()));
     }
 
     #[test]
     fn a_body_in_flight_counts_and_unused_bytes_of_its_reservation_are_released() {
-        let (queue, _receiver) = queue(100, 10, Arc::default());
+        let (queue, receiver) = queue(100, 10, Arc::default());
+        assert_eq!((queue.max_bytes(), receiver.max_jobs()), (10, 100));
         let mut reservation = queue.reserve(None);
         assert_eq!(reservation.grow_to(8), Ok(()));
         assert_eq!(push(&queue, 3), Err(PushError::Full(Full::Queue)));
@@ -342,16 +378,31 @@ mod tests {
         assert_eq!(queue.depth().now(), (1, 2));
         drop(queue.reserve(None));
         assert_eq!(queue.depth().now(), (1, 2));
+        drop(receiver);
+        assert_eq!(queue.depth().now(), (0, 0), "a job releases what is left of its reservation");
+    }
+
+    #[test]
+    fn a_request_reserves_its_job_once() {
+        let (queue, _receiver) = queue(100, 10, Arc::default());
+        let mut reservation = queue.reserve(None);
+        assert_eq!([reservation.add_job(), reservation.add_job()], [Ok(()), Ok(())]);
+        assert_eq!(queue.depth().now(), (1, 0));
+        assert_eq!(queue.try_push(lines(2), reservation), Ok(()));
+        assert_eq!(queue.depth().now(), (1, 2));
     }
 
     #[test]
     fn a_full_share_rejects_jobs_of_its_own_tenant_only() {
         let (queue, _receiver) = queue(4, 10, Arc::default());
         let limits = queue.share_limits(50);
+        assert_eq!(limits.max_bytes(), 5);
         let (one, other) = (limits.new_share(), limits.new_share());
         let push = |length, share: &Option<Share>| queue.try_push(lines(length), queue.reserve(share.as_ref()));
         assert_eq!([push(1, &one), push(1, &one)], [Ok(()), Ok(())]);
-        assert!(one.as_ref().unwrap().is_full() && !queue.is_full());
+        let [one_share, other_share] = [&one, &other].map(|share| share.as_ref().unwrap());
+        assert!(one_share.is_full() && !other_share.is_full() && !queue.is_full());
+        assert_eq!([one_share.queued_bytes(), other_share.queued_bytes()], [2, 0]);
         assert_eq!(push(1, &one), Err(PushError::Full(Full::Share)), "its jobs");
         assert_eq!(push(6, &other), Err(PushError::Full(Full::Share)), "its bytes");
         assert_eq!(queue.depth().now(), (2, 2), "nothing is left behind");
@@ -361,14 +412,21 @@ mod tests {
         assert_eq!(queue.share_limits(1).new_share().unwrap().capacity.jobs.max(), 1, "a share holds at least one job");
     }
 
-    #[test]
-    fn a_share_of_the_spool_can_be_limited_where_the_queue_is_not() {
-        let (queue, _receiver) = queue(4, 10, Arc::default());
+    #[tokio::test]
+    async fn a_share_of_the_spool_can_be_limited_where_the_queue_is_not() {
+        let (queue, mut receiver) = queue(4, 10, Arc::default());
         let limits = queue.share_limits(100);
         assert!(limits.clone().with_spool(None).new_share().is_none());
         let share = limits.with_spool(Some(SpoolLimit::Bytes(500))).new_share().unwrap();
         assert_eq!((share.full(), share.capacity.jobs.max(), share.capacity.bytes.max()), (None, 4, 10));
-        assert!(queue.share_limits(50).new_share().unwrap().spool().is_none(), "without a limit it is the whole spool");
+        assert!(share.spool().is_some());
+        queue.try_push(lines(1), queue.reserve(Some(&share))).unwrap();
+        let mut jobs = Vec::new();
+        receiver.recv_many(&mut jobs, 1).await;
+        assert!(jobs[0].spool_share().is_some(), "its commit is charged to the share");
+        for limits in [queue.share_limits(50), queue.share_limits(50).with_spool(None)] {
+            assert!(limits.new_share().unwrap().spool().is_none(), "without a limit it is the whole spool");
+        }
     }
 
     #[test]

@@ -255,6 +255,13 @@ mod tests {
     }
 
     #[test]
+    fn names_with_equal_hashes_are_compared() {
+        let name = |start| MemberName { hash: 1, start, end: start + 1 };
+        assert!(is_equal("aAb", &name(0), &name(1)));
+        assert!(!is_equal("aAb", &name(0), &name(2)));
+    }
+
+    #[test]
     fn duplicates_are_found_at_any_position() {
         for count in [2, SMALL_OBJECT_MAX, SMALL_OBJECT_MAX + 1, 1000] {
             let names: Vec<String> = (0..count).map(|number| format!("name {number}")).collect();

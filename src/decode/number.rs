@@ -170,6 +170,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_range_of_usual_numbers_is_not_checked() {
+        let longest = format!("0.{}", "1".repeat(MAX_BYTES - 2));
+        assert_eq!(out_of_range(&longest), None);
+        for number in ["-123456789012345678", "1.5e-07", "9E+99", &longest] {
+            for before in [0, MAX_BYTES] {
+                let text = " ".repeat(before) + number;
+                assert!(!scan(text.as_bytes(), before).unwrap().needs_range_check, "{number} at {before}");
+            }
+        }
+    }
+
     /// A number with a fraction or an exponent is rejected if and only if it is parsed to an infinite double.
     fn is_rejected_like_parsed(number: &str) -> Result<(), TestCaseError> {
         let scanned = scan(number.as_bytes(), 0).map_err(|at| TestCaseError::fail(format!("{number} at {at}")))?;

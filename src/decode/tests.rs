@@ -133,7 +133,7 @@ fn a_line_break_between_tokens_becomes_a_space() {
 #[test]
 fn errors_name_the_payload_and_the_byte() {
     type Case = (&'static [u8], BatchFormat, Option<usize>, usize, &'static str);
-    let cases: [Case; 22] = [
+    let cases: [Case; 26] = [
         (b"", BatchFormat::Json, None, 0, "empty"),
         (b" \n", BatchFormat::Ndjson, None, 2, "empty"),
         (b"[]", BatchFormat::Json, None, 2, "empty"),
@@ -145,8 +145,12 @@ fn errors_name_the_payload_and_the_byte() {
         (b"[{},7]", BatchFormat::Json, Some(1), 4, "a number"),
         (b"[{},[{}]]", BatchFormat::Json, Some(1), 4, "an array"),
         (b"{\"data\":[{},null]}", BatchFormat::Json, Some(1), 12, "null"),
+        (b"[\"x\"]", BatchFormat::Json, Some(0), 1, "a string"),
+        (b"{}\nfalse", BatchFormat::Ndjson, Some(1), 3, "a boolean"),
         (b"[{\"a\":1},{\"a\":}]", BatchFormat::Json, Some(1), 14, "not JSON"),
         (b"[{\n\"a\":1},\n{\"a\" 1}]", BatchFormat::Json, Some(1), 16, "not JSON"),
+        (b"[{} {}]", BatchFormat::Json, Some(1), 4, "not JSON: expected `,` or `]`"),
+        (b"[{\"a\":1 2}]", BatchFormat::Json, Some(0), 8, "not JSON: expected `,` or `}`"),
         (b"[{\"a\":1}", BatchFormat::Json, Some(1), 8, "not JSON: the text ends inside"),
         (b"[{\"a\":1}] x", BatchFormat::Json, None, 10, "trailing"),
         (b"{}\n{}\n{\"a\":01}\n{}", BatchFormat::Ndjson, Some(2), 12, "not JSON"),
@@ -202,7 +206,14 @@ fn a_plan_knows_the_size_of_the_lines_and_another_thread_can_write_them() {
     let plan = LinesPlan::new(batch.clone(), &META);
     let lines = plan.write();
     assert_eq!((plan.bytes(), plan.overhead()), (lines.bytes.len(), lines.bytes.len() - 3 * "{}".len()));
-    assert_eq!(LinesPlan::new(batch, &META).into_owned(Bytes::from_static(body)).unwrap().write(), lines);
+    let capacity = batch.payloads.capacity();
+    let other = LinesPlan::new(batch, &META);
+    assert_eq!(other.list_bytes(), capacity * size_of::<&str>());
+    let owned = other.into_owned(Bytes::from_static(body)).unwrap();
+    assert_eq!(owned.write(), lines);
+    assert_eq!(owned.bytes(), lines.bytes.len());
+    let head = plan.overhead() / 3 - "}\n".len();
+    assert_eq!(owned.plan_bytes(), body.len() + 3 * 2 * size_of::<u32>() + head);
     assert!(plan.into_owned(Bytes::from_static(b"another body")).is_none());
 }
 

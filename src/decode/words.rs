@@ -60,6 +60,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_of_at_most_seven_ascii_characters_without_escapes_is_short() {
+        for length in 0..=7 {
+            let name = &"aZ_9~ {"[..length];
+            let mut word = [0; 8];
+            word[..length].copy_from_slice(name.as_bytes());
+            let text = format!("{{\"{name}\":12345678");
+            assert_eq!(short_name(text.as_bytes(), 2), Some((u64::from_le_bytes(word), length)), "{name}");
+        }
+        for text in ["12345678\":1", "a\\\"b\":12345", "\u{e9}\":123456", "a\n\":12345678", "a\":12", ""] {
+            assert_eq!(short_name(text.as_bytes(), 0), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_next_special_byte_is_found_at_any_position() {
+        for special in 0..=u8::MAX {
+            let is_special = special < 0x20 || matches!(special, b'"' | b'\\');
+            for at in 0..20 {
+                let mut text = [b'x'; 20];
+                text[at] = special;
+                assert_eq!(find_special(&text, 0), if is_special { at } else { text.len() }, "{special} at {at}");
+                assert_eq!(find_special(&text, at + 1), text.len(), "{special} at {at}");
+            }
+        }
+    }
+
+    #[test]
     fn only_ascii_letters_are_converted_to_lower_case() {
         for byte in 0..=u8::MAX {
             let lowered = to_ascii_lower(u64::from_ne_bytes([byte; 8]));

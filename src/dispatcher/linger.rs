@@ -156,6 +156,7 @@ mod tests {
         assert_eq!(batch_target(&policy(2, 5000.0, MANY).0), Some(2));
         assert_eq!(batch_target(&policy(9, 16_667.0, 12).0), Some(6));
         assert_eq!(batch_target(&policy(5, 16_667.0, 1).0), None);
+        assert_eq!(batch_target(&policy(5, 16_667.0, 3).0), None, "the next job is the whole batch");
     }
 
     #[test]

@@ -200,9 +200,12 @@ mod tests {
     #[tokio::test]
     async fn few_jobs_are_left_to_the_dispatcher() {
         let mut packers = packers();
-        let mut jobs = jobs(127, 1024);
-        packers.submit(&mut jobs);
-        assert_eq!((jobs.len(), packers.is_active()), (127, false));
+        let mut few = jobs(127, 1024);
+        packers.submit(&mut few);
+        assert_eq!((few.len(), packers.is_active()), (127, false));
+        let mut enough = jobs(128, 1024);
+        packers.submit(&mut enough);
+        assert_eq!((enough.len(), packers.is_active()), (0, true));
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -214,10 +217,12 @@ mod tests {
         assert!(jobs.is_empty() && packers.is_active());
         let parts = packers.take().await.unwrap();
         assert_eq!(parts.len(), 5, "of 64 KiB at most");
+        let mut encoder = FrameEncoder::new(Compression::Gzip).unwrap();
         let mut inflated = Vec::new();
         for part in &parts {
-            let data = part.data.as_ref().unwrap();
-            inflated.extend(inflate(Encoding::Gzip, data, usize::MAX).unwrap());
+            let mut data = Vec::new();
+            part.append(&mut encoder, &mut data).unwrap();
+            inflated.extend(inflate(Encoding::Gzip, &data, usize::MAX).unwrap());
             assert!(part.jobs.iter().all(|job| job.lines.bytes.is_empty()), "their memory is released");
         }
         assert_eq!(inflated, expected);

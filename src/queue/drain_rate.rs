@@ -73,6 +73,8 @@ mod tests {
         assert_eq!(rate.retry_after(5000, start + WINDOW, 0.0), 10);
         assert_eq!(rate.retry_after(5000, start + WINDOW, 1.0), 15, "jitter adds up to half");
         assert_eq!(rate.retry_after(1, start + WINDOW, 0.0), 1);
+        rate.record(500, start + WINDOW);
+        assert_eq!(rate.retry_after(5000, start + 3 * WINDOW, 0.0), 20, "a longer window has a lower rate");
     }
 
     #[test]

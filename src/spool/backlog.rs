@@ -185,3 +185,103 @@ impl Slot<'_> {
         self.0.segment_added.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::segment::{Compression, SegmentId};
+    use crate::spool::Spool;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn segment() -> SealedSegment {
+        Spool::in_memory(Compression::Gzip).open(SystemTime::now(), 1).unwrap().seal().unwrap()
+    }
+
+    /// Adds `count` segments, and returns their ids.
+    async fn fill(backlog: &Backlog, count: usize) -> Vec<SegmentId> {
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            let segment = segment();
+            ids.push(segment.status.id());
+            backlog.slot().await.fill(segment);
+        }
+        ids
+    }
+
+    async fn next_id(backlog: &Backlog) -> Option<SegmentId> {
+        backlog.next().await.map(|segment| segment.status.id())
+    }
+
+    #[tokio::test]
+    async fn the_oldest_and_the_newest_segment_are_taken_in_turn_and_adopted_ones_are_the_oldest() {
+        let backlog = Backlog::new(10);
+        let ids = fill(&backlog, 3).await;
+        let adopted = [segment(), segment()];
+        let [first, second] = adopted.each_ref().map(|segment| segment.status.id());
+        backlog.add(adopted.into());
+        assert_eq!(backlog.waiting(), 5);
+        for expected in [first, ids[2], second, ids[1], ids[0]] {
+            assert_eq!(next_id(&backlog).await, Some(expected));
+        }
+        assert_eq!(backlog.waiting(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_segment_holds_its_slot_until_it_is_done() {
+        let backlog = Backlog::new(2);
+        fill(&backlog, 2).await;
+        let is_full = || async { timeout(SECOND, backlog.slot()).await.is_err() };
+        assert!(is_full().await, "both wait");
+        let taken = backlog.next().await.unwrap();
+        assert!(is_full().await, "a worker holds one");
+        backlog.defer(taken, SECOND);
+        assert!(is_full().await, "it is deferred");
+        assert!(backlog.next().await.is_some() && backlog.next().await.is_some());
+        assert!(is_full().await, "workers hold both");
+        backlog.done();
+        assert!(!is_full().await);
+        fill(&backlog, 1).await;
+        assert!(is_full().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deferred_segment_is_taken_when_it_is_due_or_when_the_store_is_back() {
+        let backlog = Backlog::new(10);
+        let ids = fill(&backlog, 1).await;
+        let segment = backlog.next().await.unwrap();
+        backlog.defer(segment, 10 * SECOND);
+        assert_eq!(backlog.waiting(), 1);
+        assert!(timeout(9 * SECOND, backlog.next()).await.is_err());
+        let mut segment = backlog.next().await.unwrap();
+        assert_eq!(segment.status.id(), ids[0]);
+        segment.attempts.is_own_failure = true;
+        backlog.defer(segment, 10 * SECOND);
+        backlog.retry_now(false);
+        assert!(timeout(SECOND, backlog.next()).await.is_err(), "it did not fail because of the store");
+        backlog.retry_now(true);
+        let mut segment = timeout(SECOND, backlog.next()).await.unwrap().unwrap();
+        segment.attempts.is_own_failure = false;
+        backlog.defer(segment, 10 * SECOND);
+        backlog.retry_now(false);
+        assert!(timeout(SECOND, backlog.next()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_backlog_ends_when_it_is_empty() {
+        let backlog = Backlog::new(10);
+        fill(&backlog, 1).await;
+        let segment = backlog.next().await.unwrap();
+        assert!(timeout(SECOND, backlog.next()).await.is_err() && !backlog.is_closed());
+        backlog.defer(segment, 10 * SECOND);
+        backlog.close();
+        assert!(backlog.is_closed());
+        assert!(timeout(SECOND, backlog.next()).await.is_err(), "the deferred segment is still to be stored");
+        assert!(backlog.next().await.is_some());
+        assert!(backlog.next().await.is_none());
+    }
+}

@@ -99,7 +99,7 @@ mod tests {
         let (address, capacity) = (buffer.as_ptr(), buffer.capacity());
         permit.unwrap().recycle(Bytes::from(buffer));
         assert!(buffers.acquire(1000).await.0.capacity() == 0, "a small segment does not need it");
-        let (mut reused, permit) = buffers.acquire(2 << 20).await;
+        let (mut reused, permit) = buffers.acquire(REUSED_MIN_BYTES).await;
         assert_eq!((reused.as_ptr(), reused.capacity(), reused.len()), (address, capacity, 0));
         reused.reserve_exact(9 << 20);
         permit.unwrap().recycle(Bytes::from(reused));

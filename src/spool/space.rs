@@ -144,6 +144,28 @@ mod tests {
     }
 
     #[test]
+    fn sealing_a_file_releases_negligible_charges() {
+        let space = Arc::new(Space::new(1000 * BLOCK));
+        let [large, small] = [1000 * BLOCK; 2].map(|max| SpoolShare::new(SpoolLimit::Bytes(max)));
+        let mut file = space.charge(100 * BLOCK).unwrap();
+        file.charge_tenants([(Some(&large), 999), (Some(&small), 1)].into_iter());
+        assert!(small.used() > 0);
+        file.seal();
+        assert_eq!((small.used(), space.used()), (0, 100 * BLOCK));
+        assert!(large.used() > 99 * BLOCK);
+    }
+
+    #[test]
+    fn the_spool_is_nearly_full_with_less_than_a_64th_free() {
+        let space = Arc::new(Space::new(640 * BLOCK));
+        assert_eq!((space.max_bytes(), space.margin()), (640 * BLOCK, 10 * BLOCK));
+        let mut file = space.charge(630 * BLOCK).unwrap();
+        assert!(!space.is_nearly_full());
+        assert!(file.grow_to(631 * BLOCK) && space.is_nearly_full());
+        assert_eq!(Space::new(BLOCK).margin(), BLOCK, "at least one block");
+    }
+
+    #[test]
     fn an_existing_file_is_charged_even_beyond_the_bound() {
         let space = Arc::new(Space::new(BLOCK));
         let left = space.count(10 * BLOCK);

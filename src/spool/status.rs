@@ -169,3 +169,45 @@ impl Segments {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(segments: &Segments, jobs: u32) -> Arc<SegmentStatus> {
+        segments.add(SegmentId::new(SystemTime::now()), Compression::Gzip, jobs)
+    }
+
+    #[tokio::test]
+    async fn a_segment_is_known_until_later_ones_have_settled() {
+        let segments = Segments::default();
+        let first = add(&segments, 0);
+        assert_eq!((segments.spooled(), segments.oldest_spooled()), (1, None), "it holds no job");
+        first.set_jobs(2);
+        assert_eq!([0, 1, 2].map(|index| first.has_job(index)), [true, true, false]);
+        assert_eq!(segments.oldest_spooled(), Some(first.id().opened_at()));
+        assert!(first.key("p").starts_with("p/dt="));
+        segments.settle(&first, SegmentState::Stored { dead: Arc::from([1..2, 5..6]) });
+        assert_eq!((segments.spooled(), segments.oldest_spooled()), (0, None));
+        let state = first.settled().await;
+        assert_eq!([0, 1].map(|index| state.is_dead(index)), [false, true]);
+        assert!(!SegmentState::Spooled.is_dead(0) && SegmentState::Dead.is_dead(0));
+        for _ in 1..REMEMBERED_MAX {
+            segments.settle(&add(&segments, 1), SegmentState::Dead);
+        }
+        assert!(segments.find(first.id()).is_some());
+        segments.settle(&add(&segments, 1), SegmentState::Dead);
+        assert!(segments.find(first.id()).is_none());
+        let empty = add(&segments, 0);
+        segments.forget(empty.id());
+        assert!(segments.find(empty.id()).is_none() && segments.spooled() == 0);
+    }
+
+    #[test]
+    fn jobs_whose_acknowledgement_is_unknown_are_possibly_lost() {
+        let status = add(&Segments::default(), 3);
+        assert!(!status.is_possibly_lost(1));
+        status.set_possibly_lost(1..2);
+        assert_eq!([0, 1, 2].map(|index| status.is_possibly_lost(index)), [false, true, false]);
+    }
+}

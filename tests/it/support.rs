@@ -39,6 +39,8 @@ pub(crate) fn command(folder: &Path, env: &[(&str, &str)]) -> Command {
 
 pub(crate) fn prepare(mut command: Command, folder: &Path, env: &[(&str, &str)]) -> Command {
     command.env_clear().current_dir(folder).kill_on_drop(true).stdin(Stdio::null());
+    // Where a program that measures its coverage writes it.
+    command.envs(std::env::var_os("LLVM_PROFILE_FILE").map(|file| ("LLVM_PROFILE_FILE", file)));
     command.envs([("LISTEN_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0")]);
     command.envs(env.iter().copied());
     command

@@ -66,6 +66,22 @@ fn long_names_long_numbers_and_empty_lines_cost_steps() {
 }
 
 #[test]
+fn a_body_costs_what_its_values_cost() {
+    let cost = |body: &str| {
+        let suffices = |steps: &usize| {
+            Batch::parse(body.as_bytes(), BatchFormat::Json, &Limits { steps: *steps, ..LIMITS }, &mut |_| true).is_ok()
+        };
+        (0..100).find(suffices)
+    };
+    // The object, its name and the value.
+    assert_eq!(cost("[{\"a\":1}]"), Some(3));
+    // And the check of its range: 4, and one for 8 bytes.
+    assert_eq!(cost("[{\"a\":1.7976931348623157e308}]"), Some(3 + 4 + 22 / 8));
+    // A name with three non-ASCII letters, of which each costs 2: 16, and one for 8 bytes.
+    assert_eq!(cost(&format!("[{{\"ÉÉÉ{}\":1}}]", "x".repeat(26))), Some(2 + 16 + 32 / 8 + 2 * 3));
+}
+
+#[test]
 fn the_names_of_nested_objects_are_limited_together() {
     let object = |names: usize, inner: &str| {
         let names: String = (0..names).map(|number| format!("\"{number}\":0,")).collect();
@@ -87,11 +103,10 @@ fn memory_for_payloads_is_reserved_before_it_is_allocated() {
         reserved.push(bytes);
         true
     });
-    let capacity = batch.unwrap().payloads.capacity();
-    assert!(
-        reserved.is_sorted() && reserved.last().is_some_and(|bytes| *bytes >= capacity * size_of::<&str>()),
-        "{reserved:?}"
-    );
+    assert_eq!(batch.unwrap().payloads.capacity(), LIMITS.payloads, "no more than the limit");
+    // Twice the old list, which is copied, and what is added to it.
+    let expected = [2 * 32 + 32, 2 * 64 + 64, 2 * 128 + 128, 2 * 256 + 256, 2 * 512 + 488];
+    assert_eq!(reserved, expected.map(|payloads| payloads * size_of::<&str>()));
     let error = Batch::parse(body.as_bytes(), BatchFormat::Json, &LIMITS, &mut |bytes| bytes < 4096);
     assert_eq!(error.unwrap_err(), DecodeError::OutOfBudget);
 }

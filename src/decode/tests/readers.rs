@@ -9,6 +9,7 @@ use super::*;
 #[test]
 fn payloads_on_which_readers_fail_are_rejected_unless_any_reader_is_set() {
     let long = "1".repeat(4301);
+    let long_name = format!("duplicate member \"{}…\"", "n".repeat(80));
     let cases = [
         (r#"{"a":1,"a":2}"#.to_owned(), 7, "duplicate member \"a\""),
         (r#"{"a":1,"A":2}"#.to_owned(), 7, "duplicate member \"A\""),
@@ -18,6 +19,7 @@ fn payloads_on_which_readers_fail_are_rejected_unless_any_reader_is_set() {
         (r#"{"a":[1,18446744073709551616]}"#.to_owned(), 8, "64 bits"),
         (r#"{"a":-1e400}"#.to_owned(), 5, "floating point"),
         (format!("{{\"{}\":1}}", "n".repeat(50_001)), 2, "50000 bytes"),
+        (format!("{{\"{0}\":1,\"{0}\":2}}", "n".repeat(100)), 106, &long_name),
     ];
     for (payload, at, reason) in cases {
         let shown: String = payload.chars().take(60).collect();
@@ -31,6 +33,7 @@ fn payloads_on_which_readers_fail_are_rejected_unless_any_reader_is_set() {
         assert_eq!(decode_error(in_context.as_bytes(), BatchFormat::Json).payload, None, "{shown}");
         assert_eq!(decode_any(&payload, BatchFormat::Json).unwrap(), format!("{payload}\n"), "{shown}");
     }
+    assert!(decode_bare(&format!("{{\"{}\":1}}", "n".repeat(50_000)), BatchFormat::Json).is_ok());
     assert!(decode_error(br#"{"data":[{}],"zone":1,"Zone":2}"#, BatchFormat::Json).reason.contains("duplicate member"));
     assert!(decode_any(r#"{"data":[{}],"zone":1,"Zone":2}"#, BatchFormat::Json).is_ok());
     assert!(
