@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::space::Space;
+use crate::bound::Bound;
 use crate::broker::{Broker, Room};
 
 /// A tenant whose bytes in this process are fewer than the free ones divided by this is not rejected. So one that is alone in a
@@ -17,12 +17,12 @@ const SMALL_PART: u64 = 16;
 pub struct BrokerShare {
     broker: Arc<Broker>,
     /// The bytes of this process in the broker.
-    own: Arc<Space>,
+    own: Arc<Bound>,
     percent: u64,
 }
 
 impl BrokerShare {
-    pub(super) fn new(broker: Arc<Broker>, own: Arc<Space>, percent: usize) -> Self {
+    pub(super) fn new(broker: Arc<Broker>, own: Arc<Bound>, percent: usize) -> Self {
         Self { broker, own, percent: percent as u64 }
     }
 

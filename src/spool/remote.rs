@@ -116,7 +116,7 @@ impl RemoteSpool {
 
     /// A share of `percent` of the room in the broker.
     pub(super) fn share(&self, percent: usize) -> BrokerShare {
-        BrokerShare::new(Arc::clone(&self.broker), Arc::clone(&self.own), percent)
+        BrokerShare::new(Arc::clone(&self.broker), Arc::clone(self.own.bound()), percent)
     }
 
     pub(super) fn open(&self, id: SegmentId, compression: Compression) -> Result<RemoteSegment, SpoolError> {

@@ -10,7 +10,7 @@ const BLOCK: usize = 4096;
 
 /// `SPOOL_MAX_BYTES`, and how much of it is used. Files count in whole blocks, as they do on disk.
 #[derive(Debug)]
-pub struct Space(Bound);
+pub struct Space(Arc<Bound>);
 
 /// The space of one segment. Released on drop.
 #[derive(Debug)]
@@ -24,12 +24,17 @@ pub(super) struct SegmentCharge {
 
 impl Space {
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self(Bound::new(max_bytes))
+        Self(Arc::new(Bound::new(max_bytes)))
     }
 
     /// Counts without a limit: that of the broker is common to all processes of a fleet.
     pub(super) fn in_broker() -> Self {
         Self::new(usize::MAX)
+    }
+
+    /// What counts the bytes.
+    pub(super) fn bound(&self) -> &Arc<Bound> {
+        &self.0
     }
 
     /// The bytes in use, in whole blocks.
