@@ -247,7 +247,8 @@ impl Broker {
     /// Waits for the connection. Returns whether there is one.
     pub(super) async fn is_connected_in_time(&self) -> bool {
         let connected = async {
-            while !self.connection.is_connected() {
+            // The client knows the version a moment after it is connected.
+            while !self.connection.is_connected() || self.client.server_info().version.is_empty() {
                 sleep(CONNECT_POLL).await;
             }
         };

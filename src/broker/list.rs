@@ -14,7 +14,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Broker, BrokerError, Tail, describe};
+use super::{Broker, BrokerError, RESPONSE_TIMEOUT, Tail, describe};
 use crate::segment::{Compression, SegmentId, SegmentName};
 
 /// How long a server may take for a page: it sorts all subjects for each.
@@ -77,23 +77,35 @@ impl Broker {
     pub(crate) async fn list(&self, offset: usize) -> Result<Page, BrokerError> {
         let mut segments = Vec::new();
         let (end, total) = self
-            .subjects_of(&self.settings.stream, &self.subjects.segments(), offset, |subject, messages| {
-                let Some(SegmentName { id, compression, .. }) = self.subjects.parse_segment(subject) else { return };
-                let messages = u32::try_from(messages).unwrap_or(u32::MAX);
-                segments.push(ListedSegment { id, compression, messages });
-            })
+            .subjects_of(
+                &self.settings.stream,
+                &self.subjects.segments(),
+                (offset, PAGE_TIMEOUT),
+                |subject, messages| {
+                    let Some(SegmentName { id, compression, .. }) = self.subjects.parse_segment(subject) else {
+                        return;
+                    };
+                    let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+                    segments.push(ListedSegment { id, compression, messages });
+                },
+            )
             .await?;
         segments.sort_unstable_by_key(|segment| segment.id);
         let last = segments.last().map(|segment| segment.id);
         let mut queued = 0;
         while !segments.is_empty() {
             let (end, total) = self
-                .subjects_of(&self.subjects.work_stream(), &self.subjects.works(), queued, |subject, _| {
-                    let Some(id) = self.subjects.parse_work(subject) else { return };
-                    if let Ok(index) = segments.binary_search_by_key(&id, |segment| segment.id) {
-                        segments[index].messages = 0;
-                    }
-                })
+                .subjects_of(
+                    &self.subjects.work_stream(),
+                    &self.subjects.works(),
+                    (queued, PAGE_TIMEOUT),
+                    |subject, _| {
+                        let Some(id) = self.subjects.parse_work(subject) else { return };
+                        if let Ok(index) = segments.binary_search_by_key(&id, |segment| segment.id) {
+                            segments[index].messages = 0;
+                        }
+                    },
+                )
                 .await?;
             queued = end;
             if end >= total {
@@ -108,7 +120,7 @@ impl Broker {
     pub(crate) async fn find(&self, id: SegmentId) -> Result<Option<(SegmentName, Tail)>, BrokerError> {
         let mut name = None;
         let filter = self.subjects.segment_of_any_codec(id);
-        self.subjects_of(&self.settings.stream, &filter, 0, |subject, _| {
+        self.subjects_of(&self.settings.stream, &filter, (0, RESPONSE_TIMEOUT), |subject, _| {
             name = name.or(self.subjects.parse_segment(subject));
         })
         .await?;
@@ -122,12 +134,12 @@ impl Broker {
         &self,
         stream: &str,
         filter: &str,
-        offset: usize,
+        (offset, time): (usize, Duration),
         each: impl FnMut(&str, u64),
     ) -> Result<(usize, usize), BrokerError> {
         let request = InfoRequest { offset, subjects_filter: filter };
         let request = serde_json::to_vec(&request).map_err(BrokerError::unavailable)?;
-        let request = Request::new().payload(Bytes::from(request)).timeout(Some(PAGE_TIMEOUT));
+        let request = Request::new().payload(Bytes::from(request)).timeout(Some(time));
         let response = self.client.send_request(format!("$JS.API.STREAM.INFO.{stream}"), request).await;
         parse(&response.map_err(BrokerError::unavailable)?.payload, offset, each)
     }

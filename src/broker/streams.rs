@@ -147,6 +147,10 @@ impl Broker {
 
     /// Checks the version and the limit of the server that this process is connected to.
     pub(super) fn check_server(&self) -> Result<(), StreamsError> {
+        // The client knows it a moment after it is connected.
+        if self.client.server_info().version.is_empty() {
+            return Err(StreamsError::Unavailable("the server has not said its version yet".to_owned()));
+        }
         let (major, minor) = SERVER_VERSION_MIN;
         if !self.client.is_server_compatible(major, minor, 0) {
             return Err(StreamsError::Version { found: self.client.server_info().version });

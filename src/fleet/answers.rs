@@ -59,14 +59,22 @@ impl Answers {
     /// Looks up the oldest segments without a notice.
     async fn look_up(&self) {
         let mut last = None;
+        let mut has_settled = false;
         loop {
-            sleep(LOOK_UP_INTERVAL).await;
+            // After an outage, the notices of many segments may be lost.
+            if !has_settled {
+                sleep(LOOK_UP_INTERVAL).await;
+            }
+            has_settled = false;
             // The oldest ones may wait for a long time, and are not looked up each time.
             for name in self.context.spool.unsettled(SILENT_AFTER, last, LOOK_UP_MAX) {
                 let fate = self.fates.of(name).await;
                 let missing_for = self.context.spool.looked_up(name.id, matches!(fate, Ok(Fate::Missing)));
                 match fate {
-                    Ok(Fate::Stored) => settle(&self.context, stored_whole(name, name.committed.unwrap_or_default())),
+                    Ok(Fate::Stored) => {
+                        settle(&self.context, stored_whole(name, name.committed.unwrap_or_default()));
+                        has_settled = true;
+                    }
                     Ok(Fate::Missing) if missing_for >= LOST_AFTER => settle_lost(&self.context, name.id),
                     Ok(Fate::Missing | Fate::Waiting | Fate::Unknown) | Err(_) => {}
                 }

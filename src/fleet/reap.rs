@@ -68,12 +68,12 @@ impl Reaper {
         let (mut offset, mut after) = (0, None);
         loop {
             let began = Instant::now();
-            let page = self.fates.broker.list(offset).await;
-            took += began.elapsed();
-            let page = match page {
+            let page = match self.fates.broker.list(offset).await {
                 Ok(page) => page,
+                // The time of a page that failed says nothing of the number of segments.
                 Err(error) => return (took, Err(error)),
             };
+            took += began.elapsed();
             let last = page.last.filter(|_| !page.is_last);
             if page.is_last || last.is_some() {
                 self.forget_absent(&page.segments, after, last);
@@ -154,7 +154,10 @@ impl Reaper {
         let is_silent = self.silent_now.iter().any(|silent| silent == inbox);
         let response = if is_silent { None } else { self.fates.broker.ask_owner(inbox, name).await };
         match response {
-            Some(is_owner) => is_owner,
+            Some(is_owner) => {
+                self.silent.remove(&name.id);
+                is_owner
+            }
             None => {
                 if !is_silent {
                     self.silent_now.push(inbox.clone());
