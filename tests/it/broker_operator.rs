@@ -219,8 +219,10 @@ async fn one_process_of_a_fleet_counts_a_job() {
 #[tokio::test]
 async fn the_example_of_a_cluster_admits_only_who_has_its_passwords() {
     let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/nats/cluster.conf")).unwrap();
-    let free_port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let addresses = [free_port(), free_port(), free_port()];
+    // At the same time, so that they differ.
+    let listeners = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = listeners.each_ref().map(|listener| listener.local_addr().unwrap().to_string());
+    drop(listeners);
     let routes = addresses.each_ref().map(|address| format!("nats://route:between@{address}")).join(", ");
     let mut nodes = Vec::new();
     for (index, address) in addresses.iter().enumerate() {
