@@ -42,7 +42,7 @@ pub(crate) use append::{AppendError, Appender};
 use async_nats::Client;
 use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID, NATS_MESSAGE_TTL};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
@@ -236,11 +236,7 @@ impl Broker {
 
     /// The last message of a subject, as the leader of the stream knows it.
     async fn tail(&self, subject: &str) -> Result<Option<Tail>, BrokerError> {
-        let message = match self.segments().await?.get_last_raw_message_by_subject(subject).await {
-            Ok(message) => message,
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
-            Err(error) => return Err(BrokerError::unavailable(error)),
-        };
+        let Some(message) = last_message(&self.segments().await?, subject).await? else { return Ok(None) };
         let header = |name| message.headers.get(name).map(|value| value.as_str());
         // A default would declare acknowledged jobs to be none.
         let foreign = || BrokerError::Foreign { subject: subject.to_owned(), sequence: message.sequence };
@@ -255,6 +251,15 @@ impl Broker {
             inbox: header(INBOX).and_then(|inbox| self.subjects.inbox(inbox)),
             end,
         }))
+    }
+}
+
+/// The last message of a subject, as the leader of its stream knows it; none if there is none.
+async fn last_message(stream: &Stream<()>, subject: &str) -> Result<Option<StreamMessage>, BrokerError> {
+    match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(BrokerError::unavailable(error)),
     }
 }
 

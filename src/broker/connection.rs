@@ -244,11 +244,15 @@ impl Broker {
         self.client.server_info().max_payload
     }
 
+    /// Whether the server has said its version and its limits, which the client knows a moment after it is connected.
+    pub(super) fn knows_server(&self) -> bool {
+        !self.client.server_info().version.is_empty()
+    }
+
     /// Waits for the connection. Returns whether there is one.
     pub(super) async fn is_connected_in_time(&self) -> bool {
         let connected = async {
-            // The client knows the version a moment after it is connected.
-            while !self.connection.is_connected() || self.client.server_info().version.is_empty() {
+            while !self.connection.is_connected() || !self.knows_server() {
                 sleep(CONNECT_POLL).await;
             }
         };

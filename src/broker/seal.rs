@@ -2,10 +2,9 @@
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 
-use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, REPEATED, SegmentMessage};
+use super::{Broker, BrokerError, END_TTL, End, INBOX, Inbox, REPEATED, SegmentMessage, last_message};
 use crate::segment::{Committed, SegmentId, SegmentName};
 
 /// How often a segment may grow while it is being ended.
@@ -69,10 +68,6 @@ impl Broker {
     /// Whether a segment is in the work queue.
     pub(crate) async fn is_queued(&self, id: SegmentId) -> Result<bool, BrokerError> {
         let queue = self.stream(&self.subjects.work_stream()).await?;
-        match queue.get_last_raw_message_by_subject(&self.subjects.work(id)).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
-            Err(error) => Err(BrokerError::unavailable(error)),
-        }
+        Ok(last_message(&queue, &self.subjects.work(id)).await?.is_some())
     }
 }

@@ -147,8 +147,7 @@ impl Broker {
 
     /// Checks the version and the limit of the server that this process is connected to.
     pub(super) fn check_server(&self) -> Result<(), StreamsError> {
-        // The client knows it a moment after it is connected.
-        if self.client.server_info().version.is_empty() {
+        if !self.knows_server() {
             return Err(StreamsError::Unavailable("the server has not said its version yet".to_owned()));
         }
         let (major, minor) = SERVER_VERSION_MIN;
@@ -260,8 +259,8 @@ impl Broker {
         }
     }
 
-    /// How full the streams are. Fails if somebody has changed them to settings that lose batches, or if this process is connected
-    /// to another server, which cannot be used.
+    /// Reads how full the streams are. Fails if their settings have been changed so that batches can be lost, or if the server to
+    /// which this process has reconnected takes only small messages.
     pub(super) async fn usage(&self) -> Result<Usage, StreamsError> {
         self.check_max_payload()?;
         let [segments, work] = [self.segments_config(), self.work_config()];
